@@ -1,0 +1,91 @@
+"""Settings: from the environment or ``.env``, every one with its default and its unit (see ``.env.example``)."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Literal
+
+from pydantic import AliasChoices, Field, SecretStr, field_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+def _state_dir() -> Path:
+    """The user's state directory: XDG on Linux, Application Support on macOS, LOCALAPPDATA on Windows."""
+    if sys.platform == "win32":
+        base = Path(os.environ.get("LOCALAPPDATA", Path.home() / "AppData" / "Local"))
+    elif sys.platform == "darwin":
+        base = Path.home() / "Library" / "Application Support"
+    else:
+        base = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state")
+    return base / "genai-protocols"
+
+
+def default_store_url() -> str:
+    """``sqlite:///<state directory>/chat.db``."""
+    return f"sqlite:///{_state_dir() / 'chat.db'}"
+
+
+class Settings(BaseSettings):
+    """What an operator may set. An unknown name in ``.env`` is ignored; a wrong value ends the start with one clear line."""
+
+    model_config = SettingsConfigDict(env_file=".env", extra="ignore", frozen=True, populate_by_name=True)
+
+    genai_provider: Literal["auto", "gemini", "openai", "offline"] = Field("auto", description="who answers the chat")
+    genai_model_id: str | None = Field(None, description="chat model; unset: the provider's default")
+    genai_system_instruction: str | None = Field(None, description="system instruction for every chat")
+    gemini_api_key: SecretStr | None = Field(
+        None, validation_alias=AliasChoices("GEMINI_API_KEY", "GOOGLE_API_KEY"), description="key for Gemini"
+    )
+    image_provider: Literal["auto", "openai", "offline"] = Field("auto", description="who draws the pictures")
+    openai_api_key: SecretStr | None = Field(None, description="key for OpenAI")
+    openai_image_model: str = Field("gpt-image-2.6-flare", description="image model at OpenAI")
+
+    api_secret_key: SecretStr | None = Field(None, description="the key every client must send; unset: loopback only")
+    allowed_origins: str | None = Field(
+        None, description="comma-separated browser origins; unset: the five servers' own"
+    )
+    store_url: str = Field(default_factory=default_store_url, description="sqlite:///path, or sqlite:// in memory")
+
+    disconnect_grace_s: float = Field(30, ge=0, description="a turn nobody reads is cancelled after this long")
+    drain_s: float = Field(10, ge=0, description="how long SIGTERM lets running turns finish")
+    turn_retention_h: float = Field(24, gt=0, description="how long the events of a turn are kept")
+    session_active_s: float = Field(3600, gt=0, description="a session used within this time counts as active")
+    lease_s: float = Field(3, gt=0.2, description="a generating process renews its turns' leases three times in this")
+    heartbeat_s: float = Field(15, gt=0, description="silence on a stream after which a heartbeat is sent")
+    stall_timeout_s: float = Field(30, gt=0, description="a reader that takes nothing for this long is cut")
+    request_timeout_s: float = Field(20, gt=0, description="a client that does not finish its request is dropped")
+    retry_ms: int = Field(500, ge=0, description="what SSE clients are told to wait before they reconnect")
+
+    offline_tokens_per_s: float = Field(40, ge=0, description="rate of the offline model; 0: as fast as it can")
+    offline_first_token_ms: float = Field(150, ge=0, description="the offline model's own time to first token")
+    offline_tokens: int = Field(0, ge=0, description="length of the offline reply in tokens; 0: its natural length")
+
+    max_message_chars: int = Field(1_000_000, gt=0, description="longest message or prompt, in characters")
+    max_body_bytes: int = Field(8 * 1024 * 1024, gt=0, description="largest request body or frame")
+    max_context_chars: int = Field(400_000, gt=0, description="the newest turns that fit are the model's context")
+    max_image_pixels: int = Field(4096 * 4096, gt=0, description="largest picture, in pixels")
+    max_streams: int = Field(20_000, gt=0, description="open streams a process serves at once")
+    max_running_turns: int = Field(10_000, gt=0, description="turns a process generates at once")
+
+    @field_validator("api_secret_key", mode="after")
+    @classmethod
+    def _key_not_empty(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None and not value.get_secret_value().strip():
+            raise ValueError("API_SECRET_KEY is set but empty; set a key or remove the setting")
+        return value
+
+    @field_validator("gemini_api_key", "openai_api_key", mode="after")
+    @classmethod
+    def _empty_is_unset(cls, value: SecretStr | None) -> SecretStr | None:
+        return value if value is not None and value.get_secret_value().strip() else None
+
+
+def settings_help() -> str:
+    """A line a setting with its default, for ``--help``."""
+    lines = []
+    for name, field in Settings.model_fields.items():
+        default = "in your state directory" if name == "store_url" else field.default
+        lines.append(f"  {name.upper():<24} {field.description} (default: {'unset' if default is None else default})")
+    return "settings (environment or .env):\n" + "\n".join(lines)

@@ -1,0 +1,85 @@
+"""The one error table: every transport reads its status here, and the clients read it backwards.
+
+HTTP statuses are RFC 9110's, the body is RFC 9457's problem+json; gRPC statuses are given by name (google.rpc.Code);
+WebSocket close codes are RFC 6455 section 7.4's and the private 4xxx. Messages never carry a provider's or an exception's own text.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class ErrorKind:
+    """One row of the table. ``ws_close`` is None where the socket stays open after the ``error`` message."""
+
+    code: str
+    http: int
+    grpc: str
+    retryable: bool
+    message: str
+    ws_close: int | None = None
+    retry_after_s: float | None = None
+
+
+_ROWS = (
+    ErrorKind("invalid_request", 422, "INVALID_ARGUMENT", False, "The request is not valid."),
+    ErrorKind("unauthenticated", 401, "UNAUTHENTICATED", False, "A valid API key is required.", ws_close=4401),
+    ErrorKind("permission_denied", 403, "PERMISSION_DENIED", False, "This origin or host is not allowed."),
+    ErrorKind("session_not_found", 404, "NOT_FOUND", False, "There is no session with this id."),
+    ErrorKind("turn_not_found", 404, "NOT_FOUND", False, "There is no turn with this id."),
+    ErrorKind("image_not_found", 404, "NOT_FOUND", False, "There is no image with this id."),
+    ErrorKind("turn_in_progress", 409, "ABORTED", True, "A turn is running in this session; wait for it or cancel it."),
+    ErrorKind("turn_not_completed", 409, "ABORTED", False, "The turn ended before the picture was whole."),
+    ErrorKind("idempotency_key_reused", 422, "INVALID_ARGUMENT", False, "This key was used for another request."),
+    ErrorKind("cursor_out_of_range", 422, "OUT_OF_RANGE", False, "The cursor is beyond the last event of the turn."),
+    ErrorKind("turn_expired", 410, "OUT_OF_RANGE", False, "The events of this turn are no longer kept."),
+    ErrorKind("payload_too_large", 413, "RESOURCE_EXHAUSTED", False, "The request is too large.", ws_close=1009),
+    ErrorKind("unsupported_media_type", 415, "INVALID_ARGUMENT", False, "Send JSON.", ws_close=1003),
+    ErrorKind("rate_limited", 429, "RESOURCE_EXHAUSTED", True, "Too many requests; slow down.", retry_after_s=1),
+    ErrorKind("too_many_streams", 429, "RESOURCE_EXHAUSTED", True, "Too many streams are open.", retry_after_s=1),
+    ErrorKind("model_not_found", 422, "INVALID_ARGUMENT", False, "The provider does not know this model."),
+    ErrorKind("content_refused", 422, "FAILED_PRECONDITION", False, "The model refused this content (safety)."),
+    ErrorKind("model_unauthorized", 502, "INTERNAL", False, "The provider refused this server's key."),
+    ErrorKind("model_rate_limited", 503, "UNAVAILABLE", True, "The provider is limiting this server.", retry_after_s=5),
+    ErrorKind("model_unavailable", 502, "UNAVAILABLE", True, "The provider failed to answer."),
+    ErrorKind("model_timeout", 504, "DEADLINE_EXCEEDED", True, "The provider took too long."),
+    ErrorKind("storage_unavailable", 503, "UNAVAILABLE", True, "The store cannot be used now."),
+    ErrorKind("shutting_down", 503, "UNAVAILABLE", True, "This server is shutting down.", ws_close=1012),
+    ErrorKind("internal", 500, "INTERNAL", True, "Something went wrong in this server."),
+)
+ERRORS: dict[str, ErrorKind] = {row.code: row for row in _ROWS}
+
+
+class ChatError(Exception):
+    """A row of the table with the words for this case; what servers answer with and clients raise.
+
+    ``http_status`` is given only where the row has two (``invalid_request``: 400 when the body is not JSON).
+    """
+
+    def __init__(
+        self,
+        code: str,
+        message: str | None = None,
+        *,
+        http_status: int | None = None,
+        retry_after_s: float | None = None,
+    ) -> None:
+        kind = ERRORS.get(code, ERRORS["internal"])
+        self.kind = kind
+        self.code = code
+        self.message = message or kind.message
+        self.http_status = http_status or kind.http
+        self.retryable = kind.retryable
+        self.retry_after_s = retry_after_s if retry_after_s is not None else kind.retry_after_s
+        super().__init__(f"{code}: {self.message}")
+
+
+class ConnectionLost(Exception):
+    """The client's line to the server broke, or a stream ended without its terminal event; ``after`` is the last seq seen."""
+
+    def __init__(self, message: str, *, after: int = 0, turn_id: str | None = None) -> None:
+        self.message = message
+        self.after = after
+        self.turn_id = turn_id
+        super().__init__(message)

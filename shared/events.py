@@ -1,0 +1,170 @@
+"""The events of a turn, the whole vocabulary of the wire: one JSON object on REST, NDJSON, SSE and WebSocket, one protobuf message on gRPC.
+
+A turn is an append-only log of these; ``seq`` counts 1, 2, 3 … without a gap and exactly one terminal event ends it.
+All times are Unix epoch milliseconds (fractional).
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import msgspec
+
+IMAGE_CHUNK_BYTES = 64 * 1024
+
+Status = Literal["running", "completed", "failed", "cancelled", "interrupted"]
+Kind = Literal["chat", "image"]
+FinishReason = Literal["stop", "length", "other"]
+
+
+class Usage(msgspec.Struct, frozen=True):
+    """What the provider counted, in its own tokens; null where it did not say."""
+
+    input_tokens: int | None = None
+    output_tokens: int | None = None
+
+
+class Event(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", gc=False):
+    """What every event has. ``at`` is when it was appended to the log, the same in every replay."""
+
+    turn_id: str
+    seq: int
+    at: float
+
+
+class TurnStarted(Event, frozen=True, kw_only=True, tag="turn_started"):
+    """Always seq 1, before the model has said anything. ``context_messages`` does not count the new one."""
+
+    session_id: str | None
+    kind: Kind
+    input: str
+    model: str
+    context_messages: int
+    request_id: str | None
+
+
+class Chunk(Event, frozen=True, kw_only=True, tag="chunk", gc=False):
+    """Exactly what the model said, never empty; concatenated, the chunks are the reply."""
+
+    text: str
+
+
+class ImageStarted(Event, frozen=True, kw_only=True, tag="image_started"):
+    """A picture is about to arrive; ``preview`` marks a partial one."""
+
+    image_id: str
+    mime_type: str
+    width: int
+    height: int
+    size_bytes: int
+    preview: bool
+
+
+class ImageChunk(Event, frozen=True, kw_only=True, tag="image_chunk"):
+    """At most 64 KiB of a picture, starting at byte ``offset``; base64 (RFC 4648) in JSON, bytes in protobuf."""
+
+    image_id: str
+    offset: int
+    data: bytes
+
+
+class ImageCompleted(Event, frozen=True, kw_only=True, tag="image_completed"):
+    """The final picture is whole."""
+
+    image_id: str
+    sha256: str
+    revised_prompt: str | None
+
+
+class TurnCompleted(Event, frozen=True, kw_only=True, tag="turn_completed"):
+    """``sha256`` is of the reply's UTF-8 text, or of the final picture's bytes."""
+
+    finish_reason: FinishReason
+    usage: Usage
+    chunks: int
+    message_count: int | None
+    elapsed_ms: float
+    sha256: str
+
+
+class TurnFailed(Event, frozen=True, kw_only=True, tag="turn_failed"):
+    """``code`` is from the one error table; ``retryable``: a new request, with a new key, may succeed."""
+
+    code: str
+    message: str
+    retryable: bool
+    usage: Usage
+
+
+class TurnCancelled(Event, frozen=True, kw_only=True, tag="turn_cancelled"):
+    """Someone cancelled; the partial text stays. ``sha256`` is null for an image without a final picture."""
+
+    usage: Usage
+    chunks: int
+    sha256: str | None
+
+
+class TurnInterrupted(Event, frozen=True, kw_only=True, tag="turn_interrupted"):
+    """The generating process stopped or lost its lease; what was shown is kept."""
+
+    chunks: int
+    sha256: str | None
+
+
+AnyEvent = (
+    TurnStarted
+    | Chunk
+    | ImageStarted
+    | ImageChunk
+    | ImageCompleted
+    | TurnCompleted
+    | TurnFailed
+    | TurnCancelled
+    | TurnInterrupted
+)
+EVENT_TYPES: tuple[type[Event], ...] = (
+    TurnStarted,
+    Chunk,
+    ImageStarted,
+    ImageChunk,
+    ImageCompleted,
+    TurnCompleted,
+    TurnFailed,
+    TurnCancelled,
+    TurnInterrupted,
+)
+TERMINAL = (TurnCompleted, TurnFailed, TurnCancelled, TurnInterrupted)
+TERMINAL_STATUS: dict[str, Status] = {
+    "turn_completed": "completed",
+    "turn_failed": "failed",
+    "turn_cancelled": "cancelled",
+    "turn_interrupted": "interrupted",
+}
+
+_encoder = msgspec.json.Encoder()
+_decoder: msgspec.json.Decoder[AnyEvent] = msgspec.json.Decoder(AnyEvent)
+
+
+def to_json(value: Any) -> bytes:
+    """Encode to one line of JSON (RFC 8259, UTF-8); U+2028, U+2029 and U+0085 are escaped, because line readers split on them."""
+    data = _encoder.encode(value)
+    if b"\xe2\x80" in data or b"\xc2\x85" in data:
+        data = (
+            data.replace(b"\xe2\x80\xa8", b"\\u2028")
+            .replace(b"\xe2\x80\xa9", b"\\u2029")
+            .replace(b"\xc2\x85", b"\\u0085")
+        )
+    return data
+
+
+def from_json(data: bytes | str) -> AnyEvent:
+    """Decode one event; unknown fields are ignored, types are never coerced.
+
+    Raises msgspec.DecodeError (not JSON) or msgspec.ValidationError (not one of our events).
+    """
+    return _decoder.decode(data)
+
+
+def event_type(event: Event) -> str:
+    """The event's ``type`` on the wire, such as ``turn_started``."""
+    return str(event.__struct_config__.tag)

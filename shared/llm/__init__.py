@@ -1,0 +1,63 @@
+"""The language model behind the chat: one protocol, one class a provider.
+
+A provider is one class in one file with ``stream``; ``open_chat_model`` is the only place that knows them all, and it imports a
+provider's SDK only when that provider is chosen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, Protocol
+
+from shared.events import FinishReason, Usage
+
+if TYPE_CHECKING:
+    from shared.config import Settings
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """One message of the model's context."""
+
+    role: Literal["user", "model"]
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Delta:
+    """One step of a streamed reply: text as the model said it (may be empty), and what the provider told with it."""
+
+    text: str = ""
+    finish_reason: FinishReason | None = None
+    usage: Usage | None = None
+
+
+class ChatModel(Protocol):
+    """A streaming chat model.
+
+    ``provider`` and ``default_model`` name what is at work, ``models`` lists the ids one may ask for (the default first).
+    """
+
+    provider: str
+    default_model: str
+    models: tuple[str, ...]
+
+    def stream(self, history: Sequence[Said], model_id: str) -> AsyncIterator[Delta]:
+        """Stream the reply to the last message of ``history`` (a user's).
+
+        Raises ChatError with a ``model_*`` code or ``content_refused``. Closing the iterator (``aclose``) closes the upstream
+        request at once.
+        """
+        ...
+
+    async def aclose(self) -> None:
+        """Release the provider's connections."""
+        ...
+
+
+def open_chat_model(settings: Settings) -> ChatModel:
+    """The model that ``GENAI_PROVIDER`` names; ``auto`` takes Gemini when a key for it is set, else the offline stand-in."""
+    from shared.llm.offline import OfflineChat
+
+    return OfflineChat(settings)

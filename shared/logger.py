@@ -1,0 +1,48 @@
+"""The server's terminal: a banner and a line per stage on a terminal, JSON lines elsewhere.
+
+Never a key, a prompt or an answer: texts pass only through ``text_of``, which is empty unless ``--trace-text`` was given.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from dataclasses import dataclass
+from typing import Any, TextIO
+
+import structlog
+
+Log = structlog.typing.FilteringBoundLogger
+
+
+@dataclass(frozen=True, slots=True)
+class Trace:
+    """How much the operator asked to see: every event (``--trace``), texts too (``--trace-text``)."""
+
+    events: bool = False
+    text: bool = False
+
+
+def short(identifier: str | None) -> str:
+    """The first eight characters of an id, as the log shows sessions and turns."""
+    return identifier[:8] if identifier else "-"
+
+
+def open_log(transport: str, stream: TextIO | None = None, level: int = logging.INFO) -> Log:
+    """A logger bound to one transport: readable columns on a terminal, one JSON object a line where there is none."""
+    out = stream or sys.stderr
+    processors: list[Any] = [structlog.processors.add_log_level]
+    if out.isatty():
+        processors += [
+            structlog.processors.TimeStamper(fmt="%H:%M:%S", utc=False),
+            structlog.dev.ConsoleRenderer(pad_event_to=18, colors=sys.platform != "win32"),
+        ]
+    else:
+        processors += [structlog.processors.TimeStamper(fmt="iso", utc=True), structlog.processors.JSONRenderer()]
+    log = structlog.wrap_logger(
+        structlog.WriteLogger(out),
+        processors=processors,
+        wrapper_class=structlog.make_filtering_bound_logger(level),
+    )
+    bound: Log = log.bind(transport=transport)
+    return bound
