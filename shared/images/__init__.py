@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class ImagePart:
-    """One whole picture: a preview, or (``preview=False``, the last one) the final one. ``width`` and ``height`` in pixels."""
+    """One whole picture: a preview, or (``preview=False``) the final one. ``width`` and ``height`` in pixels."""
 
     data: bytes
     mime_type: str
@@ -26,10 +26,14 @@ class ImagePart:
 
 
 class ImageModel(Protocol):
-    """An image model. ``check_size`` refuses what the model cannot draw before anything is paid for."""
+    """An image model. ``check_size`` refuses what the model cannot draw before anything is paid for.
+
+    ``hint`` tells offline users how to get a real model (empty otherwise).
+    """
 
     provider: str
     default_model: str
+    hint: str
 
     def check_size(self, width: int, height: int) -> None:
         """Raise ChatError ``invalid_request`` when the model cannot draw this size."""
@@ -38,7 +42,8 @@ class ImageModel(Protocol):
     def generate(self, prompt: str, width: int, height: int) -> AsyncIterator[ImagePart]:
         """Previews where the model has them, then exactly one final picture.
 
-        Raises ChatError with a ``model_*`` code or ``content_refused``. Closing the iterator closes the upstream request at once.
+        Raises ChatError with a ``model_*`` code or ``content_refused``. Closing the iterator closes the upstream
+        request at once.
         """
         ...
 
@@ -48,7 +53,7 @@ class ImageModel(Protocol):
 
 
 def open_image_model(settings: Settings) -> ImageModel:
-    """The model that ``IMAGE_PROVIDER`` names; ``auto`` takes OpenAI when a key for it is set, else the offline stand-in."""
+    """The model that ``IMAGE_PROVIDER`` names; ``auto`` takes OpenAI when its key is set, else the offline stand-in."""
     from shared.images.offline import OfflineImages
 
     return OfflineImages(settings)

@@ -1,7 +1,7 @@
 """The language model behind the chat: one protocol, one class a provider.
 
-A provider is one class in one file with ``stream``; ``open_chat_model`` is the only place that knows them all, and it imports a
-provider's SDK only when that provider is chosen.
+A provider is one class in one file with ``stream``; ``open_chat_model`` is the only place that knows them all, and a
+provider's SDK is imported when it is first used.
 """
 
 from __future__ import annotations
@@ -36,18 +36,20 @@ class Delta:
 class ChatModel(Protocol):
     """A streaming chat model.
 
-    ``provider`` and ``default_model`` name what is at work, ``models`` lists the ids one may ask for (the default first).
+    ``provider`` and ``default_model`` name what is at work, ``models`` lists the ids one may ask for (the default
+    first), ``hint`` tells offline users how to get a real model (empty otherwise).
     """
 
     provider: str
     default_model: str
     models: tuple[str, ...]
+    hint: str
 
     def stream(self, history: Sequence[Said], model_id: str) -> AsyncIterator[Delta]:
         """Stream the reply to the last message of ``history`` (a user's).
 
-        Raises ChatError with a ``model_*`` code or ``content_refused``. Closing the iterator (``aclose``) closes the upstream
-        request at once.
+        Raises ChatError with a ``model_*`` code or ``content_refused``. Closing the iterator (``aclose``) closes the
+        upstream request at once.
         """
         ...
 
@@ -57,7 +59,7 @@ class ChatModel(Protocol):
 
 
 def open_chat_model(settings: Settings) -> ChatModel:
-    """The model that ``GENAI_PROVIDER`` names; ``auto`` takes Gemini when a key for it is set, else the offline stand-in."""
+    """The model that ``GENAI_PROVIDER`` names; ``auto`` takes Gemini when its key is set, else the offline stand-in."""
     from shared.llm.offline import OfflineChat
 
     return OfflineChat(settings)
