@@ -104,7 +104,7 @@ def _paint(prompt: str, width: int, height: int) -> Image:
         return picture
     size = max(8, side // 16)
     font = ImageFont.load_default(size)
-    words = "\n".join(textwrap.wrap(" ".join(prompt.split()), max(4, int(width / size * 1.7)))[:8])
+    words = "\n".join(textwrap.wrap(" ".join(prompt[:1000].split()), max(4, int(width / size * 1.7)))[:8])
     for at, text, letters, anchor in (
         ((width / 2, height / 2), words, font, "mm"),
         ((size / 2, height - size / 2), LABEL, ImageFont.load_default(max(6, size // 2)), "ld"),

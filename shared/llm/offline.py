@@ -45,6 +45,7 @@ MAX_WAIT_S = 3600.0
 FAIL_CODES = frozenset(code for code in ERRORS if code.startswith("model_") or code == "content_refused")
 
 _MEMO_SIZE = 256
+_READ_CHARS = 10_000
 _DIRECTION = re.compile(r"\s*/(tokens|slow|stall|fail|fail-first)\s+(\S{1,40})(?:\s|$)")
 _SECONDS = re.compile(r"\d{1,6}(\.\d{1,6})?")
 _FLAGS = "".join(map(chr, range(0x1F1E6, 0x1F200)))
@@ -86,8 +87,12 @@ def directions(text: str) -> Stage:
 
 
 def count_tokens(texts: Iterable[str]) -> int:
-    """How many tokens the texts are, in the offline model's own tokens (3-6 characters)."""
-    return sum(len(_TOKEN.findall(text)) for text in texts)
+    """How many tokens the texts are, in the offline model's own; a long one goes by its first 10,000 characters."""
+    count = 0
+    for text in texts:
+        head = text[:_READ_CHARS]
+        count += len(_TOKEN.findall(head)) * max(1, len(text) // _READ_CHARS)
+    return count
 
 
 def split_tokens(text: str) -> list[str]:
@@ -105,13 +110,15 @@ def split_tokens(text: str) -> list[str]:
 
 
 def _joins(left: str, right: str) -> bool:
-    """Whether a grapheme cluster goes over this border (UAX 29: GB3, GB9, GB9a, GB11, GB12, simplified)."""
+    """Whether a grapheme cluster goes over this border (UAX 29, simplified: GB3, GB9, GB9a, GB9c, GB11, GB12)."""
     before, after = left[-1], right[0]
     if before == "\r" and after == "\n":
         return True
     if before in "\r\n":
         return False
     if after in "\u200c\u200d" or before == "\u200d" or unicodedata.category(after) in ("Mn", "Mc", "Me"):
+        return True
+    if unicodedata.combining(before) == 9 and after.isalpha():  # a virama binds two consonants
         return True
     if "\U0001f3fb" <= after <= "\U0001f3ff" or "\U000e0020" <= after <= "\U000e007f":
         return True
@@ -258,7 +265,7 @@ _ASKED_ALL = re.compile(r"(?i)\bwhat (?:did|have) i (?:ask|say|said|tell|told)")
 
 def _quote(text: str, max_chars: int = 60) -> str:
     """A message on one line, cut between grapheme clusters."""
-    line, tokens = "", split_tokens(" ".join(text.split()))
+    line, tokens = "", split_tokens(" ".join(text[: 8 * max_chars].split()))
     for token in tokens:
         if len(line) + len(token) > max_chars:
             return line.rstrip() + "…"
@@ -268,7 +275,9 @@ def _quote(text: str, max_chars: int = 60) -> str:
 
 def _compose(history: Sequence[Said], message: str) -> str:
     """The whole reply, as one text."""
-    earlier = [directions(said.text).message for said in history[:-1] if said.role == "user"]
+    # What is longer than a page is read no further: the reply is ready within a millisecond on the event loop.
+    earlier = [directions(said.text[:_READ_CHARS]).message for said in history[:-1] if said.role == "user"]
+    message = message[:_READ_CHARS]
     turn = len(earlier) + 1
     dice = random.Random(_digest(history))
     emoji, mark = dice.choice(_EMOJI), dice.choice(_MARKS)
