@@ -42,10 +42,25 @@ class Settings(BaseSettings):
     openai_api_key: SecretStr | None = Field(None, description="key for OpenAI")
     openai_image_model: str = Field("gpt-image-2.6-flare", description="image model at OpenAI")
 
+    google_gemini_base_url: str | None = Field(None, description="where Gemini is; unset: Google")
+    openai_base_url: str | None = Field(None, description="where OpenAI, or a server like it, is; with its /v1")
+    provider_connect_timeout_s: float = Field(10, gt=0, description="longest wait for a connection to a provider")
+    provider_first_token_timeout_s: float = Field(60, gt=0, description="longest wait for a reply's first token")
+    provider_between_tokens_timeout_s: float = Field(30, gt=0, description="longest silence inside a reply")
+    provider_total_timeout_s: float = Field(600, gt=0, description="longest reply")
+    provider_retries: int = Field(2, ge=0, description="further attempts, only before the first token")
+    provider_max_connections: int = Field(2000, gt=0, description="connections to a provider at once")
+    image_timeout_s: float = Field(180, gt=0, description="longest wait for a picture")
+
     api_secret_key: SecretStr | None = Field(None, description="the key every client must send; unset: loopback only")
     allowed_origins: str | None = Field(
         None, description="comma-separated browser origins; unset: the five servers' own"
     )
+    rest_port: int = Field(8000, ge=0, le=65535, description="port of the REST server")
+    ndjson_port: int = Field(8001, ge=0, le=65535, description="port of the streamable HTTP server")
+    sse_port: int = Field(8002, ge=0, le=65535, description="port of the SSE server")
+    websocket_port: int = Field(8003, ge=0, le=65535, description="port of the WebSocket server")
+    grpc_port: int = Field(50051, ge=0, le=65535, description="port of the gRPC server")
     store_url: str = Field(default_factory=default_store_url, description="sqlite:///path, or sqlite:// in memory")
 
     disconnect_grace_s: float = Field(30, ge=0, description="a turn nobody reads is cancelled after this long")

@@ -1,4 +1,4 @@
-"""The events of a turn, the whole vocabulary of the wire: one JSON object on REST, NDJSON, SSE and WebSocket, one protobuf message on gRPC.
+"""The events of a turn: one JSON object on REST, NDJSON, SSE and WebSocket, one protobuf message on gRPC.
 
 A turn is an append-only log of these; ``seq`` counts 1, 2, 3 … without a gap and exactly one terminal event ends it.
 All times are Unix epoch milliseconds (fractional).

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -39,7 +39,7 @@ class ImageModel(Protocol):
         """Raise ChatError ``invalid_request`` when the model cannot draw this size."""
         ...
 
-    def generate(self, prompt: str, width: int, height: int) -> AsyncIterator[ImagePart]:
+    def generate(self, prompt: str, width: int, height: int) -> AsyncGenerator[ImagePart, None]:
         """Previews where the model has them, then exactly one final picture.
 
         Raises ChatError with a ``model_*`` code or ``content_refused``. Closing the iterator closes the upstream
@@ -53,7 +53,17 @@ class ImageModel(Protocol):
 
 
 def open_image_model(settings: Settings) -> ImageModel:
-    """The model that ``IMAGE_PROVIDER`` names; ``auto`` takes OpenAI when its key is set, else the offline stand-in."""
+    """The model that ``IMAGE_PROVIDER`` names; ``auto`` takes OpenAI when its key is set, else the offline stand-in.
+
+    Raises ValueError with what to set when a named provider lacks its key.
+    """
+    provider = settings.image_provider
+    if provider == "auto":
+        provider = "openai" if settings.openai_api_key is not None else "offline"
+    if provider == "openai":
+        from shared.images.openai_images import OpenAIImages
+
+        return OpenAIImages(settings)
     from shared.images.offline import OfflineImages
 
     return OfflineImages(settings)

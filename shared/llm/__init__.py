@@ -6,7 +6,7 @@ provider's SDK is imported when it is first used.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol
 
@@ -45,7 +45,7 @@ class ChatModel(Protocol):
     models: tuple[str, ...]
     hint: str
 
-    def stream(self, history: Sequence[Said], model_id: str) -> AsyncIterator[Delta]:
+    def stream(self, history: Sequence[Said], model_id: str) -> AsyncGenerator[Delta, None]:
         """Stream the reply to the last message of ``history`` (a user's).
 
         Raises ChatError with a ``model_*`` code or ``content_refused``. Closing the iterator (``aclose``) closes the
@@ -59,7 +59,21 @@ class ChatModel(Protocol):
 
 
 def open_chat_model(settings: Settings) -> ChatModel:
-    """The model that ``GENAI_PROVIDER`` names; ``auto`` takes Gemini when its key is set, else the offline stand-in."""
+    """The model that ``GENAI_PROVIDER`` names; ``auto`` takes Gemini when its key is set, else the offline stand-in.
+
+    Raises ValueError with what to set when a named provider lacks its key or model.
+    """
+    provider = settings.genai_provider
+    if provider == "auto":
+        provider = "gemini" if settings.gemini_api_key is not None else "offline"
+    if provider == "gemini":
+        from shared.llm.gemini import GeminiChat
+
+        return GeminiChat(settings)
+    if provider == "openai":
+        from shared.llm.openai_chat import OpenAIChat
+
+        return OpenAIChat(settings)
     from shared.llm.offline import OfflineChat
 
     return OfflineChat(settings)

@@ -1,0 +1,66 @@
+"""The chat over plain REST: one request, one whole reply in JSON over HTTP/1.1 (RFC 9110, RFC 8259).
+
+Nothing arrives before everything has arrived. A reply lost on the way is asked for again with the same ``Idempotency-Key``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated
+
+from fastapi import APIRouter, Header, Request, Response
+
+from shared import http
+from shared.errors import ChatError
+from shared.http import ChatBody, ImageBody, RequestKey, Service
+from shared.turn import Fold, Picture, Reader, Reply
+
+router = APIRouter(tags=["rest"])
+
+
+@router.post("/chat", responses=http.answers(Reply))
+async def chat(request: Request, service: Service, body: ChatBody, key: RequestKey = None) -> Response:
+    """Ask, and get the whole reply; a failed turn answers with its error."""
+    turn = await service.start_chat(body.message, session_id=body.session_id, model_id=body.model_id, request_id=key)
+    fold = await http.while_connected(request, _read(await service.open(turn.turn_id, 0)))
+    return http.answer(fold.reply()) if fold else http.gone()
+
+
+@router.post("/images", responses=http.answers(Picture))
+async def image(
+    request: Request,
+    service: Service,
+    body: ImageBody,
+    key: RequestKey = None,
+    accept: Annotated[str, Header(description="image/*: the bytes; else JSON with base64")] = "application/json",
+) -> Response:
+    """Ask for a picture, and get the whole of it."""
+    turn = await service.start_image(body.prompt, size=body.size, session_id=body.session_id, request_id=key)
+    fold = await http.while_connected(request, _read(await service.open(turn.turn_id, 0)))
+    if fold is None:
+        return http.gone()
+    picture = fold.picture()
+    if accept.startswith("image/"):
+        return http.image_answer(await service.get_image(picture.image_id), {})
+    return http.answer(picture)
+
+
+async def _read(reader: Reader) -> Fold:
+    """The whole turn. Raises ``shutting_down`` when we are closing and it goes on elsewhere."""
+    fold = Fold()
+    with reader:
+        async for records in reader:
+            for record in records:
+                fold.add(record.event)
+    if not reader.complete:
+        raise ChatError("shutting_down")
+    return fold
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the server until a signal; the exit status."""
+    return http.main("rest", "FastAPI", router, "GenAI chat over REST", argv)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,96 @@
+"""The chat over Server-Sent Events: ``text/event-stream`` over HTTP/1.1 (WHATWG HTML, section 9.2).
+
+``event:`` is the event's type, ``id:`` its cursor ``<turn_id>/<seq>``, ``data:`` its JSON. A browser's EventSource comes back by
+itself with ``Last-Event-ID``, so this is the one transport whose resume is part of the protocol.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from typing import Annotated
+
+from fastapi import APIRouter, Header, Response
+from sse_starlette import EventSourceResponse
+
+from shared import http
+from shared.errors import ChatError
+from shared.http import ChatBody, ImageBody, RequestKey, Service
+from shared.service import ChatService
+from shared.turn import Reader, Record
+
+MEDIA_TYPE = "text/event-stream"
+HEARTBEAT = b":\n\n"
+
+router = APIRouter(tags=["sse"])
+
+
+@router.post("/chat/stream", response_class=EventSourceResponse, responses=http.streams(MEDIA_TYPE))
+async def chat(service: Service, body: ChatBody, key: RequestKey = None) -> Response:
+    """Ask, and get the turn's events as they happen."""
+    turn = await service.start_chat(body.message, session_id=body.session_id, model_id=body.model_id, request_id=key)
+    return _answer(service, await service.open(turn.turn_id, 0))
+
+
+@router.post("/images/stream", response_class=EventSourceResponse, responses=http.streams(MEDIA_TYPE))
+async def image(service: Service, body: ImageBody, key: RequestKey = None) -> Response:
+    """Ask for a picture, and get its previews and itself in pieces."""
+    turn = await service.start_image(body.prompt, size=body.size, session_id=body.session_id, request_id=key)
+    return _answer(service, await service.open(turn.turn_id, 0))
+
+
+@router.get("/turns/{turn_id}/stream", response_class=EventSourceResponse, responses=http.streams(MEDIA_TYPE))
+async def resume(
+    service: Service,
+    turn_id: str,
+    after: http.After = 0,
+    last_event_id: Annotated[str | None, Header(description="the cursor, as the last `id:` gave it")] = None,
+) -> Response:
+    """Go on from a cursor: ``Last-Event-ID``, else ``?after=``; 204 when there is nothing more, which ends EventSource."""
+    reader = await service.open(turn_id, after if last_event_id is None else _cursor(turn_id, last_event_id))
+    if reader.complete:
+        return Response(status_code=204)
+    service.log.info("resumed", turn=turn_id[:8], after=reader.after)
+    return _answer(service, reader)
+
+
+def _cursor(turn_id: str, last_event_id: str) -> int:
+    """The seq in an ``id:`` of ours. Raises ``invalid_request`` for any other, also for another turn's."""
+    named, _, seq = last_event_id.rpartition("/")
+    if named != turn_id or not (seq.isascii() and seq.isdecimal()):
+        raise ChatError("invalid_request", "Last-Event-ID is not a cursor of this turn.")
+    return int(seq)
+
+
+def _answer(service: ChatService, reader: Reader) -> Response:
+    return EventSourceResponse(
+        _stream(service, reader),
+        headers=http.stream_headers(reader.turn_id),
+        ping=86_400,
+        send_timeout=service.settings.stall_timeout_s,
+    )
+
+
+async def _stream(service: ChatService, reader: Reader) -> AsyncIterator[bytes]:
+    """The body: ready bytes, several events in one write when several are there."""
+    yield b"retry: %d\n\n" % service.settings.retry_ms
+    with reader:
+        async for records in reader:
+            yield b"".join([record.framed(frame) for record in records]) or HEARTBEAT
+    if not reader.complete:
+        # We are closing and the turn goes on elsewhere: a clean end makes EventSource come back, a 503 would not.
+        yield b"retry: %d\n\n" % service.settings.retry_ms
+
+
+def frame(record: Record) -> bytes:
+    """One event: its type, its cursor, its JSON; a blank line dispatches it."""
+    cursor = b"%b/%d" % (record.turn_id.encode(), record.seq)
+    return b"event: %b\nid: %b\ndata: %b\n\n" % (record.type.encode(), cursor, record.json)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the server until a signal; the exit status."""
+    return http.main("sse", "FastAPI + sse-starlette", router, "GenAI chat over Server-Sent Events", argv)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

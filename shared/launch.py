@@ -1,0 +1,210 @@
+"""Starting and stopping a server: arguments, the banner, one listening socket, signals, the drain. The same for all five."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import signal
+import socket
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from types import FrameType
+
+from pydantic import ValidationError
+
+from shared.auth import Door, open_door
+from shared.config import Settings, settings_help
+from shared.logger import Trace, open_log
+from shared.service import ChatService, open_service
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """What a leaf's server gets to work with; ``address`` is as clients write it."""
+
+    transport: str
+    host: str
+    port: int
+    settings: Settings
+    service: ChatService
+    door: Door
+
+    @property
+    def address(self) -> str:
+        """``host:port``, with brackets around IPv6."""
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+Serve = Callable[[Place, "socket.socket", "Stopping"], Coroutine[None, None, None]]
+
+
+class Stopping:
+    """The signals that end a server: the first asks it to stop well, the second to stop at once."""
+
+    def __init__(self, drain_s: float) -> None:
+        self.grace_s = drain_s
+        self.asked = asyncio.Event()
+        self.insisted = asyncio.Event()
+        self._loop = asyncio.get_running_loop()
+
+    def __enter__(self) -> Stopping:
+        self._before = {number: signal.signal(number, self._on_signal) for number in SIGNALS}
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        self._loop.call_soon_threadsafe(self._stop, number)
+
+    def _stop(self, number: int) -> None:
+        if self.asked.is_set():
+            self.insisted.set()
+            return
+        if number == signal.SIGINT:
+            self.grace_s = 0
+        self.asked.set()
+
+    async def drain(self, service: ChatService) -> None:
+        """Wait for the first signal, then drain: SIGTERM leaves running turns DRAIN_S, SIGINT none; a second ends the wait."""
+        await self.asked.wait()
+        service.log.info("stopping", grace_s=self.grace_s, running=service.counters.streams_active)
+        draining = asyncio.create_task(service.drain(self.grace_s))
+        insisted = asyncio.create_task(self.insisted.wait())
+        await asyncio.wait((draining, insisted), return_when=asyncio.FIRST_COMPLETED)
+        insisted.cancel()
+        if not draining.done():
+            draining.cancel()
+            await service.drain(0)
+        await asyncio.gather(draining, insisted, return_exceptions=True)
+
+
+def parse(transport: str, argv: Sequence[str] | None) -> argparse.Namespace:
+    """The arguments that every server takes."""
+    parser = argparse.ArgumentParser(
+        prog=f"{transport} server",
+        description=f"The chat and the image endpoint over {transport}.",
+        epilog=settings_help(),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1)")
+    parser.add_argument(
+        "--port", type=int, help=f"port to listen on (default: {transport.upper()}_PORT); 0: any free one"
+    )
+    parser.add_argument("--trace", action="store_true", help="log every event")
+    parser.add_argument("--trace-text", action="store_true", help="log prompts and answers too")
+    return parser.parse_args(argv)
+
+
+def main(transport: str, framework: str, serve: Serve, argv: Sequence[str] | None = None) -> int:
+    """Run a leaf's server until a signal; the exit status, 2 when it could not start."""
+    args = parse(transport, argv)
+    try:
+        settings = Settings()
+        port = args.port if args.port is not None else getattr(settings, f"{transport}_port")
+        trace = Trace(events=args.trace or args.trace_text, text=args.trace_text)
+        with _event_loop() as runner:
+            runner.run(_run(transport, framework, serve, settings, args.host, port, trace))
+    except ValidationError as error:
+        problems = "; ".join(f"{'.'.join(map(str, e['loc'])).upper()}: {e['msg']}" for e in error.errors())
+        return _refuse(transport, problems)
+    except (ValueError, OSError) as error:
+        return _refuse(transport, str(error))
+    return 0
+
+
+def _event_loop() -> asyncio.Runner:
+    """uvloop where there is one: it takes a quarter off gRPC's cost and more off the others'."""
+    try:
+        import uvloop
+    except ImportError:
+        return asyncio.Runner()
+    return asyncio.Runner(loop_factory=uvloop.new_event_loop)
+
+
+def _refuse(transport: str, why: str) -> int:
+    sys.stderr.write(f"{transport} server cannot start: {why}\n")
+    return 2
+
+
+async def _run(
+    transport: str, framework: str, serve: Serve, settings: Settings, host: str, port: int, trace: Trace
+) -> None:
+    async with open_place(transport, framework, settings, host=host, port=port, trace=trace) as (place, listener):
+        with Stopping(settings.drain_s) as stopping:
+            _banner(place)
+            await serve(place, listener, stopping)
+            place.service.log.info("stopped")
+
+
+@asynccontextmanager
+async def open_place(
+    transport: str, framework: str, settings: Settings, *, host: str, port: int, trace: Trace | None = None
+) -> AsyncIterator[tuple[Place, socket.socket]]:
+    """A service, its door and a listening socket. Raises ValueError or OSError with what to do instead."""
+    open_door(settings, host, port)
+    with contextlib.closing(listen(host, port, settings.stall_timeout_s)) as listener:
+        port = listener.getsockname()[1]
+        door = open_door(settings, host, port)
+        log = open_log(transport)
+        async with open_service(settings, log=log, trace=trace, framework=framework) as service:
+            yield Place(transport, host, port, settings, service, door), listener
+
+
+def listen(host: str, port: int, stall_timeout_s: float) -> socket.socket:
+    """A listening TCP socket; on Linux a peer that takes nothing for ``stall_timeout_s`` is cut by the kernel (RFC 5482)."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        if sys.platform != "win32":
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if hasattr(socket, "TCP_USER_TIMEOUT"):
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(stall_timeout_s * 1000))
+        sock.bind((host.strip("[]"), port))
+        sock.listen(2048)
+    except OSError as error:
+        sock.close()
+        raise OSError(f"cannot listen on {host}:{port} ({error.strerror}); choose another --port") from error
+    sock.setblocking(False)
+    return sock
+
+
+def _banner(place: Place) -> None:
+    about = place.service.about()
+    scheme = "" if place.transport == "grpc" else "http://"
+    store = place.settings.store_url
+    if not sys.stderr.isatty():
+        place.service.log.info("listening", address=scheme + place.address, **about, store=store)
+        return
+    key = "required (API_SECRET_KEY)" if place.door.key else "none (loopback only)"
+    lines = [
+        ("address", scheme + place.address),
+        ("chat model", f"{about['model']} ({about['provider']})"),
+        ("image model", f"{about['image_model']} ({about['image_provider']})"),
+        ("store", store),
+        ("key", key),
+    ]
+    if about.get("hint"):
+        lines.append(("note", about["hint"]))
+    if place.transport != "grpc":
+        lines.append(("docs", f"{scheme}{place.address}/docs"))
+    lines.append(("talk to it", f"python -m protocols chat {place.transport} --port {place.port}"))
+    body = "\n".join(f"  {name:<12} {value}" for name, value in lines)
+    sys.stderr.write(f"\n  {place.transport} server, Ctrl-C stops it\n{body}\n\n")
+
+
+async def first_of(*waits: Awaitable[object]) -> None:
+    """Wait until one of them is done; the others are cancelled."""
+    tasks = [asyncio.ensure_future(wait) for wait in waits]
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
