@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from shared.errors import ChatError
@@ -62,31 +60,32 @@ class OpenAIClient:
             await self._client.close()
 
 
-@contextmanager
-def our_words(upstream: Upstream, model: str) -> Iterator[None]:
-    """What the SDK raises, as ChatError: by HTTP status, ``error.code``, ``error.type`` and Retry-After."""
+def failures() -> tuple[type[Exception], ...]:
+    """What the SDK raises for a request that failed: its own errors, a cut line, and what is not JSON or not the API's."""
     import httpx2
     import openai
 
-    failure: ChatError | None = None
-    try:
-        yield
-    except openai.APIStatusError as error:
+    return (openai.APIError, httpx2.HTTPError, ValueError, TypeError)
+
+
+def told(error: Exception, upstream: Upstream, model: str) -> ChatError:
+    """Our error for one of ``failures``: by HTTP status, ``error.code``, ``error.type`` and Retry-After.
+
+    Raise it outside the ``except`` block, so that no provider's text hangs on it as its context.
+    """
+    import openai
+
+    if isinstance(error, openai.APIStatusError):
         wait = error.response.headers.get("retry-after", "")
         retry_after_s = float(wait) if re.fullmatch(r"\d{1,6}(\.\d{1,6})?", wait) else None
         codes = (str(error.code), str(error.type))
-        failure = refused(upstream, error.status_code, codes, model=model, retry_after_s=retry_after_s)
-    except openai.APITimeoutError:
-        failure = refused(upstream, 504, model=model)
-    except openai.APIConnectionError:
-        failure = refused(upstream, None, model=model)
-    except openai.APIError as error:  # a frame with an error, inside a stream
+        return refused(upstream, error.status_code, codes, model=model, retry_after_s=retry_after_s)
+    if isinstance(error, openai.APITimeoutError):
+        return refused(upstream, 504, model=model)
+    if isinstance(error, openai.APIConnectionError):
+        return refused(upstream, None, model=model)
+    if isinstance(error, openai.APIError):  # a frame with an error, inside a stream
         code = str(error.code)
-        failure = refused(
-            upstream, int(code) if re.fullmatch(r"\d{3}", code) else None, (code, str(error.type)), model=model
-        )
-    except (httpx2.HTTPError, ValueError, TypeError):  # cut off, not JSON, or JSON that is not the API's
-        failure = broken_off(upstream)
-    # Raised out here, so that no provider's text hangs on the exception as its context.
-    if failure is not None:
-        raise failure
+        status = int(code) if re.fullmatch(r"[45]\d\d", code) else None
+        return refused(upstream, status, (code, str(error.type)), model=model)
+    return broken_off(upstream)

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from shared.errors import ChatError
 from shared.events import Usage
 from shared.images import ImagePart
-from shared.openai_sdk import OpenAIClient, our_words
+from shared.openai_sdk import OpenAIClient, failures, told
 from shared.upstream import Upstream, broken_off
 
 if TYPE_CHECKING:
@@ -106,44 +106,49 @@ class OpenAIImages:
         due = asyncio.get_running_loop().time() + self._timeout_s
         client = await self._sdk.open()
         parts = self._streamed(client, asked) if self.kind.streams else self._whole(client, asked)
+        failure: ChatError | None = None
         part: ImagePart | None = None
         try:
-            while part is None or part.preview:
+            while failure is None and (part is None or part.preview):
                 try:
                     async with asyncio.timeout_at(due):
                         part = await anext(parts, None)
                 except TimeoutError:
-                    raise ChatError("model_timeout", f"OpenAI drew for longer than {self._timeout_s:g} s.") from None
-                if part is None:
-                    raise broken_off(UPSTREAM)
-                yield part
+                    failure = ChatError("model_timeout", f"OpenAI drew for longer than {self._timeout_s:g} s.")
+                except failures() as error:
+                    failure = told(error, UPSTREAM, self.default_model)
+                else:
+                    if part is None:
+                        failure = broken_off(UPSTREAM)
+                    else:
+                        yield part
         finally:
             await parts.aclose()
+        if failure is not None:
+            raise failure
 
     async def aclose(self) -> None:
         """Close the connections."""
         await self._sdk.aclose()
 
     async def _streamed(self, client: AsyncOpenAI, asked: dict[str, Any]) -> AsyncGenerator[ImagePart, None]:
-        with our_words(UPSTREAM, self.default_model):
-            events = await client.images.generate(**asked, stream=True, partial_images=PARTIAL_IMAGES)
-            # Leaving the block closes the upstream request, wherever the stream is.
-            async with events:
-                async for event in events:
-                    if event.type == "image_generation.partial_image":
-                        yield await asyncio.to_thread(_part, event.b64_json, True, None, None)
-                    elif event.type == "image_generation.completed":
-                        usage = Usage(event.usage.input_tokens, event.usage.output_tokens) if event.usage else None
-                        yield await asyncio.to_thread(_part, event.b64_json, False, None, usage)
+        events = await client.images.generate(**asked, stream=True, partial_images=PARTIAL_IMAGES)
+        # Leaving the block closes the upstream request, wherever the stream is.
+        async with events:
+            async for event in events:
+                if event.type == "image_generation.partial_image":
+                    yield await asyncio.to_thread(_part, event.b64_json, True, None, None)
+                elif event.type == "image_generation.completed":
+                    usage = Usage(event.usage.input_tokens, event.usage.output_tokens) if event.usage else None
+                    yield await asyncio.to_thread(_part, event.b64_json, False, None, usage)
 
     async def _whole(self, client: AsyncOpenAI, asked: dict[str, Any]) -> AsyncGenerator[ImagePart, None]:
-        with our_words(UPSTREAM, self.default_model):
-            answer = await client.images.generate(**asked)
-            picture = answer.data[0] if answer.data else None
-            if picture is None or not picture.b64_json:
-                raise ChatError("model_unavailable", "OpenAI answered without a picture.")
-            usage = Usage(answer.usage.input_tokens, answer.usage.output_tokens) if answer.usage else None
-            yield await asyncio.to_thread(_part, picture.b64_json, False, picture.revised_prompt, usage)
+        answer = await client.images.generate(**asked)
+        picture = answer.data[0] if answer.data else None
+        if picture is None or not picture.b64_json:
+            raise ChatError("model_unavailable", "OpenAI answered without a picture.")
+        usage = Usage(answer.usage.input_tokens, answer.usage.output_tokens) if answer.usage else None
+        yield await asyncio.to_thread(_part, picture.b64_json, False, picture.revised_prompt, usage)
 
 
 def _part(b64_json: str, preview: bool, revised_prompt: str | None, usage: Usage | None) -> ImagePart:

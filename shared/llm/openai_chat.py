@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from shared.errors import ChatError
 from shared.events import FinishReason, Usage
 from shared.llm import Delta, Said
-from shared.openai_sdk import OpenAIClient, our_words
+from shared.openai_sdk import OpenAIClient, failures, told
 from shared.upstream import Patience, Upstream, broken_off, patient
 
 if TYPE_CHECKING:
@@ -52,7 +52,8 @@ class OpenAIChat:
     async def _attempt(self, history: Sequence[Said], model_id: str) -> AsyncGenerator[Delta, None]:
         client = await self._sdk.open()
         finish: str | None = None
-        with our_words(UPSTREAM, model_id):
+        failure: ChatError | None = None
+        try:
             chunks = await client.chat.completions.create(
                 model=model_id,
                 messages=[],
@@ -66,12 +67,15 @@ class OpenAIChat:
                 async for chunk in chunks:
                     usage = Usage(chunk.usage.prompt_tokens, chunk.usage.completion_tokens) if chunk.usage else None
                     choice = chunk.choices[0] if chunk.choices else None
-                    text = choice.delta.content if choice is not None and choice.delta is not None else None
-                    yield Delta(text or "", usage=usage)
-                    if choice is not None:
-                        finish = choice.finish_reason or finish
-                        if finish == "content_filter" or (choice.delta is not None and choice.delta.refusal):
-                            raise ChatError("content_refused", f"{UPSTREAM.name} refused this content (safety).")
+                    delta = choice.delta if choice is not None else None
+                    yield Delta((delta.content if delta is not None else None) or "", usage=usage)
+                    finish = (choice.finish_reason if choice is not None else None) or finish
+                    if finish == "content_filter" or (delta is not None and delta.refusal):
+                        raise ChatError("content_refused", f"{UPSTREAM.name} refused this content (safety).")
+        except failures() as error:
+            failure = told(error, UPSTREAM, model_id)
+        if failure is not None and finish is None:
+            raise failure
         if finish is None:
             raise broken_off(UPSTREAM)
         yield Delta(finish_reason=_FINISHED.get(finish, "other"))

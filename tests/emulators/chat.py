@@ -1,0 +1,348 @@
+"""The two chat wires, one table of scenarios for both.
+
+Gemini: frames ``data: {GenerateContentResponse}\\r\\n\\r\\n`` and no end mark. OpenAI: ``data: {chat.completion.chunk}\\n\\n`` and
+``data: [DONE]``. https://ai.google.dev/api/generate-content · https://platform.openai.com/docs/api-reference/chat-streaming
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from tests.emulators.server import PROVIDER_TEXT, WRONG_KEY, Exchange
+
+GEMINI_MODELS = ("gemini-3.8-flash", "gemini-3.5-flash-lite")
+TOKENS = ("The ", "emula", "tor ", "says: ")
+WILD = ("e\u0301", " 👩‍👩‍👧‍👦", "\u2028", "\x85", "\r\n", "\t\n\n    ", "🇩🇪", "नमस्ते", ' "\\', "\x7f", "</s>", "データ")
+PACE_S = 0.01
+LONG = 2000
+
+
+class Wire(Protocol):
+    """How a provider frames what its model does. ``reason`` is ``stop``, ``length`` or ``safety``."""
+
+    def text(self, text: str) -> bytes: ...
+    def empty(self) -> bytes: ...
+    def thought(self, text: str) -> bytes: ...
+    def end(self, reason: str, usage: bool) -> list[bytes]: ...
+    def error(self, status: int) -> tuple[dict[str, Any], dict[str, str]]: ...
+    async def block_prompt(self, exchange: Exchange) -> None: ...
+
+
+def _data(value: Any, end: str) -> bytes:
+    # Real servers send these unescaped, and line readers that are not the standard's split on them.
+    return f"data: {json.dumps(value, ensure_ascii=False)}{end}".encode("utf-8", "surrogatepass")
+
+
+@dataclass(frozen=True)
+class GeminiWire:
+    """GenerateContentResponse frames."""
+
+    messages: int
+    key: str
+
+    def _frame(self, parts: list[Any] | None, reason: str | None = None, usage: bool = True) -> bytes:
+        candidate: dict[str, Any] = {"index": 0}
+        if parts is not None:
+            candidate["content"] = {"role": "model", "parts": parts}
+        if reason:
+            candidate["finishReason"] = reason
+        frame: dict[str, Any] = {"candidates": [candidate], "modelVersion": "emulated", "responseId": "r1"}
+        if usage:
+            frame["usageMetadata"] = {"promptTokenCount": 7, "candidatesTokenCount": 4, "totalTokenCount": 11}
+        return _data(frame, "\r\n\r\n")
+
+    def text(self, text: str) -> bytes:
+        return self._frame([{"text": text}], usage=False)
+
+    def empty(self) -> bytes:
+        return self._frame(None, usage=False)
+
+    def thought(self, text: str) -> bytes:
+        return self._frame([{"text": text, "thought": True}], usage=False)
+
+    def end(self, reason: str, usage: bool) -> list[bytes]:
+        reasons = {"stop": "STOP", "length": "MAX_TOKENS", "safety": "SAFETY"}
+        return [self._frame([{"text": ""}] if reason == "stop" else None, reasons[reason], usage)]
+
+    def error(self, status: int) -> tuple[dict[str, Any], dict[str, str]]:
+        names = {400: "INVALID_ARGUMENT", 401: "UNAUTHENTICATED", 403: "PERMISSION_DENIED", 404: "NOT_FOUND"}
+        names |= {429: "RESOURCE_EXHAUSTED", 500: "INTERNAL", 503: "UNAVAILABLE", 504: "DEADLINE_EXCEEDED"}
+        error: dict[str, Any] = {
+            "code": status,
+            "message": f"{PROVIDER_TEXT} {self.key}",
+            "status": names.get(status, "UNKNOWN"),
+        }
+        if self.key == WRONG_KEY:
+            error["details"] = [{"@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": "API_KEY_INVALID"}]
+        return {"error": error}, {}
+
+    def wait(self, seconds: int) -> tuple[dict[str, Any], dict[str, str]]:
+        body, headers = self.error(429)
+        retry = {"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": f"{seconds}s"}
+        body["error"]["details"] = [retry]
+        return body, headers
+
+    async def block_prompt(self, exchange: Exchange) -> None:
+        await exchange.start("text/event-stream")
+        usage = {"promptTokenCount": 7, "totalTokenCount": 7}
+        blocked = {"promptFeedback": {"blockReason": "SAFETY"}, "usageMetadata": usage}
+        await exchange.send(_data(blocked, "\r\n\r\n"))
+        await exchange.finish()
+
+
+@dataclass(frozen=True)
+class OpenAIWire:
+    """chat.completion.chunk frames."""
+
+    messages: int
+    key: str
+
+    def _frame(self, delta: dict[str, Any], reason: str | None = None) -> bytes:
+        choice = {"index": 0, "delta": delta, "finish_reason": reason}
+        return _data({**self._head(), "choices": [choice]}, "\n\n")
+
+    def _head(self) -> dict[str, Any]:
+        return {"id": "c1", "object": "chat.completion.chunk", "created": 1, "model": "emulated"}
+
+    def text(self, text: str) -> bytes:
+        return self._frame({"content": text})
+
+    def empty(self) -> bytes:
+        return self._frame({"role": "assistant", "content": ""})
+
+    def thought(self, text: str) -> bytes:
+        return self._frame({"reasoning_content": text})
+
+    def end(self, reason: str, usage: bool) -> list[bytes]:
+        frames = [self._frame({}, {"safety": "content_filter"}.get(reason, reason))]
+        if usage:
+            told = {"prompt_tokens": 7, "completion_tokens": 4, "total_tokens": 11}
+            frames.append(_data({**self._head(), "choices": [], "usage": told}, "\n\n"))
+        return [*frames, b"data: [DONE]\n\n"]
+
+    def error(self, status: int) -> tuple[dict[str, Any], dict[str, str]]:
+        codes = {401: "invalid_api_key", 404: "model_not_found", 429: "rate_limit_exceeded"}
+        message = f"{PROVIDER_TEXT} {self.key}"
+        return {"error": {"message": message, "type": "emulated", "param": None, "code": codes.get(status)}}, {}
+
+    def wait(self, seconds: int) -> tuple[dict[str, Any], dict[str, str]]:
+        return self.error(429)[0], {"retry-after": str(seconds)}
+
+    async def block_prompt(self, exchange: Exchange) -> None:
+        body, _ = self.error(400)
+        body["error"]["code"] = "content_policy_violation"
+        await exchange.answer(400, body)
+
+
+AnyWire = GeminiWire | OpenAIWire
+Scenario = Callable[[Exchange, AnyWire, int], Awaitable[None]]
+
+
+async def _say(exchange: Exchange, wire: AnyWire, texts: list[str], pace_s: float = 0) -> None:
+    for text in texts:
+        await exchange.send(wire.text(text))
+        if pace_s:
+            await exchange.pause(pace_s)
+
+
+async def _end(exchange: Exchange, wire: AnyWire, reason: str = "stop", usage: bool = True) -> None:
+    for frame in wire.end(reason, usage):
+        await exchange.send(frame)
+    await exchange.finish()
+
+
+async def _whole(exchange: Exchange, wire: AnyWire, texts: list[str], pace_s: float = 0) -> None:
+    await exchange.start("text/event-stream")
+    await _say(exchange, wire, texts, pace_s)
+    await _end(exchange, wire)
+
+
+async def plain(exchange: Exchange, wire: AnyWire, number: int) -> None:
+    """A short reply; it says how many messages the request held."""
+    await _whole(exchange, wire, [*TOKENS, f"{wire.messages} ", "messages"])
+
+
+async def long(exchange: Exchange, wire: AnyWire, number: int) -> None:
+    """N (2,000) tokens as fast as they go."""
+    await _whole(exchange, wire, [f"t{i} " for i in range(number or LONG)])
+
+
+async def paced(exchange: Exchange, wire: AnyWire, number: int) -> None:
+    """N (50) tokens, 10 ms apart."""
+    await _whole(exchange, wire, [f"t{i} " for i in range(number or 50)], PACE_S)
+
+
+async def wild(exchange: Exchange, wire: AnyWire, number: int) -> None:
+    """Text that breaks line readers, unescaped."""
+    await _whole(exchange, wire, list(WILD))
+
+
+async def empty(exchange: Exchange, wire: AnyWire, number: int) -> None:
+    """Empty frames before, between and after the text."""
+    await exchange.start("text/event-stream")
+    for text in TOKENS:
+        await exchange.send(wire.empty())
+        await exchange.send(wire.text(text))
+    await exchange.send(wire.empty())
+    await _end(exchange, wire)
+
+
+async def nothing(exchange: Exchange, wire: AnyWire, number: int) -> None:
+    """A reply without any text."""
+    await _whole(exchange, wire, [])
+
+
+async def thoughts(exchange: Exchange, wire: AnyWire, number: int) -> None:
+    """Thoughts before and among the text."""
+    await exchange.start("text/event-stream")
+    for text in TOKENS:
+        await exchange.send(wire.thought("secret thought "))
+        await exchange.send(wire.text(text))
+    await _end(exchange, wire)
+
+
+async def no_usage(exchange: Exchange, wire: AnyWire, number: int) -> None:
+    """No usage anywhere."""
+    await exchange.start("text/event-stream")
+    await _say(exchange, wire, list(TOKENS))
+    await _end(exchange, wire, usage=False)
+
+
+async def max_tokens(exchange: Exchange, wire: AnyWire, number: int) -> None:
+    """A reply that ends for its length."""
+    await exchange.start("text/event-stream")
+    await _say(exchange, wire, list(TOKENS))
+    await _end(exchange, wire, "length")
+
+
+async def block_prompt(exchange: Exchange, wire: AnyWire, number: int) -> None:
+    """The prompt is refused for safety."""
+    await wire.block_prompt(exchange)
+
+
+async def block_reply(exchange: Exchange, wire: AnyWire, number: int) -> None:
+    """The reply is broken off for safety."""
+    await exchange.start("text/event-stream")
+    await _say(exchange, wire, list(TOKENS))
+    await _end(exchange, wire, "safety")
+
+
+async def status(exchange: Exchange, wire: AnyWire, number: int) -> None:
+    """HTTP status N instead of an answer."""
+    body, headers = wire.error(number)
+    await exchange.answer(number, body, headers)
+
+
+async def limited(exchange: Exchange, wire: AnyWire, number: int) -> None:
+    """429 with a wait of N seconds; the second time a plain reply."""
+    if exchange.again:
+        return await plain(exchange, wire, 0)
+    body, headers = wire.wait(number)
+    return await exchange.answer(429, body, headers)
+
+
+async def flaky(exchange: Exchange, wire: AnyWire, number: int) -> None:
+    """503 for the first N times, then a plain reply."""
+    await (status(exchange, wire, 503) if exchange.again < number else plain(exchange, wire, 0))
+
+
+async def error_frame(exchange: Exchange, wire: AnyWire, number: int) -> None:
+    """A frame with error N (503) after four tokens."""
+    await exchange.start("text/event-stream")
+    await _say(exchange, wire, list(TOKENS))
+    body, _ = wire.error(number or 503)
+    await exchange.send(_data(body, "\n\n"))
+    await exchange.finish()
+
+
+async def garbage(exchange: Exchange, wire: AnyWire, number: int) -> None:
+    """A frame that is not JSON after four tokens."""
+    await exchange.start("text/event-stream")
+    await _say(exchange, wire, list(TOKENS))
+    await exchange.send(f"data: <html>{PROVIDER_TEXT}</html>\n\n".encode())
+    await exchange.finish()
+
+
+async def cut(exchange: Exchange, wire: AnyWire, number: int) -> None:
+    """The line breaks after four tokens."""
+    await exchange.start("text/event-stream")
+    await _say(exchange, wire, list(TOKENS), PACE_S)
+    exchange.cut()
+
+
+async def cut_first(exchange: Exchange, wire: AnyWire, number: int) -> None:
+    """The line breaks before the first token, N times; then a plain reply."""
+    if exchange.again >= number:
+        return await plain(exchange, wire, 0)
+    await exchange.start("text/event-stream")
+    await exchange.pause(PACE_S)
+    return exchange.cut()
+
+
+async def eof(exchange: Exchange, wire: AnyWire, number: int) -> None:
+    """A clean end of the body after four tokens, without a reason."""
+    await exchange.start("text/event-stream")
+    await _say(exchange, wire, list(TOKENS))
+    await exchange.finish()
+
+
+async def stall(exchange: Exchange, wire: AnyWire, number: int) -> None:
+    """Four tokens, then nothing more."""
+    await exchange.start("text/event-stream")
+    await _say(exchange, wire, list(TOKENS))
+    await exchange.silence()
+
+
+async def stall_first(exchange: Exchange, wire: AnyWire, number: int) -> None:
+    """The head of an answer, then nothing."""
+    await exchange.start("text/event-stream")
+    await exchange.silence()
+
+
+async def hang(exchange: Exchange, wire: AnyWire, number: int) -> None:
+    """Not even the head of an answer."""
+    await exchange.silence()
+
+
+async def slow(exchange: Exchange, wire: AnyWire, number: int) -> None:
+    """The first token after N ms."""
+    await exchange.start("text/event-stream")
+    await exchange.pause(number / 1000)
+    await _say(exchange, wire, list(TOKENS))
+    await _end(exchange, wire)
+
+
+_ALL: tuple[Scenario, ...] = (
+    plain, long, paced, wild, empty, nothing, thoughts, no_usage, max_tokens, block_prompt, block_reply, status, limited, flaky,
+    error_frame, garbage, cut, cut_first, eof, stall, stall_first, hang, slow,
+)  # fmt: skip
+SCENARIOS = {scenario.__name__.replace("_", "-"): scenario for scenario in _ALL}
+
+
+async def gemini(exchange: Exchange) -> None:
+    """``POST /v1/models/{model}:streamGenerateContent?alt=sse``."""
+    seen = exchange.seen
+    wire = GeminiWire(len(seen.body["contents"]), seen.headers.get("x-goog-api-key", ""))
+    model = re.sub(r"^/v1(beta)?/models/|:.*$", "", seen.path)
+    short = int(seen.headers.get("x-server-timeout", 10)) < 10
+    await _answer(exchange, wire, 400 if wire.key == WRONG_KEY or short else 200 if model in GEMINI_MODELS else 404)
+
+
+async def openai(exchange: Exchange) -> None:
+    """``POST /v1/chat/completions``."""
+    seen = exchange.seen
+    wire = OpenAIWire(len(seen.body["messages"]), seen.headers.get("authorization", "").removeprefix("Bearer "))
+    usage = (seen.body.get("stream_options") or {}).get("include_usage")
+    missing = seen.body["model"].startswith("missing")
+    await _answer(exchange, wire, 401 if wire.key == WRONG_KEY else 404 if missing else 200 if usage else 400)
+
+
+async def _answer(exchange: Exchange, wire: AnyWire, code: int) -> None:
+    if code != 200:
+        await status(exchange, wire, code)
+    else:
+        await SCENARIOS[exchange.seen.scenario](exchange, wire, exchange.seen.number)

@@ -1,0 +1,316 @@
+"""Both chat providers, through their real SDKs, against the emulators' every scenario."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import logging
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import aclosing
+from typing import Any
+
+import pytest
+
+from shared.config import Settings
+from shared.errors import ChatError
+from shared.events import Usage
+from shared.llm import ChatModel, Delta, Said, open_chat_model
+from tests.emulators import PROVIDER_TEXT, WRONG_KEY, Emulator, Seen
+from tests.emulators.chat import GEMINI_MODELS, LONG, TOKENS, WILD
+
+KEY = "secret-key-0123456789"
+TEXT = "".join(TOKENS)
+CANCEL_MS = 250
+
+Open = Callable[..., ChatModel]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _sdks_are_imported() -> None:
+    """The first import takes about a second, which is not what the short limits below are about."""
+    importlib.import_module("google.genai")
+    importlib.import_module("openai")
+
+
+@pytest.fixture
+async def emulator() -> AsyncIterator[Emulator]:
+    async with Emulator() as running:
+        yield running
+
+
+@pytest.fixture(params=["gemini", "openai"])
+async def open_model(request: pytest.FixtureRequest, emulator: Emulator) -> AsyncIterator[Open]:
+    opened: list[ChatModel] = []
+
+    def opening(key: str = KEY, **given: Any) -> ChatModel:
+        conf: dict[str, Any] = {
+            "genai_provider": request.param,
+            "genai_model_id": GEMINI_MODELS[0],
+            "gemini_api_key": key,
+            "openai_api_key": key,
+            "google_gemini_base_url": emulator.base_url,
+            "openai_base_url": emulator.openai_url,
+            "provider_retries": 0,
+        }
+        model = open_chat_model(Settings(_env_file=None, **{**conf, **given}))
+        opened.append(model)
+        return model
+
+    yield opening
+    for model in opened:
+        await model.aclose()
+
+
+async def said(model: ChatModel, text: str, model_id: str | None = None) -> list[Delta]:
+    return [delta async for delta in model.stream([Said("user", text)], model_id or model.default_model)]
+
+
+def text_of(deltas: list[Delta]) -> str:
+    return "".join(delta.text for delta in deltas)
+
+
+def usage_of(deltas: list[Delta]) -> Usage | None:
+    return next((delta.usage for delta in reversed(deltas) if delta.usage), None)
+
+
+async def failed(model: ChatModel, text: str, model_id: str | None = None) -> tuple[ChatError, str]:
+    """The error, and the text that came before it."""
+    heard = ""
+    with pytest.raises(ChatError) as caught:
+        async for delta in model.stream([Said("user", text)], model_id or model.default_model):
+            heard += delta.text
+    error = caught.value
+    for one in (error, error.__cause__, error.__context__):
+        for secret in (PROVIDER_TEXT, KEY, WRONG_KEY):
+            assert secret not in repr(one)
+    return error, heard
+
+
+async def ended(emulator: Emulator, index: int = 0) -> Seen:
+    """A request, as soon as the emulator knows how it ended."""
+    await emulator.until(lambda: len(emulator.seen) > index and emulator.seen[index].ended_at is not None)
+    return emulator.seen[index]
+
+
+@pytest.mark.parametrize(
+    ("scenario", "text", "reason", "usage"),
+    [
+        ("plain", f"{TEXT}1 messages", "stop", Usage(7, 4)),
+        ("long", "".join(f"t{i} " for i in range(LONG)), "stop", Usage(7, 4)),
+        ("wild", "".join(WILD), "stop", Usage(7, 4)),
+        ("empty", TEXT, "stop", Usage(7, 4)),
+        ("nothing", "", "stop", Usage(7, 4)),
+        ("thoughts", TEXT, "stop", Usage(7, 4)),
+        ("no-usage", TEXT, "stop", None),
+        ("max-tokens", TEXT, "length", Usage(7, 4)),
+        ("slow-200", TEXT, "stop", Usage(7, 4)),
+    ],
+)
+async def test_answers(open_model: Open, scenario: str, text: str, reason: str, usage: Usage | None) -> None:
+    deltas = await said(open_model(), f"hi emulate:{scenario}")
+    assert text_of(deltas) == text
+    assert [delta.finish_reason for delta in deltas if delta.finish_reason] == [reason]
+    assert deltas[-1].finish_reason == reason
+    assert usage_of(deltas) == usage
+
+
+async def test_streams_while_the_model_speaks(open_model: Open, emulator: Emulator) -> None:
+    model = open_model()
+    async with aclosing(model.stream([Said("user", "emulate:paced-1000")], model.default_model)) as stream:
+        assert (await anext(stream)).text == "t0 "
+        assert emulator.seen[0].frames < 100
+
+
+@pytest.mark.parametrize(
+    ("scenario", "code", "heard"),
+    [
+        ("block-prompt", "content_refused", ""),
+        ("block-reply", "content_refused", TEXT),
+        ("status-400", "invalid_request", ""),
+        ("status-401", "model_unauthorized", ""),
+        ("status-403", "model_unauthorized", ""),
+        ("status-404", "model_not_found", ""),
+        ("status-429", "model_rate_limited", ""),
+        ("status-500", "model_unavailable", ""),
+        ("status-503", "model_unavailable", ""),
+        ("status-504", "model_timeout", ""),
+        ("error-frame-503", "model_unavailable", TEXT),
+        ("error-frame-429", "model_rate_limited", TEXT),
+        ("garbage", "model_unavailable", TEXT),
+        ("cut", "model_unavailable", TEXT),
+        ("cut-first-1", "model_unavailable", ""),
+        ("eof", "model_unavailable", TEXT),
+    ],
+)
+async def test_failures(
+    open_model: Open, caplog: pytest.LogCaptureFixture, scenario: str, code: str, heard: str
+) -> None:
+    caplog.set_level(logging.INFO)
+    error, before = await failed(open_model(), f"hi emulate:{scenario}")
+    assert (error.code, before) == (code, heard)
+    assert PROVIDER_TEXT not in caplog.text
+    assert KEY not in caplog.text
+
+
+async def test_a_wrong_key_is_told_without_a_letter_of_it(open_model: Open) -> None:
+    error, _ = await failed(open_model(WRONG_KEY), "hi")
+    assert error.code == "model_unauthorized"
+    assert "_API_KEY" in error.message
+
+
+async def test_an_unknown_model_names_the_setting(open_model: Open) -> None:
+    error, _ = await failed(open_model(), "hi", "missing-model")
+    assert error.code == "model_not_found"
+    assert "GENAI_MODEL_ID" in error.message
+    assert "missing-model" in error.message
+
+
+async def test_nobody_answers(open_model: Open) -> None:
+    closed = "http://127.0.0.1:9"
+    error, _ = await failed(open_model(google_gemini_base_url=closed, openai_base_url=closed), "hi")
+    assert error.code == "model_unavailable"
+
+
+@pytest.mark.parametrize(
+    ("scenario", "setting", "heard"),
+    [
+        ("hang", "provider_first_token_timeout_s", ""),
+        ("stall-first", "provider_first_token_timeout_s", ""),
+        ("slow-5000", "provider_first_token_timeout_s", ""),
+        ("stall", "provider_between_tokens_timeout_s", TEXT),
+        ("hang", "provider_total_timeout_s", ""),
+    ],
+)
+async def test_timeouts(open_model: Open, emulator: Emulator, scenario: str, setting: str, heard: str) -> None:
+    model = open_model(**{setting: 0.6})
+    await said(model, "hi")
+    error, before = await failed(model, f"hi emulate:{scenario}")
+    assert (error.code, before) == ("model_timeout", heard)
+    assert (await ended(emulator, 1)).ended_by == "client"
+
+
+async def test_a_long_answer_has_a_total(open_model: Open, emulator: Emulator) -> None:
+    model = open_model(provider_total_timeout_s=1)
+    await said(model, "hi")
+    error, before = await failed(model, "hi emulate:paced-1000")
+    assert error.code == "model_timeout"
+    assert "whole answer" in error.message
+    assert before.startswith("t0 t1 ")
+    assert (await ended(emulator, 1)).ended_by == "client"
+
+
+@pytest.mark.parametrize("scenario", ["flaky-2", "cut-first-2", "limited-1"])
+async def test_tries_again_before_the_first_token(open_model: Open, emulator: Emulator, scenario: str) -> None:
+    deltas = await said(open_model(provider_retries=2), f"hi emulate:{scenario}")
+    assert text_of(deltas) == f"{TEXT}1 messages"
+    assert len(emulator.seen) == (2 if scenario == "limited-1" else 3)
+
+
+@pytest.mark.parametrize(
+    ("scenario", "requests"),
+    [("status-503", 3), ("cut", 1), ("error-frame-503", 1), ("status-429", 1), ("limited-60", 1), ("status-401", 1)],
+)
+async def test_does_not_try_again(open_model: Open, emulator: Emulator, scenario: str, requests: int) -> None:
+    error, _ = await failed(open_model(provider_retries=2), f"hi emulate:{scenario}")
+    assert len(emulator.seen) == requests
+    if scenario == "limited-60":
+        assert error.retry_after_s == 60
+
+
+async def test_the_history_goes_whole(open_model: Open, emulator: Emulator) -> None:
+    model = open_model(genai_system_instruction="Be brief.")
+    history = [Said("user", "One e\u0301"), Said("model", "Two\n\n"), Said("user", "Three")]
+    deltas = [delta async for delta in model.stream(history, model.default_model)]
+    body = emulator.seen[0].body
+    if model.provider == "gemini":
+        assert body["contents"] == [{"role": said.role, "parts": [{"text": said.text}]} for said in history]
+        assert body["systemInstruction"]["parts"] == [{"text": "Be brief."}]
+        assert text_of(deltas) == f"{TEXT}3 messages"
+    else:
+        roles = ("system", "user", "assistant", "user")
+        texts = ("Be brief.", *(said.text for said in history))
+        assert body["messages"] == [{"role": r, "content": t} for r, t in zip(roles, texts, strict=True)]
+        assert text_of(deltas) == f"{TEXT}4 messages"
+    assert not {"temperature", "top_p", "top_k", "generationConfig"} & {k for k, v in body.items() if v}
+
+
+async def test_a_long_history_does_not_hold_up_the_event_loop(open_model: Open, emulator: Emulator) -> None:
+    model = open_model()
+    await said(model, "hi")
+    history = [Said("model" if i % 2 else "user", f"message {i}") for i in range(5001)]
+    worst, before = 0.0, time.perf_counter()
+    stream = asyncio.create_task(_all(model, history))
+    while not stream.done():
+        await asyncio.sleep(0)
+        worst, before = max(worst, time.perf_counter() - before), time.perf_counter()
+    assert text_of(await stream) == f"{TEXT}5001 messages"
+    # The SDKs' own way of passing messages takes 0.7 s here; the emulator shares this loop.
+    assert worst < 0.2
+
+
+async def _all(model: ChatModel, history: list[Said]) -> list[Delta]:
+    return [delta async for delta in model.stream(history, model.default_model)]
+
+
+@pytest.mark.parametrize("stage", ["hang", "stall-first", "slow-5000", "stall", "paced-1000"])
+async def test_cancelling_the_task_closes_upstream(open_model: Open, emulator: Emulator, stage: str) -> None:
+    model = open_model()
+    heard = asyncio.Event()
+
+    async def read() -> None:
+        async for delta in model.stream([Said("user", f"emulate:{stage}")], model.default_model):
+            if delta.text:
+                heard.set()
+
+    task = asyncio.create_task(read())
+    if stage in ("stall", "paced-1000"):
+        await heard.wait()
+    else:
+        await emulator.until(lambda: bool(emulator.seen))
+    pressed = time.time() * 1000
+    task.cancel()
+    seen = await ended(emulator)
+    assert seen.ended_by == "client"
+    assert (seen.ended_at or 0) - pressed < CANCEL_MS
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
+@pytest.mark.parametrize("stage", ["stall", "paced-1000"])
+async def test_closing_the_iterator_closes_upstream(open_model: Open, emulator: Emulator, stage: str) -> None:
+    """The reader is busy elsewhere when it stops: the SDKs' own iterators would leave the request open."""
+    model = open_model()
+    stream = model.stream([Said("user", f"emulate:{stage}")], model.default_model)
+    await anext(stream)
+    pressed = time.time() * 1000
+    await stream.aclose()
+    seen = await ended(emulator)
+    assert seen.ended_by == "client"
+    assert (seen.ended_at or 0) - pressed < CANCEL_MS
+
+
+async def test_three_hundred_streams(open_model: Open, emulator: Emulator) -> None:
+    model = open_model()
+    await said(model, "hi")
+    emulator.seen.clear()
+    start = time.monotonic()
+    async with asyncio.TaskGroup() as group:
+        tasks = [group.create_task(said(model, f"{i} emulate:paced-20")) for i in range(300)]
+    assert {text_of(task.result()) for task in tasks} == {"".join(f"t{i} " for i in range(20))}
+    first_end = min(seen.ended_at or 0 for seen in emulator.seen)
+    assert max(seen.at for seen in emulator.seen) < first_end + 5000
+    assert time.monotonic() - start < 60
+
+
+async def test_three_hundred_are_open_at_once(open_model: Open, emulator: Emulator) -> None:
+    model = open_model()
+    streams = [model.stream([Said("user", f"{i} emulate:stall")], model.default_model) for i in range(300)]
+    for delta in await asyncio.gather(*(anext(stream) for stream in streams)):
+        assert delta.text == TOKENS[0]
+    assert [seen.ended_at for seen in emulator.seen] == [None] * 300
+    pressed = time.time() * 1000
+    await asyncio.gather(*(stream.aclose() for stream in streams))
+    for i in range(300):
+        assert (await ended(emulator, i)).ended_by == "client"
+    assert max(seen.ended_at or 0 for seen in emulator.seen) - pressed < 3000
