@@ -141,6 +141,7 @@ TERMINAL_STATUS: dict[str, Status] = {
     "turn_interrupted": "interrupted",
 }
 
+_TYPE_NAMES = {kind: str(kind.__struct_config__.tag) for kind in EVENT_TYPES}
 _encoder = msgspec.json.Encoder()
 _decoder: msgspec.json.Decoder[AnyEvent] = msgspec.json.Decoder(AnyEvent)
 
@@ -167,4 +168,4 @@ def from_json(data: bytes | str) -> AnyEvent:
 
 def event_type(event: Event) -> str:
     """The event's ``type`` on the wire, such as ``turn_started``."""
-    return str(event.__struct_config__.tag)
+    return _TYPE_NAMES[type(event)]

@@ -60,7 +60,7 @@ _COMMIT_TRIES_S = 2.0
 
 def now_ms() -> float:
     """Unix epoch milliseconds, to the microsecond."""
-    return round(time.time() * 1000, 3)
+    return time.time_ns() // 1000 / 1000
 
 
 class _Live:
@@ -456,7 +456,7 @@ class ChatService:
                 if delta.usage is not None:
                     live.usage = delta.usage
                 if delta.text:
-                    text = _encodable(delta.text)
+                    text = delta.text if delta.text.isascii() else _encodable(delta.text)
                     if not live.texts:
                         self.log.info("first token", turn=short(live.turn_id), ms=_since_ms(live.begun))
                     live.texts.append(text)

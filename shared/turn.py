@@ -122,7 +122,7 @@ class Record:
     @classmethod
     def of(cls, event: AnyEvent) -> Record:
         """The record of an event that is about to be appended."""
-        if isinstance(event, ImageChunk):
+        if type(event) is ImageChunk:
             ref = _ImageChunkRef(
                 turn_id=event.turn_id,
                 seq=event.seq,

@@ -27,6 +27,8 @@ from shared.turn import Record, partial
 
 T = TypeVar("T")
 _Op = Callable[[apsw.Connection], Any]
+_Item = tuple[_Op, bool, asyncio.Future[Any]]
+_Outcome = tuple[Any, Exception | None]
 
 _VERSION = 1
 _BUSY_TIMEOUT_MS = 5000
@@ -87,22 +89,20 @@ _TURN = (
 class _Worker:
     """A thread with a connection of its own; what waits is run together, writes in one transaction."""
 
-    def __init__(self, path: str | None) -> None:
-        self._path = path
-        self._queue: queue.SimpleQueue[tuple[_Op, bool, asyncio.Future[Any]] | None] = queue.SimpleQueue()
+    def __init__(self, path: str) -> None:
+        self._queue: queue.SimpleQueue[_Item | None] = queue.SimpleQueue()
         self._connection = _connect(path)
         self._thread = threading.Thread(target=self._work, name="sqlite", daemon=True)
         self._thread.start()
 
     async def run(self, op: Callable[[apsw.Connection], T], *, write: bool = False) -> T:
-        """Run ``op`` on the thread.
+        """Run ``op`` on the thread, to its end also when the caller is cancelled.
 
         A writing op raises ChatError only before it has written anything; any other exception undoes the whole group.
         """
         future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
         self._queue.put((op, write, future))
-        # A caller that is cancelled must not cancel the future that the thread will resolve.
-        return await asyncio.shield(future)
+        return await future
 
     async def close(self) -> None:
         self._queue.put(None)
@@ -123,41 +123,57 @@ class _Worker:
                         stop = True
                         break
                     group.append(item)
-            outcomes = self._run_group(group)
+            outcomes = _run_group(self._connection, [(op, write) for op, write, _ in group])
             # A loop that is gone has nobody left to tell.
             with contextlib.suppress(RuntimeError):
-                group[0][2].get_loop().call_soon_threadsafe(_resolve, outcomes)
+                group[0][2].get_loop().call_soon_threadsafe(_resolve, group, outcomes)
             if stop:
                 return
 
-    def _run_group(
-        self, group: list[tuple[_Op, bool, asyncio.Future[Any]]]
-    ) -> list[tuple[asyncio.Future[Any], Any, Exception | None]]:
-        connection = self._connection
-        writes = any(write for _, write, _ in group)
-        try:
-            if writes:
-                connection.execute("BEGIN IMMEDIATE")
-            outcomes: list[tuple[asyncio.Future[Any], Any, Exception | None]] = []
-            for op, _, future in group:
-                try:
-                    outcomes.append((future, op(connection), None))
-                except ChatError as refusal:
-                    outcomes.append((future, None, refusal))
-            if writes:
-                connection.execute("COMMIT")
-        except Exception as error:  # noqa: BLE001 - it is handed to every caller of the group
-            if connection.in_transaction:
-                with contextlib.suppress(apsw.Error):
-                    connection.execute("ROLLBACK")
-            failure = ChatError("storage_unavailable") if isinstance(error, apsw.Error) else error
-            failure.__cause__ = error if failure is not error else None
-            return [(future, None, failure) for _, _, future in group]
-        return outcomes
+
+class _Inline:
+    """The same without a thread, for a database in memory: there is no disk to wait for."""
+
+    def __init__(self) -> None:
+        self._connection = _connect(None)
+
+    async def run(self, op: Callable[[apsw.Connection], T], *, write: bool = False) -> T:
+        ((result, error),) = _run_group(self._connection, [(op, write)])
+        if error is not None:
+            raise error
+        done: T = result
+        return done
+
+    async def close(self) -> None:
+        self._connection.close()
 
 
-def _resolve(outcomes: list[tuple[asyncio.Future[Any], Any, Exception | None]]) -> None:
-    for future, result, error in outcomes:
+def _run_group(connection: apsw.Connection, group: Sequence[tuple[_Op, bool]]) -> list[_Outcome]:
+    """Run what waits, in one transaction when anything of it writes; a result or an exception for each."""
+    writes = any(write for _, write in group)
+    outcomes: list[_Outcome] = []
+    try:
+        if writes:
+            connection.execute("BEGIN IMMEDIATE")
+        for op, _ in group:
+            try:
+                outcomes.append((op(connection), None))
+            except ChatError as refusal:
+                outcomes.append((None, refusal))
+        if writes:
+            connection.execute("COMMIT")
+    except Exception as error:  # noqa: BLE001 - it is handed to every caller of the group
+        if connection.in_transaction:
+            with contextlib.suppress(apsw.Error):
+                connection.execute("ROLLBACK")
+        failure = ChatError("storage_unavailable") if isinstance(error, apsw.Error) else error
+        failure.__cause__ = error if failure is not error else None
+        return [(None, failure)] * len(group)
+    return outcomes
+
+
+def _resolve(group: list[_Item], outcomes: list[_Outcome]) -> None:
+    for (_, _, future), (result, error) in zip(group, outcomes, strict=True):
         if future.done():
             continue
         if error is not None:
@@ -201,8 +217,8 @@ class SqliteStore:
     """The Store protocol on SQLite; ``path`` None keeps everything in memory, for this process only."""
 
     def __init__(self, path: str | None) -> None:
-        self._writer = _Worker(path)
-        self._reader = _Worker(path) if path else self._writer
+        self._writer: _Worker | _Inline = _Worker(path) if path else _Inline()
+        self._reader: _Worker | _Inline = _Worker(path) if path else self._writer
         self._data_version = -1
 
     async def create_session(self, session_id: str, model_id: str | None, now: float) -> None:
