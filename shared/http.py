@@ -17,6 +17,7 @@ import msgspec
 import uvicorn
 from fastapi import APIRouter, Depends, FastAPI, Header, Query, Request
 from fastapi.exceptions import RequestValidationError
+from fastapi_offline import FastAPIOffline
 from pydantic import BaseModel, ConfigDict
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
@@ -357,7 +358,7 @@ async def about(place: HerePlace) -> Response:
 
 def create_app(place: Place, routes: APIRouter, title: str) -> FastAPI:
     """An app with the common routes and a leaf's own."""
-    app = FastAPI(title=title, version="1", redoc_url=None)
+    app = FastAPIOffline(title=title, version="1", redoc_url=None, static_url=f"{_PUBLIC_FOLDER}swagger")
     app.state.place = place
     app.include_router(routes)
     app.include_router(router)
