@@ -16,6 +16,7 @@ import msgspec
 
 from shared.errors import ChatError
 from shared.events import Status
+from shared.logger import short
 from shared.service import ChatService, Membership
 from shared.session import SessionUpdate
 from shared.turn import Reader, Record
@@ -165,6 +166,7 @@ class Duplex:
 
     async def __aenter__(self) -> Self:
         self._service.counters.connections_active += 1
+        self._service.log.info("connected", connection=short(self.connection_id))
         about = self._service.about()
         info = ServerInfo(about["provider"], about["model"], about["framework"])
         await self._send(Connected(connection_id=self.connection_id, server_info=info))
@@ -172,6 +174,7 @@ class Duplex:
 
     async def __aexit__(self, *exc: object) -> None:
         self._service.counters.connections_active -= 1
+        self._service.log.info("disconnected", connection=short(self.connection_id))
         tasks = list(self._tasks)
         for task in tasks:
             task.cancel()

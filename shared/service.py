@@ -161,7 +161,6 @@ class ChatService:
         self._dirty: dict[_Live, None] = {}
         self._kick = asyncio.Event()
         self._last_signal = 0
-        self._sessions_active = 0
 
     # -- sessions ---------------------------------------------------------------------------------------------------
 
@@ -196,7 +195,6 @@ class ChatService:
                 raise ChatError("invalid_request", "cursor is not one that this list gave.") from None
         active_since = now_ms() - self.settings.session_active_s * 1000
         sessions, active = await self._store.list_sessions(limit + 1, before, active_since)
-        self._sessions_active = active
         page = [
             msgspec.structs.replace(session, connections=len(self._members.get(session.session_id, ())))
             for session in sessions[:limit]
@@ -379,8 +377,8 @@ class ChatService:
         else:
             await self._store.signal(self._owner, "cancel", now_ms(), turn_id=turn_id)
         with reader:
-            async for _ in reader:
-                pass
+            while not reader.over:
+                await reader.wait(self.settings.heartbeat_s)
         return await self.get_turn(turn_id)
 
     async def open(self, turn_id: str, after: int) -> Reader:
@@ -396,7 +394,7 @@ class ChatService:
             raise ChatError("too_many_streams")
         turn_log = self._logs.get(turn_id) or await self._load(turn_id)
         turn_log.last_read = time.monotonic()
-        return Reader(turn_log, after, self.settings.heartbeat_s, self.counters)
+        return Reader(turn_log, after, self.settings.heartbeat_s, self.counters, self.log)
 
     async def _load(self, turn_id: str) -> TurnLog:
         """Read a log that this process does not hold; readers that ask at the same time share one."""
@@ -712,6 +710,7 @@ class ChatService:
         """Leases, the grace period, heartbeats, other processes' orphans, old logs."""
         grace_s, lease_s = self.settings.disconnect_grace_s, self.settings.lease_s
         step_s = max(0.02, min(lease_s / 6, grace_s / 4 if grace_s else 0.05, self.settings.heartbeat_s / 4, 1.0))
+        renewal_s = min(lease_s, grace_s or lease_s) / 3
         next_renewal = next_purge = 0.0
         while True:
             await asyncio.sleep(step_s)
@@ -720,7 +719,7 @@ class ChatService:
                 turn_log.tick(now)
             try:
                 if now >= next_renewal:
-                    next_renewal = now + lease_s / 3
+                    next_renewal = now + renewal_s
                     await self._renew()
                 await self._leave_unread(now)
                 if now >= next_purge:

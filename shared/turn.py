@@ -36,6 +36,7 @@ from shared.events import (
     from_json,
     to_json,
 )
+from shared.logger import Log, short
 from shared.stats import Counters
 
 _IMAGE_CHUNK = "image_chunk"
@@ -236,7 +237,7 @@ class Reader:
     (``complete`` tells which).
     """
 
-    def __init__(self, log: TurnLog, after: int, heartbeat_s: float, counters: Counters) -> None:
+    def __init__(self, log: TurnLog, after: int, heartbeat_s: float, counters: Counters, terminal: Log) -> None:
         if after > len(log.records):
             raise ChatError("cursor_out_of_range")
         self.turn_id = log.turn_id
@@ -245,6 +246,8 @@ class Reader:
         self._log = log
         self._heartbeat_s = heartbeat_s
         self._counters = counters
+        self._terminal = terminal
+        self._streaming = False
         self._batch = _BATCH if log.kind == "chat" else _IMAGE_BATCH
 
     @property
@@ -258,6 +261,11 @@ class Reader:
         """Whether the terminal event has been read."""
         return self._log.ended and self.after >= len(self._log.records)
 
+    @property
+    def over(self) -> bool:
+        """Whether nothing more will come, the terminal event or not."""
+        return self._log.ended or self._log.closing
+
     def __enter__(self) -> Self:
         self._log.readers += 1
         self._counters.streams_active += 1
@@ -267,14 +275,19 @@ class Reader:
         self._log.readers -= 1
         self._counters.streams_active -= 1
         self._log.last_read = time.monotonic()
+        if self._streaming and not (self.complete or self._log.closing):
+            self._terminal.info("cut", turn=short(self.turn_id), after=self.after)
 
     def __aiter__(self) -> Self:
+        self._streaming = True
+        if self.after:
+            self._terminal.info("resumed", turn=short(self.turn_id), after=self.after)
         return self
 
     async def __anext__(self) -> list[Record]:
         log = self._log
         while len(log.records) <= self.after:
-            if log.ended or log.closing:
+            if self.over:
                 raise StopAsyncIteration
             if not await log.wait(time.monotonic() + self._heartbeat_s):
                 return []
@@ -286,7 +299,7 @@ class Reader:
         """All records after the cursor as soon as there is one, or none after ``seconds``: one long poll."""
         log = self._log
         deadline = time.monotonic() + seconds
-        while len(log.records) <= self.after and not (log.ended or log.closing) and await log.wait(deadline):
+        while len(log.records) <= self.after and not self.over and await log.wait(deadline):
             pass
         records = log.records[self.after :]
         self.after += len(records)

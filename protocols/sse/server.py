@@ -49,7 +49,6 @@ async def resume(
     reader = await service.open(turn_id, after if last_event_id is None else _cursor(turn_id, last_event_id))
     if reader.complete:
         return Response(status_code=204)
-    service.log.info("resumed", turn=turn_id[:8], after=reader.after)
     return _answer(service, reader)
 
 
