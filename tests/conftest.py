@@ -1,0 +1,189 @@
+"""Real servers for the tests, started when first asked for and shared: sessions keep the tests apart.
+
+They live in a thread with an event loop of its own, because a test's loop ends with the test, and a server whose log nobody reads
+stops at a full pipe.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pytest
+
+from protocols import TRANSPORTS
+from protocols.processes import Server, serving
+from shared.client import ChatClient
+from shared.config import Settings
+
+T = TypeVar("T")
+
+WORDS = tuple(TRANSPORTS)
+# No provider, no waiting: what takes time in a test says so with a stage direction (/slow, /stall).
+FAST = {
+    "GENAI_PROVIDER": "offline",
+    "IMAGE_PROVIDER": "offline",
+    "OFFLINE_TOKENS_PER_S": "0",
+    "OFFLINE_FIRST_TOKEN_MS": "0",
+}
+
+
+class Backstage:
+    """An event loop in a thread, where servers are started, listened to and stopped."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="backstage", daemon=True)
+        self._thread.start()
+
+    def run(self, work: Coroutine[Any, Any, T]) -> T:
+        """Run a coroutine there and wait for it."""
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result(60)
+
+    async def run_async(self, work: Coroutine[Any, Any, T]) -> T:
+        """The same from a test's own loop."""
+        return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(work, self._loop))
+
+    def close(self) -> None:
+        """End the loop and its thread."""
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+
+class Servers(Mapping[str, Server]):
+    """Up to five servers with the same settings, each started when it is first asked for; ``store`` is their one store file."""
+
+    def __init__(self, backstage: Backstage, store: Path, env: Mapping[str, str]) -> None:
+        self.store = store
+        self.env = {**FAST, "STORE_URL": f"sqlite:///{store}", **env}
+        self._backstage = backstage
+        self._running: dict[str, tuple[Server, contextlib.AsyncExitStack]] = {}
+
+    def __getitem__(self, word: str) -> Server:
+        self.start(word)
+        return self._running[word][0]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(WORDS)
+
+    def __len__(self) -> int:
+        return len(WORDS)
+
+    def start(self, *words: str) -> None:
+        """Start these (all five when none is named) side by side, as far as they do not run yet."""
+
+        async def start_one(word: str) -> None:
+            stack = contextlib.AsyncExitStack()
+            self._running[word] = (await stack.enter_async_context(serving(word, env=self.env)), stack)
+
+        async def start_all(missing: list[str]) -> None:
+            async with asyncio.TaskGroup() as group:
+                for word in missing:
+                    group.create_task(start_one(word))
+
+        missing = [word for word in words or WORDS if word not in self._running]
+        if missing:
+            self._backstage.run(start_all(missing))
+
+    async def signal(self, word: str, number: int = signal.SIGINT) -> int:
+        """Send one server a signal and wait for its exit status; it is started anew when asked for again."""
+        server, stack = self._running.pop(word)
+        status = await self._backstage.run_async(server.stop(number))
+        await self._backstage.run_async(stack.aclose())
+        return status
+
+    def close(self) -> None:
+        """Stop those that run."""
+
+        async def stop_all() -> None:
+            await asyncio.gather(*(stack.aclose() for _, stack in self._running.values()))
+
+        self._backstage.run(stop_all())
+        self._running.clear()
+
+    def errors(self) -> list[dict[str, Any]]:
+        """What their logs say at the level ``error`` or with a traceback."""
+        return [
+            entry
+            for server, _ in self._running.values()
+            for entry in list(server.log)
+            if entry.get("level") in ("error", "critical") or "exception" in entry
+        ]
+
+
+MakeServers = Callable[..., Servers]
+Connect = Callable[..., Awaitable[ChatClient]]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def plain_settings() -> Iterator[None]:
+    """The settings of whoever runs the tests stay out of them."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in (*Settings.model_fields, "GOOGLE_API_KEY"):
+            patch.delenv(name.upper(), raising=False)
+        yield
+
+
+@pytest.fixture(scope="session")
+def backstage(plain_settings: None) -> Iterator[Backstage]:
+    running = Backstage()
+    yield running
+    running.close()
+
+
+@pytest.fixture(scope="session")
+def make_servers(backstage: Backstage, tmp_path_factory: pytest.TempPathFactory) -> Iterator[MakeServers]:
+    """``make_servers(NAME="value", …)``: servers with these settings on a store file of their own; stopped at the end."""
+    made: list[Servers] = []
+
+    def make(*, store: Path | None = None, **env: str) -> Servers:
+        made.append(Servers(backstage, store or tmp_path_factory.mktemp("store") / "chat.db", env))
+        return made[-1]
+
+    yield make
+    for servers in made:
+        servers.close()
+
+
+@pytest.fixture(scope="session")
+def servers(make_servers: MakeServers) -> Iterator[Servers]:
+    """The five, without a key, as fast as they can; none of them may have had an error of its own in the end."""
+    five = make_servers()
+    yield five
+    assert not five.errors()
+
+
+@pytest.fixture(params=WORDS)
+def word(request: pytest.FixtureRequest) -> str:
+    """Our word for each transport in turn."""
+    return str(request.param)
+
+
+@pytest.fixture
+async def client(servers: Servers) -> AsyncIterator[Connect]:
+    """``await client(word, …)``: a connected client of the shared server; ``on=`` other servers; closed at the end."""
+    async with contextlib.AsyncExitStack() as stack:
+
+        async def connect(word: str, *, on: Servers | None = None, **options: Any) -> ChatClient:
+            chosen = servers if on is None else on
+            return await stack.enter_async_context(chosen[word].client(**options))
+
+        yield connect
+
+
+async def until(condition: Callable[[], Awaitable[Any] | Any], timeout_s: float = 10.0) -> Any:
+    """Ask until the answer is true, and return it. Raises TimeoutError."""
+    async with asyncio.timeout(timeout_s):
+        while True:
+            answer = condition()
+            if asyncio.iscoroutine(answer):
+                answer = await answer
+            if answer:
+                return answer
+            await asyncio.sleep(0.01)
