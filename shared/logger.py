@@ -35,7 +35,7 @@ def open_log(transport: str, stream: TextIO | None = None, level: int = logging.
     if out.isatty():
         processors += [
             structlog.processors.TimeStamper(fmt="%H:%M:%S", utc=False),
-            structlog.dev.ConsoleRenderer(pad_event_to=18, colors=sys.platform != "win32"),
+            structlog.dev.ConsoleRenderer(pad_event_to=17, sort_keys=False, colors=sys.platform != "win32"),
         ]
     else:
         processors += [structlog.processors.TimeStamper(fmt="iso", utc=True), structlog.processors.JSONRenderer()]
@@ -44,5 +44,6 @@ def open_log(transport: str, stream: TextIO | None = None, level: int = logging.
         processors=processors,
         wrapper_class=structlog.make_filtering_bound_logger(level),
     )
-    bound: Log = log.bind(transport=transport)
+    # On a terminal the banner has said which transport this is.
+    bound: Log = log if out.isatty() else log.bind(transport=transport)
     return bound

@@ -456,7 +456,12 @@ class ChatService:
                 if delta.text:
                     text = delta.text if delta.text.isascii() else _encodable(delta.text)
                     if not live.texts:
-                        self.log.info("first token", turn=short(live.turn_id), ms=_since_ms(live.begun))
+                        self.log.info(
+                            "first token",
+                            session=short(live.session_id),
+                            turn=short(live.turn_id),
+                            ms=_since_ms(live.begun),
+                        )
                     live.texts.append(text)
                     self._append(live, Chunk(turn_id=live.turn_id, seq=live.seq + 1, at=now_ms(), text=text))
                     if len(live.records) >= _MAX_UNCOMMITTED:
@@ -776,6 +781,11 @@ class ChatService:
             "image_provider": self._image_model.provider,
             "image_model": self._image_model.default_model,
             "framework": self._framework,
+            "hint": ", ".join(
+                f"{what}: {hint}"
+                for what, hint in (("chat", self._chat_model.hint), ("images", self._image_model.hint))
+                if hint
+            ),
         }
 
     async def ready(self) -> bool:
