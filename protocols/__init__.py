@@ -32,12 +32,19 @@ class Transport:
         main: Callable[[Sequence[str] | None], int] = importlib.import_module(f"protocols.{self.folder}.server").main
         return main
 
+    def client_main(self) -> Callable[[Sequence[str] | None], int]:
+        """The client's ``main``; imported when it is asked for."""
+        main: Callable[[Sequence[str] | None], int] = importlib.import_module(f"protocols.{self.folder}.client").main
+        return main
+
+    def client_class(self) -> type[ChatClient]:
+        """The client's class; imported when it is asked for."""
+        client: type[ChatClient] = importlib.import_module(f"protocols.{self.folder}.client").Client
+        return client
+
     def client(self, address: str | None = None, **options: Any) -> ChatClient:
         """A client of this transport; ``options`` are ChatClient's."""
-        client: ChatClient = importlib.import_module(f"protocols.{self.folder}.client").Client(
-            address or self.address, **options
-        )
-        return client
+        return self.client_class()(address or self.address, **options)
 
 
 TRANSPORTS: dict[str, Transport] = {

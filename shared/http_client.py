@@ -126,6 +126,7 @@ class HttpClient(ChatClient):
     async def _request(self, method: str, path: str, **options: Any) -> httpx.Response:
         async with self._stream(method, path, **options) as response:
             await response.aread()
+        self.counts.bytes_received += response.num_bytes_downloaded
         return response
 
     @asynccontextmanager

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Sequence
 from typing import Any
 
+from protocols import TRANSPORTS
 from shared import cli
 from shared.client import Ask
 from shared.events import AnyEvent
@@ -54,7 +55,7 @@ class Client(HttpClient):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Chat in the terminal, or send one message and exit."""
-    return cli.main(Client, argv)
+    return cli.main(Client, argv, TRANSPORTS)
 
 
 if __name__ == "__main__":

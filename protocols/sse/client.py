@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from typing import Any
 
+from protocols import TRANSPORTS
 from shared import cli
 from shared.client import Ask
 from shared.events import AnyEvent, from_json
@@ -61,7 +62,7 @@ async def parse(stream: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Chat in the terminal, or send one message and exit."""
-    return cli.main(Client, argv)
+    return cli.main(Client, argv, TRANSPORTS)
 
 
 if __name__ == "__main__":
