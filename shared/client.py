@@ -18,12 +18,13 @@ from typing import Any, ClassVar, Self
 
 from shared.errors import ChatError, ConnectionLost
 from shared.events import TERMINAL, AnyEvent, Kind, TurnFailed
-from shared.session import Message, ModelInfo, Session, SessionPage
+from shared.session import Message, ModelInfo, Session, SessionPage, SessionUpdate
 from shared.stats import ServerStats
 from shared.turn import Fold, Picture, Reply, Snapshot, text_sha256
 
 _FIRST_BACKOFF_S = 0.05
 _MAX_BACKOFF_S = 2.0
+_NOT_HELD = "This transport holds no connection."
 _WORTH_RETRYING = frozenset({"shutting_down", "storage_unavailable", "rate_limited", "too_many_streams"})
 
 
@@ -195,6 +196,20 @@ class ChatClient(ABC):
             attempts += 1
             if turn_id is not None:
                 opening = self._reading(turn_id, after)
+
+    # -- only where one connection is held: WebSocket and gRPC's Chat --------------------------------------------------------
+
+    def watch(self, session_id: str) -> AsyncGenerator[AnyEvent | SessionUpdate, None]:
+        """Join a session: the events of the turns that others start in it from now on, and the hints of other connections.
+
+        Ends with its reader, or raises ConnectionLost: joining does not replay, so watch again and read what ran meanwhile.
+        Raises ``invalid_request`` at once where no connection is held.
+        """
+        raise ChatError("invalid_request", _NOT_HELD)
+
+    async def typing(self, session_id: str, typing: bool) -> None:
+        """Tell the session's other connections that someone types, or stopped; joins the session when it is not."""
+        raise ChatError("invalid_request", _NOT_HELD)
 
     def _reading(self, turn_id: str, after: int) -> Opening:
         return lambda: self._read(turn_id, after)
