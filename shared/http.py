@@ -35,7 +35,7 @@ from shared.session import Message as ChatMessage
 from shared.session import Session, SessionPage
 from shared.stats import ServerStats, prometheus_text
 from shared.store import StoredImage
-from shared.turn import Snapshot
+from shared.turn import Record, Snapshot
 
 T = TypeVar("T")
 
@@ -267,10 +267,18 @@ async def poll_events(
 ) -> Response:
     """Long-poll: the events after ``after`` as soon as there is one, or none after ``wait`` seconds."""
     reader = await service.open(turn_id, after)
+
+    async def poll() -> tuple[list[Record], bytes]:
+        # The status of the same moment: one that is newer than the events would hide the last of them.
+        records = await reader.wait(min(wait, MAX_WAIT_S))
+        return records, to_json({"status": reader.status, "last_seq": reader.after})
+
     with reader:
-        records = await while_connected(request, reader.wait(min(wait, MAX_WAIT_S)))
-        head = to_json({"status": reader.status, "last_seq": reader.after})
-    events = b",".join(record.json for record in records or ())
+        polled = await while_connected(request, poll())
+    if polled is None:
+        return gone()
+    records, head = polled
+    events = b",".join(record.json for record in records)
     return Response(head[:-1] + b',"events":[' + events + b"]}", 200, None, "application/json")
 
 
