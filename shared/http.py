@@ -10,6 +10,7 @@ import contextlib
 import socket
 import uuid
 from collections.abc import Coroutine, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Annotated, Any, TypeVar
 from urllib.parse import parse_qs
 
@@ -21,7 +22,8 @@ from fastapi_offline import FastAPIOffline
 from pydantic import BaseModel, ConfigDict
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
-from starlette.responses import Response
+from starlette.responses import FileResponse, Response
+from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
@@ -42,6 +44,7 @@ T = TypeVar("T")
 MAX_WAIT_S = 30.0
 _PUBLIC = frozenset({"/", "/health", "/docs", "/openapi.json", "/demo", "/race"})
 _PUBLIC_FOLDER = "/web/"
+_PAGES = Path(__file__).with_name("web")
 _REQUEST_HEADERS = ("Authorization", "X-API-Key", "Content-Type", "Idempotency-Key", "Last-Event-ID")
 _EXPOSED_HEADERS = ("Location", "Content-Location", "Retry-After")
 
@@ -288,6 +291,13 @@ async def cancel_turn(service: Service, turn_id: str) -> Response:
     return answer(await service.cancel_turn(turn_id))
 
 
+@router.post("/turns/{turn_id}/cut", status_code=204, tags=["turns"])
+async def cut_turn(service: Service, turn_id: str) -> Response:
+    """End this server's streams of a turn as a broken line would: for the demo's cut button; nothing is lost."""
+    service.cut_turn(turn_id)
+    return Response(status_code=204)
+
+
 @router.get("/images/{image_id}", tags=["images"])
 async def get_image(service: Service, request: Request, image_id: str) -> Response:
     """The bytes of a picture; ``ETag`` is its sha256, one byte range is honoured (RFC 9110, section 14)."""
@@ -361,6 +371,56 @@ async def about(place: HerePlace) -> Response:
     return answer({"name": "genai-protocols", "transport": place.transport, **place.service.about(), "links": links})
 
 
+@router.get("/demo", tags=["server"], response_class=FileResponse)
+async def demo(place: HerePlace) -> Response:
+    """The chat in the browser, over this server's own protocol."""
+    return _page(place, "demo.html")
+
+
+@router.get("/race", tags=["server"], response_class=FileResponse)
+async def race(place: HerePlace) -> Response:
+    """The four HTTP transports side by side in one page."""
+    return _page(place, "race.html")
+
+
+@router.get("/web/lanes.json", include_in_schema=False)
+async def lanes(place: HerePlace) -> Response:
+    """Where the four HTTP servers of this machine listen, for the race."""
+    settings = place.settings
+    ports = {
+        "rest": settings.rest_port,
+        "ndjson": settings.ndjson_port,
+        "sse": settings.sse_port,
+        "websocket": settings.websocket_port,
+    }
+    ports[place.transport] = place.port
+    return answer({"transport": place.transport, "ports": ports}, headers={"Cache-Control": "no-store"})
+
+
+def _page(place: Place, name: str) -> Response:
+    """A page of ours: scripts and styles from here only, connections to the five servers only (CSP Level 3)."""
+    origins = sorted(place.door.origins or {"*"})
+    sockets = [origin.replace("http", "ws", 1) for origin in origins]
+    policy = {
+        "default-src": "'none'",
+        "script-src": "'self'",
+        "style-src": "'self'",
+        "img-src": "'self' blob: data:",
+        "connect-src": " ".join(["'self'", *origins, *sockets]),
+        "base-uri": "'none'",
+        "form-action": "'none'",
+        "frame-ancestors": "'none'",
+        "require-trusted-types-for": "'script'",
+    }
+    headers = {
+        "Content-Security-Policy": "; ".join(f"{name} {value}" for name, value in policy.items()),
+        "X-Content-Type-Options": "nosniff",
+        "Referrer-Policy": "no-referrer",
+        "Cache-Control": "no-cache",
+    }
+    return FileResponse(_PAGES / name, headers=headers, media_type="text/html")
+
+
 # -- the app ---------------------------------------------------------------------------------------------------------------
 
 
@@ -385,6 +445,7 @@ def create_app(place: Place, routes: APIRouter, title: str) -> FastAPI:
         allow_headers=_REQUEST_HEADERS,
         expose_headers=_EXPOSED_HEADERS,
     )
+    app.mount("/web", StaticFiles(directory=_PAGES), name="web")
     make_schema = app.openapi
     app.openapi = lambda: _with_events(make_schema())  # type: ignore[method-assign]
     return app

@@ -381,6 +381,13 @@ class ChatService:
                 await reader.wait(self.settings.heartbeat_s)
         return await self.get_turn(turn_id)
 
+    def cut_turn(self, turn_id: str) -> None:
+        """End this process's streams of a turn without a terminal event, to show what a client does then."""
+        turn_log = self._logs.get(_known(turn_id, "turn_not_found"))
+        if turn_log is None:
+            raise ChatError("turn_not_found", "Nobody reads this turn here.")
+        turn_log.cut()
+
     async def open(self, turn_id: str, after: int) -> Reader:
         """A reader of the turn's events after seq ``after``.
 

@@ -190,6 +190,7 @@ class TurnLog:
         self.records: list[Record] = []
         self.ended = False
         self.closing = False
+        self.cuts = 0
         self.readers = 0
         self.last_read = time.monotonic()
         self._waiters: dict[asyncio.Future[bool], float] = {}
@@ -203,6 +204,11 @@ class TurnLog:
     def close(self) -> None:
         """Send the readers away without a terminal event: they resume elsewhere."""
         self.closing = True
+        self._wake()
+
+    def cut(self) -> None:
+        """End every stream that is open now as a broken line would: a demonstration, the readers come back at once."""
+        self.cuts += 1
         self._wake()
 
     def _wake(self) -> None:
@@ -244,6 +250,7 @@ class Reader:
         self.after = after
         self.last_seq = len(log.records)
         self._log = log
+        self._cuts = log.cuts
         self._heartbeat_s = heartbeat_s
         self._counters = counters
         self._terminal = terminal
@@ -287,7 +294,7 @@ class Reader:
     async def __anext__(self) -> list[Record]:
         log = self._log
         while len(log.records) <= self.after:
-            if self.over:
+            if self.over or self._cuts != log.cuts:
                 raise StopAsyncIteration
             if not await log.wait(time.monotonic() + self._heartbeat_s):
                 return []
