@@ -1,0 +1,25 @@
+"""``python -m compare COMMAND``: relay, and what else stands in the table."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+
+COMMANDS = {
+    "relay": ("compare.relay", "break the line between a client and a server"),
+}
+
+
+def main() -> int:
+    """Hand the arguments to the command's own ``main``; its exit status."""
+    name, *rest = sys.argv[1:] or [""]
+    if name in COMMANDS:
+        return int(importlib.import_module(COMMANDS[name][0]).main(rest))
+    print("usage: python -m compare COMMAND ...\n")
+    for command, (_, what) in COMMANDS.items():
+        print(f"  {command:<8} {what}")
+    return 0 if name in ("-h", "--help") else 2
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
