@@ -1,7 +1,7 @@
 """A held connection in both directions: the WebSocket and gRPC's ``Chat`` are this, in two framings.
 
-A client's messages come in one after the other; answers, events of any number of turns, and hints about the joined session go out.
-The WebSocket's names stand here; gRPC has the same ones in its ``oneof``.
+A client's messages come in one after the other; answers, events of any number of turns, and hints about the joined session go out
+(see ``messages.py``).
 """
 
 from __future__ import annotations
@@ -12,145 +12,43 @@ import uuid
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Self
 
-import msgspec
-
 from shared.errors import ChatError
-from shared.events import Status
 from shared.logger import short
+from shared.messages import (
+    Auth,
+    Cancel,
+    Chat,
+    ClientMessage,
+    Connected,
+    CreateSession,
+    Error,
+    Image,
+    JoinSession,
+    Ping,
+    Pong,
+    Resume,
+    Resumed,
+    ServerInfo,
+    ServerMessage,
+    SessionCreated,
+    SessionJoined,
+    TypingStart,
+    TypingStop,
+)
 from shared.service import ChatService, Membership
 from shared.session import SessionUpdate
-from shared.turn import Reader, Record
+from shared.turn import Reader, Record, Snapshot
 
-
-class _Message(msgspec.Struct, frozen=True, kw_only=True, tag_field="type"):
-    pass
-
-
-class Chat(_Message, frozen=True, kw_only=True, tag="chat"):
-    """Ask; without ``session_id`` in the joined session, or in a new one that is joined then."""
-
-    message: str
-    session_id: str | None = None
-    model_id: str | None = None
-    request_id: str | None = None
-
-
-class Image(_Message, frozen=True, kw_only=True, tag="image"):
-    """Ask for a picture; outside any session when ``session_id`` is absent."""
-
-    prompt: str
-    size: str | None = None
-    session_id: str | None = None
-    request_id: str | None = None
-
-
-class CreateSession(_Message, frozen=True, kw_only=True, tag="create_session"):
-    """Make a session and join it."""
-
-    model_id: str | None = None
-
-
-class JoinSession(_Message, frozen=True, kw_only=True, tag="join_session"):
-    """Get the events of every turn that starts in the session from now on."""
-
-    session_id: str
-
-
-class Resume(_Message, frozen=True, kw_only=True, tag="resume"):
-    """Read a turn from a cursor; replaces its live subscription on this connection."""
-
-    turn_id: str
-    after: int
-
-
-class Cancel(_Message, frozen=True, kw_only=True, tag="cancel"):
-    """Stop a turn; answered with ``resumed``, which tells its state, when it has stopped."""
-
-    turn_id: str
-
-
-class TypingStart(_Message, frozen=True, kw_only=True, tag="typing_start"):
-    """Someone types."""
-
-
-class TypingStop(_Message, frozen=True, kw_only=True, tag="typing_stop"):
-    """Someone stopped typing."""
-
-
-class Ping(_Message, frozen=True, kw_only=True, tag="ping"):
-    """Asks for a ``pong``."""
-
-
-class Auth(_Message, frozen=True, kw_only=True, tag="auth"):
-    """A browser's first message where a key is wanted: a ticket."""
-
-    ticket: str
-
-
-ClientMessage = Chat | Image | CreateSession | JoinSession | Resume | Cancel | TypingStart | TypingStop | Ping | Auth
-
-
-class ServerInfo(msgspec.Struct, frozen=True):
-    """Which server this is."""
-
-    provider: str
-    model: str
-    framework: str
-
-
-class Connected(_Message, frozen=True, kw_only=True, tag="connected"):
-    """The first message of every connection."""
-
-    connection_id: str
-    server_info: ServerInfo
-
-
-class SessionCreated(_Message, frozen=True, kw_only=True, tag="session_created"):
-    """The session was made and joined."""
-
-    session_id: str
-    model: str | None
-
-
-class SessionJoined(_Message, frozen=True, kw_only=True, tag="session_joined"):
-    """The session was joined; ``running_turn_id`` can be resumed."""
-
-    session_id: str
-    model: str | None
-    message_count: int
-    running_turn_id: str | None
-
-
-class Resumed(_Message, frozen=True, kw_only=True, tag="resumed"):
-    """Before the events of every resume: what there is. Also the answer to ``cancel``, with ``after`` = ``last_seq``."""
-
-    turn_id: str
-    after: int
-    last_seq: int
-    status: Status
-
-
-class Pong(_Message, frozen=True, kw_only=True, tag="pong"):
-    """The answer to ``ping``."""
-
-
-class Error(_Message, frozen=True, kw_only=True, tag="error", omit_defaults=True):
-    """A refusal; the connection stays open. ``request_id`` names the refused request where it had one."""
-
-    code: str
-    message: str
-    retryable: bool
-    request_id: str | None = None
-
-
-ServerMessage = Connected | SessionCreated | SessionJoined | Resumed | Pong | Error | SessionUpdate
 Outgoing = list[Record] | ServerMessage
+# A turn's start is told within moments of its events, so it is enough to remember the newest that were read.
+_REMEMBERED = 1024
 
 
 class Duplex:
     """One connection; use it as ``async with`` and give it the client's messages with ``take``.
 
-    ``send`` writes one message, or committed events of one turn in order; it is never called twice at the same time.
+    ``send`` writes one message, or committed events of one turn in order; it is never called twice at the same time. A block left
+    with ``shutting_down`` first delivers the turns that it is reading to their ends.
     """
 
     def __init__(self, service: ChatService, send: Callable[[Outgoing], Awaitable[None]]) -> None:
@@ -162,60 +60,56 @@ class Duplex:
         self._member: Membership | None = None
         self._listening: asyncio.Task[None] | None = None
         self._pumps: dict[str, asyncio.Task[None]] = {}
+        self._read_here: dict[str, None] = {}
         self._tasks: set[asyncio.Task[None]] = set()
+        self._cancels: set[asyncio.Task[None]] = set()
 
     async def __aenter__(self) -> Self:
-        self._service.counters.connections_active += 1
-        self._service.log.info("connected", connection=short(self.connection_id))
         about = self._service.about()
         info = ServerInfo(about["provider"], about["model"], about["framework"])
         await self._send(Connected(connection_id=self.connection_id, server_info=info))
+        self._service.counters.connections_active += 1
+        self._service.log.info("connected", connection=short(self.connection_id))
         return self
 
-    async def __aexit__(self, *exc: object) -> None:
-        self._service.counters.connections_active -= 1
-        self._service.log.info("disconnected", connection=short(self.connection_id))
-        tasks = list(self._tasks)
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        self._joined.close()
+    async def __aexit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        try:
+            pumps = list(self._pumps.values())
+            if pumps and isinstance(error, ChatError) and error.code == "shutting_down":
+                await asyncio.wait(pumps)
+        finally:
+            self._service.counters.connections_active -= 1
+            self._service.log.info("disconnected", connection=short(self.connection_id))
+            self._joined.close()
+            for task in self._tasks - self._cancels:
+                task.cancel()
+            await asyncio.gather(*self._tasks, return_exceptions=True)
 
     async def take(self, message: ClientMessage) -> None:
         """Do what one message asks. A refusal is sent as ``error``; one that closes connections is raised."""
+        await self._guarded(self._take(message), message.request_id)
+
+    async def refuse(self, error: ChatError, request_id: str | None = None) -> None:
+        """Answer what was no message at all."""
+        refusal = Error(code=error.code, message=error.message, retryable=error.retryable, request_id=request_id)
+        await self._send(refusal)
+
+    async def _guarded(self, work: Coroutine[None, None, None], request_id: str | None = None) -> None:
         try:
-            await self._take(message)
+            await work
         except ChatError as error:
             if error.kind.ws_close is not None:
                 raise
-            await self._refuse(error, getattr(message, "request_id", None))
-
-    async def refuse(self, error: ChatError) -> None:
-        """Answer what was no message at all."""
-        await self._refuse(error, None)
-
-    async def _refuse(self, error: ChatError, request_id: str | None) -> None:
-        await self._send(
-            Error(code=error.code, message=error.message, retryable=error.retryable, request_id=request_id)
-        )
+            await self.refuse(error, request_id)
+        except Exception as error:  # noqa: BLE001 - the connection must live on, and the text of a fault must not travel
+            self._service.log.error("internal error", why=type(error).__name__)
+            await self.refuse(ChatError("internal"), request_id)
 
     async def _take(self, message: ClientMessage) -> None:
         service = self._service
         match message:
             case Chat():
-                session_id = message.session_id
-                if session_id is None and self._member is not None:
-                    session_id = self._member.session_id
-                turn = await service.start_chat(
-                    message.message,
-                    session_id=session_id,
-                    model_id=message.model_id,
-                    request_id=message.request_id,
-                    origin=self._member,
-                )
-                if session_id is None and turn.session_id is not None:
-                    self._join(turn.session_id)
-                self._pump(await service.open(turn.turn_id, 0))
+                await self._chat(message)
             case Image():
                 turn = await service.start_image(
                     message.prompt,
@@ -224,14 +118,17 @@ class Duplex:
                     request_id=message.request_id,
                     origin=self._member,
                 )
-                self._pump(await service.open(turn.turn_id, 0))
+                await self._pump(await service.open(turn.turn_id, 0))
             case CreateSession():
                 session = await service.create_session(message.model_id)
                 self._join(session.session_id)
                 await self._send(SessionCreated(session_id=session.session_id, model=session.model))
+                self._listen()
             case JoinSession():
+                await service.get_session(message.session_id)
+                self._join(message.session_id)
+                # Asked again: a turn that began meanwhile is running_turn_id, or it will be heard of, and never neither.
                 session = await service.get_session(message.session_id)
-                self._join(session.session_id)
                 await self._send(
                     SessionJoined(
                         session_id=session.session_id,
@@ -240,6 +137,7 @@ class Duplex:
                         running_turn_id=session.running_turn_id,
                     )
                 )
+                self._listen()
             case Resume():
                 reader = await service.open(message.turn_id, message.after)
                 await self._stop_pump(message.turn_id)
@@ -248,10 +146,11 @@ class Duplex:
                         turn_id=message.turn_id, after=message.after, last_seq=reader.last_seq, status=reader.status
                     )
                 )
-                self._pump(reader)
+                await self._pump(reader)
             case Cancel():
                 await service.get_turn(message.turn_id)
-                self._spawn(self._cancel(message.turn_id))
+                # Not given up when the client leaves: a cancel that was sent counts.
+                self._spawn(self._cancel(message.turn_id), message.request_id, self._cancels)
             case TypingStart() | TypingStop():
                 if self._member is None:
                     raise ChatError("invalid_request", "Join a session first.")
@@ -262,36 +161,68 @@ class Duplex:
                 # Already in: a ticket more changes nothing.
                 pass
 
-    async def _cancel(self, turn_id: str) -> None:
+    async def _chat(self, message: Chat) -> None:
+        joined = None if self._member is None or message.new_session else self._member.session_id
+
+        async def start(session_id: str | None) -> Snapshot:
+            return await self._service.start_chat(
+                message.message,
+                session_id=session_id,
+                model_id=message.model_id,
+                request_id=message.request_id,
+                origin=self._member,
+            )
+
         try:
-            turn = await self._service.cancel_turn(turn_id)
-            pump = self._pumps.get(turn_id)
-            if pump is not None:
-                # The terminal event comes first, then the answer that the turn has stopped.
-                await asyncio.wait((pump,))
-            state = Resumed(turn_id=turn_id, after=turn.last_seq, last_seq=turn.last_seq, status=turn.status)
-            await self._send(state)
+            turn = await start(joined if message.session_id is None else message.session_id)
         except ChatError as error:
-            await self._refuse(error, None)
+            if error.code != "idempotency_key_reused" or joined is None or message.session_id is not None:
+                raise
+            # The first time, this very request may have made the session that is joined now.
+            turn = await start(None)
+        if message.session_id is None and self._member is None and turn.session_id and not message.new_session:
+            self._join(turn.session_id)
+            self._listen()
+        await self._pump(await self._service.open(turn.turn_id, 0))
+
+    async def _cancel(self, turn_id: str) -> None:
+        turn = await self._service.cancel_turn(turn_id)
+        pump = self._pumps.get(turn_id)
+        if pump is not None:
+            # The terminal event comes first, then the answer that the turn has stopped.
+            await asyncio.wait((pump,))
+        await self._send(Resumed(turn_id=turn_id, after=turn.last_seq, last_seq=turn.last_seq, status=turn.status))
 
     def _join(self, session_id: str) -> None:
+        if self._member is not None and self._member.session_id == session_id:
+            return
         if self._listening is not None:
             self._listening.cancel()
+            self._listening = None
         self._joined.close()
         self._member = self._joined.enter_context(self._service.join(session_id))
-        self._listening = self._spawn(self._listen(self._member))
 
-    async def _listen(self, member: Membership) -> None:
+    def _listen(self) -> None:
+        if self._listening is None and self._member is not None:
+            self._listening = self._spawn(self._hear(self._member))
+
+    async def _hear(self, member: Membership) -> None:
         async for item in member:
             if isinstance(item, SessionUpdate):
                 await self._send(item)
-            elif item.turn_id not in self._pumps:
+            elif item.turn_id not in self._read_here:
                 with contextlib.suppress(ChatError):
-                    self._pump(await self._service.open(item.turn_id, 0))
+                    reader = await self._service.open(item.turn_id, 0)
+                    if item.turn_id not in self._read_here:
+                        await self._pump(reader)
 
-    def _pump(self, reader: Reader) -> None:
-        if reader.turn_id not in self._pumps:
-            self._pumps[reader.turn_id] = self._spawn(self._read(reader))
+    async def _pump(self, reader: Reader) -> None:
+        """Send a turn from the reader's cursor on; what is being sent of it so far ends."""
+        await self._stop_pump(reader.turn_id)
+        self._read_here[reader.turn_id] = None
+        if len(self._read_here) > _REMEMBERED:
+            del self._read_here[next(iter(self._read_here))]
+        self._pumps[reader.turn_id] = self._spawn(self._read(reader))
 
     async def _stop_pump(self, turn_id: str) -> None:
         pump = self._pumps.pop(turn_id, None)
@@ -313,8 +244,15 @@ class Duplex:
         async with self._lock:
             await self._write(item)
 
-    def _spawn(self, work: Coroutine[None, None, None]) -> asyncio.Task[None]:
-        task = asyncio.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+    def _spawn(
+        self,
+        work: Coroutine[None, None, None],
+        request_id: str | None = None,
+        group: set[asyncio.Task[None]] | None = None,
+    ) -> asyncio.Task[None]:
+        task = asyncio.create_task(self._guarded(work, request_id))
+        for tasks in (self._tasks, group):
+            if tasks is not None:
+                tasks.add(task)
+                task.add_done_callback(tasks.discard)
         return task

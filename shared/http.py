@@ -26,6 +26,9 @@ from starlette.responses import FileResponse, Response
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.utils import ClientDisconnected
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+from websockets.protocol import State
 
 from shared import launch
 from shared.auth import Door
@@ -614,13 +617,42 @@ class _Protocol(HttpToolsProtocol):
             self.transport.close()
 
 
+class _WebSocketProtocol(WebSocketsSansIOProtocol):
+    """uvicorn's WebSocket (RFC 6455) with three differences.
+
+    The app may send ready frames, ``{"type": "websocket.send", "frames": bytes}``, any number in one write. A stopping server
+    leaves the close to the app, which is told by ``websocket.disconnect`` with 1012. A peer that does not answer pings is dropped
+    even when it does not read either.
+    """
+
+    async def send(self, message: Any) -> None:
+        frames = message.get("frames")
+        if frames is None:
+            await super().send(message)
+            return
+        await self.writable.wait()
+        if self.disconnected or self.conn.state is not State.OPEN:
+            raise ClientDisconnected
+        self.transport.write(frames)
+
+    def shutdown(self) -> None:
+        if self.close_sent or not self.handshake_complete:
+            super().shutdown()
+        else:
+            self.queue.put_nowait({"type": "websocket.disconnect", "code": 1012, "reason": None})
+
+    def keepalive_timeout(self) -> None:
+        super().keepalive_timeout()
+        self.transport.abort()
+
+
 async def serve(app: FastAPI, place: Place, listener: socket.socket, stopping: Stopping) -> None:
     """Run an app under uvicorn until a signal, then drain it."""
     settings = place.settings
     config = uvicorn.Config(
         app,
         http=_Protocol,
-        ws="websockets-sansio",
+        ws=_WebSocketProtocol,
         ws_max_size=settings.max_body_bytes * 2,
         ws_per_message_deflate=False,
         ws_ping_interval=settings.heartbeat_s,
