@@ -42,7 +42,7 @@ class Server:
         with contextlib.suppress(ProcessLookupError):
             self.process.kill()
 
-    def signal(self, number: int) -> None:
+    def send(self, number: int) -> None:
         """Send a signal. Windows has none to send: the process is ended at once."""
         if self.process.returncode is None:
             with contextlib.suppress(ProcessLookupError):
@@ -53,7 +53,7 @@ class Server:
 
     async def stop(self, number: int = signal.SIGINT, timeout_s: float = 20.0) -> int:
         """Send a signal and wait; the exit status. A server that does not end in time is killed."""
-        self.signal(number)
+        self.send(number)
         try:
             return await asyncio.wait_for(self.process.wait(), timeout_s)
         except TimeoutError:
@@ -124,7 +124,7 @@ async def serving_all(
             yield dict(zip(words, servers, strict=True))
         finally:
             for server in servers:
-                server.signal(signal.SIGINT)
+                server.send(signal.SIGINT)
 
 
 async def start(
@@ -207,14 +207,14 @@ async def run_together(servers: Mapping[str, Server], signals: asyncio.Queue[int
                 asking = asyncio.create_task(signals.get())
                 stopping_s = drain_s + 10
                 for server in deaths.values():
-                    server.signal(number)
+                    server.send(number)
             for task in done & deaths.keys():
                 server = deaths.pop(task)
                 if stopping_s is None:
                     stopping_s = drain_s + 10
                     ended.status, ended.why = 1, f"the {server.word} server ended by itself: {_last_words(server)}"
                     for other in deaths.values():
-                        other.signal(signal.SIGTERM)
+                        other.send(signal.SIGTERM)
     finally:
         asking.cancel()
     return ended

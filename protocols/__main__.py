@@ -1,0 +1,78 @@
+"""``python -m protocols``: the same entry for every transport; the work is done in the leaves and in ``shared``."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from protocols import TRANSPORTS
+
+# The commands that take a transport's word. What follows the word is the command's own business.
+_OF_ONE = {
+    "serve": "start a server, or all five side by side",
+    "chat": "talk to one: interactively, or one MESSAGE",
+    "image": "have a picture of PROMPT drawn into a file",
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; its exit status."""
+    given = list(sys.argv[1:] if argv is None else argv)
+    parser = argparse.ArgumentParser(
+        prog="python -m protocols",
+        description="One GenAI chat and one image endpoint over five transports, side by side.",
+        epilog="Each has options of its own: python -m protocols serve sse --help",
+    )
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    for name, text in _OF_ONE.items():
+        words = (*TRANSPORTS, "all") if name == "serve" else tuple(TRANSPORTS)
+        command = commands.add_parser(name, help=text, description=text)
+        command.add_argument("word", metavar="WORD", choices=words, help=", ".join(words))
+    commands.add_parser("demo", help="the five at work, live, and compared")
+    commands.add_parser("list", help="the five transports")
+    args = parser.parse_args(given[: 2 if given[0:1] and given[0] in _OF_ONE else 1])
+    if args.command == "list":
+        return _list()
+    if args.command == "demo":
+        from protocols import demo
+
+        return demo.main(given[1:])
+    rest = given[2:]
+    if args.word == "all":
+        return _serve_all(rest)
+    transport = TRANSPORTS[args.word]
+    if args.command == "serve":
+        return transport.server_main()(rest)
+    if args.command == "chat":
+        return transport.client_main()(rest)
+    from shared import cli
+
+    return cli.image_main(transport.client_class(), rest)
+
+
+def _serve_all(argv: Sequence[str]) -> int:
+    from protocols.together import serve_all
+
+    parser = argparse.ArgumentParser(
+        prog="python -m protocols serve all", description="The five servers side by side on one store."
+    )
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1)")
+    parser.add_argument("--port-base", type=int, help="five ports from this one on (default: the settings' ports)")
+    parser.add_argument("--trace", action="store_true", help="log every event")
+    parser.add_argument("--trace-text", action="store_true", help="log prompts and answers too")
+    args = parser.parse_args(argv)
+    traces = [option for option, on in (("--trace", args.trace), ("--trace-text", args.trace_text)) if on]
+    return serve_all(args.host, args.port_base, traces)
+
+
+def _list() -> int:
+    print(f"{'word':<11}{'folder':<28}{'address':<18}{'token by token':<16}one connection for all")
+    for transport in TRANSPORTS.values():
+        tokens, holds = ("yes" if can else "no" for can in (transport.tokens, transport.holds))
+        print(f"{transport.word:<11}protocols/{transport.folder:<18}{transport.address:<18}{tokens:<16}{holds}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
