@@ -1,0 +1,57 @@
+# make help shows what there is. The environment (.venv) is made once, and again when a requirements file or pyproject.toml changes.
+# Another interpreter: make PYTHON=python3.13. Without make: see README.md.
+
+PYTHON ?= python3
+VENV ?= .venv
+TESTS ?= tests
+# Two workers: each starts servers of its own, and a file's tests share them.
+PYTEST ?= $(VENV)/bin/python -m pytest -n 2 --dist loadfile
+
+RUN := $(VENV)/bin/python
+STAMP := $(VENV)/.complete
+
+.DEFAULT_GOAL := help
+.PHONY: help demo serve test check format proto clean
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: $(STAMP) ## the five servers, a conversation and a picture over each, live, then compared
+	$(RUN) -m protocols demo
+
+serve: $(STAMP) ## the five servers side by side until Ctrl-C
+	$(RUN) -m protocols serve all
+
+test: $(STAMP) ## all tests (TESTS="tests/test_cli.py -x" for some)
+	$(PYTEST) $(TESTS)
+
+check: $(STAMP) ## ruff, mypy --strict, generated code up to date
+	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check .
+	$(RUN) -m mypy
+	$(RUN) protocols/grpc/setup.py --check
+
+format: $(STAMP) ## put the code into its format
+	$(RUN) -m ruff check --fix .
+	$(RUN) -m ruff format .
+
+proto: $(STAMP) ## regenerate the code of the .proto files
+	$(RUN) protocols/grpc/setup.py
+
+clean: ## remove the environment, caches and what the demo drew
+	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis demo-out
+	find protocols shared compare sequence_diagrams tests -name __pycache__ -prune -exec rm -rf {} +
+
+# -- the tools on top: their targets go here, each with its "## line" for the help -----------------------------------------
+
+
+# -- the environment --------------------------------------------------------------------------------------------------------
+
+$(STAMP): requirements.txt requirements-dev.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+		|| { echo "Python 3.11 or newer is needed; say which: make PYTHON=python3.12 ..."; exit 1; }
+	@test -x $(RUN) || $(PYTHON) -m venv $(VENV) \
+		|| { echo "No environment could be made; on Debian and Ubuntu: apt install python3-venv"; rm -rf $(VENV); exit 1; }
+	@echo "Installing into $(VENV) (once; about a minute) ..."
+	$(RUN) -m pip install --disable-pip-version-check -r requirements-dev.txt
+	@touch $@
