@@ -9,9 +9,10 @@ import signal
 import socket
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from types import FrameType
+from typing import Any
 
 from pydantic import ValidationError
 
@@ -40,7 +41,16 @@ class Place:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
-Serve = Callable[[Place, "socket.socket", "Stopping"], Coroutine[None, None, None]]
+# Takes the port: gives what will accept connections on it (a socket, or a library's own server) and the port's number.
+Listening = Callable[[str, int, Settings], AbstractAsyncContextManager[tuple[Any, int]]]
+Serve = Callable[[Place, Any, "Stopping"], Coroutine[None, None, None]]
+
+
+@asynccontextmanager
+async def socket_listening(host: str, port: int, settings: Settings) -> AsyncIterator[tuple[socket.socket, int]]:
+    """A plain listening socket, for every server that takes one."""
+    with contextlib.closing(listen(host, port, settings.stall_timeout_s)) as listener:
+        yield listener, listener.getsockname()[1]
 
 
 class Stopping:
@@ -102,15 +112,25 @@ def parse(transport: str, argv: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def main(transport: str, framework: str, serve: Serve, argv: Sequence[str] | None = None) -> int:
-    """Run a leaf's server until a signal; the exit status, 2 when it could not start."""
+def main(
+    transport: str,
+    framework: str,
+    serve: Serve,
+    argv: Sequence[str] | None = None,
+    *,
+    listening: Listening = socket_listening,
+) -> int:
+    """Run a leaf's server until a signal; the exit status, 2 when it could not start.
+
+    The port is taken before the banner says so, so that whoever reads it can connect.
+    """
     args = parse(transport, argv)
     try:
         settings = Settings()
         port = args.port if args.port is not None else getattr(settings, f"{transport}_port")
         trace = Trace(events=args.trace or args.trace_text, text=args.trace_text)
         with _event_loop() as runner:
-            runner.run(_run(transport, framework, serve, settings, args.host, port, trace))
+            runner.run(_run(transport, framework, serve, listening, settings, args.host, port, trace))
     except ValidationError as error:
         problems = "; ".join(f"{'.'.join(map(str, e['loc'])).upper()}: {e['msg']}" for e in error.errors())
         return _refuse(transport, problems)
@@ -134,9 +154,17 @@ def _refuse(transport: str, why: str) -> int:
 
 
 async def _run(
-    transport: str, framework: str, serve: Serve, settings: Settings, host: str, port: int, trace: Trace
+    transport: str,
+    framework: str,
+    serve: Serve,
+    listening: Listening,
+    settings: Settings,
+    host: str,
+    port: int,
+    trace: Trace,
 ) -> None:
-    async with open_place(transport, framework, settings, host=host, port=port, trace=trace) as (place, listener):
+    opening = open_place(transport, framework, settings, host=host, port=port, trace=trace, listening=listening)
+    async with opening as (place, listener):
         with Stopping(settings.drain_s) as stopping:
             _banner(place)
             await serve(place, listener, stopping)
@@ -145,12 +173,18 @@ async def _run(
 
 @asynccontextmanager
 async def open_place(
-    transport: str, framework: str, settings: Settings, *, host: str, port: int, trace: Trace | None = None
-) -> AsyncIterator[tuple[Place, socket.socket]]:
-    """A service, its door and a listening socket. Raises ValueError or OSError with what to do instead."""
+    transport: str,
+    framework: str,
+    settings: Settings,
+    *,
+    host: str,
+    port: int,
+    trace: Trace | None = None,
+    listening: Listening = socket_listening,
+) -> AsyncIterator[tuple[Place, Any]]:
+    """A service, its door and what listens. Raises ValueError or OSError with what to do instead."""
     open_door(settings, host, port)
-    with contextlib.closing(listen(host, port, settings.stall_timeout_s)) as listener:
-        port = listener.getsockname()[1]
+    async with listening(host, port, settings) as (listener, port):
         door = open_door(settings, host, port)
         log = open_log(transport)
         async with open_service(settings, log=log, trace=trace, framework=framework) as service:
