@@ -404,19 +404,19 @@ class SqliteStore:
             ]
             for turn_id in old:
                 c.execute("DELETE FROM segments WHERE turn_id = ?", (turn_id,))
-                c.execute(
-                    "DELETE FROM images WHERE turn_id = ? AND (preview = 1 OR"
-                    " (SELECT session_id FROM turns WHERE turn_id = images.turn_id) IS NULL)",
-                    (turn_id,),
-                )
+                c.execute("DELETE FROM images WHERE turn_id = ? AND preview = 1", (turn_id,))
                 c.execute(
                     "UPDATE turns SET expired = 1, request_id = NULL, request_hash = NULL WHERE turn_id = ?", (turn_id,)
                 )
-            c.execute("UPDATE turns SET expired = 2 WHERE ended_at < ? AND expired = 1", (turns_before,))
+            # What no session shows takes its picture with it, also when it was cleared after its log had expired.
+            unseen = "ended_at < ? AND expired >= ? AND (session_id IS NULL OR cleared = 1)"
             c.execute(
-                "DELETE FROM turns WHERE ended_at < ? AND expired = 2 AND (session_id IS NULL OR cleared = 1)",
-                (turns_before,),
+                "DELETE FROM images WHERE turn_id IN"
+                f" (SELECT turn_id FROM images JOIN turns USING (turn_id) WHERE {unseen})",
+                (logs_before, 1),
             )
+            c.execute("UPDATE turns SET expired = 2 WHERE ended_at < ? AND expired = 1", (turns_before,))
+            c.execute(f"DELETE FROM turns WHERE {unseen}", (turns_before, 2))
 
         await self._writer.run(op, write=True)
 
