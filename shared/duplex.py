@@ -89,6 +89,11 @@ class Duplex:
         """Do what one message asks. A refusal is sent as ``error``; one that closes connections is raised."""
         await self._guarded(self._take(message), message.request_id)
 
+    async def finish(self) -> None:
+        """The client will say no more: send the turns that are being read to their ends, and do what it cancelled."""
+        while unfinished := {*self._pumps.values(), *self._cancels}:
+            await asyncio.wait(unfinished)
+
     async def refuse(self, error: ChatError, request_id: str | None = None) -> None:
         """Answer what was no message at all."""
         refusal = Error(code=error.code, message=error.message, retryable=error.retryable, request_id=request_id)

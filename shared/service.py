@@ -261,7 +261,10 @@ class ChatService:
         """
         self._check_input(message, "message")
         _check_text(model_id, "model_id")
-        return await self._start("chat", message, None, session_id, model_id, request_id, attended, origin)
+        # Not given up when the caller is: a turn that was recorded must be generated. (gRPC cancels a handler whose client leaves.)
+        return await asyncio.shield(
+            self._start("chat", message, None, session_id, model_id, request_id, attended, origin)
+        )
 
     async def start_image(
         self,
@@ -277,7 +280,7 @@ class ChatService:
         self._check_input(prompt, "prompt")
         size = DEFAULT_SIZE if size is None else size
         self._check_size(size)
-        return await self._start("image", prompt, size, session_id, None, request_id, attended, origin)
+        return await asyncio.shield(self._start("image", prompt, size, session_id, None, request_id, attended, origin))
 
     async def _start(
         self,
