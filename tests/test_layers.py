@@ -1,0 +1,194 @@
+"""Who may import whom, read from the source with ``ast``, and the one shape of the five leaves."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from protocols import TRANSPORTS
+
+ROOT = Path(__file__).parent.parent
+LEAVES = {transport.folder for transport in TRANSPORTS.values()}
+# Each may import itself and those to its right.
+ORDER = ("tests", "sequence_diagrams", "compare", "protocols", "shared")
+WIRES = {
+    "aiohttp",
+    "fastapi",
+    "fastapi_offline",
+    "grpc",
+    "grpc_health",
+    "grpc_reflection",
+    "grpc_status",
+    "google.protobuf",
+    "google.rpc",
+    "h11",
+    "h2",
+    "http",
+    "httptools",
+    "httpx",
+    "httpx2",
+    "requests",
+    "sse_starlette",
+    "starlette",
+    "urllib.request",
+    "uvicorn",
+    "websockets",
+    "wsproto",
+}
+# httpx2 is what both SDKs are made of, so their modules name its exceptions.
+SDKS = {
+    "google.genai": {"shared/llm/gemini.py"},
+    "openai": {"shared/llm/openai_chat.py", "shared/images/openai_images.py", "shared/openai_sdk.py"},
+}
+SDK_MODULES = set().union(*SDKS.values())
+HEADINGS = ["Run it", "On the wire", "Order of events", "When it breaks", "Limits", "Choose it when", "Read more"]
+
+
+def sources(package: str) -> list[Path]:
+    return [path for path in sorted((ROOT / package).rglob("*.py")) if "_pb2" not in path.name]
+
+
+def imports(path: Path) -> Iterator[str]:
+    """Every module that a file imports, wherever in it, also by ``import_module`` with a name that stands there."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        match node:
+            case ast.Import():
+                yield from (alias.name for alias in node.names)
+            case ast.ImportFrom():
+                assert node.level == 0, f"{path}: relative import"
+                yield from (f"{node.module}.{alias.name}" for alias in node.names)
+            case ast.Call(func=ast.Attribute(attr="import_module") | ast.Name(id="import_module" | "__import__")):
+                match node.args[0]:
+                    case ast.Constant(value=str(name)):
+                        yield name
+                    case ast.JoinedStr(values=[ast.Constant(value=str(name)), *_]):
+                        yield name
+
+
+def within(name: str, module: str) -> bool:
+    return name == module or name.startswith(module + ".")
+
+
+@pytest.mark.parametrize("package", ORDER)
+def test_nobody_imports_backwards(package: str) -> None:
+    forbidden = ORDER[: ORDER.index(package)]
+    wrong = [
+        f"{path.relative_to(ROOT)}: {name}"
+        for path in sources(package)
+        for name in imports(path)
+        if any(within(name, before) for before in forbidden)
+    ]
+    assert not wrong
+
+
+def test_nobody_outside_names_a_leaf_by_itself() -> None:
+    """The table of the five is the way to a leaf, and a leaf holds only what is its own."""
+    wrong = [
+        f"{path.relative_to(ROOT)}: {name}"
+        for path in [*sources("protocols"), *sources("shared")]
+        for name in imports(path)
+        for leaf in LEAVES
+        if within(name, f"protocols.{leaf}") and path.parent.name != leaf
+    ]
+    assert not wrong
+
+
+@pytest.mark.parametrize("folder", sorted(LEAVES))
+def test_server_and_client_are_strangers(folder: str) -> None:
+    """Neither imports the other, nor anything in the folder that imports it."""
+    leaf = ROOT / "protocols" / folder
+
+    def reached(module: str, seen: set[str]) -> set[str]:
+        if module not in seen:
+            seen.add(module)
+            for name in imports(leaf / f"{module}.py"):
+                inner = name.removeprefix(f"protocols.{folder}.").partition(".")[0]
+                if within(name, f"protocols.{folder}") and (leaf / f"{inner}.py").exists() and "_pb2" not in inner:
+                    reached(inner, seen)
+        return seen
+
+    assert "client" not in reached("server", set())
+    assert "server" not in reached("client", set())
+
+
+def test_the_chat_knows_no_wire() -> None:
+    allowed = {"shared/http.py": WIRES - {"grpc", "google.protobuf", "httpx"}, "shared/http_client.py": {"httpx"}}
+    allowed |= {module: {"httpx2"} for module in SDK_MODULES}
+    wrong = []
+    for path in sources("shared"):
+        here = path.relative_to(ROOT).as_posix()
+        for name in imports(path):
+            known = [wire for wire in WIRES if within(name, wire)]
+            wrong += [f"{here}: {name}" for wire in known if wire not in allowed.get(here, set())]
+    assert not wrong
+
+
+@pytest.mark.parametrize("sdk", SDKS)
+def test_a_providers_sdk_stays_in_its_module(sdk: str) -> None:
+    wrong = [
+        f"{path.relative_to(ROOT)}: {name}"
+        for package in ORDER[1:]
+        for path in sources(package)
+        for name in imports(path)
+        if within(name, sdk) and path.relative_to(ROOT).as_posix() not in SDKS[sdk]
+    ]
+    assert not wrong
+
+
+@pytest.mark.parametrize("folder", sorted(LEAVES))
+def test_a_server_starts_without_the_sdks(folder: str) -> None:
+    """They cost most of a second, so they are imported when they are used."""
+    code = f"import sys, protocols.{folder}.server; print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert not {"google.genai", "openai", "httpx2", "PIL", "rich", "prompt_toolkit"}.intersection(loaded)
+
+
+def test_the_five_leaves_have_one_spine() -> None:
+    folders = {path.parent.name for path in (ROOT / "protocols").glob("*/server.py")}
+    assert folders == LEAVES
+    for folder in LEAVES:
+        leaf = ROOT / "protocols" / folder
+        assert {"server.py", "client.py", "README.md"} <= {path.name for path in leaf.iterdir()}, folder
+        # A regular package would hide the library of the same name (grpc) or be hidden by it.
+        assert not (leaf / "__init__.py").exists(), folder
+
+
+@pytest.mark.parametrize("folder", sorted(LEAVES))
+@pytest.mark.parametrize("module", ["server", "client"])
+def test_a_leafs_module(folder: str, module: str) -> None:
+    """It says what it is, ends in ``main``, runs as a script, and does nothing when imported."""
+    tree = ast.parse((ROOT / "protocols" / folder / f"{module}.py").read_text(encoding="utf-8"))
+    assert ast.get_docstring(tree)
+    functions = {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
+    classes = {node.name for node in tree.body if isinstance(node, ast.ClassDef)}
+    assert "main" in functions
+    assert module == "server" or "Client" in classes
+    *_, last = tree.body
+    assert isinstance(last, ast.If)
+    assert ast.unparse(last) == "if __name__ == '__main__':\n    raise SystemExit(main())"
+
+
+@pytest.mark.parametrize("folder", sorted(LEAVES))
+def test_a_leafs_readme_has_the_same_headings(folder: str) -> None:
+    text = (ROOT / "protocols" / folder / "README.md").read_text(encoding="utf-8")
+    # Fenced blocks may hold lines that begin like a heading.
+    prose = re.sub(r"^```.*?^```$", "", text, flags=re.MULTILINE | re.DOTALL)
+    assert re.findall(r"^## (.+?)\s*$", prose, flags=re.MULTILINE) == HEADINGS
+
+
+@pytest.mark.parametrize("package", ORDER[1:])
+def test_nothing_is_done_at_import(package: str) -> None:
+    """A module's body defines; it calls nothing for its effect."""
+    wrong = [
+        f"{path.relative_to(ROOT)}:{node.lineno}"
+        for path in sources(package)
+        for node in ast.parse(path.read_text(encoding="utf-8")).body
+        if isinstance(node, ast.Expr) and not isinstance(node.value, ast.Constant)
+    ]
+    assert not wrong
