@@ -58,14 +58,14 @@ async def _serve_all(settings: Settings, ports: Mapping[str, int], arguments: Se
         early.cancel()
         servers = await starting
         try:
-            _table(servers)
+            _table(servers, settings)
             ended = await run_together(servers, signals, settings.drain_s)
         finally:
             await serving.__aexit__(None, None, None)
     return _say(ended.why, 1) if ended.why else _say("all five have stopped")
 
 
-def _table(servers: Mapping[str, Server]) -> None:
+def _table(servers: Mapping[str, Server], settings: Settings) -> None:
     """What is where, on a terminal; elsewhere the servers' own first lines, as JSON."""
     if not sys.stderr.isatty():
         for server in servers.values():
@@ -75,7 +75,8 @@ def _table(servers: Mapping[str, Server]) -> None:
     rows = [("transport", "address", "talk to it")]
     for word, server in servers.items():
         port = server.address.rpartition(":")[2]
-        rows.append((word, str(server.log[0]["address"]), f"python -m protocols chat {word} --port {port}"))
+        more = "" if port == str(getattr(settings, f"{word}_port")) else f" --port {port}"
+        rows.append((word, str(server.log[0]["address"]), f"python -m protocols chat {word}{more}"))
     body = "\n".join(f"  {word:<11}{address:<25}{command}" for word, address, command in rows)
     models = f"{about['model']} ({about['provider']}), {about['image_model']} ({about['image_provider']})"
     _say(

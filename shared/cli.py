@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
-import importlib
 import os
 import re
 import sys
@@ -51,6 +50,10 @@ class Way(Protocol):
     def word(self) -> str:
         """Our word for the transport."""
 
+    @property
+    def title(self) -> str:
+        """Its name."""
+
     def client(self, address: str | None = None, **options: Any) -> ChatClient:
         """A client of it."""
 
@@ -83,11 +86,18 @@ def image_main(client: type[ChatClient], argv: Sequence[str] | None = None) -> i
 
 def _add_common(parser: argparse.ArgumentParser, word: str) -> None:
     parser.add_argument("--host", default="127.0.0.1", help="where the server is (default: 127.0.0.1)")
-    parser.add_argument("--port", type=int, help=f"its port (default: {word.upper()}_PORT)")
+    parser.add_argument("--port", type=_port, help=f"its port (default: {word.upper()}_PORT)")
     parser.add_argument("--session", metavar="ID", help="go on in this session")
     parser.add_argument("--json", action="store_true", help="raw events, one JSON object a line")
     parser.add_argument("--no-resume", action="store_true", help="a lost connection is the end")
     parser.add_argument("--key", help="the server's API_SECRET_KEY (default: ours)")
+
+
+def _port(text: str) -> int:
+    port = int(text)
+    if not 0 < port < 65536:
+        raise argparse.ArgumentTypeError("a port is 1 to 65535")
+    return port
 
 
 def _guarded(word: str, work: Callable[[Settings], Coroutine[Any, Any, int]]) -> int:
@@ -159,16 +169,14 @@ async def _chat(make: type[ChatClient], args: argparse.Namespace, settings: Sett
 
 
 async def _shell(client: ChatClient, args: argparse.Namespace, settings: Settings, ways: Mapping[str, Way]) -> int:
-    try:
-        shell = importlib.import_module("shared.shell")
-    except ModuleNotFoundError:
-        return _fail("the interactive shell is not there yet; give a MESSAGE")
+    from shared import shell
 
     def open_client(word: str) -> ChatClient:
         return ways[word].client(_at(word, args, settings), **_options(args, settings))
 
-    status: int = await shell.run(client, open_client, plain=args.plain, session_id=args.session)
-    return status
+    return await shell.run(
+        client, open_client, ways or None, session_id=args.session, model_id=args.model, plain=args.plain
+    )
 
 
 async def _cancelling(client: ChatClient, ask: Ask, work: Coroutine[Any, Any, int]) -> int:

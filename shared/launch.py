@@ -128,6 +128,8 @@ def main(
     try:
         settings = Settings()
         port = args.port if args.port is not None else getattr(settings, f"{transport}_port")
+        if not 0 <= port <= 65535:
+            raise ValueError(f"a port is 0 to 65535, not {port}")
         trace = Trace(events=args.trace or args.trace_text, text=args.trace_text)
         with _event_loop() as runner:
             runner.run(_run(transport, framework, serve, listening, settings, args.host, port, trace))
