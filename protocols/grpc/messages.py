@@ -12,12 +12,16 @@ import msgspec
 from google.protobuf.message import Message
 
 from protocols.grpc import chat_pb2
+from shared.errors import ChatError
 from shared.events import AnyEvent, Chunk, Event
+from shared.messages import ClientMessage, ServerMessage
 
 M = TypeVar("M", bound=Message)
 S = TypeVar("S", bound=msgspec.Struct)
 
 BODIES: dict[str, type[AnyEvent]] = {str(kind.__struct_config__.tag): kind for kind in get_args(AnyEvent)}
+
+REQUESTS: dict[str, type[ClientMessage]] = {str(kind.__struct_config__.tag): kind for kind in get_args(ClientMessage)}
 
 
 def to_event_bytes(event: Event) -> bytes:
@@ -54,6 +58,22 @@ def from_event_message(message: chat_pb2.Event) -> AnyEvent:
         raise msgspec.ValidationError("A chat.Event without a body, or with one that is newer than this code.")
     head = {"turn_id": message.turn_id, "seq": message.seq, "at": message.at}
     return msgspec.convert(head | to_fields(getattr(message, name)), BODIES[name])
+
+
+def from_chat_request(message: chat_pb2.ChatRequest) -> ClientMessage:
+    """What a client says on ``Chat``. Raises ``invalid_request`` when it says nothing that we know."""
+    name = message.WhichOneof("body")
+    if name is None:
+        raise ChatError(
+            "invalid_request", "A chat.ChatRequest without a body, or with one that this server does not know."
+        )
+    return msgspec.convert(to_fields(getattr(message, name)), REQUESTS[name])
+
+
+def to_chat_response(message: ServerMessage) -> bytes:
+    """What a server says on ``Chat`` beside the events, serialised; its ``type`` is the name of the body that is set."""
+    body = msgspec.to_builtins(message)
+    return chat_pb2.ChatResponse(**{body.pop("type"): body}).SerializeToString()
 
 
 def to_message(value: object, kind: type[M]) -> M:
