@@ -76,12 +76,14 @@ def to_chat_response(message: ServerMessage) -> bytes:
     return chat_pb2.ChatResponse(**{body.pop("type"): body}).SerializeToString()
 
 
-def to_message(value: object, kind: type[M]) -> M:
+def to_message(value: msgspec.Struct, kind: type[M]) -> M:
     """A struct as the protobuf message with the same field names, nested ones and lists included.
 
-    Raises ValueError when ``kind`` lacks one of the fields.
+    The ``type`` that JSON needs is left out. Raises ValueError when ``kind`` lacks one of the fields.
     """
-    return kind(**msgspec.to_builtins(value, builtin_types=(bytes,)))
+    body = msgspec.to_builtins(value, builtin_types=(bytes,))
+    body.pop(value.__struct_config__.tag_field, None)
+    return kind(**body)
 
 
 def from_message(message: Message, kind: type[S]) -> S:
