@@ -177,7 +177,7 @@ async def client(servers: Servers) -> AsyncIterator[Connect]:
         yield connect
 
 
-async def until(condition: Callable[[], Awaitable[Any] | Any], timeout_s: float = 10.0) -> Any:
+async def until(condition: Callable[[], Awaitable[Any] | Any], timeout_s: float = 30.0) -> Any:
     """Ask until the answer is true, and return it. Raises TimeoutError."""
     async with asyncio.timeout(timeout_s):
         while True:
