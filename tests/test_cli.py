@@ -1,0 +1,296 @@
+"""The command line: one message, one picture, raw events, exit statuses and their one line, the settings' list, the demo."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Protocol
+
+import pytest
+from PIL import Image
+
+from protocols import TRANSPORTS
+from protocols.__main__ import main
+from shared.config import Settings
+from shared.events import from_json
+from shared.llm import Said
+from shared.llm.offline import reply_tokens
+from tests.conftest import FAST, WORDS, Connect, MakeServers, Servers, until
+
+ROOT = Path(__file__).resolve().parents[1]
+NO_STREAM = [word for word in WORDS if not TRANSPORTS[word].tokens]
+
+
+def port_of(servers: Servers, word: str) -> str:
+    return servers[word].address.rpartition(":")[2]
+
+
+class Run(Protocol):
+    """``python -m protocols`` with these arguments: its status, what it wrote, what it complained about."""
+
+    def __call__(self, *arguments: str, stdin: str = "", **env: str) -> tuple[int, str, str]: ...
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Run:
+    """In this process, in an empty folder: starting Python for each would take most of the time."""
+    monkeypatch.chdir(tmp_path)
+
+    def run_here(*arguments: str, stdin: str = "", **env: str) -> tuple[int, str, str]:
+        with monkeypatch.context() as patch:
+            patch.setattr(sys, "stdin", io.StringIO(stdin))
+            for name, value in env.items():
+                patch.setenv(name, value)
+            try:
+                status = main(arguments)
+            except SystemExit as end:
+                status = int(end.code or 0)
+        written = capfd.readouterr()
+        return status, written.out, written.err
+
+    return run_here
+
+
+def said(*messages: str) -> str:
+    """The offline model's reply to the last of these messages, each answered in its turn."""
+    history: list[Said] = []
+    for message in messages:
+        if history:
+            history.append(Said("model", "".join(reply_tokens(history))))
+        history.append(Said("user", message))
+    return "".join(reply_tokens(history))
+
+
+# -- one message ---------------------------------------------------------------------------------------------------------
+
+
+def test_one_message_prints_the_very_reply(servers: Servers, word: str, run: Run) -> None:
+    message = "Show me code that reads a stream of events."
+    status, out, err = run("chat", word, "--port", port_of(servers, word), message)
+    assert (status, err) == (0, "")
+    assert out == said(message).rstrip("\n") + "\n"
+
+
+def test_a_message_from_stdin_goes_on_in_a_session(servers: Servers, word: str, run: Run) -> None:
+    to = ("chat", word, "--port", port_of(servers, word))
+    status, out, _ = run(*to, "--json", "My name is Ada.")
+    assert status == 0
+    session = json.loads(out.splitlines()[0])["session_id"]
+    status, out, _ = run(*to, "--session", session, "-", stdin="What is my name?")
+    assert (status, out) == (0, said("My name is Ada.", "What is my name?") + "\n")
+
+
+def test_json_is_the_raw_events(servers: Servers, word: str, run: Run) -> None:
+    status, out, err = run("chat", word, "--port", port_of(servers, word), "--json", "hello")
+    assert (status, err) == (0, "")
+    if word in NO_STREAM:
+        (reply,) = out.splitlines()
+        assert json.loads(reply)["text"] == said("hello")
+        return
+    events = [from_json(line) for line in out.removesuffix("\n").split("\n")]
+    assert [event.seq for event in events] == list(range(1, len(events) + 1))
+    assert "".join(getattr(event, "text", "") for event in events) == said("hello")
+
+
+def test_as_a_file_and_as_a_module(servers: Servers, word: str, run: Run, tmp_path: Path) -> None:
+    folder = TRANSPORTS[word].folder
+    for command in ([str(ROOT / "protocols" / folder / "client.py")], ["-m", f"protocols.{folder}.client"]):
+        done = subprocess.run(
+            [sys.executable, *command, "--port", port_of(servers, word), "hello"],
+            cwd=tmp_path,
+            capture_output=True,
+            check=False,
+            timeout=60,
+        )
+        assert (done.returncode, done.stderr) == (0, b"")
+        assert done.stdout.decode().rstrip("\n") == said("hello").rstrip("\n")
+
+
+# -- what goes wrong -----------------------------------------------------------------------------------------------------
+
+
+def test_refused(servers: Servers, word: str, run: Run) -> None:
+    to = ("chat", word, "--port", port_of(servers, word))
+    for arguments, code in (
+        (("--session", "0b8f8a0e-0000-4000-8000-000000000000", "hello"), "session_not_found"),
+        (("   ",), "invalid_request"),
+        (("/fail-first model_unavailable hello",), "model_unavailable"),
+    ):
+        status, out, err = run(*to, *arguments)
+        assert (status, out.strip()) == (1, "")
+        assert re.fullmatch(rf"{code}: \S.*\n", err), err
+
+
+def test_a_failure_in_the_middle_keeps_what_was_said(servers: Servers, word: str, run: Run) -> None:
+    status, out, err = run("chat", word, "--port", port_of(servers, word), "/fail model_timeout tell me")
+    assert status == 1
+    assert re.fullmatch(r"model_timeout: \S.*\n", err)
+    assert bool(out.strip()) == (word not in NO_STREAM)
+
+
+def test_a_wrong_key(make_servers: MakeServers, run: Run) -> None:
+    locked = make_servers(API_SECRET_KEY="the-real-key")
+    for word in ("sse", "grpc"):
+        to = ("chat", word, "--port", port_of(locked, word))
+        for given, expected in (
+            (run(*to, "hello"), 1),
+            (run(*to, "--key", "wrong", "hello"), 1),
+            (run(*to, "--key", "the-real-key", "hello"), 0),
+            (run(*to, "hello", API_SECRET_KEY="the-real-key"), 0),
+        ):
+            assert given[0] == expected, (word, given)
+            assert given[2].startswith("unauthenticated: ") if expected else not given[2], (word, given)
+
+
+@pytest.fixture
+def nobody() -> Iterator[str]:
+    """A port where nothing listens."""
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))
+        yield str(bound.getsockname()[1])
+
+
+def test_a_server_that_is_not_there(word: str, nobody: str, run: Run) -> None:
+    expected = (
+        f"nothing answers at 127.0.0.1:{nobody}; start it with: python -m protocols serve {word} --port {nobody}\n"
+    )
+    for arguments in (("chat", word, "hello"), ("image", word, "a bridge")):
+        status, out, err = run(*arguments, "--port", nobody)
+        assert (status, out, err) == (2, "", expected)
+
+
+def test_wrong_settings_and_arguments(run: Run) -> None:
+    for arguments, env in (
+        (("chat", "sse", "hello"), {"SSE_PORT": "none"}),
+        (("chat", "sse", "--port", "70000", "hello"), {}),
+        (("chat", "carrier-pigeon", "hello"), {}),
+        (("serve",), {}),
+        ((), {}),
+    ):
+        status, out, err = run(*arguments, **env)
+        assert (status, out) == (2, "")
+        assert "Traceback" not in err
+        assert err
+
+
+async def test_ctrl_c_cancels_the_turn_on_the_server(
+    servers: Servers, client: Connect, word: str, tmp_path: Path
+) -> None:
+    looking = await client(word)
+    session = await looking.create_session()
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "protocols", "chat", word, "--port", port_of(servers, word)),
+        *("--session", session.session_id, "/slow 60 never"),
+        cwd=tmp_path,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+
+    async def running() -> str | None:
+        return (await looking.get_session(session.session_id)).running_turn_id
+
+    turn_id = await until(running, 30)
+    process.send_signal(signal.SIGINT)
+    out, err = await process.communicate()
+    assert (process.returncode, out, err) == (130, b"", b"cancelled\n")
+    assert (await looking.get_turn(turn_id)).status == "cancelled"
+
+
+def test_a_reader_that_leaves_gets_no_traceback(servers: Servers, run: Run) -> None:
+    command = (
+        f"'{sys.executable}' -m protocols chat sse --port {port_of(servers, 'sse')} '/tokens 20000 go' | head -c 10"
+    )
+    done = subprocess.run(command, shell=True, capture_output=True, check=False, timeout=60)
+    assert (len(done.stdout), done.stderr) == (10, b"")
+
+
+# -- one picture ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_picture(servers: Servers, word: str, run: Run, tmp_path: Path) -> None:
+    to = ("image", word, "--port", port_of(servers, word), "--size", "96x64")
+    named = tmp_path / "bridge.png"
+    assert run(*to, "--out", str(named), "A red bridge!") == (0, f"{named}\n", "")
+    assert run(*to, "A red bridge!") == (0, "a-red-bridge.png\n", "")
+    # A name of our own making overwrites nothing.
+    assert run(*to, "A red bridge!") == (0, "a-red-bridge-2.png\n", "")
+    pictures = {path.read_bytes() for path in tmp_path.glob("*.png")}
+    assert (len(list(tmp_path.glob("*.png"))), len(pictures)) == (3, 1)
+    with Image.open(io.BytesIO(pictures.pop())) as picture:
+        picture.load()
+        assert (picture.format, picture.size) == ("PNG", (96, 64))
+
+
+def test_a_picture_that_is_refused(servers: Servers, word: str, run: Run, tmp_path: Path) -> None:
+    to = ("image", word, "--port", port_of(servers, word))
+    for arguments, code in (
+        (("--size", "0x0", "a bridge"), "invalid_request"),
+        (("--out", "no/such/folder/bridge.png", "a bridge"), "invalid_request"),
+        (("--size", "64x64", "/fail content_refused a bridge"), "content_refused"),
+    ):
+        status, out, err = run(*to, *arguments)
+        assert (status, out) == (1, "")
+        assert re.fullmatch(rf"{code}: \S.*\n", err), err
+    assert not list(tmp_path.iterdir())
+
+
+# -- the rest ------------------------------------------------------------------------------------------------------------
+
+
+def test_the_list_names_all_five(run: Run) -> None:
+    status, out, _ = run("list")
+    assert status == 0
+    assert [line.split()[0] for line in out.splitlines()[1:]] == list(WORDS)
+
+
+def test_every_setting_is_in_the_example_with_its_default() -> None:
+    text = (ROOT / ".env.example").read_text(encoding="utf-8")
+    example = dict(re.findall(r"^#([A-Z_]+)=(.*)$", text, re.MULTILINE))
+    defaults = {name.upper(): field.default for name, field in Settings.model_fields.items()}
+    assert example.keys() == defaults.keys()
+    for name, value in example.items():
+        if name != "STORE_URL":
+            default = defaults[name]
+            assert value == ("" if default is None else str(default)), name
+
+
+def test_the_demo(run: Run, tmp_path: Path) -> None:
+    """Five lanes, all of them equal; run from a folder of its own, without a terminal."""
+    status, out, err = run("demo", "--size", "128x96", **FAST)
+    assert (status, err) == (0, ""), out
+    for word in WORDS:
+        assert re.search(rf"^{word} .* yes +yes +yes *$", out, re.MULTILINE), out
+        with Image.open(tmp_path / "demo-out" / f"{word}.png") as picture:
+            assert picture.size == (128, 96)
+    assert "Your name is **Ada**." in out
+    assert len({(tmp_path / "demo-out" / f"{word}.png").read_bytes() for word in WORDS}) == 1
+
+
+def test_the_demo_ends_cleanly_on_ctrl_c(tmp_path: Path) -> None:
+    env = {**os.environ, **FAST, "OFFLINE_FIRST_TOKEN_MS": "60000", "PYTHONUNBUFFERED": "1"}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "protocols", "demo"],
+        cwd=tmp_path,
+        env=env,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    with process:
+        assert process.stdout is not None
+        up = next(line for line in process.stdout if line.startswith("All are up"))
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=30)
+    assert (process.returncode, err) == (130, "stopped, and the five servers with it\n")
+    for port in re.findall(r"127\.0\.0\.1:(\d+)", up):
+        with socket.socket() as probe:
+            assert probe.connect_ex(("127.0.0.1", int(port)))
