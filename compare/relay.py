@@ -425,6 +425,11 @@ class Relay:
             line.cut(reset=reset)
         return len(lines)
 
+    def swallow(self) -> None:
+        """From now on all that moves on the open connections is swallowed, their end too; new ones are whole."""
+        for line in self.connections:
+            line.swallowing = True
+
     def refuse(self, seconds: float) -> None:
         """Reset every new connection for so long, from now."""
         self._refuse_until = time.monotonic() + seconds

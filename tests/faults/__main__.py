@@ -1,0 +1,52 @@
+"""``python -m tests.faults``: every check at its full size, with totals and seeds; the exit status is 1 unless all are zero."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import random
+import sys
+import time
+
+from tests.faults.harness import Totals, say
+from tests.faults.kinds import KINDS, run
+
+
+async def _run_all(names: list[str], seed: int, share: float) -> list[Totals]:
+    done = []
+    for name in names:
+        say(f"{name} …")
+        totals = await run(KINDS[name], seed, share)
+        print(totals, flush=True)
+        for example in totals.examples:
+            print(f"    {example}", flush=True)
+        done.append(totals)
+    return done
+
+
+def main() -> int:
+    """Run what is asked for and print what it counted."""
+    parser = argparse.ArgumentParser(prog="tests.faults", description=__doc__)
+    parser.add_argument("names", nargs="*", metavar="CHECK", help=f"of {', '.join(KINDS)} (default: all)")
+    parser.add_argument("--seed", type=int, help="repeats a run; without one, another each time")
+    parser.add_argument("--share", type=float, default=1.0, help="of the full size, 0-1")
+    args = parser.parse_args()
+    unknown = set(args.names) - KINDS.keys()
+    if unknown:
+        parser.error(f"no such check: {', '.join(sorted(unknown))}")
+    seed = args.seed if args.seed is not None else random.SystemRandom().randrange(1_000_000)
+    begun = time.monotonic()
+    print(f"seed {seed}, share {args.share:g}", flush=True)
+    done = asyncio.run(_run_all(args.names or list(KINDS), seed, args.share))
+    bad = sum(totals.bad for totals in done)
+    print(
+        f"all {sum(totals.runs for totals in done)} runs: lost {sum(totals.lost for totals in done)},"
+        f" shown twice {sum(totals.twice for totals in done)}, generated twice {sum(totals.generated for totals in done)},"
+        f" ends wrong {sum(totals.ends for totals in done)}, hash wrong {sum(totals.hashes for totals in done)},"
+        f" other {sum(totals.other for totals in done)}; seed {seed}; {time.monotonic() - begun:.0f} s"
+    )
+    return 1 if bad else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

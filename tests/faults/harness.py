@@ -1,0 +1,461 @@
+"""What every check is made of: servers that may die, readers that keep what they were shown, and the audit of both.
+
+Nothing here trusts the client's own checks: what a reader was shown is kept as it came and compared with the store's log.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import itertools
+import random
+import signal
+import sys
+import time
+from collections import Counter
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Mapping
+from contextlib import aclosing, asynccontextmanager
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import apsw
+import msgspec
+
+from protocols import TRANSPORTS
+from protocols.processes import Server, serving
+from shared.client import ChatClient, Item, Lost, Resumed
+from shared.errors import ChatError, ConnectionLost
+from shared.events import TERMINAL, TERMINAL_STATUS, AnyEvent, Chunk, TurnFailed, event_type
+from shared.llm import Said
+from shared.llm.offline import reply_tokens
+from shared.turn import Picture, Reply
+
+WORDS = tuple(TRANSPORTS)
+JOB_S = 60.0
+SETTINGS = {
+    "GENAI_PROVIDER": "offline",
+    "IMAGE_PROVIDER": "offline",
+    "OFFLINE_TOKENS_PER_S": "2000",
+    "OFFLINE_FIRST_TOKEN_MS": "0",
+    "HEARTBEAT_S": "0.3",
+    "LEASE_S": "1.5",
+    "STALL_TIMEOUT_S": "5",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Lane:
+    """A way to read: a transport's client with its options. Plain REST and long-polling are two."""
+
+    name: str
+    word: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def whole(self) -> bool:
+        """Whether the reply comes in one piece."""
+        return self.name == "rest"
+
+
+LANES: dict[str, Lane] = {word: Lane(word, word) for word in WORDS}
+LANES["rest-poll"] = Lane("rest-poll", "rest", {"poll": True})
+# One lane for each transport that shows events: plain REST has none to cut after.
+EVENT_LANES = tuple(lane for lane in LANES.values() if not lane.whole)
+
+
+@dataclass
+class Totals:
+    """What a check has counted. All but ``runs``, ``notes`` and the seed must be zero."""
+
+    kind: str
+    seed: int
+    runs: int = 0
+    lost: int = 0
+    twice: int = 0
+    generated: int = 0
+    ends: int = 0
+    hashes: int = 0
+    other: int = 0
+    notes: Counter[str] = field(default_factory=Counter)
+    examples: list[str] = field(default_factory=list)
+    slowest: tuple[float, str] = (0.0, "")
+    elapsed_s: float = 0.0
+
+    def blame(self, what: str, where: str, count: int = 1) -> None:
+        """Count something that must not be, and keep the first few."""
+        setattr(self, what, getattr(self, what) + count)
+        if len(self.examples) < 8:
+            self.examples.append(f"{what}: {where}")
+
+    @property
+    def bad(self) -> int:
+        """Everything that must be zero."""
+        return self.lost + self.twice + self.generated + self.ends + self.hashes + self.other
+
+    def __str__(self) -> str:
+        notes = ", ".join(f"{name} {count}" for name, count in sorted(self.notes.items()))
+        return (
+            f"{self.kind:<12} {self.runs:>5} runs  lost {self.lost}  twice {self.twice}  generated twice {self.generated}"
+            f"  ends wrong {self.ends}  hash wrong {self.hashes}  other {self.other}"
+            f"  seed {self.seed}  {self.elapsed_s:.0f} s  ({notes}; slowest {self.slowest[0]:.1f} s: {self.slowest[1]})"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How much of a check to run: ``share`` of its full size, with ``seed``."""
+
+    seed: int
+    share: float = 1.0
+    parallel: int = 8
+
+    def count(self, full: int, least: int = 1) -> int:
+        """``full`` for a whole run, fewer for a sample."""
+        return max(least, round(full * self.share))
+
+    def random(self, *name: object) -> random.Random:
+        """The dice for one run, the same whatever else runs."""
+        return random.Random(":".join(map(str, (self.seed, *name))))
+
+    def pick(self, full: int, least: int = 1) -> list[int]:
+        """Which of ``full`` numbered runs to do: all, or a sample that has the first and the last."""
+        count = self.count(full, least)
+        if count >= full:
+            return list(range(full))
+        between = self.random("pick").sample(range(1, full - 1), max(0, count - 2))
+        return sorted({0, *between, full - 1})
+
+
+@dataclass
+class Shown:
+    """What was shown of one turn, in the order in which it was shown; a hand-over goes on in the same one."""
+
+    asked: str
+    events: list[AnyEvent] = field(default_factory=list)
+    whole: Reply | Picture | None = None
+    lost: int = 0
+    resumed: int = 0
+    error: Exception | None = None
+    done: bool = False
+
+    async def follow(self, items: AsyncGenerator[Item, None], until: Callable[[Shown], bool] | None = None) -> Shown:
+        """Read on to the end, or until ``until`` says so after an event."""
+        try:
+            async with aclosing(items):
+                async for item in items:
+                    match item:
+                        case Lost():
+                            self.lost += 1
+                        case Resumed():
+                            self.resumed += 1
+                        case Reply() | Picture():
+                            self.whole = item
+                        case _:
+                            self.events.append(item)
+                    if until is not None and until(self):
+                        return self
+            self.done = True
+        except (ChatError, ConnectionLost) as error:
+            self.error = error
+        return self
+
+    @property
+    def turn_id(self) -> str:
+        """The turn, once something of it was shown; else empty."""
+        if self.whole is not None:
+            return self.whole.turn_id
+        return self.events[0].turn_id if self.events else ""
+
+    @property
+    def after(self) -> int:
+        """The cursor: the last seq that was shown."""
+        return self.events[-1].seq if self.events else 0
+
+    @property
+    def text(self) -> str:
+        """The text so far."""
+        if isinstance(self.whole, Reply):
+            return self.whole.text
+        return "".join(event.text for event in self.events if isinstance(event, Chunk))
+
+    @property
+    def status(self) -> str:
+        """How the turn ended, as it was shown; empty when no end was shown."""
+        if isinstance(self.whole, Reply):
+            return self.whole.status
+        if self.whole is not None:
+            return "completed"
+        last = self.events[-1] if self.events else None
+        return TERMINAL_STATUS[event_type(last)] if isinstance(last, TERMINAL) else ""
+
+
+@lru_cache(maxsize=4096)
+def expected(message: str) -> str:
+    """What the offline model says to a first message."""
+    return "".join(reply_tokens([Said("user", message)]))
+
+
+def judge(totals: Totals, shown: Shown, where: str, *, statuses: Iterable[str] = ("completed",)) -> None:
+    """Compare what was shown with what must have been shown."""
+    if shown.error is not None or not shown.done:
+        why = f"{type(shown.error).__name__}: {shown.error}" if shown.error else "stopped"
+        totals.blame("other", f"{where}: not read to its end ({why})")
+        return
+    totals.notes["lost line"] += shown.lost
+    totals.notes["resumed"] += shown.resumed
+    if shown.status not in statuses:
+        totals.blame("other", f"{where}: ended {shown.status or 'without an end'}, not {'/'.join(statuses)}")
+    full = expected(shown.asked)
+    if isinstance(shown.whole, Reply):
+        if hashlib.sha256(shown.text.encode()).hexdigest() != shown.whole.sha256:
+            totals.blame("hashes", where)
+        if shown.text != full if shown.status == "completed" else not full.startswith(shown.text):
+            totals.blame("hashes", f"{where}: not the text of the uncut run")
+        return
+    if shown.whole is not None:
+        if hashlib.sha256(shown.whole.image).hexdigest() != shown.whole.sha256:
+            totals.blame("hashes", where)
+        return
+    seqs = Counter(event.seq for event in shown.events)
+    repeated = sum(count - 1 for count in seqs.values())
+    if repeated:
+        totals.blame("twice", f"{where}: {[seq for seq in seqs if seqs[seq] > 1][:5]}", repeated)
+    missing = set(range(1, max(seqs, default=0) + 1)) - set(seqs)
+    if missing:
+        totals.blame("lost", f"{where}: {sorted(missing)[:5]}", len(missing))
+    if [event.seq for event in shown.events] != sorted(event.seq for event in shown.events):
+        totals.blame("other", f"{where}: out of order")
+    ends = [event for event in shown.events if isinstance(event, TERMINAL)]
+    if len(ends) != 1 or ends[0] is not shown.events[-1]:
+        totals.blame("ends", f"{where}: {len(ends)} terminal events")
+        return
+    end = ends[0]
+    if isinstance(end, TurnFailed) or getattr(shown.events[0], "kind", "chat") == "image":
+        return
+    if end.sha256 != hashlib.sha256(shown.text.encode()).hexdigest():
+        totals.blame("hashes", f"{where}: the text shown is not the one hashed")
+    if shown.text != full if shown.status == "completed" else not full.startswith(shown.text):
+        totals.blame("hashes", f"{where}: not the text of the uncut run")
+
+
+class World:
+    """Servers on one store file; any of them may be killed and started again on its port. Use it as ``async with``."""
+
+    def __init__(self, folder: Path, env: Mapping[str, str] | None = None, *, plant: str | None = None) -> None:
+        self.store = folder / "chat.db"
+        self.env = {**SETTINGS, "STORE_URL": f"sqlite:///{self.store}", **(env or {})}
+        if plant is not None:
+            planted = str(Path(__file__).parent / "planted")
+            self.env |= {"PYTHONPATH": planted, "PLANTED_BUG": plant}
+        self.servers: dict[str, Server] = {}
+        self.begun: Counter[tuple[str, str]] = Counter()
+        self.errors: list[str] = []
+        self._stacks: dict[str, contextlib.AsyncExitStack] = {}
+        self._ports: dict[str, int] = {}
+
+    async def __aenter__(self) -> World:
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        await asyncio.gather(*(self.stop(name) for name in list(self._stacks)))
+
+    async def start(self, *names: str, **env: str) -> None:
+        """Start servers; a name is a transport's word, or a word, a slash and anything for a further one."""
+        async with asyncio.TaskGroup() as group:
+            for name in names or WORDS:
+                if name not in self._stacks:
+                    group.create_task(self._start(name, env))
+
+    async def _start(self, name: str, env: Mapping[str, str]) -> None:
+        stack = contextlib.AsyncExitStack()
+        self._stacks[name] = stack
+        port = self._ports.get(name, 0)
+        server = await stack.enter_async_context(
+            serving(name.partition("/")[0], port=port, env={**self.env, **env}, relay=self._take_line)
+        )
+        self.servers[name] = server
+        self._ports[name] = int(server.address.rpartition(":")[2])
+
+    def _take_line(self, word: str, line: bytes) -> None:
+        # Every line of every server: only the few that matter are decoded.
+        if b" started" in line:
+            entry = msgspec.json.decode(line)
+            self.begun[entry["session"], entry["turn"]] += 1
+        elif b'"error"' in line or b"Traceback" in line or b"exception" in line:
+            self.errors.append(f"{word}: {line.decode(errors='replace').strip()[:500]}")
+
+    def client(self, lane: Lane, address: str | None = None, **options: Any) -> ChatClient:
+        """A client of a lane; ``address``: of a relay, or of a further server."""
+        given = {"give_up_s": 20.0, **lane.options, **options}
+        return TRANSPORTS[lane.word].client(address or self.servers[lane.word].address, **given)
+
+    async def kill(self, name: str) -> None:
+        """SIGKILL, and wait until it is gone."""
+        self.servers[name].kill()
+        await self.stop(name)
+
+    async def stop(self, name: str, number: int = signal.SIGINT) -> int:
+        """End a server with a signal; its exit status."""
+        stack = self._stacks.pop(name)
+        status = await self.servers[name].stop(number)
+        await stack.aclose()
+        return status
+
+
+def rows(store: Path, query: str, *values: Any) -> list[Any]:
+    """Ask the store file itself, past all our code."""
+    connection = apsw.Connection(str(store), flags=apsw.SQLITE_OPEN_READWRITE)
+    try:
+        connection.set_busy_timeout(10_000)
+        return connection.execute(query, values).fetchall()
+    finally:
+        connection.close()
+
+
+async def settled(store: Path, timeout_s: float = 30.0) -> int:
+    """Wait until no turn runs; how many still do after that."""
+    deadline = time.monotonic() + timeout_s
+    while True:
+        running = rows(store, "SELECT count(*) FROM turns WHERE status = 'running'")[0][0]
+        if not running or time.monotonic() > deadline:
+            return int(running)
+        await asyncio.sleep(0.05)
+
+
+async def audit(world: World, totals: Totals, shown: Iterable[Shown], *, exact: bool = True) -> None:
+    """Compare the store's logs with themselves and with what was shown.
+
+    Each text that was asked has one turn, and its model ran once; each log counts 1, 2, 3 … to one terminal event whose sha256
+    is the text's; what was shown is in the log, event by event.
+    """
+    running = await settled(world.store)
+    if running:
+        totals.blame("ends", f"{running} turns never ended", running)
+    logs = _read_logs(world.store)
+    by_input: dict[str, list[str]] = {}
+    for turn_id, (turn, _) in logs.items():
+        by_input.setdefault(turn["input"], []).append(turn_id)
+    runs_of = {turn: count for (_, turn), count in world.begun.items()}
+    for one in shown:
+        turns = by_input.get(one.asked, [])
+        if len(turns) > 1:
+            totals.blame("generated", f"{one.asked!r} has {len(turns)} turns", len(turns) - 1)
+        if not turns:
+            if one.events or one.whole:
+                totals.blame("lost", f"{one.asked!r}: shown, but not in the store")
+            continue
+        for turn_id in turns:
+            if runs_of.get(turn_id[:8], 0) > 1:
+                totals.blame("generated", f"{one.asked!r}: its model ran {runs_of[turn_id[:8]]} times")
+        if one.turn_id in logs:
+            stored = {line["seq"]: line for line in logs[one.turn_id][1]}
+            _compare(totals, one, stored)
+        elif one.turn_id:
+            totals.blame("lost", f"{one.asked!r}: the turn that was shown is not in the store")
+    for turn_id, (turn, lines) in logs.items():
+        _check_log(totals, turn_id, turn, lines)
+    (answer,) = rows(world.store, "PRAGMA integrity_check")[0]
+    if answer != "ok":
+        totals.blame("other", f"integrity check: {answer}")
+    if exact:
+        for error in world.errors:
+            totals.blame("other", f"a server's log says {error}")
+
+
+def _read_logs(store: Path) -> dict[str, tuple[dict[str, Any], list[dict[str, Any]]]]:
+    names = ("turn_id", "input", "kind", "status", "last_seq", "text", "session_id")
+    turns: dict[str, tuple[dict[str, Any], list[dict[str, Any]]]] = {
+        row[0]: (dict(zip(names, row, strict=True)), []) for row in rows(store, f"SELECT {', '.join(names)} FROM turns")
+    }
+    for turn_id, lines in rows(store, "SELECT turn_id, lines FROM segments ORDER BY turn_id, first_seq"):
+        if turn_id in turns:
+            turns[turn_id][1].extend(msgspec.json.decode(line) for line in lines.split(b"\n"))
+    return turns
+
+
+def _compare(totals: Totals, one: Shown, stored: Mapping[int, Mapping[str, Any]]) -> None:
+    for event in one.events:
+        line = stored.get(event.seq)
+        if line is None:
+            totals.blame("lost", f"{one.asked!r}: seq {event.seq} was shown, but is not in the store")
+        elif (line["type"], line["at"]) != (event_type(event), event.at) or (
+            isinstance(event, Chunk) and line["text"] != event.text
+        ):
+            totals.blame("other", f"{one.asked!r}: seq {event.seq} was shown otherwise than it is stored")
+
+
+def _check_log(totals: Totals, turn_id: str, turn: Mapping[str, Any], lines: list[dict[str, Any]]) -> None:
+    where = f"turn {turn_id} ({turn['input'][:40]!r})"
+    if [line["seq"] for line in lines] != list(range(1, turn["last_seq"] + 1)):
+        totals.blame("lost", f"{where}: the stored log has gaps")
+        return
+    ends = [line for line in lines if line["type"] in TERMINAL_STATUS]
+    if turn["status"] == "running":
+        return
+    if len(ends) != 1 or ends[0] is not lines[-1] or TERMINAL_STATUS[ends[0]["type"]] != turn["status"]:
+        totals.blame("ends", f"{where}: {len(ends)} terminal events in the store")
+        return
+    text = "".join(line["text"] for line in lines if line["type"] == "chunk")
+    if turn["kind"] == "image" or turn["status"] == "failed":
+        return
+    if ends[0]["sha256"] != hashlib.sha256(text.encode()).hexdigest() or turn["text"] != text:
+        totals.blame("hashes", f"{where}: the stored text is not the one hashed")
+
+
+async def spread(
+    totals: Totals, jobs: Iterable[tuple[str, Callable[[], Coroutine[Any, Any, None]]]], parallel: int
+) -> None:
+    """Run named jobs, so many at a time; one that raises or hangs is a failure, not the end."""
+    places = asyncio.Semaphore(parallel)
+
+    async def run(where: str, job: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        begun = time.monotonic()
+        try:
+            async with asyncio.timeout(JOB_S):
+                await job()
+        except TimeoutError:
+            totals.blame("other", f"{where}: hung")
+        except Exception as error:  # noqa: BLE001 - one run must not hide the others
+            totals.blame("other", f"{where}: {type(error).__name__}: {error}")
+        finally:
+            totals.runs += 1
+            totals.slowest = max(totals.slowest, (time.monotonic() - begun, where))
+            places.release()
+
+    async with asyncio.TaskGroup() as group:
+        for where, job in jobs:
+            await places.acquire()
+            group.create_task(run(where, job))
+
+
+async def until(condition: Callable[[], Awaitable[Any] | Any], timeout_s: float, what: str) -> Any:
+    """Ask until the answer is true, and return it. Raises TimeoutError that says ``what`` never came."""
+    deadline = time.monotonic() + timeout_s
+    for wait_s in itertools.chain((0.002, 0.005), itertools.repeat(0.01)):
+        answer = condition()
+        if isinstance(answer, Awaitable):
+            answer = await answer
+        if answer:
+            return answer
+        if time.monotonic() > deadline:
+            raise TimeoutError(what)
+        await asyncio.sleep(wait_s)
+    return None
+
+
+@asynccontextmanager
+async def timed(totals: Totals) -> AsyncIterator[Totals]:
+    """Note how long a check took."""
+    begun = time.monotonic()
+    try:
+        yield totals
+    finally:
+        totals.elapsed_s = time.monotonic() - begun
+
+
+def say(text: str) -> None:
+    """A line for whoever watches a full run."""
+    sys.stderr.write(text + "\n")

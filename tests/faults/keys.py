@@ -1,0 +1,216 @@
+"""Requests that come twice, and turns that are cancelled: by key and by hand, from anywhere, at any moment."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import uuid
+from contextlib import aclosing
+from functools import partial
+
+from shared.client import ChatClient
+from shared.errors import ChatError
+from shared.events import TurnCancelled
+from shared.turn import Snapshot
+from tests.faults.harness import (
+    EVENT_LANES,
+    LANES,
+    WORDS,
+    Lane,
+    Plan,
+    Shown,
+    Totals,
+    World,
+    audit,
+    expected,
+    judge,
+    spread,
+    timed,
+)
+from tests.faults.lines import Job
+
+DUPLICATES = 500
+CANCELS = 500
+CANCELLED_TOKENS = 1000
+# From here on a turn of CANCELLED_TOKENS may have ended before a cancel reaches it.
+SURELY_RUNNING = 250
+# A cancel stops the model at once: nothing may be said so long after it was answered.
+AT_ONCE_S = 0.7
+
+
+async def duplicates(world: World, plan: Plan) -> Totals:
+    """The same key again: at once, after the end, from another transport, after a restart; and with another body."""
+    totals = Totals("duplicates", plan.seed)
+    shown: list[Shown] = []
+    lanes = list(LANES.values())
+    before_restart: list[tuple[Lane, str, Shown]] = []
+
+    def check_same(first: Shown, second: Shown, where: str) -> None:
+        judge(totals, second, where)
+        if second.turn_id != first.turn_id:
+            totals.blame("generated", f"{where}: two turns")
+        if first.events and second.events and first.events != second.events:
+            totals.blame("other", f"{where}: the replay differs")
+
+    async def ask(lane: Lane, asked: str, key: str, start_after: Shown | None = None) -> Shown:
+        one = Shown(asked)
+        shown.append(one)
+        async with aclosing(world.client(lane)) as client:
+            await one.follow(client.chat(asked, request_id=key))
+        return one
+
+    async def run(nth: int) -> None:
+        dice = plan.random("duplicates", nth)
+        lane, other = lanes[nth % len(lanes)], dice.choice(lanes)
+        asked = f"/tokens 60 duplicate {nth}"
+        key = str(uuid.UUID(int=dice.getrandbits(128), version=4))
+        how = ("together", "after", "elsewhere", "other body", "after a restart")[nth // len(lanes) % 5]
+        totals.notes[how] += 1
+        if how == "together":
+            first, *rest = await asyncio.gather(*(ask(one, asked, key) for one in (lane, other, lane)))
+            judge(totals, first, asked)
+            for again in rest:
+                check_same(first, again, asked)
+            return
+        first = await ask(lane, asked, key)
+        judge(totals, first, asked)
+        if how == "after":
+            check_same(first, await ask(lane, asked, key), asked)
+        elif how == "elsewhere":
+            check_same(first, await ask(other, asked, key), asked)
+        elif how == "other body":
+            await refused(other, f"{asked} changed", key, image=False)
+            await refused(lane, asked, key, image=True)
+        else:
+            before_restart.append((lane, key, first))
+
+    async def refused(lane: Lane, asked: str, key: str, *, image: bool) -> None:
+        one = Shown(asked)
+        async with aclosing(world.client(lane)) as client:
+            items = client.image(asked, request_id=key) if image else client.chat(asked, request_id=key)
+            await one.follow(items)
+        if not isinstance(one.error, ChatError) or one.error.code != "idempotency_key_reused":
+            totals.blame("generated", f"{asked}: another body with the same key was not refused ({one.error})")
+
+    async def again(lane: Lane, key: str, first: Shown) -> None:
+        check_same(first, await ask(lane, first.asked, key), f"{first.asked} after a restart")
+
+    async with timed(totals):
+        await spread(totals, [(f"key {nth}", partial(run, nth)) for nth in plan.pick(DUPLICATES, 30)], plan.parallel)
+        if before_restart:
+            await asyncio.gather(*(world.kill(word) for word in WORDS))
+            await world.start()
+            repeats: list[Job] = [(f"again {key}", partial(again, lane, key, one)) for lane, key, one in before_restart]
+            runs = totals.runs
+            await spread(totals, repeats, plan.parallel)
+            totals.runs = runs
+        await audit(world, totals, shown)
+    return totals
+
+
+async def cancels(world: World, plan: Plan) -> Totals:
+    """A cancel at a random moment, before the first word and after the last too: by the asker, or from any other client."""
+    totals = Totals("cancels", plan.seed)
+    shown: list[Shown] = []
+
+    async def run(nth: int) -> None:
+        dice = plan.random("cancels", nth)
+        lane, other = EVENT_LANES[nth % len(EVENT_LANES)], dice.choice(EVENT_LANES)
+        asked = f"/tokens {CANCELLED_TOKENS} cancel {nth}"
+        one = Shown(asked)
+        shown.append(one)
+        moment = dice.choice((1, dice.randrange(2, SURELY_RUNNING), dice.randrange(2, CANCELLED_TOKENS), None))
+        how = dice.choice(("the same client", "the same transport", "another transport"))
+        totals.notes[how] += 1
+        async with aclosing(world.client(lane)) as asker, aclosing(world.client(other)) as stranger:
+            if how == "the same transport":
+                stranger = await _twin(world, lane, stranger)
+            canceller = asker if how == "the same client" else stranger
+            reached = asyncio.Event()
+
+            def at_the_moment(now: Shown) -> bool:
+                if moment is not None and now.after >= moment:
+                    reached.set()
+                return False
+
+            reading = asyncio.create_task(one.follow(asker.chat(asked), at_the_moment))
+            reading.add_done_callback(lambda _: reached.set())
+            await reached.wait()
+            asked_at = time.time()
+            state = await canceller.cancel(one.turn_id)
+            answered_at = time.time()
+            await reading
+            if canceller is stranger:
+                await stranger.aclose()
+            again = await asker.cancel(one.turn_id)
+            await check(one, moment, state, again, asked_at, answered_at, asker)
+
+    async def check(
+        one: Shown,
+        moment: int | None,
+        state: Snapshot,
+        again: Snapshot,
+        asked_at: float,
+        answered_at: float,
+        client: ChatClient,
+    ) -> None:
+        judge(totals, one, one.asked, statuses=("completed", "cancelled"))
+        if again != state or state.status != one.status or state.text != one.text:
+            totals.blame("other", f"{one.asked}: the answers to a cancel differ ({state.status}, {one.status})")
+        if one.status == "cancelled":
+            totals.notes["cancelled"] += 1
+            late_s = max(event.at for event in one.events) / 1000 - answered_at
+            if late_s > 0.05:
+                totals.blame("other", f"{one.asked}: something was said {late_s:.3f} s after the cancel was answered")
+            if not isinstance(one.events[-1], TurnCancelled):
+                totals.blame("ends", f"{one.asked}: no turn_cancelled")
+        elif one.events and one.events[-1].at / 1000 - asked_at > AT_ONCE_S:
+            totals.blame("other", f"{one.asked}: cancelled after event {moment}, and yet it completed")
+        started = one.events[0] if one.events else None
+        session_id = getattr(started, "session_id", None)
+        if session_id is not None:
+            said = await client.list_messages(session_id)
+            texts = [(message.role, message.text, message.status) for message in said]
+            wanted = [("user", one.asked, one.status)]
+            if one.text or one.status == "completed":
+                wanted.append(("model", one.text, one.status))
+            if texts != wanted:
+                totals.blame("lost", f"{one.asked}: the messages are {[(m.role, len(m.text), m.status) for m in said]}")
+
+    async with timed(totals):
+        await spread(totals, [(f"cancel {nth}", partial(run, nth)) for nth in plan.pick(CANCELS, 20)], plan.parallel)
+        await whole_replies(world, plan, totals, shown)
+        await audit(world, totals, shown)
+    return totals
+
+
+async def _twin(world: World, lane: Lane, stranger: ChatClient) -> ChatClient:
+    await stranger.aclose()
+    return world.client(lane)
+
+
+async def whole_replies(world: World, plan: Plan, totals: Totals, shown: list[Shown]) -> None:
+    """Plain REST: the one who waits cannot cancel, but anybody who looks at the session can."""
+    lane = LANES["rest"]
+
+    async def run(nth: int) -> None:
+        dice = plan.random("whole", nth)
+        asked = f"/tokens {CANCELLED_TOKENS} cancel whole reply {nth}"
+        one = Shown(asked)
+        shown.append(one)
+        async with aclosing(world.client(lane)) as asker, aclosing(world.client(dice.choice(EVENT_LANES))) as other:
+            session = await asker.create_session()
+            reading = asyncio.create_task(one.follow(asker.chat(asked, session_id=session.session_id)))
+            running = None
+            while running is None and not reading.done():
+                running = (await other.get_session(session.session_id)).running_turn_id
+            await asyncio.sleep(dice.uniform(0, 0.3))
+            state = await other.cancel(running or "")
+            await reading
+            judge(totals, one, asked, statuses=("completed", "cancelled"))
+            if (state.status, state.text) != (one.status, one.text) or one.status != "cancelled":
+                totals.blame("other", f"{asked}: {state.status}, but {one.status} was shown")
+            if not expected(asked).startswith(one.text):
+                totals.blame("hashes", asked)
+
+    await spread(totals, [(f"whole {nth}", partial(run, nth)) for nth in range(plan.count(20, 2))], plan.parallel)

@@ -1,0 +1,54 @@
+"""The table of the checks: what each is called, the settings it needs of its servers, and how many runs at a time it bears."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tests.faults import crashes, keys, lines, peers
+from tests.faults.harness import Plan, Totals, World
+
+Check = Callable[[World, Plan], Awaitable[Totals]]
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """One kind of check; ``share`` of it is enough for a sample."""
+
+    name: str
+    check: Check
+    share: float
+    env: Mapping[str, str] = field(default_factory=dict)
+    parallel: int = 8
+
+
+_SLOW = {"OFFLINE_TOKENS_PER_S": "1000"}
+
+KINDS: dict[str, Kind] = {
+    kind.name: kind
+    for kind in (
+        Kind("events", lines.cuts_at_events, 0.02),
+        Kind("bytes", lines.cuts_at_bytes, 0.02),
+        Kind("faults", lines.relay_faults, 0.05),
+        Kind("hand-over", lines.handovers, 0.1),
+        Kind("duplicates", keys.duplicates, 0.06),
+        Kind("cancels", keys.cancels, 0.05, _SLOW, 12),
+        Kind("kills", crashes.kills, 0.025, {"OFFLINE_TOKENS_PER_S": "800"}),
+        Kind("sleepers", crashes.sleepers, 0.05, {"OFFLINE_TOKENS_PER_S": "400"}),
+        Kind("restarts", crashes.restarts, 0.1, {"DRAIN_S": "1.5"}),
+        Kind("stalled", peers.stalled_readers, 0.2, {"STALL_TIMEOUT_S": "2"}),
+        Kind("leaving", peers.leavers, 0.1, {"DISCONNECT_GRACE_S": "1", "OFFLINE_TOKENS_PER_S": "300"}),
+        Kind("unfinished", peers.unfinished, 1.0, {"REQUEST_TIMEOUT_S": "1", "STALL_TIMEOUT_S": "1"}),
+        Kind("half-open", peers.half_open, 0.2, {"STALL_TIMEOUT_S": "1"}),
+    )
+}
+
+
+async def run(kind: Kind, seed: int, share: float, *, plant: str | None = None, words: tuple[str, ...] = ()) -> Totals:
+    """Run a check on servers and a store of its own."""
+    with tempfile.TemporaryDirectory(prefix="faults-") as folder:
+        async with World(Path(folder), kind.env, plant=plant) as world:
+            await world.start(*words)
+            return await kind.check(world, Plan(seed, share, kind.parallel))

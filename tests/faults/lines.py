@@ -1,0 +1,217 @@
+"""Lines that break: cuts at every event, cuts at random bytes, the relay's faults, and hand-overs between transports."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import aclosing
+from functools import partial
+from typing import Any
+
+from compare.relay import Faults, Relay, Way
+from tests.faults.harness import (
+    EVENT_LANES,
+    LANES,
+    WORDS,
+    Lane,
+    Plan,
+    Shown,
+    Totals,
+    World,
+    audit,
+    judge,
+    spread,
+    timed,
+)
+
+Job = tuple[str, Callable[[], Coroutine[Any, Any, None]]]
+
+EVENTS = 200
+CUTS_AT_BYTES = 2000
+SEEDS = 20
+CUT_POINTS = 10
+# A line that is silent for so long is lost; the servers' heartbeats come three times as often.
+SILENCE_S = 1.0
+
+
+async def cuts_at_events(world: World, plan: Plan) -> Totals:
+    """A turn of 200 events, cut after event 0, 1, 2 … 199, on each transport; plain REST after as many parts of its reply."""
+    totals = Totals("events", plan.seed)
+    shown: list[Shown] = []
+    async with timed(totals):
+        reply_bytes = await _bytes_of(world, LANES["rest"], f"/tokens {EVENTS - 2} how long is a reply")
+        jobs: list[Job] = []
+        for nth in plan.pick(EVENTS, 3):
+            for lane in LANES.values():
+                asked = f"/tokens {EVENTS - 2} cut after event {nth} on {lane.name}"
+                reset = bool(plan.random("events", lane.name, nth).getrandbits(1))
+                if lane.whole:
+                    faults = Faults(reset=reset, cut_after_bytes=reply_bytes * nth // EVENTS)
+                else:
+                    faults = Faults(reset=reset, cut_after_event=nth)
+                jobs.append((asked, partial(_cut_once, world, totals, lane, asked, faults, shown)))
+        await spread(totals, jobs, plan.parallel)
+        await audit(world, totals, shown)
+    return totals
+
+
+async def _cut_once(world: World, totals: Totals, lane: Lane, asked: str, faults: Faults, shown: list[Shown]) -> None:
+    one = await _through(world, totals, lane, asked, faults, shown)
+    if not one.lost:
+        totals.blame("other", f"{asked}: the cut was not noticed")
+
+
+async def _through(
+    world: World,
+    totals: Totals,
+    lane: Lane,
+    asked: str,
+    faults: Faults,
+    shown: list[Shown],
+    *,
+    seed: int = 0,
+    image: bool = False,
+    **options: Any,
+) -> Shown:
+    """Ask once through a relay and read to the end."""
+    one = Shown(asked)
+    shown.append(one)
+    async with Relay(world.servers[lane.word].address, faults, seed=seed) as relay:
+        # Not connected before it asks: a line may break as early as that.
+        async with aclosing(world.client(lane, relay.address, **options)) as client:
+            await one.follow(client.image(asked, size="256x192") if image else client.chat(asked))
+        totals.notes["cuts"] += relay.struck
+    judge(totals, one, asked)
+    return one
+
+
+async def _bytes_of(world: World, lane: Lane, asked: str, way: str = "down", *, image: bool = False) -> int:
+    """How many bytes an uncut turn is, one way."""
+    async with Relay(world.servers[lane.word].address) as relay, world.client(lane, relay.address) as client:
+        await Shown(asked).follow(client.image(asked, size="256x192") if image else client.chat(asked))
+        return relay.down_bytes if way == "down" else relay.up_bytes
+
+
+async def cuts_at_bytes(world: World, plan: Plan) -> Totals:
+    """Cuts after random bytes, one way or the other, one to three of them, with FIN or RST; every tenth turn is a picture."""
+    totals = Totals("bytes", plan.seed)
+    shown: list[Shown] = []
+    sizes = {
+        (lane.name, way, image): await _bytes_of(world, lane, "/tokens 80 measure", way, image=image)
+        for lane in LANES.values()
+        for way in ("up", "down")
+        for image in (False, True)
+    }
+    lanes = list(LANES.values())
+
+    async def run(nth: int) -> None:
+        dice = plan.random("bytes", nth)
+        lane = lanes[nth % len(lanes)]
+        image = nth // len(lanes) % 10 == 9
+        way: Way = "up" if dice.random() < 0.2 else "down"
+        faults = Faults(
+            cut_after_bytes=dice.randrange(sizes[lane.name, way, image]),
+            way=way,
+            reset=dice.random() < 0.5,
+            times=dice.choice((1, 1, 2, 3)),
+            slice_bytes=dice.choice((None, None, None, 7)),
+        )
+        await _through(world, totals, lane, f"/tokens 80 cut {nth} at a byte", faults, shown, image=image)
+
+    async with timed(totals):
+        await spread(
+            totals, [(f"bytes {nth}", partial(run, nth)) for nth in plan.pick(CUTS_AT_BYTES, 12)], plan.parallel
+        )
+        await audit(world, totals, shown)
+    return totals
+
+
+def _fault(name: str, dice: random.Random, size: int) -> Faults:
+    at = dice.randrange(size)
+    match name:
+        case "fin":
+            return Faults(cut_after_bytes=at, times=dice.randint(1, 3))
+        case "rst":
+            return Faults(cut_after_bytes=at, times=dice.randint(1, 3), reset=True)
+        case "stall":
+            return Faults(stall_after_bytes=at, stall_s=dice.choice((0.2, 0.5, None)))
+        case "black hole":
+            return Faults(black_hole_after_bytes=at)
+        case "delay":
+            return Faults(delay_s=dice.uniform(0.005, 0.08))
+        case "throttle":
+            return Faults(bytes_per_s=dice.uniform(20e3, 200e3), late_share=0.02, late_s=0.05)
+        case "slices":
+            return Faults(slice_bytes=dice.choice((1, 1, 2, 3)))
+        case "buffer":
+            return Faults(buffer_bytes=dice.choice((1000, 4096, 1_000_000)), buffer_s=dice.uniform(0.05, 0.4))
+        case _:
+            return Faults(cut_after_bytes=at, reset=True, refuse_s=dice.uniform(0.1, 0.6))
+
+
+FAULTS = ("fin", "rst", "stall", "black hole", "delay", "throttle", "slices", "buffer", "comes back")
+
+
+async def relay_faults(world: World, plan: Plan) -> Totals:
+    """Each fault of the relay on each transport with 20 seeds."""
+    totals = Totals("faults", plan.seed)
+    shown: list[Shown] = []
+    asked = "/tokens 100 {} {} {}"
+
+    async def run(name: str, lane: Lane, seed: int) -> None:
+        faults = _fault(name, plan.random(name, lane.name, seed), sizes[lane.name])
+        one = await _through(
+            world, totals, lane, asked.format(name, lane.name, seed), faults, shown, seed=seed, silence_s=SILENCE_S
+        )
+        totals.notes[name] += 1
+        if name == "black hole" and not one.lost:
+            totals.blame("other", f"{name} {lane.name} {seed}: the silence was not noticed")
+
+    async with timed(totals):
+        sizes = {lane.name: await _bytes_of(world, lane, asked.format("none", lane.name, 0)) for lane in LANES.values()}
+        jobs = [
+            (f"{name} {lane.name} {seed}", partial(run, name, lane, seed))
+            for seed in plan.pick(SEEDS)
+            for name in FAULTS
+            for lane in (LANES[word] for word in WORDS)
+        ]
+        # Most of these wait for something, so more of them run at a time.
+        await spread(totals, jobs, plan.parallel * 2)
+        await audit(world, totals, shown)
+    return totals
+
+
+async def handovers(world: World, plan: Plan) -> Totals:
+    """Begun on one transport, cut after event k, read to its end on another: every pair, ten k."""
+    totals = Totals("hand-over", plan.seed)
+    shown: list[Shown] = []
+
+    async def run(first: Lane, second: Lane, after: int) -> None:
+        asked = f"/tokens {EVENTS - 2} from {first.name} to {second.name} after {after}"
+        one = Shown(asked)
+        shown.append(one)
+        client = world.client(first)
+        async with client:
+            if after:
+                await one.follow(client.chat(asked), until=lambda shown: shown.after >= after)
+            else:
+                async with world.client(LANES["ndjson"]) as starter:
+                    await one.follow(starter.chat(asked), until=lambda shown: True)
+        if one.error is not None or one.status:
+            totals.blame("other", f"{asked}: ended before it was cut ({one.error or one.status})")
+            return
+        async with world.client(second) as other:
+            await one.follow(other.read(one.turn_id, one.after))
+        judge(totals, one, asked)
+
+    def pairs() -> Iterator[Job]:
+        for first in EVENT_LANES:
+            for second in EVENT_LANES:
+                dice = plan.random(first.name, second.name)
+                for after in sorted(dice.sample(range(1, 150), plan.count(CUT_POINTS))):
+                    yield f"{first.name} to {second.name} after {after}", partial(run, first, second, after)
+
+    async with timed(totals):
+        await spread(totals, pairs(), plan.parallel)
+        await audit(world, totals, shown)
+    return totals
