@@ -14,6 +14,7 @@ from typing import Self
 
 from shared.errors import ChatError
 from shared.logger import short
+from shared.members import Membership
 from shared.messages import (
     Auth,
     Cancel,
@@ -35,7 +36,7 @@ from shared.messages import (
     TypingStart,
     TypingStop,
 )
-from shared.service import ChatService, Membership
+from shared.service import ChatService
 from shared.session import SessionUpdate
 from shared.turn import Reader, Record, Snapshot
 
@@ -56,6 +57,7 @@ class Duplex:
         self._service = service
         self._write = send
         self._lock = asyncio.Lock()
+        self._starting = asyncio.Lock()
         self._joined = contextlib.ExitStack()
         self._member: Membership | None = None
         self._listening: asyncio.Task[None] | None = None
@@ -74,9 +76,8 @@ class Duplex:
 
     async def __aexit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         try:
-            pumps = list(self._pumps.values())
-            if pumps and isinstance(error, ChatError) and error.code == "shutting_down":
-                await asyncio.wait(pumps)
+            if isinstance(error, ChatError) and error.code == "shutting_down":
+                await self.finish()
         finally:
             self._service.counters.connections_active -= 1
             self._service.log.info("disconnected", connection=short(self.connection_id))
@@ -114,16 +115,18 @@ class Duplex:
         service = self._service
         match message:
             case Chat():
-                await self._chat(message)
+                async with self._starting:
+                    await self._chat(message)
             case Image():
-                turn = await service.start_image(
-                    message.prompt,
-                    size=message.size,
-                    session_id=message.session_id,
-                    request_id=message.request_id,
-                    origin=self._member,
-                )
-                await self._pump(await service.open(turn.turn_id, 0))
+                async with self._starting:
+                    turn = await service.start_image(
+                        message.prompt,
+                        size=message.size,
+                        session_id=message.session_id,
+                        request_id=message.request_id,
+                        origin=self._member,
+                    )
+                    await self._pump(await service.open(turn.turn_id, 0))
             case CreateSession():
                 session = await service.create_session(message.model_id)
                 self._join(session.session_id)
@@ -168,6 +171,7 @@ class Duplex:
 
     async def _chat(self, message: Chat) -> None:
         joined = None if self._member is None or message.new_session else self._member.session_id
+        origin = self._member or Membership("")
 
         async def start(session_id: str | None) -> Snapshot:
             return await self._service.start_chat(
@@ -175,7 +179,7 @@ class Duplex:
                 session_id=session_id,
                 model_id=message.model_id,
                 request_id=message.request_id,
-                origin=self._member,
+                origin=origin,
             )
 
         try:
@@ -186,7 +190,7 @@ class Duplex:
             # The first time, this very request may have made the session that is joined now.
             turn = await start(None)
         if message.session_id is None and self._member is None and turn.session_id and not message.new_session:
-            self._join(turn.session_id)
+            self._join(turn.session_id, origin)
             self._listen()
         await self._pump(await self._service.open(turn.turn_id, 0))
 
@@ -198,14 +202,14 @@ class Duplex:
             await asyncio.wait((pump,))
         await self._send(Resumed(turn_id=turn_id, after=turn.last_seq, last_seq=turn.last_seq, status=turn.status))
 
-    def _join(self, session_id: str) -> None:
+    def _join(self, session_id: str, member: Membership | None = None) -> None:
         if self._member is not None and self._member.session_id == session_id:
             return
         if self._listening is not None:
             self._listening.cancel()
             self._listening = None
         self._joined.close()
-        self._member = self._joined.enter_context(self._service.join(session_id))
+        self._member = self._joined.enter_context(self._service.join(session_id, member))
 
     def _listen(self) -> None:
         if self._listening is None and self._member is not None:
@@ -215,11 +219,14 @@ class Duplex:
         async for item in member:
             if isinstance(item, SessionUpdate):
                 await self._send(item)
-            elif item.turn_id not in self._read_here:
-                with contextlib.suppress(ChatError):
-                    reader = await self._service.open(item.turn_id, 0)
-                    if item.turn_id not in self._read_here:
-                        await self._pump(reader)
+                continue
+            # One that is being started here is read by who starts it.
+            async with self._starting:
+                if item.turn_id not in self._read_here:
+                    with contextlib.suppress(ChatError):
+                        reader = await self._service.open(item.turn_id, 0)
+                        if item.turn_id not in self._read_here:
+                            await self._pump(reader)
 
     async def _pump(self, reader: Reader) -> None:
         """Send a turn from the reader's cursor on; what is being sent of it so far ends."""

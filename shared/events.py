@@ -6,6 +6,7 @@ All times are Unix epoch milliseconds (fractional).
 
 from __future__ import annotations
 
+import time
 from typing import Any, Literal
 
 import msgspec
@@ -169,3 +170,8 @@ def from_json(data: bytes | str) -> AnyEvent:
 def event_type(event: Event) -> str:
     """The event's ``type`` on the wire, such as ``turn_started``."""
     return _TYPE_NAMES[type(event)]
+
+
+def now_ms() -> float:
+    """Unix epoch milliseconds, to the microsecond."""
+    return time.time_ns() // 1000 / 1000

@@ -195,6 +195,11 @@ class TurnLog:
         self.last_read = time.monotonic()
         self._waiters: dict[asyncio.Future[bool], float] = {}
 
+    @property
+    def over(self) -> bool:
+        """Whether nothing more will come, the terminal event or not."""
+        return self.ended or self.closing
+
     def publish(self, records: Iterable[Record]) -> None:
         """Show committed records to every reader."""
         self.records.extend(records)
@@ -271,7 +276,7 @@ class Reader:
     @property
     def over(self) -> bool:
         """Whether nothing more will come, the terminal event or not."""
-        return self._log.ended or self._log.closing
+        return self._log.over
 
     def __enter__(self) -> Self:
         self._log.readers += 1

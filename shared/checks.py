@@ -1,0 +1,56 @@
+"""What a request may say: checked once, before any transport's server records anything."""
+
+from __future__ import annotations
+
+import re
+
+from shared.errors import ChatError
+
+DEFAULT_SIZE = "1024x1024"
+_SIZE = re.compile(r"([1-9][0-9]{0,5})x([1-9][0-9]{0,5})")
+_KEY = re.compile(r"[\x20-\x7e]{1,255}")
+
+
+def check_text(text: str | None, name: str) -> None:
+    """Raise ``invalid_request`` for an empty text and for what cannot travel on every wire: NUL and lone surrogates."""
+    if text is None:
+        return
+    if not text.strip():
+        raise ChatError("invalid_request", f"{name} must not be empty.")
+    if "\0" in text:
+        raise ChatError("invalid_request", f"{name} must not contain NUL.")
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise ChatError("invalid_request", f"{name} must be valid Unicode (it has a lone surrogate).") from None
+
+
+def check_input(text: str, name: str, max_chars: int) -> None:
+    """Raise ``invalid_request`` for a message or prompt that is no text, or too long."""
+    check_text(text, name)
+    if len(text) > max_chars:
+        raise ChatError("invalid_request", f"{name} is longer than {max_chars} characters.")
+
+
+def parse_size(size: str, max_pixels: int) -> tuple[int, int]:
+    """Width and height in pixels of ``WIDTHxHEIGHT``. Raises ``invalid_request``."""
+    match = _SIZE.fullmatch(size)
+    if match is None:
+        raise ChatError("invalid_request", "size must be WIDTHxHEIGHT in pixels, such as 1024x1024.")
+    width, height = int(match[1]), int(match[2])
+    if width * height > max_pixels:
+        raise ChatError("invalid_request", f"size is larger than {max_pixels} pixels.")
+    return width, height
+
+
+def check_key(key: str | None) -> None:
+    """Raise ``invalid_request`` for an idempotency key that is not 1 to 255 printable ASCII characters."""
+    if key is not None and not _KEY.fullmatch(key):
+        raise ChatError("invalid_request", "The idempotency key must be 1 to 255 printable ASCII characters.")
+
+
+def known_id(identifier: str, code: str) -> str:
+    """An id that could be ours; any other is simply not found (``code``), and never reaches the store."""
+    if not identifier.isascii() or not 1 <= len(identifier) <= 64 or "\0" in identifier:
+        raise ChatError(code)
+    return identifier
