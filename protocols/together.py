@@ -46,9 +46,16 @@ async def _serve_all(settings: Settings, ports: Mapping[str, int], arguments: Se
         _say("note: STORE_URL=sqlite:// is memory, so each of the five processes has a store of its own")
     # Each server allows the pages of the other four (ALLOWED_ORIGINS), so each is told all ports.
     env = {f"{word.upper()}_PORT": str(port) for word, port in ports.items()}
+    up = asyncio.Event()
+
+    def relay(word: str, line: bytes) -> None:
+        # Until then only the words of a server that does not start matter, and those come by themselves.
+        if up.is_set():
+            _relay(word, line)
+
     with catching_signals() as signals:
         early = asyncio.create_task(signals.get())
-        serving = serving_all(tuple(ports), env=env, ports=ports, arguments=arguments, relay=_relay, apart=True)
+        serving = serving_all(tuple(ports), env=env, ports=ports, arguments=arguments, relay=relay, apart=True)
         starting = asyncio.ensure_future(serving.__aenter__())
         await first_of(asyncio.shield(early), asyncio.shield(starting))
         if early.done():
@@ -59,6 +66,7 @@ async def _serve_all(settings: Settings, ports: Mapping[str, int], arguments: Se
         servers = await starting
         try:
             _table(servers, settings)
+            up.set()
             ended = await run_together(servers, signals, settings.drain_s)
         finally:
             await serving.__aexit__(None, None, None)

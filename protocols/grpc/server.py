@@ -242,6 +242,8 @@ def response_frame(record: Record) -> bytes:
 @asynccontextmanager
 async def listening(host: str, port: int, settings: Settings) -> AsyncIterator[tuple[grpc.aio.Server, int]]:
     """The library takes the port itself. Raises OSError when another has it."""
+    # Tried first without the library, which would log a line of its own about a port that is taken.
+    launch.listen(host, port, settings.stall_timeout_s).close()
     server = grpc.aio.server(
         options=(
             # Off, so that a second server on the port fails and does not take half of the calls.
