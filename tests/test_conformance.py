@@ -206,7 +206,7 @@ def without_ids(events: Iterable[AnyEvent]) -> list[dict[str, Any]]:
     return plain
 
 
-# -- one script, five transports --------------------------------------------------------------------------------------
+# -- one script, five transports ---------------------------------------------------------------------------------------
 
 
 async def test_the_log_is_what_the_model_said(word: str, record: Record, client: Connect) -> None:
@@ -330,7 +330,7 @@ async def test_messages_are_the_same_everywhere(word: str, record: Record, clien
     ]
 
 
-# -- pictures ------------------------------------------------------------------------------------------------------------
+# -- pictures ----------------------------------------------------------------------------------------------------------
 
 
 async def test_a_picture_with_its_previews(word: str, record: Record, client: Connect) -> None:
@@ -382,7 +382,7 @@ async def test_a_picture_outside_any_session(word: str, client: Connect) -> None
     assert end.message_count is None
 
 
-# -- sessions that go on elsewhere -----------------------------------------------------------------------------------------
+# -- sessions that go on elsewhere -------------------------------------------------------------------------------------
 
 
 async def test_a_conversation_goes_on_over_every_other(word: str, client: Connect) -> None:
@@ -477,7 +477,7 @@ async def state(client: ChatClient, reply: Reply, picture: Picture) -> Sequence[
     )
 
 
-# -- keys and cursors --------------------------------------------------------------------------------------------------------
+# -- keys and cursors --------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("writer", "reader"), PAIRS)

@@ -162,7 +162,7 @@ async def refused(work: Any) -> str:
     return refusal.value.code
 
 
-# -- the log ---
+# -- the log -----------------------------------------------------------------------------------------------------------
 
 
 @every
@@ -272,7 +272,7 @@ async def test_a_picture_is_kept_once_and_read_in_pieces(store: Store) -> None:
     assert await store.get_image("i2") is None
 
 
-# -- starting ---
+# -- starting ----------------------------------------------------------------------------------------------------------
 
 
 @every
@@ -370,7 +370,7 @@ async def test_which_model(store: Store) -> None:
     assert drawn.model == "m-image"
 
 
-# -- sessions ---
+# -- sessions ----------------------------------------------------------------------------------------------------------
 
 
 @every
@@ -444,7 +444,7 @@ async def test_clearing_keeps_the_logs_and_deleting_does_not(store: Store) -> No
     assert not (await store.start_turn(asked("other", new_session_id="s10", request_id="k9"))).joined
 
 
-# -- leases and age ---
+# -- leases and age ----------------------------------------------------------------------------------------------------
 
 
 @every
@@ -570,7 +570,7 @@ async def test_a_word_to_the_other_processes(store: Store) -> None:
     assert await store.last_signal() == last
 
 
-# -- several processes ---
+# -- several processes -------------------------------------------------------------------------------------------------
 
 
 @shared
@@ -692,7 +692,7 @@ async def test_five_processes_write_at_once(store: Store, backend: Backend, tmp_
     connection.close()
 
 
-# -- when it cannot ---
+# -- when it cannot ----------------------------------------------------------------------------------------------------
 
 
 async def test_a_locked_database_is_storage_unavailable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
