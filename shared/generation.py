@@ -97,7 +97,10 @@ class Live:
 
 
 class Generation:
-    """The turns that this process generates; run ``commit_forever`` beside them."""
+    """The turns that this process generates; run ``commit_forever`` beside them.
+
+    ``dropped`` are turns that the store would not take: their leases are to be let go, so that they get an end.
+    """
 
     def __init__(
         self,
@@ -114,6 +117,7 @@ class Generation:
         trace: Trace,
     ) -> None:
         self.lives: dict[str, Live] = {}
+        self.dropped: set[str] = set()
         self._settings = settings
         self._store = store
         self._chat_model = chat_model
@@ -385,16 +389,22 @@ class Generation:
                     live.wake()
 
     async def _commit(self, batch: list[Append]) -> list[bool]:
-        """Try for a while: a store that is busy for a moment must not cost an answer."""
+        """Try for a while: a store that is busy for a moment must not cost an answer. Then alone: no turn may cost another one."""
         deadline = time.monotonic() + _COMMIT_TRIES_S
-        while True:
+        while time.monotonic() < deadline:
             try:
                 return await self._store.append(batch)
-            except Exception as error:  # noqa: BLE001 - whatever it is, the other turns must go on
-                if time.monotonic() > deadline:
-                    self._log.error("cannot commit", why=type(error).__name__)
-                    return [False] * len(batch)
+            except Exception:  # noqa: BLE001 - whatever it is, the other turns must go on
                 await asyncio.sleep(0.05)
+        return [await self._commit_alone(entry) for entry in batch]
+
+    async def _commit_alone(self, entry: Append) -> bool:
+        try:
+            return (await self._store.append([entry]))[0]
+        except Exception as error:  # noqa: BLE001 - as above
+            self._log.error("cannot commit", turn=short(entry.turn_id), why=type(error).__name__)
+            self.dropped.add(entry.turn_id)
+            return False
 
     def _trace_records(self, records: list[Record]) -> None:
         if not self._trace.events:

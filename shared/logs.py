@@ -6,11 +6,15 @@ A log is held as long as somebody has it in hand; what nobody reads is in the st
 from __future__ import annotations
 
 import asyncio
+import time
 import weakref
 
 from shared.errors import ChatError
 from shared.store import Store
 from shared.turn import TurnLog
+
+# What is committed is published as soon as the event loop comes round.
+_PUBLISHED_S = 1.0
 
 
 class Logs:
@@ -74,6 +78,15 @@ class Logs:
             if self.draining and not log.ended:
                 log.close()
         return log
+
+    async def reach(self, log: TurnLog, after: int) -> None:
+        """Have all up to ``after`` that the store has: a reader may have seen elsewhere what has not come round to us yet."""
+        if log not in self._generated:
+            await self.catch_up(log)
+            return
+        row = await self._store.get_turn(log.turn_id)
+        while row is not None and len(log.records) < after <= row.last_seq and not log.over:
+            await log.wait(time.monotonic() + _PUBLISHED_S)
 
     async def catch_up(self, log: TurnLog) -> None:
         """Publish what the store has and the log has not; a log whose turn is gone is closed."""

@@ -278,6 +278,8 @@ class ChatService:
         if self.counters.streams_active >= self.settings.max_streams:
             raise ChatError("too_many_streams")
         turn_log = await self._logs.open(turn_id)
+        if after > len(turn_log.records) and not turn_log.ended:
+            await self._logs.reach(turn_log, after)
         turn_log.last_read = time.monotonic()
         return Reader(turn_log, after, self.settings.heartbeat_s, self.counters, self.log)
 

@@ -51,20 +51,24 @@ class Upkeep:
 
     async def watch_forever(self) -> None:
         """Notice what other processes wrote: events of turns read here, cancels, and what happens in joined sessions."""
+        behind = False
         while True:
             await asyncio.sleep(_WATCH_S)
             if not (self._generation.lives or self._members or self._logs.followed()):
                 continue
             try:
                 signals = await self._store.changes(self._last_signal)
-                if signals is None:
+                if signals is None and not behind:
                     continue
-                for signal in signals:
+                # Until all is read: the store does not tell a second time that it has changed.
+                behind = True
+                for signal in signals or ():
                     self._last_signal = max(self._last_signal, signal.signal_id)
                     if signal.origin != self._owner:
                         self._take(signal)
                 for turn_log in self._logs.followed():
                     await self._logs.catch_up(turn_log)
+                behind = False
             except ChatError as error:
                 self._log.error("cannot read the store", code=error.code)
                 await asyncio.sleep(1)
@@ -106,8 +110,11 @@ class Upkeep:
 
     async def renew(self) -> None:
         read = [log.turn_id for log in self._logs.followed() if log.readers]
-        if self._generation.lives or read:
-            await self._store.renew(self._owner, now_ms() + self._settings.lease_s * 1000, read, now_ms())
+        dropped = list(self._generation.dropped)
+        if self._generation.lives or read or dropped:
+            lease_until = now_ms() + self._settings.lease_s * 1000
+            await self._store.renew(self._owner, lease_until, read, now_ms(), dropped)
+            self._generation.dropped.difference_update(dropped)
         for turn_id in await self._store.reap(now_ms()):
             self._log.warning("interrupted", turn=short(turn_id), why="its server is gone")
 

@@ -185,8 +185,13 @@ class Store(Protocol):
         """The picture, or None."""
         ...
 
-    async def renew(self, owner: str, lease_until: float, read: Sequence[str], now: float) -> None:
-        """Renew the leases of all running turns of ``owner``, and note that the turns in ``read`` are being read now."""
+    async def renew(
+        self, owner: str, lease_until: float, read: Sequence[str], now: float, dropped: Sequence[str] = ()
+    ) -> None:
+        """Renew the leases of all running turns of ``owner`` but those in ``dropped``, whose leases end now.
+
+        The turns in ``read`` are noted as being read now.
+        """
         ...
 
     async def reap(self, now: float) -> list[str]:

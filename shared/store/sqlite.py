@@ -334,9 +334,13 @@ class SqliteStore:
 
         return await self._reader.run(op)
 
-    async def renew(self, owner: str, lease_until: float, read: Sequence[str], now: float) -> None:
+    async def renew(
+        self, owner: str, lease_until: float, read: Sequence[str], now: float, dropped: Sequence[str] = ()
+    ) -> None:
         def op(c: apsw.Connection) -> None:
             c.execute("UPDATE turns SET lease_until = ? WHERE owner = ? AND status = 'running'", (lease_until, owner))
+            for turn_id in dropped:
+                c.execute("UPDATE turns SET lease_until = 0 WHERE turn_id = ? AND owner = ?", (turn_id, owner))
             for turn_id in read:
                 c.execute("UPDATE turns SET last_read_at = ? WHERE turn_id = ?", (now, turn_id))
 

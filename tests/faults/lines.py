@@ -114,7 +114,7 @@ async def cuts_at_bytes(world: World, plan: Plan) -> Totals:
             way=way,
             reset=dice.random() < 0.5,
             times=dice.choice((1, 1, 2, 3)),
-            slice_bytes=dice.choice((None, None, None, 7)),
+            slice_bytes=dice.choice((None, None, None, 997 if image else 7)),
         )
         await _through(world, totals, lane, f"/tokens 80 cut {nth} at a byte", faults, shown, image=image)
 
