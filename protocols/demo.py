@@ -128,7 +128,9 @@ class View:
     def step(self, lane: Lane, line: str) -> None:
         """A lane has come a step further."""
         if not self._console.is_terminal:
-            self._console.print(f"{time.perf_counter() - self._begun:5.1f} s  {lane.word:<10} {line}", markup=False)
+            self._console.print(
+                f"{time.perf_counter() - self._begun:5.1f} s  {lane.word:<10} {line}", markup=False, soft_wrap=True
+            )
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -185,13 +187,17 @@ async def _demo(console: Console, args: argparse.Namespace) -> int:
             "GENAI_MODEL_ID": MODEL_ID,
         }
         begun = time.perf_counter()
-        console.print("Starting five servers on one store, with the offline models …")
+        console.print("Starting five servers on one store, with the offline models …", soft_wrap=True)
         async with contextlib.AsyncExitStack() as stack:
             servers = await stack.enter_async_context(serving_all(env=env, apart=True))
             where = ", ".join(f"{word} on {server.address}" for word, server in servers.items())
-            console.print(f"All are up after {time.perf_counter() - begun:.1f} s: {where}.\n", markup=False)
+            console.print(
+                f"All are up after {time.perf_counter() - begun:.1f} s: {where}.\n", markup=False, soft_wrap=True
+            )
             lanes = {word: Lane(word) for word in servers}
             clients = {word: await stack.enter_async_context(servers[word].client(key=key)) for word in servers}
+            for client in clients.values():
+                await client.ping()
             view = View(console, lanes)
             with view.shown():
                 async with asyncio.TaskGroup() as group:
@@ -202,10 +208,10 @@ async def _demo(console: Console, args: argparse.Namespace) -> int:
             _report(console, lanes, settings)
             goes_on = await _hand_over(console, clients, lanes, model)
     paths = ", ".join(str(args.out / f"{word}.png") for word, lane in lanes.items() if lane.picture)
-    console.print(f"The pictures: {paths}", markup=False)
+    console.print(f"The pictures: {paths}", markup=False, soft_wrap=True)
     for lane in lanes.values():
         for what, how in lane.differs.items():
-            console.print(f"{lane.word} differs: {what}: {how}", style="bold red", markup=False)
+            console.print(f"{lane.word} differs: {what}: {how}", style="bold red", markup=False, soft_wrap=True)
     return 0 if goes_on and not any(lane.differs for lane in lanes.values()) else 1
 
 
@@ -328,6 +334,7 @@ def _report(console: Console, lanes: Mapping[str, Lane], settings: Settings) -> 
         "Bytes: bodies and frames of all four turns, as far as each client's library shows them. Log: every event of every "
         "turn, read again from its start.",
         markup=False,
+        soft_wrap=True,
     )
     whole = [word for word in lanes if not TRANSPORTS[word].tokens]
     firsts = [
@@ -336,7 +343,7 @@ def _report(console: Console, lanes: Mapping[str, Lane], settings: Settings) -> 
         if word not in whole and lane.first_ms
     ]
     for word in whole:
-        console.print(f"{word} sends one whole reply, so its first token is its last.", markup=False)
+        console.print(f"{word} sends one whole reply, so its first token is its last.", markup=False, soft_wrap=True)
     if len(firsts) > 1:
         spread = max(firsts) - min(firsts)
         verdict = (
@@ -345,7 +352,9 @@ def _report(console: Console, lanes: Mapping[str, Lane], settings: Settings) -> 
             else "five servers and clients shared this machine, so this is no ranking"
         )
         console.print(
-            f"The first tokens of the other {len(firsts)} lie within {spread:.0f} ms: {verdict}.", markup=False
+            f"The first tokens of the other {len(firsts)} lie within {spread:.0f} ms: {verdict}.",
+            markup=False,
+            soft_wrap=True,
         )
 
 
@@ -365,7 +374,9 @@ async def _hand_over(
         seen = (await clients[BEGUN_ON].list_messages(session_id))[-1].text
     except (ChatError, ConnectionLost) as error:
         console.print(
-            f"\nThe conversation begun over {BEGUN_ON} did not go on over {CONTINUED_ON}: {error}", markup=False
+            f"\nThe conversation begun over {BEGUN_ON} did not go on over {CONTINUED_ON}: {error}",
+            markup=False,
+            soft_wrap=True,
         )
         return False
     goes_on = reply.text == seen == model.again
@@ -373,5 +384,6 @@ async def _hand_over(
         f"\nThe conversation begun over {BEGUN_ON}, continued over {CONTINUED_ON}: “{AGAIN}” “{reply.text.splitlines()[0]}” "
         f"({'equal to the model, and there over ' + BEGUN_ON if goes_on else 'NOT what the model said'})",
         markup=False,
+        soft_wrap=True,
     )
     return goes_on

@@ -171,7 +171,7 @@ def refused(word: str, arguments: Sequence[str], env: dict[str, str], cwd: Path)
         capture_output=True,
         text=True,
         check=False,
-        timeout=30,
+        timeout=60,
     )
     assert (done.returncode, done.stdout) == (2, ""), done.stderr
     assert len(done.stderr.splitlines()) == 1, done.stderr
