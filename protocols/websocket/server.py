@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import struct
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -33,13 +34,6 @@ INTERNAL_ERROR = 1011
 
 router = APIRouter(tags=["websocket"])
 _decoder: msgspec.json.Decoder[ClientMessage] = msgspec.json.Decoder(ClientMessage)
-
-
-class _Key(msgspec.Struct, frozen=True):
-    request_id: str | None = None
-
-
-_key_decoder = msgspec.json.Decoder(_Key)
 
 
 @router.websocket("/ws")
@@ -78,7 +72,7 @@ async def _take(socket: WebSocket, duplex: Duplex, max_bytes: int) -> None:
         except ChatError as error:
             if error.kind.ws_close is not None:
                 raise
-            await duplex.refuse(error, _request_id(message))
+            await duplex.refuse(error, _request_id(message["text"]))
 
 
 def parse(message: Mapping[str, Any], max_bytes: int | None = None) -> ClientMessage:
@@ -94,12 +88,15 @@ def parse(message: Mapping[str, Any], max_bytes: int | None = None) -> ClientMes
     except msgspec.ValidationError as error:
         raise ChatError("invalid_request", f"{str(error)[:200]}.") from None
     except (msgspec.DecodeError, RecursionError):
-        raise ChatError("invalid_request", "The frame is not JSON.") from None
+        raise ChatError("invalid_request", "The frame is not JSON in valid Unicode.") from None
 
 
-def _request_id(message: Mapping[str, Any]) -> str | None:
-    with contextlib.suppress(msgspec.DecodeError, RecursionError):
-        return _key_decoder.decode(message["text"]).request_id
+def _request_id(text: str) -> str | None:
+    """Which request it was, if that can be read in what is no message; the stdlib reads NaN and lone surrogates too."""
+    with contextlib.suppress(ValueError, RecursionError, TypeError, LookupError):
+        key = json.loads(text)["request_id"]
+        if isinstance(key, str) and key.isascii():
+            return key
     return None
 
 
