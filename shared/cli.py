@@ -172,10 +172,21 @@ async def _shell(client: ChatClient, args: argparse.Namespace, settings: Setting
     from shared import shell
 
     def open_client(word: str) -> ChatClient:
-        return ways[word].client(_at(word, args, settings), **_options(args, settings))
+        port = args.port if word == client.transport else None
+        made: Callable[..., ChatClient] = ways[word].client if word in ways else type(client)
+        return made(_at(word, args, settings, port), **_options(args, settings))
+
+    def nothing_there(client: ChatClient) -> str:
+        return absent(client.transport, client.address, getattr(settings, f"{client.transport}_port"))
 
     return await shell.run(
-        client, open_client, ways or None, session_id=args.session, model_id=args.model, plain=args.plain
+        client,
+        open_client,
+        ways,
+        session_id=args.session,
+        model_id=args.model,
+        plain=args.plain,
+        absent=nothing_there,
     )
 
 
@@ -264,7 +275,7 @@ async def _save(items: AsyncGenerator[Item, None], args: argparse.Namespace) -> 
                 fold.add(item)
                 _progress(item, fold)
     picture = picture or fold.picture()
-    path = args.out or _free_name(args.prompt, _SUFFIX.get(picture.mime_type, ".bin"))
+    path = args.out or free_name(args.prompt, picture.mime_type)
     await asyncio.to_thread(path.write_bytes, picture.image)
     line = f"{path}  {picture.width}x{picture.height}, {len(picture.image)} bytes\n"
     if args.json:
@@ -288,8 +299,9 @@ def _progress(item: Item, fold: Fold) -> None:
     sys.stderr.flush()
 
 
-def _free_name(prompt: str, suffix: str) -> Path:
+def free_name(prompt: str, mime_type: str) -> Path:
     """A file name made from the prompt that is not taken yet."""
+    suffix = _SUFFIX.get(mime_type, ".bin")
     stem = "-".join(re.findall(r"\w+", prompt.lower())[:8])[:60] or f"image-{uuid.uuid4().hex[:8]}"
     path, number = Path(stem + suffix), 1
     while path.exists():

@@ -302,6 +302,14 @@ class ChatClient(ABC):
     async def ping(self) -> float:
         """One round trip in milliseconds."""
 
+    def page(self, path: str) -> str | None:
+        """The address of one of the server's pages, such as ``/docs``, for a browser; None where a browser cannot go."""
+        return None
+
+    async def services(self) -> list[str]:
+        """What can be called, asked of the server itself, where no page says it."""
+        return []
+
 
 async def collect(items: AsyncGenerator[Item, None]) -> Reply:
     """Read a chat to its end and add it up. Raises ChatError with the code of a failed turn."""

@@ -11,7 +11,7 @@ from pydantic import AliasChoices, Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
-def _state_dir() -> Path:
+def state_dir() -> Path:
     """The user's state directory: XDG on Linux, Application Support on macOS, LOCALAPPDATA on Windows."""
     if sys.platform == "win32":
         base = Path(os.environ.get("LOCALAPPDATA", Path.home() / "AppData" / "Local"))
@@ -24,7 +24,7 @@ def _state_dir() -> Path:
 
 def default_store_url() -> str:
     """``sqlite:///<state directory>/chat.db``."""
-    return f"sqlite:///{_state_dir() / 'chat.db'}"
+    return f"sqlite:///{state_dir() / 'chat.db'}"
 
 
 class Settings(BaseSettings):

@@ -114,6 +114,9 @@ class HttpClient(ChatClient):
         await self.health()
         return (time.perf_counter() - begun) * 1000
 
+    def page(self, path: str) -> str | None:
+        return f"{self.address}{path}"
+
     async def poll(self, turn_id: str, after: int, wait_s: float) -> tuple[bool, list[AnyEvent]]:
         """One long poll: whether the turn still runs, and the events after the cursor."""
         polled = await self._ask("GET", f"/turns/{turn_id}/events", _Polled, params={"after": after, "wait": wait_s})

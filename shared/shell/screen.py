@@ -1,0 +1,381 @@
+"""Where one types and reads: a terminal, whose input line stays at the bottom while answers scroll above it, or a pipe.
+
+Both give what is typed as a stream of ``Input`` and take rows of text. Only this module prints.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import sys
+import threading
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from prompt_toolkit import PromptSession
+from prompt_toolkit.application import create_app_session, in_terminal
+from prompt_toolkit.completion import Completer
+from prompt_toolkit.filters import Condition, has_focus
+from prompt_toolkit.formatted_text import ANSI, FormattedText, StyleAndTextTuples, to_formatted_text
+from prompt_toolkit.history import FileHistory, History, InMemoryHistory
+from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
+from prompt_toolkit.output import Output, create_output
+from prompt_toolkit.output.vt100 import Vt100_Output
+from prompt_toolkit.patch_stdout import patch_stdout
+
+from shared.shell.paint import Paint, Renderable
+
+_FRAME_S = 1 / 30
+_PIPE_COLUMNS = 100
+_HISTORY_MODE = 0o600
+PLACEHOLDER = "a message, or /help"
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One line was entered; it may hold newlines."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Interrupt:
+    """Ctrl-C; ``typed``: there was text on the line."""
+
+    typed: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Typing:
+    """The line began to hold text, or no longer does."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Resized:
+    """The terminal has another size."""
+
+
+Input = Line | Interrupt | Typing | Resized
+
+
+class Screen(ABC):
+    """``live`` rows stand between what has scrolled and the input line, until the next ``show``."""
+
+    interactive: bool
+    paint: Paint
+
+    @abstractmethod
+    def inputs(self) -> AsyncIterator[Input]:
+        """What the user does, until they leave."""
+
+    @abstractmethod
+    def rows(self, rows: Iterable[str]) -> None:
+        """Print rows above the input line."""
+
+    @abstractmethod
+    def note(self, renderable: Renderable) -> None:
+        """Something about the conversation that is not the conversation."""
+
+    @abstractmethod
+    def raw(self, text: str) -> None:
+        """Text exactly as it came; only where no terminal would act on it."""
+
+    def say(self, renderable: Renderable) -> None:
+        """Print anything of rich's."""
+        self.rows(self.paint.rows(renderable))
+
+    @abstractmethod
+    def show(self, prompt: StyleAndTextTuples, live: Sequence[str] = ()) -> None:
+        """Draw the input line's prompt and the live rows anew."""
+
+    @property
+    @abstractmethod
+    def live_height(self) -> int:
+        """How many live rows there is room for."""
+
+    @abstractmethod
+    def set_line(self, text: str) -> None:
+        """Put text on the input line."""
+
+    @abstractmethod
+    def clear(self) -> None:
+        """Clear the screen."""
+
+    @abstractmethod
+    def leave(self) -> None:
+        """End ``inputs``."""
+
+    @abstractmethod
+    def bare(self) -> contextlib.AbstractAsyncContextManager[None]:
+        """The terminal without our input line, for one that asks the terminal itself something."""
+
+
+class Terminal(Screen):
+    """The input line is prompt_toolkit's; it is never redrawn from its start and never waits for an answer."""
+
+    interactive = True
+
+    def __init__(
+        self, *, plain: bool, completer: Completer, history: Path | None, unrecorded: Callable[[], bool]
+    ) -> None:
+        self._output: Output = (
+            _Held.from_pty(sys.stdout, term=os.environ.get("TERM")) if _is_vt100() else create_output()
+        )
+        self.paint = Paint(lambda: self._output.get_size().columns, plain=plain)
+        self._inputs: asyncio.Queue[Input | None] = asyncio.Queue()
+        self._prompt: StyleAndTextTuples = []
+        self._live: StyleAndTextTuples = []
+        self._size = self._output.get_size()
+        self._leaving = False
+        self._session: PromptSession[str] = PromptSession(
+            self._message,
+            output=self._output,
+            history=open_history(history, unrecorded),
+            completer=completer,
+            complete_while_typing=Condition(lambda: self._session.default_buffer.text.startswith("/")),
+            key_bindings=self._keys(),
+            prompt_continuation=lambda width, number, soft: " " * (width - 2) + "· ",
+            placeholder=FormattedText([("fg:ansibrightblack", PLACEHOLDER)]),
+            erase_when_done=True,
+            reserve_space_for_menu=6,
+        )
+        self._session.default_buffer.accept_handler = self._accepted
+        self._session.default_buffer.on_text_changed += lambda buffer: self._inputs.put_nowait(Typing(buffer.text))
+        self._app = self._session.app
+        self._app.min_redraw_interval = _FRAME_S
+        self._app.before_render += lambda app: self._notice_size()
+
+    async def inputs(self) -> AsyncIterator[Input]:
+        with create_app_session(output=self._output), patch_stdout():
+            prompting = asyncio.create_task(self._session.prompt_async(handle_sigint=True))
+            prompting.add_done_callback(lambda _: self._inputs.put_nowait(None))
+            try:
+                while (item := await self._inputs.get()) is not None:
+                    yield item
+                with contextlib.suppress(EOFError):
+                    prompting.result()
+            finally:
+                self.leave()
+                await asyncio.wait((prompting,))
+
+    def rows(self, rows: Iterable[str]) -> None:
+        written = "".join(f"{row}\n" for row in rows)
+        if not written:
+            return
+        with self._above():
+            self._output.write_raw(written)
+
+    def note(self, renderable: Renderable) -> None:
+        self.say(renderable)
+
+    def raw(self, text: str) -> None:
+        with self._above():
+            self._output.write_raw(text)
+
+    @contextlib.contextmanager
+    def _above(self) -> Iterator[None]:
+        """Write where the input line stands, and draw it again below; one write to the terminal, so that nothing flickers."""
+        held = self._output if isinstance(self._output, _Held) else contextlib.nullcontext()
+        running = self._app.is_running and not self._app._running_in_terminal
+        with held:
+            if running:
+                self._app.renderer.erase()
+            self._output.enable_autowrap()
+            yield
+            self._output.flush()
+            if running:
+                self._app.renderer.reset()
+                # Drawn at once: invalidate() would leave a frame without the line.
+                self._app._redraw()
+
+    def show(self, prompt: StyleAndTextTuples, live: Sequence[str] = ()) -> None:
+        rows = to_formatted_text(ANSI("".join(f"{row}\n" for row in live)))
+        if rows != self._live or prompt != self._prompt:
+            self._prompt, self._live = prompt, rows
+            self._app.invalidate()
+
+    @property
+    def live_height(self) -> int:
+        typed = self._session.default_buffer.document.line_count
+        return max(3, self._output.get_size().rows - typed - 2)
+
+    def set_line(self, text: str) -> None:
+        self._session.default_buffer.reset()
+        self._session.default_buffer.insert_text(text)
+
+    def clear(self) -> None:
+        self._app.renderer.clear()
+
+    def leave(self) -> None:
+        if self._app.is_running and not self._leaving:
+            self._leaving = True
+            self._app.exit(exception=EOFError)
+
+    @contextlib.asynccontextmanager
+    async def bare(self) -> AsyncIterator[None]:
+        with create_app_session(output=self._output):
+            async with in_terminal():
+                yield
+
+    def _message(self) -> StyleAndTextTuples:
+        return [*self._live, *self._prompt]
+
+    def _accepted(self, buffer: object) -> bool:
+        """Enter: the text goes out and the line is empty again; the input line itself goes on."""
+        text = self._session.default_buffer.text
+        if text.strip():
+            self._inputs.put_nowait(Line(text))
+        return False
+
+    def _notice_size(self) -> None:
+        size = self._output.get_size()
+        if size != self._size:
+            self._size = size
+            self._inputs.put_nowait(Resized())
+
+    def _keys(self) -> KeyBindings:
+        keys = KeyBindings()
+
+        @Condition
+        def backslash() -> bool:
+            document = self._session.default_buffer.document
+            return document.is_cursor_at_the_end and document.text.endswith("\\")
+
+        @keys.add("escape", "enter")
+        def _(event: KeyPressEvent) -> None:
+            event.current_buffer.insert_text("\n")
+
+        @keys.add("enter", filter=backslash & has_focus("DEFAULT_BUFFER"))
+        def _(event: KeyPressEvent) -> None:
+            event.current_buffer.delete_before_cursor()
+            event.current_buffer.insert_text("\n")
+
+        @keys.add("c-c")
+        @keys.add("<sigint>")
+        def _(event: KeyPressEvent) -> None:
+            self._inputs.put_nowait(Interrupt(typed=bool(event.current_buffer.text)))
+
+        @keys.add("c-d", filter=Condition(lambda: not self._session.default_buffer.text))
+        def _(event: KeyPressEvent) -> None:
+            self.leave()
+
+        return keys
+
+
+class _Held(Vt100_Output):
+    """Keeps back what is flushed inside a ``with`` and writes it in one go."""
+
+    def __init__(self, *args: object, **options: object) -> None:
+        super().__init__(*args, **options)  # type: ignore[arg-type]
+        # Asking the terminal where the cursor is would make every write wait for its answer.
+        self.enable_cpr = False
+        self._depth = 0
+
+    def __enter__(self) -> None:
+        self._depth += 1
+
+    def __exit__(self, *exc: object) -> None:
+        self._depth -= 1
+        self.flush()
+
+    def flush(self) -> None:
+        if not self._depth:
+            super().flush()
+
+
+class Pipe(Screen):
+    """Lines in, plain text out: the replies exactly as they came on stdout, everything else about them on stderr."""
+
+    interactive = False
+
+    def __init__(self) -> None:
+        self.paint = Paint(lambda: _PIPE_COLUMNS, plain=True, colours=False)
+        self._lines: asyncio.Queue[str] = asyncio.Queue()
+
+    async def inputs(self) -> AsyncIterator[Input]:
+        loop = asyncio.get_running_loop()
+        lines = self._lines
+
+        def read() -> None:
+            # The loop may be gone before the pipe is.
+            with contextlib.suppress(RuntimeError, ValueError):
+                for line in sys.stdin:
+                    loop.call_soon_threadsafe(lines.put_nowait, line)
+                loop.call_soon_threadsafe(lines.put_nowait, "")
+
+        # A thread that reads a pipe cannot be stopped: a daemon does not keep us from leaving.
+        threading.Thread(target=read, name="stdin", daemon=True).start()
+        while line := await lines.get():
+            if line.strip():
+                yield Line(line.rstrip("\r\n"))
+
+    def rows(self, rows: Iterable[str]) -> None:
+        self.raw("".join(f"{row}\n" for row in rows))
+
+    def note(self, renderable: Renderable) -> None:
+        sys.stderr.write("".join(f"{row}\n" for row in self.paint.rows(renderable)))
+        sys.stderr.flush()
+
+    def raw(self, text: str) -> None:
+        sys.stdout.buffer.write(text.encode())
+        sys.stdout.buffer.flush()
+
+    # The rest needs a screen.
+
+    def show(self, prompt: StyleAndTextTuples, live: Sequence[str] = ()) -> None:
+        return
+
+    @property
+    def live_height(self) -> int:
+        return 0
+
+    def set_line(self, text: str) -> None:
+        return
+
+    def clear(self) -> None:
+        return
+
+    def leave(self) -> None:
+        self._lines.put_nowait("")
+
+    def bare(self) -> contextlib.AbstractAsyncContextManager[None]:
+        return contextlib.nullcontext()
+
+
+def is_terminal() -> bool:
+    """Whether someone sits in front of it: both ends are a terminal that can move its cursor."""
+    return sys.stdin.isatty() and sys.stdout.isatty() and os.environ.get("TERM") not in ("dumb", "unknown")
+
+
+def _is_vt100() -> bool:
+    return sys.platform != "win32"
+
+
+class _Recorded(FileHistory):
+    """The lines of all runs; answers to our own questions are none."""
+
+    def __init__(self, path: Path, unrecorded: Callable[[], bool]) -> None:
+        super().__init__(str(path))
+        self._unrecorded = unrecorded
+
+    def append_string(self, string: str) -> None:
+        if string.strip() and not self._unrecorded():
+            super().append_string(string)
+
+
+def open_history(path: Path | None, unrecorded: Callable[[], bool]) -> History:
+    """The history in a file that only its owner can read; in memory where there can be none."""
+    if path is None:
+        return InMemoryHistory()
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT, _HISTORY_MODE))
+        path.chmod(_HISTORY_MODE)
+    except OSError:
+        return InMemoryHistory()
+    return _Recorded(path, unrecorded)
