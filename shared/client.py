@@ -79,6 +79,10 @@ class ServerAbsent(ConnectionLost):
     """Nothing answers at the address; nothing was sent."""
 
 
+class Silent(ConnectionLost):
+    """Nothing came for ``silence_s``; whether anybody is there is not known."""
+
+
 class ChatClient(ABC):
     """A client of one transport. Use it as ``async with``; every method may raise ChatError and ConnectionLost.
 
@@ -145,10 +149,12 @@ class ChatClient(ABC):
         opening = first
         lost_at: float | None = None
         attempts = 0
+        heard = False
         while True:
             try:
                 async with aclosing(opening()) as items:
                     async for item in items:
+                        heard = True
                         if lost_at is not None:
                             self.counts.resumed += 1
                             yield Resumed(after, attempts, round((time.monotonic() - lost_at) * 1000, 3))
@@ -176,14 +182,12 @@ class ChatClient(ABC):
                 if lost_at is None or error.code not in _WORTH_RETRYING:
                     raise
                 why = error.message
-            except ServerAbsent as error:
-                if lost_at is None:
-                    raise
-                why = error.message
             except Corrupted:
                 raise
             except ConnectionLost as error:
                 why = error.message
+                if isinstance(error, ServerAbsent) and not heard and lost_at is None:
+                    raise
                 if not self._resume:
                     raise ConnectionLost(why, after=after, turn_id=turn_id) from error
                 if lost_at is None:

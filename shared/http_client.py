@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import httpx
 import msgspec
 
-from shared.client import Ask, ChatClient, ServerAbsent
+from shared.client import Ask, ChatClient, ServerAbsent, Silent
 from shared.errors import ChatError, ConnectionLost
 from shared.events import AnyEvent
 from shared.session import Message, ModelInfo, Session, SessionPage
@@ -21,6 +21,7 @@ from shared.turn import Snapshot
 
 T = TypeVar("T")
 _CONNECT_S = 5.0
+_GATEWAY = frozenset({502, 503, 504})
 
 
 class _Messages(msgspec.Struct):
@@ -176,12 +177,14 @@ def decode(data: bytes, answer: type[T]) -> T:
         raise ConnectionLost("the server answered something that is not ours") from error
 
 
-def problem_of(body: bytes, status: int) -> ChatError:
-    """The error in a problem+json body (RFC 9457)."""
+def problem_of(body: bytes, status: int) -> ChatError | ConnectionLost:
+    """The error in a problem+json body (RFC 9457); ConnectionLost when a gateway says that it cannot reach the server."""
     try:
         problem = msgspec.json.decode(body)
         return ChatError(problem["code"], problem["detail"], http_status=status)
     except (msgspec.MsgspecError, KeyError, TypeError):
+        if status in _GATEWAY:
+            return ConnectionLost(f"a gateway answered {status}")
         return ChatError("internal", f"The server answered {status}.", http_status=status)
 
 
@@ -192,5 +195,7 @@ def http_failures() -> Iterator[None]:
         yield
     except (httpx.ConnectError, httpx.ConnectTimeout) as error:
         raise ServerAbsent("nothing answers there") from error
+    except httpx.ReadTimeout as error:
+        raise Silent("nothing came for too long") from error
     except (httpx.TransportError, httpx.StreamError) as error:
         raise ConnectionLost(f"the connection broke ({type(error).__name__})") from error
