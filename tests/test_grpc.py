@@ -244,7 +244,7 @@ async def test_every_rpc_of_the_chat_wants_the_key_in_the_metadata(keyed: Server
                 given = tuple((name, value.encode("ascii", "ignore").decode()) for name, value in metadata)
                 call: Any
                 if method.client_streaming:
-                    call = channel.stream_stream(path)(iter((b"",)), metadata=given)
+                    call = channel.stream_stream(path)(metadata=given)
                 else:
                     shape = channel.unary_stream if method.server_streaming else channel.unary_unary
                     call = shape(path)(b"", metadata=given)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
+from collections import deque
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from typing import Any, TypeVar
 
@@ -34,6 +35,7 @@ A = TypeVar("A")
 _CONNECT_S = 5.0
 # The library waits longer after each failure, up to two minutes; ours waits in _follow.
 _RECONNECT_MS = 200
+_REMEMBERED = 256
 # Statuses that the library or a proxy gives when the line breaks.
 _LINE = frozenset({"UNAVAILABLE", "CANCELLED", "UNKNOWN", "INTERNAL", "DEADLINE_EXCEEDED"})
 _CODES = {row.grpc: row.code for row in reversed(ERRORS.values()) if row.grpc not in _LINE}
@@ -53,8 +55,8 @@ class Client(ChatClient):
         given = {"authorization": f"Bearer {self._key}" if self._key else "", "accept-encoding": "gzip" if gzip else ""}
         self._metadata = tuple((name, value) for name, value in given.items() if value)
         self._channel: grpc.aio.Channel | None = None
-        # Turns that this client asked for are not news to itself.
-        self._own: set[str] = set()
+        # The newest requests of this client: what it asked for is no news to itself, and may be heard of late.
+        self._own: deque[str] = deque(maxlen=_REMEMBERED)
         self._watching: dict[str, grpc.aio.StreamStreamCall[pb.ChatRequest, pb.ChatResponse]] = {}
 
     async def connect(self) -> None:
@@ -110,14 +112,14 @@ class Client(ChatClient):
     # -- turns
 
     async def _chat(self, ask: Ask) -> AsyncGenerator[AnyEvent, None]:
-        with self._asking(ask):
-            async for event in self._events(self._stub.SendMessage(chat_request(ask), metadata=self._metadata)):
-                yield event
+        self._own.append(ask.request_id)
+        async for event in self._events(self._stub.SendMessage(chat_request(ask), metadata=self._metadata)):
+            yield event
 
     async def _image(self, ask: Ask) -> AsyncGenerator[AnyEvent, None]:
-        with self._asking(ask):
-            async for event in self._events(self._stub.GenerateImage(image_request(ask), metadata=self._metadata)):
-                yield event
+        self._own.append(ask.request_id)
+        async for event in self._events(self._stub.GenerateImage(image_request(ask), metadata=self._metadata)):
+            yield event
 
     async def _read(self, turn_id: str, after: int) -> AsyncGenerator[AnyEvent, None]:
         request = pb.ResumeTurnRequest(turn_id=turn_id, after=after)
@@ -139,14 +141,6 @@ class Client(ChatClient):
         finally:
             call.cancel()
 
-    @contextlib.contextmanager
-    def _asking(self, ask: Ask) -> Iterator[None]:
-        self._own.add(ask.request_id)
-        try:
-            yield
-        finally:
-            self._own.discard(ask.request_id)
-
     # -- the joined session, on Chat
 
     async def watch(self, session_id: str) -> AsyncGenerator[AnyEvent | SessionUpdate, None]:
@@ -154,9 +148,13 @@ class Client(ChatClient):
         own: set[str] = set()
         try:
             with failures():
-                await call.write(pb.ChatRequest(join_session=pb.JoinSession(session_id=session_id)))
                 async for response in call:
                     match response.WhichOneof("body"):
+                        case "connected":
+                            # Not before: a write into a call that is being refused hides the refusal.
+                            await call.write(joining(session_id))
+                        case "session_joined":
+                            self._watching[session_id] = call
                         case "event":
                             event = from_event_message(response.event)
                             if isinstance(event, TurnStarted) and event.request_id in self._own:
@@ -165,8 +163,6 @@ class Client(ChatClient):
                                 yield event
                         case "session_update":
                             yield from_message(response.session_update, SessionUpdate)
-                        case "session_joined":
-                            self._watching[session_id] = call
                         case "error":
                             raise ChatError(response.error.code, response.error.message)
             raise ConnectionLost("the stream ended")
@@ -181,12 +177,16 @@ class Client(ChatClient):
             if session_id in self._watching:
                 await self._watching[session_id].write(hint)
                 return
-            joining = pb.ChatRequest(join_session=pb.JoinSession(session_id=session_id))
-            call = self._stub.Chat(iter((joining, hint)), metadata=self._metadata, timeout=self._silence_s)
+            call = self._stub.Chat(metadata=self._metadata, timeout=self._silence_s)
             async for response in call:
-                if response.HasField("error"):
-                    call.cancel()
-                    raise ChatError(response.error.code, response.error.message)
+                match response.WhichOneof("body"):
+                    case "connected":
+                        await call.write(joining(session_id))
+                        await call.write(hint)
+                        await call.done_writing()
+                    case "error":
+                        call.cancel()
+                        raise ChatError(response.error.code, response.error.message)
 
     # -- one request, one answer
 
@@ -263,6 +263,11 @@ def chat_request(ask: Ask) -> pb.SendMessageRequest:
 def image_request(ask: Ask) -> pb.GenerateImageRequest:
     """The request of a picture."""
     return pb.GenerateImageRequest(prompt=ask.text, size=ask.size, session_id=ask.session_id, request_id=ask.request_id)
+
+
+def joining(session_id: str) -> pb.ChatRequest:
+    """The request to hear of a session."""
+    return pb.ChatRequest(join_session=pb.JoinSession(session_id=session_id))
 
 
 @contextlib.contextmanager

@@ -285,7 +285,7 @@ async def serve(place: Place, server: grpc.aio.Server, stopping: Stopping) -> No
     await about.enter_graceful_shutdown()
     await stopping.drain(place.service)
     # What has ended is still being written; then the calls that are left are cut.
-    await server.stop(0 if stopping.insisted.is_set() else STOP_S)
+    await server.stop(STOP_S)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
