@@ -158,11 +158,11 @@ async def _chat(make: type[ChatClient], args: argparse.Namespace, settings: Sett
     word = make.transport
     address = _at(word, args, settings, args.port)
     options = _options(args, settings)
-    if args.message is None:
-        return await _shell(make(address, **options), args, settings, ways)
-    message = sys.stdin.read() if args.message == "-" else args.message
-    ask = Ask(text=message, session_id=args.session, model_id=args.model)
     with _named_absence(word, address, settings):
+        if args.message is None:
+            return await _shell(make(address, **options), args, settings, ways)
+        message = sys.stdin.read() if args.message == "-" else args.message
+        ask = Ask(text=message, session_id=args.session, model_id=args.model)
         async with make(address, **options) as client:
             items = client.chat(message, session_id=args.session, model_id=args.model, request_id=ask.request_id)
             return await _cancelling(client, ask, _print(items, raw=args.json))
@@ -207,18 +207,20 @@ async def _print(items: AsyncGenerator[Item, None], *, raw: bool) -> int:
     """The reply on stdout as it comes; what happens to the line, and how a turn ended badly, on stderr."""
     ended: str | None = None
     last = "\n"
-    async with aclosing(items):
-        async for item in items:
-            if isinstance(item, Lost | Resumed):
-                _notice(item)
-            elif raw:
-                _write(to_json(item).decode() + "\n", exact=True)
-            elif isinstance(item, Chunk | Reply):
-                _write(item.text)
-                last = item.text or last
-            ended = _ended_badly(item) or ended
-    if not raw and not last.endswith("\n"):
-        _write("\n")
+    try:
+        async with aclosing(items):
+            async for item in items:
+                if isinstance(item, Lost | Resumed):
+                    _notice(item)
+                elif raw:
+                    _write(to_json(item).decode() + "\n", exact=True)
+                elif isinstance(item, Chunk | Reply):
+                    _write(item.text)
+                    last = item.text or last
+                ended = _ended_badly(item) or ended
+    finally:
+        if not last.endswith("\n"):
+            _write("\n")
     return _fail(ended) if ended else DONE
 
 
@@ -243,9 +245,11 @@ def _write(text: str, *, exact: bool = False) -> None:
 
 def _notice(item: Lost | Resumed) -> None:
     if isinstance(item, Lost):
-        sys.stderr.write(f"[lost after seq {item.after}: {item.why}]\n")
+        line = f"[lost after seq {item.after}: {item.why}]\n"
     else:
-        sys.stderr.write(f"[back after {item.elapsed_ms:.0f} ms, going on after seq {item.after}]\n")
+        line = f"[back after {item.elapsed_ms:.0f} ms, going on after seq {item.after}]\n"
+    # On a terminal the reply stands in the way.
+    sys.stderr.write(f"\n{line}" if sys.stderr.isatty() else line)
 
 
 async def _image(make: type[ChatClient], args: argparse.Namespace, settings: Settings) -> int:

@@ -163,8 +163,8 @@ def test_a_server_that_is_not_there(word: str, nobody: str, run: Run) -> None:
     expected = (
         f"nothing answers at 127.0.0.1:{nobody}; start it with: python -m protocols serve {word} --port {nobody}\n"
     )
-    for arguments in (("chat", word, "hello"), ("image", word, "a bridge")):
-        status, out, err = run(*arguments, "--port", nobody)
+    for arguments in (("chat", word, "hello"), ("image", word, "a bridge"), ("chat", word)):
+        status, out, err = run(*arguments, "--port", nobody, stdin="hello\n")
         assert (status, out, err) == (2, "", expected)
 
 
