@@ -52,13 +52,28 @@ class Duplex:
     with ``shutting_down`` first delivers the turns that it is reading to their ends.
     """
 
+    __slots__ = (
+        "_cancels",
+        "_joined",
+        "_listening",
+        "_lock",
+        "_member",
+        "_pumps",
+        "_read_here",
+        "_service",
+        "_starting",
+        "_tasks",
+        "_write",
+        "connection_id",
+    )
+
     def __init__(self, service: ChatService, send: Callable[[Outgoing], Awaitable[None]]) -> None:
         self.connection_id = str(uuid.uuid4())
         self._service = service
         self._write = send
         self._lock = asyncio.Lock()
         self._starting = asyncio.Lock()
-        self._joined = contextlib.ExitStack()
+        self._joined: contextlib.AbstractContextManager[Membership] | None = None
         self._member: Membership | None = None
         self._listening: asyncio.Task[None] | None = None
         self._pumps: dict[str, asyncio.Task[None]] = {}
@@ -81,7 +96,7 @@ class Duplex:
         finally:
             self._service.counters.connections_active -= 1
             self._service.log.info("disconnected", connection=short(self.connection_id))
-            self._joined.close()
+            self._leave()
             for task in self._tasks - self._cancels:
                 task.cancel()
             await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -208,8 +223,14 @@ class Duplex:
         if self._listening is not None:
             self._listening.cancel()
             self._listening = None
-        self._joined.close()
-        self._member = self._joined.enter_context(self._service.join(session_id, member))
+        self._leave()
+        self._joined = self._service.join(session_id, member)
+        self._member = self._joined.__enter__()
+
+    def _leave(self) -> None:
+        if self._joined is not None:
+            self._joined.__exit__(None, None, None)
+            self._joined = None
 
     def _listen(self) -> None:
         if self._listening is None and self._member is not None:

@@ -315,12 +315,13 @@ def image_answer(image: StoredImage, headers: Mapping[str, str]) -> Response:
         "Cache-Control": "private, max-age=31536000, immutable",
     }
     size = len(image.data)
-    if f'"{image.sha256}"' in headers.get("if-none-match", ""):
+    known = headers.get("if-none-match", "").strip()
+    if known == "*" or f'"{image.sha256}"' in known:
         return Response(status_code=304, headers=common)
     unit, _, spec = headers.get("range", "").partition("=")
     first, dash, last = spec.strip().partition("-")
-    known = unit.strip() == "bytes" and dash and "," not in spec and (first + last).isdecimal()
-    if not known or headers.get("if-range", common["ETag"]) != common["ETag"]:
+    one = unit.strip() == "bytes" and dash and "," not in spec and (first + last).isdecimal()
+    if not one or headers.get("if-range", common["ETag"]) != common["ETag"]:
         return Response(image.data, 200, common, image.mime_type)
     start = int(first) if first else max(0, size - int(last))
     stop = min(size, int(last) + 1) if first and last else size
@@ -532,6 +533,8 @@ class _Gate:
                 await receive()
             await _refuse(problem(error), scope, receive, send)
             return
+        # An open stream would hold on to it for as long as it lasts.
+        del headers
         await self._app(scope, receive, send)
 
     def _check_key(self, scope: Scope, headers: Mapping[str, str]) -> None:
