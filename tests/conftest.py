@@ -24,6 +24,7 @@ from shared.config import Settings
 T = TypeVar("T")
 
 WORDS = tuple(TRANSPORTS)
+KEY = "correct horse battery staple"
 # No provider, no waiting: what takes time in a test says so with a stage direction (/slow, /stall).
 FAST = {
     "GENAI_PROVIDER": "offline",
@@ -100,11 +101,11 @@ class Servers(Mapping[str, Server]):
 
     def close(self) -> None:
         """Stop those that run."""
+        self._backstage.run(self.stop())
 
-        async def stop_all() -> None:
-            await asyncio.gather(*(stack.aclose() for _, stack in self._running.values()))
-
-        self._backstage.run(stop_all())
+    async def stop(self) -> None:
+        """The same, backstage."""
+        await asyncio.gather(*(stack.aclose() for _, stack in self._running.values()))
         self._running.clear()
 
     def errors(self) -> list[dict[str, Any]]:
@@ -147,8 +148,11 @@ def make_servers(backstage: Backstage, tmp_path_factory: pytest.TempPathFactory)
         return made[-1]
 
     yield make
-    for servers in made:
-        servers.close()
+
+    async def stop_all() -> None:
+        await asyncio.gather(*(servers.stop() for servers in made))
+
+    backstage.run(stop_all())
 
 
 @pytest.fixture(scope="session")
@@ -157,6 +161,12 @@ def servers(make_servers: MakeServers) -> Iterator[Servers]:
     five = make_servers()
     yield five
     assert not five.errors()
+
+
+@pytest.fixture(scope="session")
+def keyed(make_servers: MakeServers) -> Servers:
+    """The five with ``API_SECRET_KEY`` set to ``KEY``."""
+    return make_servers(API_SECRET_KEY=KEY)
 
 
 @pytest.fixture(params=WORDS)
