@@ -81,6 +81,7 @@ class Client(ChatClient):
                 # Both together are the silence after which a half-open connection is given up.
                 ("grpc.keepalive_time_ms", half_ms),
                 ("grpc.keepalive_timeout_ms", half_ms),
+                ("grpc.http2.ping_timeout_ms", half_ms),
                 ("grpc.http2.max_pings_without_data", 0),
                 ("grpc.initial_reconnect_backoff_ms", _RECONNECT_MS),
                 ("grpc.min_reconnect_backoff_ms", _RECONNECT_MS),

@@ -254,6 +254,11 @@ async def listening(host: str, port: int, settings: Settings) -> AsyncIterator[t
             # A PING for every heartbeat: a half-open connection is noticed though nothing is sent on it.
             ("grpc.keepalive_time_ms", int(settings.heartbeat_s * 1000)),
             ("grpc.keepalive_timeout_ms", int(settings.stall_timeout_s * 1000)),
+            # What decides in fact: without it a PING that nobody answers is waited for a minute.
+            ("grpc.http2.ping_timeout_ms", int(settings.stall_timeout_s * 1000)),
+            # A client that never finishes its preface and SETTINGS.
+            ("grpc.server_handshake_timeout_ms", int(settings.request_timeout_s * 1000)),
+            ("grpc.http2.settings_timeout", int(settings.request_timeout_s * 1000)),
             ("grpc.keepalive_permit_without_calls", 1),
             ("grpc.http2.max_pings_without_data", 0),
             # And clients may do the same to us, as often as they like.
