@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import socket
 import time
+import weakref
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
@@ -52,6 +54,9 @@ class HttpClient(ChatClient):
             trust_env=False,
         )
         self._open: set[httpx.Response] = set()
+        # Requests without a head of an answer yet, and whether they were cut; the connections that were used.
+        self._waiting: dict[asyncio.Task[Any], bool] = {}
+        self._wires: weakref.WeakSet[Any] = weakref.WeakSet()
 
     async def connect(self) -> None:
         """Nothing to hold: each request connects, or takes a connection that is still open."""
@@ -65,6 +70,8 @@ class HttpClient(ChatClient):
             sock = stream.get_extra_info("socket")
             with contextlib.suppress(OSError):
                 sock.shutdown(socket.SHUT_RDWR)
+        for task in self._waiting:
+            self._waiting[task] = task.cancel() or self._waiting[task]
 
     async def create_session(self, model_id: str | None = None) -> Session:
         return await self._ask("POST", "/sessions", Session, {"model_id": model_id})
@@ -137,15 +144,34 @@ class HttpClient(ChatClient):
     async def _stream(self, method: str, path: str, **options: Any) -> AsyncIterator[httpx.Response]:
         """An answer whose body is still to be read. Raises ChatError for an error status, ConnectionLost for a broken line."""
         with http_failures():
-            async with self._http.stream(method, path, **options) as response:
+            response = await self._send(self._http.build_request(method, path, **options))
+            try:
                 if response.is_error:
                     raise problem_of(await response.aread(), response.status_code)
                 self._open.add(response)
-                self.counts.connections += 1
-                try:
-                    yield response
-                finally:
-                    self._open.discard(response)
+                yield response
+            finally:
+                self._open.discard(response)
+                await response.aclose()
+
+    async def _send(self, request: httpx.Request) -> httpx.Response:
+        """Until the head of the answer is there; ``cut`` reaches this, too."""
+        task = asyncio.current_task()
+        assert task is not None
+        self._waiting[task] = False
+        try:
+            response = await self._http.send(request, stream=True)
+        except asyncio.CancelledError:
+            if self._waiting[task] and not task.uncancel():
+                raise ConnectionLost("the connection was cut") from None
+            raise
+        finally:
+            del self._waiting[task]
+        wire = response.extensions["network_stream"]
+        if wire not in self._wires:
+            self._wires.add(wire)
+            self.counts.connections += 1
+        return response
 
     async def _bytes(self, response: httpx.Response) -> AsyncGenerator[bytes, None]:
         """The body as it arrives, counted."""
