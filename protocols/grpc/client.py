@@ -17,6 +17,7 @@ import grpc
 import msgspec
 from google.protobuf.message import Message as ProtobufMessage
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from protocols import TRANSPORTS
 from protocols.grpc import chat_pb2 as pb
@@ -247,6 +248,13 @@ class Client(ChatClient):
         check = health_pb2_grpc.HealthStub(self._channel or self._dial()).Check
         answer = await self._ask(check, health_pb2.HealthCheckRequest())
         return {"status": _HEALTH.get(answer.status, "unknown"), "transport": self.transport}
+
+    async def services(self) -> list[str]:
+        stub = reflection_pb2_grpc.ServerReflectionStub(self._channel or self._dial())
+        asked = (reflection_pb2.ServerReflectionRequest(list_services=""),)
+        with failures():
+            answers = stub.ServerReflectionInfo(iter(asked), metadata=self._metadata, timeout=self._silence_s)
+            return [service.name async for answer in answers for service in answer.list_services_response.service]
 
     async def ping(self) -> float:
         begun = time.perf_counter()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable
 from typing import Literal
@@ -79,13 +80,14 @@ class Link:
     async def disconnect(self) -> None:
         """Close the client; its address stays."""
         old, word = self.client, self.word
-        self.client = self._open_client(word)
+        self.client = await asyncio.to_thread(self._open_client, word)
         self.parted, self.state = True, "idle"
         await old.aclose()
 
     async def open(self, word: str) -> ChatClient:
         """A connected client of another transport, not yet in use. Raises ConnectionLost with words that help."""
-        client = self._open_client(word)
+        # In a thread, because a transport's library is imported when it is first used.
+        client = await asyncio.to_thread(self._open_client, word)
         try:
             await client.connect()
             # Only where a connection is held does connecting show that there is a server.

@@ -8,6 +8,10 @@ from __future__ import annotations
 import asyncio
 import importlib
 import io
+import os
+import re
+import select
+import sys
 from typing import Any
 
 from PIL import Image
@@ -18,6 +22,9 @@ from shared.shell.screen import Screen
 _MAX_COLUMNS, _MAX_ROWS = 64, 24
 _PREVIEW_COLUMNS, _PREVIEW_ROWS = 32, 10
 _MAX_PIXELS = 1024
+_PATIENCE_S, _QUIET_S = 0.5, 0.05
+_DA1 = re.compile(rb"\x1b\[\?[\d;]*c")
+_ANSWERS = re.compile(rb"\x1b\[[?\d;]*[ct]|\x1b_G.*?\x1b\\")
 
 
 class Easel:
@@ -33,7 +40,9 @@ class Easel:
         async with self._asking:
             if self._library is None and self._screen.interactive:
                 async with self._screen.bare():
-                    self._library = await asyncio.to_thread(_learn)
+                    self._library, typed = await asyncio.to_thread(_learn)
+                if typed.isprintable():
+                    self._screen.add(typed)
 
     async def preview(self, data: bytes) -> list[str]:
         """A small picture of half-blocks as rows; none where it cannot be read."""
@@ -65,12 +74,36 @@ class Easel:
         return max(2, min(columns, 2 * rows * picture.width // picture.height))
 
 
-def _learn() -> Any:
+def _learn() -> tuple[Any, str]:
+    """The library, set to what the terminal can draw, and what was typed meanwhile."""
     library = importlib.import_module("textual_image.renderable")
     # Measuring asks for the size of a cell, once.
-    console = Console(file=io.StringIO())
-    console.measure(library.HalfcellImage(Image.new("RGB", (2, 2)), width=1, height=1))
-    return library
+    Console(file=io.StringIO()).measure(library.HalfcellImage(Image.new("RGB", (2, 2)), width=1, height=1))
+    if sys.platform == "win32":
+        return library, ""
+    return library, _late_answers()
+
+
+def _late_answers() -> str:
+    """Take in what the terminal still has to say: a slow one answers when the library has stopped waiting. What else was typed.
+
+    Terminals answer in order, and all answer DA1 (ECMA-48 section 8.3.24): its answer is the last one.
+    """
+    import termios
+    import tty
+
+    stdin, stdout = sys.stdin.fileno(), sys.stdout.fileno()
+    before = termios.tcgetattr(stdin)
+    tty.setcbreak(stdin, termios.TCSANOW)
+    try:
+        os.write(stdout, b"\x1b[c")
+        said, wait_s = b"", _PATIENCE_S
+        while select.select([stdin], [], [], wait_s)[0]:
+            said += os.read(stdin, 1024)
+            wait_s = _QUIET_S if _DA1.search(said) else _PATIENCE_S
+    finally:
+        termios.tcsetattr(stdin, termios.TCSANOW, before)
+    return _ANSWERS.sub(b"", said).decode(errors="ignore")
 
 
 def _scaled(data: bytes) -> Image.Image | None:

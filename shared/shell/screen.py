@@ -103,6 +103,10 @@ class Screen(ABC):
         """Put text on the input line."""
 
     @abstractmethod
+    def add(self, text: str) -> None:
+        """Put text on the input line, where the cursor is."""
+
+    @abstractmethod
     def clear(self) -> None:
         """Clear the screen."""
 
@@ -157,11 +161,10 @@ class Terminal(Screen):
             try:
                 while (item := await self._inputs.get()) is not None:
                     yield item
-                with contextlib.suppress(EOFError):
-                    prompting.result()
             finally:
                 self.leave()
-                await asyncio.wait((prompting,))
+                with contextlib.suppress(EOFError):
+                    await prompting
 
     def rows(self, rows: Iterable[str]) -> None:
         written = "".join(f"{row}\n" for row in rows)
@@ -206,6 +209,9 @@ class Terminal(Screen):
 
     def set_line(self, text: str) -> None:
         self._session.default_buffer.reset()
+        self.add(text)
+
+    def add(self, text: str) -> None:
         self._session.default_buffer.insert_text(text)
 
     def clear(self) -> None:
@@ -335,6 +341,9 @@ class Pipe(Screen):
         return 0
 
     def set_line(self, text: str) -> None:
+        return
+
+    def add(self, text: str) -> None:
         return
 
     def clear(self) -> None:

@@ -29,11 +29,12 @@ _STOP_S = 5.0
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """A turn that waits for the one before it: ours to ask for, or someone's to read."""
+    """A turn to show: ours to ask for, or someone's to read; ``late``: it had to wait for another."""
 
     ask: Ask | None = None
     out: Path | None = None
     turn_id: str | None = None
+    late: bool = False
 
 
 class Turns:
@@ -59,7 +60,8 @@ class Turns:
 
     def want(self, wanted: Wanted) -> None:
         """Show a turn, when the one on the screen has ended."""
-        self.waiting.append(wanted)
+        late = self.answer is not None or bool(self.waiting)
+        self.waiting.append(replace(wanted, late=late))
         self._next()
 
     def _next(self) -> None:
@@ -138,7 +140,7 @@ class Turns:
     async def _show(self, answer: Answer, wanted: Wanted) -> None:
         error: ChatError | ConnectionLost | None = None
         try:
-            items = await self._ask(answer) if answer.ask is not None else None
+            items = await self._ask(answer, wanted) if answer.ask is not None else None
         except (ChatError, ConnectionLost) as refused:
             error = refused
         else:
@@ -149,10 +151,10 @@ class Turns:
         self.answer = None
         self._next()
 
-    async def _ask(self, answer: Answer) -> AsyncGenerator[Item, None]:
+    async def _ask(self, answer: Answer, wanted: Wanted) -> AsyncGenerator[Item, None]:
         ask = answer.ask
         assert ask is not None
-        if self._screen.interactive:
+        if self._screen.interactive and (ask.kind == "chat" or wanted.late):
             self._screen.rows(["", *self._screen.paint.rows(asked(ask))])
         session_id = self._room.session_id or await self._room.make()
         answer.ask = ask = replace(ask, session_id=session_id)
@@ -263,6 +265,7 @@ class Turns:
             if answer.sent:
                 answer.count(self._link.tally)
         if self._screen.interactive and answer.turn_id is not None:
+            self._screen.rows([""])
             self._note(answer.summary)
             if answer.proof:
                 self._note(answer.proof)
