@@ -151,7 +151,7 @@ class Emulator:
         self._change.set()
         self._change = asyncio.Event()
 
-    async def until(self, true: Callable[[], bool], timeout_s: float = 5) -> None:
+    async def until(self, true: Callable[[], bool], timeout_s: float = 30) -> None:
         """Wait for something to become true of ``seen``; raises TimeoutError."""
         async with asyncio.timeout(timeout_s):
             while not true():
