@@ -1,0 +1,57 @@
+"""The documents: the five pages have one shape, links lead somewhere, commands that are named exist."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from protocols import TRANSPORTS
+
+ROOT = Path(__file__).resolve().parents[1]
+HEADINGS = [
+    "Run it",
+    "On the wire",
+    "Order of events",
+    "When it breaks",
+    "Limits",
+    "Choose it when",
+    "Read more",
+]
+LEAVES = [f"protocols/{transport.folder}/README.md" for transport in TRANSPORTS.values()]
+PAGES = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", *LEAVES]
+
+
+@pytest.mark.parametrize("page", LEAVES)
+def test_the_five_pages_have_one_shape(page: str) -> None:
+    text = (ROOT / page).read_text(encoding="utf-8")
+    assert re.findall(r"^## (.*)$", text, re.MULTILINE) == HEADINGS
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_links_lead_somewhere(page: str) -> None:
+    text = (ROOT / page).read_text(encoding="utf-8")
+    targets = [link for link in re.findall(r"\]\(([^)\s]+)\)", text) if "://" not in link]
+    missing = [link for link in targets if not (ROOT / page).parent.joinpath(link.partition("#")[0]).exists()]
+    assert not missing
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_commands_that_are_named_exist(page: str) -> None:
+    text = (ROOT / page).read_text(encoding="utf-8")
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
+    assert set(re.findall(r"^make ([a-z-]+)|`make ([a-z-]+)`", text, re.MULTILINE)) <= {
+        pair for target in targets for pair in ((target, ""), ("", target))
+    }
+    for word, path in re.findall(r"python (protocols/(\w+)/\w+\.py)", text):
+        assert (ROOT / word).exists(), path
+    for command, word in re.findall(r"python -m protocols (serve|chat|image) (\w+)", text):
+        assert word in TRANSPORTS or (command, word) == ("serve", "all")
+
+
+def test_the_table_of_ports() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    for transport in TRANSPORTS.values():
+        (line,) = re.findall(rf"^python protocols/{transport.folder}/server\.py +.*$", text, re.MULTILINE)
+        assert f"127.0.0.1:{transport.default_port}" in line
