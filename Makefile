@@ -5,13 +5,13 @@ PYTHON ?= python3
 VENV ?= .venv
 TESTS ?= tests
 # Two workers: each starts servers of its own, and a file's tests share them.
-PYTEST ?= $(VENV)/bin/python -m pytest -n 2 --dist loadfile
+PYTEST ?= $(VENV)/bin/python -m pytest -n 2 --dist loadfile --ignore tests/browser
 
 RUN := $(VENV)/bin/python
 STAMP := $(VENV)/.complete
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve test check format proto clean
+.PHONY: help demo serve test test-browser check format proto clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -44,6 +44,12 @@ clean: ## remove the environment, caches and what the demo drew
 
 # -- the tools on top: their targets go here, each with its "## line" for the help -----------------------------------------
 
+
+test-browser: $(STAMP) ## the pages in real Chromium
+	@command -v chromium >/dev/null || command -v google-chrome >/dev/null || test -n "$$CHROMIUM" \
+		|| { test "$$(id -u)" = 0 && command -v apt-get >/dev/null && apt-get update -qq && apt-get install -y -qq chromium fonts-noto-color-emoji; } \
+		|| { echo "Chromium is needed: install it (Debian, Ubuntu: apt install chromium), or set CHROMIUM to its path"; exit 1; }
+	$(RUN) -m pytest tests/browser
 
 # -- the environment --------------------------------------------------------------------------------------------------------
 

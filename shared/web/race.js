@@ -1,9 +1,10 @@
-// The race: one prompt over the four HTTP transports at once, each by its own wire module; all numbers are of arrivals in this page.
+// The race: one prompt over the four HTTP transports at once (REST twice), each by its own wire module; all numbers are of arrivals in this page.
 
 import { Api, Refused, TERMINAL, requestKey, sha256 } from "./api.js";
 import { follow } from "./follow.js";
 
-const WORDS = ["rest", "ndjson", "sse", "websocket"];
+const WORDS = ["rest", "rest-poll", "ndjson", "sse", "websocket"];
+const SERVER = { "rest-poll": "rest" };
 const RELAY_OFFSET = 100;
 const SVG = "http://www.w3.org/2000/svg";
 const $ = (id) => document.getElementById(id);
@@ -130,7 +131,7 @@ function draw(running) {
   };
   const parts = [];
   WORDS.forEach((word, row) => {
-    const y = 30 + row * 45;
+    const y = 30 + row * 40;
     parts.push(node("text", { x: 10, y: y + 5 }, word), node("line", { class: "axis", x1: 130, x2: 980, y1: y, y2: y }));
     const lane = running.find((one) => one.word === word);
     for (const at of lane?.arrivals ?? []) parts.push(node("rect", { class: word, x: x(at) - 1, y: y - 11, width: 2.5, height: 22 }));
@@ -240,9 +241,9 @@ $("seventh").addEventListener("click", async () => {
 });
 
 const { ports } = await (await fetch("/web/lanes.json")).json();
-lanes = await Promise.all(WORDS.map(async (word) => new Lane(word, await import(`./wires/${word}.js`), ports[word])));
+lanes = await Promise.all(WORDS.map(async (word) => new Lane(word, await import(`./wires/${word.replace("-", "_")}.js`), ports[SERVER[word] ?? word])));
 WORDS.forEach((word) => $("lanes").append(lanes.find((lane) => lane.word === word).element));
 draw([]);
 const running = (await Promise.all(lanes.map((lane) => lane.reachable(0)))).filter(Boolean).length;
 lanes.forEach((lane) => lane.say("state", "ready"));
-state(running === WORDS.length ? "good" : "bad", `${running} of ${WORDS.length} servers answer`);
+state(running === WORDS.length ? "good" : "bad", `${running} of ${WORDS.length} lanes have a server`);

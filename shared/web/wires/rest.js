@@ -39,7 +39,7 @@ export class Wire {
   /** Another window's turn: long-poll its events. */
   async *read(turnId, after) {
     for (;;) {
-      const polled = await this.api.json("GET", `/turns/${turnId}/events?after=${after}&wait=20`);
+      const polled = await this.#poll(`/turns/${turnId}/events?after=${after}&wait=20`);
       this.onFrame("down", `GET events?after=${after} → ${polled.events.length} events`);
       for (const event of polled.events) {
         after = event.seq;
@@ -47,6 +47,16 @@ export class Wire {
         yield event;
       }
       if (polled.status !== "running") return;
+    }
+  }
+
+  async #poll(path) {
+    const abort = new AbortController();
+    this.waiting.add(abort);
+    try {
+      return await this.api.json("GET", path, { signal: abort.signal });
+    } finally {
+      this.waiting.delete(abort);
     }
   }
 

@@ -1,0 +1,1 @@
+"""The pages in real Chromium (``make test-browser``)."""

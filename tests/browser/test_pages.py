@@ -1,0 +1,376 @@
+"""The pages in real Chromium: each transport over its own browser API, cuts, two windows, hostile texts, the race.
+
+Screenshots are kept in ``tests/artefacts`` to be looked at.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import socket
+from collections.abc import AsyncIterator
+from functools import partial
+from pathlib import Path
+
+import pytest
+from playwright.async_api import Browser, Page, Route, async_playwright, expect
+
+from protocols.processes import Server, serving
+from shared.events import to_json
+from tests.browser.payloads import PAYLOADS
+from tests.conftest import until
+
+WORDS = ("rest", "ndjson", "sse", "websocket")
+ARTEFACTS = Path(__file__).parents[1] / "artefacts"
+# The flags without which Chromium needs a sandbox of its own, or asks hosts of its maker at every start.
+FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+# What a hostile text would do if it ran, and what the policy would report if it tried.
+WITNESS = """
+window.__ran = []; window.__reports = [];
+window.alert = (what) => window.__ran.push(String(what));
+document.addEventListener("securitypolicyviolation", (event) =>
+  window.__reports.push(event.violatedDirective + " " + event.blockedURI));
+"""
+
+
+def chromium() -> str:
+    """The browser's path; the test fails with what to do when there is none."""
+    for name in (os.environ.get("CHROMIUM", ""), "chromium", "chromium-browser", "google-chrome"):
+        path = shutil.which(name) if name else None
+        if path:
+            return path
+    pytest.fail("no Chromium: install it (Debian: apt install chromium), or set CHROMIUM to its path")
+
+
+@pytest.fixture
+async def browser() -> AsyncIterator[Browser]:
+    async with async_playwright() as playwright:
+        browser = await playwright.chromium.launch(executable_path=chromium(), args=FLAGS)
+        yield browser
+        await browser.close()
+
+
+@pytest.fixture
+async def store(tmp_path: Path) -> dict[str, str]:
+    return {"STORE_URL": f"sqlite:///{tmp_path / 'chat.db'}", "OFFLINE_FIRST_TOKEN_MS": "20", "HEARTBEAT_S": "5"}
+
+
+async def open_page(browser: Browser, server: Server, path: str = "/demo") -> Page:
+    page = await browser.new_page(viewport={"width": 1200, "height": 800})
+    await page.add_init_script(WITNESS)
+    page.set_default_timeout(20_000)
+    await page.goto(f"http://{server.address}{path}")
+    if path == "/demo":
+        await expect(page.locator("#state")).to_have_text("ready")
+    return page
+
+
+async def say(page: Page, text: str, *, wait: bool = True) -> None:
+    await page.fill("#text", text)
+    await page.press("#text", "Enter")
+    if wait:
+        await done(page)
+
+
+async def done(page: Page) -> None:
+    await expect(page.locator("#state")).to_have_text("ready")
+    await expect(page.locator("#send")).to_be_enabled()
+
+
+async def said(page: Page, characters: int) -> None:
+    """Wait until so much of an answer is shown."""
+    length = "(document.querySelector('#messages li.model .text')?.textContent ?? '').length"
+    await until(lambda: page.evaluate(f"{length} > {characters}"))
+
+
+async def texts(page: Page, role: str) -> list[str]:
+    bodies = page.locator(f"#messages li.{role} > .text")
+    shown: list[str] = await bodies.evaluate_all("all => all.map((one) => one.textContent)")
+    return shown
+
+
+async def clean(page: Page) -> None:
+    """Nothing ran, and the policy had nothing to report."""
+    assert await page.evaluate("window.__ran") == []
+    assert await page.evaluate("window.__reports") == []
+
+
+async def shot(page: Page, name: str) -> None:
+    ARTEFACTS.mkdir(exist_ok=True)
+    await page.screenshot(path=ARTEFACTS / f"{name}.png")
+
+
+async def stored(server: Server) -> list[str]:
+    """What the model said in the newest session, as the store has it."""
+    async with server.client() as client:
+        session = (await client.list_sessions()).sessions[0]
+        return [message.text for message in await client.list_messages(session.session_id) if message.role == "model"]
+
+
+@pytest.mark.parametrize("word", WORDS)
+async def test_a_conversation(browser: Browser, store: dict[str, str], word: str) -> None:
+    async with serving(word, env=store | {"OFFLINE_TOKENS_PER_S": "400"}) as server:
+        page = await open_page(browser, server)
+        await say(page, "My name is Ada.")
+        await say(page, "Show me some code, please.")
+        await say(page, "What is my name?")
+        assert await page.locator("#messages pre code").count() >= 1, "the code block is not rendered"
+        assert await page.locator("#messages .meta", has_text="checksum right").count() == 3
+        await shot(page, f"demo-{word}")
+        await page.check("#raw")
+        # Every character: whitespace, joined emoji, combining marks, U+2028.
+        assert await texts(page, "model") == await stored(server)
+        assert "Ada" in (await texts(page, "model"))[2]
+        await page.check("#picture")
+        await say(page, "a red bridge")
+        picture = page.locator("#messages img")
+        await expect(picture).to_have_count(1)
+        assert await picture.evaluate("image => [image.naturalWidth, image.naturalHeight]") == [512, 512]
+        assert await picture.get_attribute("alt") == "a red bridge"
+        await page.click("#sessions button[aria-current=true]")
+        await expect(page.locator("#messages img")).to_have_count(1)
+        await clean(page)
+
+
+@pytest.mark.parametrize("word", WORDS)
+async def test_the_line_is_cut_and_nothing_is_lost(browser: Browser, store: dict[str, str], word: str) -> None:
+    async with serving(word, env=store | {"OFFLINE_TOKENS_PER_S": "60"}) as server:
+        page = await open_page(browser, server)
+        await say(page, "/tokens 90 hello", wait=False)
+        if word == "rest":
+            await expect(page.locator("#cut")).to_be_enabled()
+        else:
+            await said(page, 60)
+        await page.click("#cut")
+        await expect(page.locator("li.seam", has_text="nothing lost, nothing twice")).to_have_count(1)
+        await shot(page, f"cut-{word}")
+        await done(page)
+        assert await page.locator("#messages .meta", has_text="checksum right").count() == 1
+        await page.check("#raw")
+        assert await texts(page, "model") == await stored(server)
+        if word == "sse":
+            # The page gives EventSource no cursor in its address: the browser's own Last-Event-ID named the event.
+            seam = await page.locator("li.seam", has_text="by the browser itself").inner_text()
+            resumed = [entry["after"] for entry in server.log if entry["event"] == "resumed"]
+            assert resumed
+            assert f"event {resumed[0]} " in seam
+        await clean(page)
+
+
+@pytest.mark.parametrize("word", WORDS)
+async def test_stop_keeps_what_was_said(browser: Browser, store: dict[str, str], word: str) -> None:
+    async with serving(word, env=store | {"OFFLINE_TOKENS_PER_S": "50"}) as server:
+        page = await open_page(browser, server)
+        await page.click("#new")
+        await say(page, "/tokens 2000 hello", wait=False)
+        if word != "rest":
+            await said(page, 30)
+        await expect(page.locator("#stop")).to_be_enabled()
+        async with server.client() as client:
+            session = (await client.list_sessions()).sessions[0].session_id
+
+            async def runs() -> bool:
+                return (await client.get_session(session)).running_turn_id is not None
+
+            await until(runs)
+        await page.click("#stop")
+        await done(page)
+        async with server.client() as client:
+            message = (await client.list_messages(session))[0]
+        assert message.status == "cancelled", message
+
+
+@pytest.mark.parametrize("word", WORDS)
+async def test_two_windows_in_one_session(browser: Browser, store: dict[str, str], word: str) -> None:
+    async with serving(word, env=store | {"OFFLINE_TOKENS_PER_S": "200"}) as server:
+        first = await open_page(browser, server)
+        await say(first, "My name is Ada.")
+        second = await open_page(browser, server)
+        await second.click("#sessions button")
+        await expect(second.locator("#messages li.model")).to_have_count(1)
+        if word == "websocket":
+            await first.locator("#text").press_sequentially("Wh")
+            await expect(second.locator("#typing")).to_have_text("Someone is typing …")
+        await say(first, "What is my name?")
+        await expect(second.locator("#messages li.model")).to_have_count(2)
+        await expect(second.locator("#messages li.model").nth(1).locator(".meta")).to_have_text("checksum right")
+        assert (await texts(second, "model"))[1] == (await texts(first, "model"))[1]
+        await shot(second, f"second-window-{word}")
+
+
+async def test_an_image_shows_its_previews(browser: Browser, store: dict[str, str]) -> None:
+    async with serving("sse", env=store) as server:
+        page = await open_page(browser, server)
+        await page.check("#picture")
+        await say(page, "/slow 0.2 a lighthouse", wait=False)
+        await expect(page.locator("#messages img.preview")).to_have_count(1)
+        await done(page)
+        await expect(page.locator("#messages img:not(.preview)")).to_have_count(1)
+
+
+async def test_a_key_is_asked_for_and_held_in_memory(browser: Browser, store: dict[str, str]) -> None:
+    for word in ("sse", "websocket"):
+        async with serving(word, env=store | {"API_SECRET_KEY": "open sesame", "OFFLINE_TOKENS_PER_S": "0"}) as server:
+            page = await browser.new_page()
+            await page.add_init_script(WITNESS)
+            await page.goto(f"http://{server.address}/demo")
+            await page.fill("#key", "open sesame")
+            await page.press("#key", "Enter")
+            await expect(page.locator("#state")).to_have_text("ready")
+            await say(page, "My name is Ada.")
+            assert await page.locator("#messages .meta", has_text="checksum right").count() == 1
+            kept = await page.evaluate("JSON.stringify([{...localStorage}, {...sessionStorage}, document.cookie])")
+            assert "sesame" not in kept
+            assert "sesame" not in json.dumps(server.log)
+
+
+async def test_hostile_texts_stay_texts(browser: Browser, store: dict[str, str]) -> None:
+    """In the message, the model's output, an error, the alt of a picture and a session's name: no script, no report."""
+    async with serving("ndjson", env=store | {"OFFLINE_TOKENS_PER_S": "0"}) as server:
+        page = await open_page(browser, server)
+        for number, payload in enumerate(PAYLOADS):
+            await page.route("**/sessions?limit=30", partial(_as_session, payload))
+            await page.route("**/chat/stream", partial(_as_model, payload))
+            await say(page, payload)
+            assert (await texts(page, "user"))[-1] == payload
+            await page.unroute("**/chat/stream")
+            await page.route("**/chat/stream", partial(_as_error, payload))
+            await say(page, payload, wait=False)
+            await expect(page.locator("#error")).to_contain_text("invalid_request")
+            assert await page.locator("#error").evaluate("one => one.textContent") == f"invalid_request: {payload}"
+            await page.unroute("**/chat/stream")
+            await page.unroute("**/sessions?limit=30")
+            if number % 10 == 0:
+                await page.check("#picture")
+                await say(page, payload)
+                assert await page.locator("#messages img").last.get_attribute("alt") == payload
+                await page.uncheck("#picture")
+        await page.check("#raw")
+        await page.uncheck("#raw")
+        assert await page.locator("#messages script, #messages iframe, #messages svg, #messages style").count() == 0
+        links = await page.locator("#messages a").evaluate_all("all => all.map((one) => one.protocol)")
+        assert set(links) <= {"http:", "https:", "mailto:"}
+        await shot(page, "hostile-texts")
+        await clean(page)
+
+
+async def _as_model(said: str, route: Route) -> None:
+    """The wire as the server would speak it if the model had said this."""
+    common = {"turn_id": "t", "at": 0.0}
+    started = {
+        "session_id": None,
+        "kind": "chat",
+        "input": "x",
+        "model": "m",
+        "context_messages": 0,
+        "request_id": None,
+    }
+    usage = {"input_tokens": None, "output_tokens": None}
+    end = {"finish_reason": "stop", "usage": usage, "chunks": 1, "message_count": 2, "elapsed_ms": 1, "sha256": "0"}
+    events = [
+        {"type": "turn_started", "seq": 1, **common, **started},
+        {"type": "chunk", "seq": 2, **common, "text": said},
+        {"type": "turn_completed", "seq": 3, **common, **end},
+    ]
+    body = b"".join(to_json(event) + b"\n" for event in events)
+    await route.fulfill(status=200, content_type="application/x-ndjson", body=body)
+
+
+async def _as_error(said: str, route: Route) -> None:
+    problem = {"code": "invalid_request", "detail": said, "status": 422}
+    await route.fulfill(status=422, content_type="application/problem+json", body=json.dumps(problem))
+
+
+async def _as_session(said: str, route: Route) -> None:
+    session = {"session_id": said, "message_count": 0, "running_turn_id": None, "created_at": 0}
+    await route.fulfill(status=200, json={"sessions": [session], "next_cursor": None, "active_sessions": 1})
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports that nobody listens on now."""
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for one in sockets:
+            one.bind(("127.0.0.1", 0))
+        return [one.getsockname()[1] for one in sockets]
+
+
+@pytest.fixture
+async def four(store: dict[str, str]) -> AsyncIterator[dict[str, Server]]:
+    """The four HTTP servers, each of which knows where the others are."""
+    ports = dict(zip(WORDS, free_ports(len(WORDS)), strict=True))
+    env = store | {f"{word.upper()}_PORT": str(port) for word, port in ports.items()} | {"OFFLINE_TOKENS_PER_S": "80"}
+    async with contextlib.AsyncExitStack() as stack:
+        yield {word: await stack.enter_async_context(serving(word, port=port, env=env)) for word, port in ports.items()}
+
+
+async def test_the_race_ends_with_five_equal_texts(browser: Browser, four: dict[str, Server]) -> None:
+    page = await open_page(browser, four["sse"], "/race")
+    await expect(page.locator("#state")).to_have_text("5 of 5 lanes have a server")
+    await page.click("#go")
+    await until(lambda: page.evaluate("document.querySelectorAll('.lane pre')[3].textContent.length > 80"))
+    await page.click("#cut")
+    await expect(page.locator("#go")).to_be_enabled(timeout=30_000)
+    replies = await page.locator(".lane pre").evaluate_all("all => all.map((one) => one.textContent)")
+    assert len(replies) == 5
+    assert len(set(replies)) == 1
+    assert len(replies[0]) > 200
+    assert await page.locator(".lane dd", has_text="whole, checksum right").count() == 5
+    verdict = await page.locator("#verdict").inner_text()
+    assert "All 5 lanes brought the same text" in verdict
+    assert "REST showed nothing before" in verdict
+    assert "Lost lines" in verdict
+    await page.screenshot(path=ARTEFACTS / "race.png", full_page=True)
+    await clean(page)
+
+
+async def test_the_seventh_stream_waits_and_the_seventh_socket_does_not(
+    browser: Browser, four: dict[str, Server]
+) -> None:
+    page = await open_page(browser, four["rest"], "/race")
+    await page.click("#seventh")
+    await expect(page.locator("#seventh")).to_be_enabled(timeout=20_000)
+    result = await page.locator("#seventh-result").inner_text()
+    assert "EventSource: 6 of 7" in result
+    assert "WebSocket: 7 of 7" in result
+
+
+async def test_on_a_telephone_in_the_dark(browser: Browser, store: dict[str, str]) -> None:
+    async with serving("sse", env=store | {"OFFLINE_TOKENS_PER_S": "0"}) as server:
+        context = await browser.new_context(viewport={"width": 390, "height": 844}, color_scheme="dark", has_touch=True)
+        page = await context.new_page()
+        await page.goto(f"http://{server.address}/demo")
+        await expect(page.locator("#state")).to_have_text("ready")
+        await say(page, "Show me some code, please.")
+        wide = await page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
+        assert wide == 0, "the page scrolls sideways"
+        await shot(page, "telephone-dark")
+        await context.close()
+
+
+async def test_by_keyboard_alone(browser: Browser, store: dict[str, str]) -> None:
+    async with serving("ndjson", env=store | {"OFFLINE_TOKENS_PER_S": "0"}) as server:
+        page = await open_page(browser, server)
+        for _ in range(20):
+            await page.keyboard.press("Tab")
+            if await page.evaluate("document.activeElement.id") == "text":
+                break
+        await page.keyboard.type("My name is Ada.")
+        await page.keyboard.press("Enter")
+        await done(page)
+        assert len(await texts(page, "model")) == 1
+        unnamed = await page.evaluate(
+            "[...document.querySelectorAll('button, input, textarea')].filter((one) => !one.textContent.trim()"
+            " && !one.labels?.length && !one.getAttribute('aria-label')).map((one) => one.outerHTML)"
+        )
+        assert unnamed == []
