@@ -634,7 +634,8 @@ class _WebSocketProtocol(WebSocketsSansIOProtocol):
         if frames is None:
             await super().send(message)
             return
-        await self.writable.wait()
+        if not self.writable.is_set():
+            await self.writable.wait()
         if self.disconnected or self.conn.state is not State.OPEN:
             raise ClientDisconnected
         self.transport.write(frames)

@@ -106,27 +106,31 @@ async def _send(socket: WebSocket, item: Outgoing) -> None:
     frames = (
         b"".join([record.framed(frame) for record in item]) if isinstance(item, list) else framed(TEXT, to_json(item))
     )
-    with contextlib.suppress(WebSocketDisconnect, WebSocketDisconnected):
+    try:
         await socket.send({"type": "websocket.send", "frames": frames})
+    except (WebSocketDisconnect, WebSocketDisconnected):
+        return
 
 
 def frame(record: Record) -> bytes:
     """One event: a text frame; for a piece of a picture the pair, with the bytes in a binary frame."""
     if record.data is None:
         return framed(TEXT, record.json)
-    return framed(TEXT, record.stored) + framed(BINARY, record.data)
+    return b"".join((framed(TEXT, record.stored), head(BINARY, len(record.data)), record.data))
 
 
-def framed(opcode: int, payload: bytes | memoryview) -> bytes:
+def framed(opcode: int, payload: bytes) -> bytes:
     """An unfragmented, unmasked frame (RFC 6455, section 5.2): the same bytes for every reader, so made once for all."""
-    size = len(payload)
+    return head(opcode, len(payload)) + payload
+
+
+def head(opcode: int, size: int) -> bytes:
+    """FIN and opcode in one byte, then the length in 7, 7 + 16 or 7 + 64 bits."""
     if size < 126:
-        head = struct.pack("!BB", 0x80 | opcode, size)
-    elif size < 65536:
-        head = struct.pack("!BBH", 0x80 | opcode, 126, size)
-    else:
-        head = struct.pack("!BBQ", 0x80 | opcode, 127, size)
-    return head + payload
+        return struct.pack("!BB", 0x80 | opcode, size)
+    if size < 65536:
+        return struct.pack("!BBH", 0x80 | opcode, 126, size)
+    return struct.pack("!BBQ", 0x80 | opcode, 127, size)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
