@@ -160,14 +160,14 @@ async def everywhere(
 
 def all_five(scenarios: dict[str, T]) -> dict[str, dict[str, T]]:
     """The same of every transport."""
-    return {word: scenarios for word in TRANSPORTS}
+    return dict.fromkeys(TRANSPORTS, scenarios)
 
 
 async def outcome(client: ChatClient, scenario: str) -> Outcome:
     session = await client.create_session()
     end: tuple[str | None, Usage | None]
     try:
-        reply = await collect(client.chat(f"hi emulate:{scenario}", session_id=session.session_id))
+        reply = await collect(client.chat(f"{client.transport} emulate:{scenario}", session_id=session.session_id))
         end = (reply.finish_reason, reply.usage)
     except ChatError as error:
         end = (ours(error), None)
