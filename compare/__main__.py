@@ -6,6 +6,7 @@ import importlib
 import sys
 
 COMMANDS = {
+    "floor": ("compare.floor", "our cost against the smallest servers that do the job"),
     "relay": ("compare.relay", "break the line between a client and a server"),
 }
 

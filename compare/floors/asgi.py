@@ -1,0 +1,153 @@
+"""The floor of the four HTTP transports: a raw ASGI app on uvicorn with uvloop and httptools, and nothing around it.
+
+``python -m compare.floors.asgi ndjson|sse|websocket|rest`` prints its address on stdout and serves until it is killed.
+"""
+
+from __future__ import annotations
+
+import json
+import socket
+import sys
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
+
+import uvicorn
+import uvloop
+
+from compare.floors.script import AT, TURN_ID, Options, Script, events, options
+from shared.events import AnyEvent, Chunk, ImageChunk, event_type, to_json
+
+Message = dict[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+App = Callable[[Message, Receive, Send], Awaitable[None]]
+_AT = b"%.3f" % AT
+_MEDIA_TYPE = {"ndjson": b"application/x-ndjson", "sse": b"text/event-stream"}
+
+
+def _frame(wire: str, event: AnyEvent) -> bytes:
+    data = to_json(event)
+    if wire == "ndjson":
+        return data + b"\n"
+    cursor = b"%b/%d" % (event.turn_id.encode(), event.seq)
+    return b"event: %b\nid: %b\ndata: %b\n\n" % (event_type(event).encode(), cursor, data)
+
+
+def streaming(wire: str, how: Options) -> App:
+    """NDJSON and SSE: one answer, one write an event."""
+
+    def encode(event: AnyEvent) -> list[Message]:
+        return [{"type": "http.response.body", "body": _frame(wire, event), "more_body": True}]
+
+    def stamp(message: Message, at: float) -> Message:
+        return {**message, "body": message["body"].replace(_AT, b"%.3f" % at)}
+
+    script = Script[Message](how, encode, stamp)
+    start = {"type": "http.response.start", "status": 200, "headers": [(b"content-type", _MEDIA_TYPE[wire])]}
+
+    async def app(scope: Message, receive: Receive, send: Send) -> None:
+        if scope["method"] == "POST":
+            await receive()
+        await send(start)
+        await script.play(send)
+        await send({"type": "http.response.body", "body": b""})
+
+    return app
+
+
+def websocket(how: Options) -> App:
+    """WebSocket: one frame an event, two for a piece of a picture; whatever asks is answered with the turn."""
+
+    def encode(event: AnyEvent) -> list[Message]:
+        if isinstance(event, ImageChunk):
+            head = {"type": "image_chunk", "turn_id": TURN_ID, "seq": event.seq, "at": AT, "image_id": TURN_ID}
+            text = json.dumps({**head, "offset": event.offset, "bytes": len(event.data)}, separators=(",", ":"))
+            return [{"type": "websocket.send", "text": text}, {"type": "websocket.send", "bytes": event.data}]
+        return [{"type": "websocket.send", "text": to_json(event).decode()}]
+
+    def stamp(message: Message, at: float) -> Message:
+        return {**message, "text": message["text"].replace(_AT.decode(), f"{at:.3f}")}
+
+    script = Script[Message](how, encode, stamp)
+
+    async def app(scope: Message, receive: Receive, send: Send) -> None:
+        await receive()
+        await send({"type": "websocket.accept", "subprotocol": "genai.chat.v1"})
+        await send({"type": "websocket.send", "text": '{"type":"connected"}'})
+        while (message := await receive())["type"] == "websocket.receive":
+            if "create_session" not in message["text"]:
+                await script.play(send)
+
+    return app
+
+
+def rest(how: Options) -> App:
+    """REST: one request, one whole answer; ``/images/…`` is a picture, ``/turns/…`` a small object."""
+    text = "".join(event.text for event in events(how) if isinstance(event, Chunk))
+    whole = {
+        "turn_id": TURN_ID,
+        "session_id": TURN_ID,
+        "model": "offline-1",
+        "status": "completed",
+        "text": text,
+        "finish_reason": "stop",
+        "usage": {"input_tokens": 1, "output_tokens": how.tokens},
+        "message_count": 2,
+        "elapsed_ms": 1.0,
+        "sha256": "0" * 64,
+    }
+    bodies = {"/chat": json.dumps(whole).encode(), "/images": bytes(how.image_bytes)}
+    answers = {
+        path: (
+            {
+                "type": "http.response.start",
+                "status": 200,
+                "headers": [
+                    (b"content-type", b"application/json" if path != "/images" else b"image/png"),
+                    (b"content-length", b"%d" % len(body)),
+                ],
+            },
+            {"type": "http.response.body", "body": body},
+        )
+        for path, body in bodies.items()
+    }
+
+    async def app(scope: Message, receive: Receive, send: Send) -> None:
+        if scope["method"] == "POST":
+            await receive()
+        head, body = answers["/images" if scope["path"].startswith("/images") else "/chat"]
+        await send(head)
+        await send(body)
+
+    return app
+
+
+async def serve(wire: str, how: Options) -> None:
+    """Serve until killed."""
+    app = rest(how) if wire == "rest" else websocket(how) if wire == "websocket" else streaming(wire, how)
+    config = uvicorn.Config(
+        app,
+        http="httptools",
+        ws="websockets-sansio",
+        ws_per_message_deflate=False,
+        lifespan="off",
+        log_config=None,
+        log_level="critical",
+        access_log=False,
+        server_header=False,
+    )
+    listener = socket.create_server(("127.0.0.1", how.port), backlog=2048)
+    sys.stdout.write(f"127.0.0.1:{listener.getsockname()[1]}\n")
+    sys.stdout.flush()
+    await uvicorn.Server(config).serve(sockets=[listener])
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Serve one wire; the exit status."""
+    args, how = options("compare.floors.asgi", argv, wire=["ndjson", "sse", "websocket", "rest"])
+    uvloop.run(serve(args.wire, how))
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
