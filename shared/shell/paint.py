@@ -39,6 +39,7 @@ class Paint:
     def __init__(self, columns: Callable[[], int], *, plain: bool, colours: bool = True) -> None:
         self.plain = plain
         self._columns = columns
+        self._tail: tuple[tuple[Block, int] | None, list[str]] = None, []
         self._console = Console(
             file=io.StringIO(),
             force_terminal=colours,
@@ -73,7 +74,12 @@ class Paint:
         return [self._row(line.render(self._console)) for line in code_of(block)]
 
     def tail(self, block: Block, width: int) -> list[str]:
-        """What is not done yet, folded to ``width``."""
+        """What is not done yet, folded to ``width``; drawn again only when it has changed."""
+        if self._tail[0] != (block, width):
+            self._tail = (block, width), self._draw_tail(block, width)
+        return self._tail[1]
+
+    def _draw_tail(self, block: Block, width: int) -> list[str]:
         if self.plain:
             return self.rows(Text(block.source, overflow="fold"), width)
         rows = _stripped(self.rows(Rendered(block), width))

@@ -12,11 +12,12 @@ import sys
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from prompt_toolkit import PromptSession
 from prompt_toolkit.application import create_app_session, in_terminal
+from prompt_toolkit.application.current import set_app
 from prompt_toolkit.completion import Completer
 from prompt_toolkit.filters import Condition, has_focus
 from prompt_toolkit.formatted_text import ANSI, FormattedText, StyleAndTextTuples, to_formatted_text
@@ -63,11 +64,22 @@ class Resized:
 Input = Line | Interrupt | Typing | Resized
 
 
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What stands below what has scrolled: live rows, and the input line's prompt."""
+
+    prompt: StyleAndTextTuples = field(default_factory=list)
+    live: Sequence[str] = ()
+
+
 class Screen(ABC):
-    """``live`` rows stand between what has scrolled and the input line, until the next ``show``."""
+    """``look`` says how it looks now; it is asked whenever something is drawn, so that nothing stands there twice."""
 
     interactive: bool
     paint: Paint
+
+    def __init__(self) -> None:
+        self.look: Callable[[], Look] = Look
 
     @abstractmethod
     def inputs(self) -> AsyncIterator[Input]:
@@ -90,8 +102,8 @@ class Screen(ABC):
         self.rows(self.paint.rows(renderable))
 
     @abstractmethod
-    def show(self, prompt: StyleAndTextTuples, live: Sequence[str] = ()) -> None:
-        """Draw the input line's prompt and the live rows anew."""
+    def refresh(self) -> None:
+        """Draw what has changed of the look."""
 
     @property
     @abstractmethod
@@ -127,13 +139,13 @@ class Terminal(Screen):
     def __init__(
         self, *, plain: bool, completer: Completer, history: Path | None, unrecorded: Callable[[], bool]
     ) -> None:
+        super().__init__()
         self._output: Output = (
             _Held.from_pty(sys.stdout, term=os.environ.get("TERM")) if _is_vt100() else create_output()
         )
         self.paint = Paint(lambda: self._output.get_size().columns, plain=plain)
         self._inputs: asyncio.Queue[Input | None] = asyncio.Queue()
-        self._prompt: StyleAndTextTuples = []
-        self._live: StyleAndTextTuples = []
+        self._shown: StyleAndTextTuples = []
         self._size = self._output.get_size()
         self._leaving = False
         self._session: PromptSession[str] = PromptSession(
@@ -192,15 +204,20 @@ class Terminal(Screen):
             yield
             self._output.flush()
             if running:
+                self._take_look()
                 self._app.renderer.reset()
                 # Drawn at once: invalidate() would leave a frame without the line.
                 self._app._redraw()
 
-    def show(self, prompt: StyleAndTextTuples, live: Sequence[str] = ()) -> None:
-        rows = to_formatted_text(ANSI("".join(f"{row}\n" for row in live)))
-        if rows != self._live or prompt != self._prompt:
-            self._prompt, self._live = prompt, rows
+    def refresh(self) -> None:
+        if self._take_look():
             self._app.invalidate()
+
+    def _take_look(self) -> bool:
+        look = self.look()
+        before = self._shown
+        self._shown = [*to_formatted_text(ANSI("".join(f"{row}\n" for row in look.live))), *look.prompt]
+        return self._shown != before
 
     @property
     def live_height(self) -> int:
@@ -224,12 +241,13 @@ class Terminal(Screen):
 
     @contextlib.asynccontextmanager
     async def bare(self) -> AsyncIterator[None]:
-        with create_app_session(output=self._output):
+        # Whoever asks runs in a context of its own, where this is not the application.
+        with create_app_session(output=self._output), set_app(self._app):
             async with in_terminal():
                 yield
 
     def _message(self) -> StyleAndTextTuples:
-        return [*self._live, *self._prompt]
+        return self._shown
 
     def _accepted(self, buffer: object) -> bool:
         """Enter: the text goes out and the line is empty again; the input line itself goes on."""
@@ -300,6 +318,7 @@ class Pipe(Screen):
     interactive = False
 
     def __init__(self) -> None:
+        super().__init__()
         self.paint = Paint(lambda: _PIPE_COLUMNS, plain=True, colours=False)
         self._lines: asyncio.Queue[str] = asyncio.Queue()
 
@@ -333,7 +352,7 @@ class Pipe(Screen):
 
     # The rest needs a screen.
 
-    def show(self, prompt: StyleAndTextTuples, live: Sequence[str] = ()) -> None:
+    def refresh(self) -> None:
         return
 
     @property

@@ -24,7 +24,7 @@ from shared.shell.commands import COMMANDS, nearest
 from shared.shell.link import Link
 from shared.shell.paint import Renderable
 from shared.shell.room import Back, Began, Dropped, News, Room
-from shared.shell.screen import Input, Interrupt, Line, Screen, Typing
+from shared.shell.screen import Input, Interrupt, Line, Look, Screen, Typing
 from shared.shell.turns import Turns, Wanted
 
 _FRAME_S = 1 / 30
@@ -93,7 +93,7 @@ class Shell:
             return False
         answer: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         self._question = (question, answer)
-        self.draw()
+        self.screen.refresh()
         try:
             return await answer
         finally:
@@ -103,6 +103,7 @@ class Shell:
 
     async def live(self, session_id: str | None) -> None:
         """From the first line to the last."""
+        self.screen.look = self._look
         if not self.screen.interactive:
             await self.open(session_id)
         async with asyncio.TaskGroup() as tasks:
@@ -249,13 +250,15 @@ class Shell:
 
     # -- drawing
 
-    def draw(self) -> None:
+    def _look(self) -> Look:
         """The prompt and the live rows as they are now."""
         slow = time.monotonic() - self._command_since > _SHOW_COMMAND_S
         command = self._command_line if slow and self._question is None else ""
-        prompt = view.prompt(self.link, self.room, self.turns.answer, self._question[0] if self._question else None)
-        rows = view.live(self.screen.paint, self.screen.live_height, self.turns, self.room, command)
-        self.screen.show(prompt, rows)
+        question = self._question[0] if self._question else None
+        return Look(
+            view.prompt(self.link, self.room, self.turns.answer, question),
+            view.live(self.screen.paint, self.screen.live_height, self.turns, self.room, command),
+        )
 
     async def _paint(self) -> None:
         """Draw whenever something has changed, at most thirty times a second and half of the time."""
@@ -269,7 +272,7 @@ class Shell:
             while self.turns.draw():
                 self.turns.changed.set()
                 await asyncio.sleep(0)
-            self.draw()
+            self.screen.refresh()
             await asyncio.sleep(max(_FRAME_S, time.monotonic() - began))
 
     async def _leave(self) -> None:

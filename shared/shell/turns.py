@@ -236,8 +236,7 @@ class Turns:
 
     def _print_some(self, answer: Answer, *, end: bool = False) -> bool:
         blocks = answer.blocks.take(end=end)
-        for block in blocks:
-            self._screen.rows(self._screen.paint.block(block))
+        self._screen.rows([row for block in blocks for row in self._screen.paint.block(block)])
         return bool(blocks)
 
     def _print(self, answer: Answer, *, end: bool = False) -> None:
