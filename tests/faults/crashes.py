@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import random
 import signal
 import time
 from contextlib import aclosing
 from functools import partial
 
-from shared.client import ChatClient
+from shared.client import ChatClient, ServerAbsent
 from shared.errors import ChatError, ConnectionLost
 from shared.events import TurnStarted
 from tests.faults.harness import (
@@ -218,9 +217,9 @@ async def restarts(world: World, plan: Plan) -> Totals:
                 if tokens > 200 and dice.random() < 0.5 and not one.status and one.error is None:
                     other = dice.choice(EVENT_LANES)
                     async with aclosing(world.client(other)) as elsewhere:
-                        await one.follow(elsewhere.read(one.turn_id, one.after))
+                        await _read_on(elsewhere, one, dice)
                 elif one.error is None and not one.status:
-                    await one.follow(client.read(one.turn_id, one.after))
+                    await _read_on(client, one, dice)
             judge(totals, one, one.asked, statuses=statuses)
             totals.notes[one.status] += 1
             nth += 1
@@ -258,6 +257,20 @@ async def _ask_until_taken(client: ChatClient, one: Shown, dice: random.Random) 
         )
         if not refused or one.turn_id:
             return
-        # It was told to come again; how soon is up to it.
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(asyncio.Event().wait(), dice.uniform(0.02, 0.2))
+        await _think(dice)
+
+
+async def _read_on(client: ChatClient, one: Shown, dice: random.Random) -> None:
+    """Take a turn up again where it was left, as soon as somebody answers."""
+    deadline = time.monotonic() + 30
+    while not one.status and time.monotonic() < deadline:
+        one.error = None
+        await one.follow(client.read(one.turn_id, one.after))
+        if not isinstance(one.error, ServerAbsent):
+            return
+        await _think(dice)
+
+
+async def _think(dice: random.Random) -> None:
+    """Who is told to come again decides how soon."""
+    await asyncio.sleep(dice.uniform(0.02, 0.2))

@@ -38,7 +38,7 @@ KINDS: dict[str, Kind] = {
         Kind("kills", crashes.kills, 0.025, {"OFFLINE_TOKENS_PER_S": "800"}),
         Kind("sleepers", crashes.sleepers, 0.05, {"OFFLINE_TOKENS_PER_S": "400"}),
         Kind("restarts", crashes.restarts, 0.1, {"DRAIN_S": "1.5"}),
-        Kind("stalled", peers.stalled_readers, 0.2, {"STALL_TIMEOUT_S": "2"}),
+        Kind("stalled", peers.stalled_readers, 0.2, {"STALL_TIMEOUT_S": "2", "OFFLINE_TOKENS_PER_S": "0"}),
         Kind("leaving", peers.leavers, 0.1, {"DISCONNECT_GRACE_S": "1", "OFFLINE_TOKENS_PER_S": "300"}),
         Kind("unfinished", peers.unfinished, 1.0, {"REQUEST_TIMEOUT_S": "1", "STALL_TIMEOUT_S": "1"}),
         Kind("half-open", peers.half_open, 0.2, {"STALL_TIMEOUT_S": "1"}),
