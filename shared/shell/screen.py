@@ -11,7 +11,7 @@ import os
 import sys
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -31,6 +31,7 @@ from shared.shell.paint import Paint, Renderable
 
 _FRAME_S = 1 / 30
 _PIPE_COLUMNS = 100
+_HINT_COLUMNS = 60
 _HISTORY_MODE = 0o600
 PLACEHOLDER = "a message, or /help"
 
@@ -155,8 +156,8 @@ class Terminal(Screen):
             completer=completer,
             complete_while_typing=Condition(lambda: self._session.default_buffer.text.startswith("/")),
             key_bindings=self._keys(),
-            prompt_continuation=lambda width, number, soft: " " * (width - 2) + "· ",
-            placeholder=FormattedText([("fg:ansibrightblack", PLACEHOLDER)]),
+            prompt_continuation=lambda width, number, soft: " " * width if soft else " " * (width - 2) + "· ",
+            placeholder=self._placeholder,
             erase_when_done=True,
             reserve_space_for_menu=6,
         )
@@ -164,6 +165,8 @@ class Terminal(Screen):
         self._session.default_buffer.on_text_changed += lambda buffer: self._inputs.put_nowait(Typing(buffer.text))
         self._app = self._session.app
         self._app.min_redraw_interval = _FRAME_S
+        self._on_resize = self._app._on_resize
+        self._app._on_resize = self._resized  # type: ignore[method-assign]
         self._app.before_render += lambda app: self._notice_size()
 
     async def inputs(self) -> AsyncIterator[Input]:
@@ -255,6 +258,24 @@ class Terminal(Screen):
         if text.strip():
             self._inputs.put_nowait(Line(text))
         return False
+
+    def _placeholder(self) -> FormattedText:
+        """A hint, where it fits on one row."""
+        fits = self._output.get_size().columns >= _HINT_COLUMNS
+        return FormattedText([("fg:ansibrightblack", PLACEHOLDER)] if fits else [])
+
+    def _resized(self) -> None:
+        """Most terminals break rows anew in a narrower window: go up by so many more before our rows are erased."""
+        drawn = self._app.renderer.last_rendered_screen
+        columns = self._output.get_size().columns
+        if drawn is not None and _breaks_rows_anew(os.environ):
+            at = drawn.get_cursor_position(self._app.layout.current_window)
+            widths = [
+                max((x + 1 for x, cell in drawn.data_buffer[y].items() if cell.char != " "), default=0)
+                for y in range(at.y)
+            ]
+            self._output.cursor_up(sum(max(width - 1, 0) // columns for width in widths) + at.x // columns)
+        self._on_resize()
 
     def _notice_size(self) -> None:
         size = self._output.get_size()
@@ -378,6 +399,15 @@ class Pipe(Screen):
 def is_terminal() -> bool:
     """Whether someone sits in front of it: both ends are a terminal that can move its cursor."""
     return sys.stdin.isatty() and sys.stdout.isatty() and os.environ.get("TERM") not in ("dumb", "unknown")
+
+
+def _breaks_rows_anew(environ: Mapping[str, str]) -> bool:
+    """Whether the terminal wraps what stands on it again when it becomes narrower: all but xterm, screen and consoles do."""
+    if "TMUX" in environ:
+        return True
+    return not (
+        {"XTERM_VERSION", "STY"} & environ.keys() or environ.get("TERM", "").startswith(("linux", "vt", "rxvt"))
+    )
 
 
 def _is_vt100() -> bool:
