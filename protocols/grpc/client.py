@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import time
 from collections import deque
 from collections.abc import AsyncGenerator, Iterator, Sequence
@@ -73,6 +74,8 @@ class Client(ChatClient):
             raise ServerAbsent("nothing answers there") from None
 
     def _dial(self) -> grpc.aio.Channel:
+        # Its lines about connections would stand in the middle of a conversation.
+        os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
         half_ms = int(self._silence_s * 500)
         self._channel = grpc.aio.insecure_channel(
             self.address,

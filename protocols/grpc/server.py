@@ -242,6 +242,8 @@ def response_frame(record: Record) -> bytes:
 @asynccontextmanager
 async def listening(host: str, port: int, settings: Settings) -> AsyncIterator[tuple[grpc.aio.Server, int]]:
     """The library takes the port itself. Raises OSError when another has it."""
+    # Tried first with a plain socket: it says why not, and the library would write lines of its own.
+    launch.listen(host, port, settings.stall_timeout_s).close()
     # Tried first without the library, which would log a line of its own about a port that is taken.
     launch.listen(host, port, settings.stall_timeout_s).close()
     server = grpc.aio.server(
@@ -268,7 +270,7 @@ async def listening(host: str, port: int, settings: Settings) -> AsyncIterator[t
     try:
         taken = server.add_insecure_port(f"[{host}]:{port}" if ":" in host else f"{host}:{port}")
     except RuntimeError:
-        raise OSError(f"cannot listen on {host}:{port} (is it taken?); choose another --port") from None
+        raise OSError(f"cannot listen on {host}:{port}; choose another --port") from None
     try:
         yield server, taken
     finally:
