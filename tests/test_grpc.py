@@ -501,6 +501,22 @@ async def test_a_reader_that_takes_nothing_is_cut_and_the_others_go_on(make_serv
         assert taken + [event async for event in stub.ResumeTurn(cursor)] == again
 
 
+async def test_a_chat_stream_that_takes_nothing_is_cut(make_servers: MakeServers) -> None:
+    servers = make_servers(STALL_TIMEOUT_S="1")
+    fixed = ("grpc.http2.bdp_probe", 0)
+    async with servers["grpc"].client() as client, calling(servers["grpc"].address, fixed) as stub:
+        picture = await collect_picture(client.image("a wall", size="1600x1600"))
+        talk = Talk(stub.Chat())
+        await talk.until("connected")
+        await talk.say(resume=pb.ResumeTurnRequest(turn_id=picture.turn_id))
+        await until(lambda: anything_streams(client, 1))
+        await until(lambda: anything_streams(client, 0))
+        assert (await client.stats()).connections_active == 0
+        status, code, words = await talk.end()
+        assert (status, code) == ("UNAVAILABLE", None)
+        assert "took nothing for 1 s" in words
+
+
 async def anything_streams(client: ChatClient, count: int) -> bool:
     return (await client.stats()).streams_active == count
 
