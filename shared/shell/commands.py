@@ -20,7 +20,6 @@ from rich.text import Text
 
 from shared.client import Ask
 from shared.errors import ChatError
-from shared.logger import short
 from shared.session import Message, Session
 from shared.shell import tally, text
 from shared.shell.markdown import Blocks
@@ -130,7 +129,7 @@ def _session_row(shell: Shell, number: int, session: Session) -> tuple[str, ...]
     others = text.plural(session.connections, "connection") if session.connections else ""
     return (
         f"{'▸' if here else ' '} {number}",
-        short(session.session_id),
+        text.short(session.session_id),
         str(session.message_count),
         session.model or "default",
         _when(session.last_activity_at),
@@ -185,7 +184,7 @@ async def _step_out(shell: Shell) -> None:
     answer = await shell.turns.leave()
     if answer is not None and answer.sent:
         shell.note(
-            f"the answer in {short(shell.room.session_id)} goes on at the server; /use {short(shell.room.session_id)}"
+            f"the answer in {text.short(shell.room.session_id)} goes on at the server; /use {text.short(shell.room.session_id)}"
         )
 
 
@@ -193,7 +192,7 @@ async def _info(shell: Shell, argument: str) -> None:
     session_id = _here(shell)
     async with shell.link.asking() as client:
         session = await client.get_session(session_id)
-    running = f"turn {short(session.running_turn_id)}" if session.running_turn_id else "nothing"
+    running = f"turn {text.short(session.running_turn_id)}" if session.running_turn_id else "nothing"
     shell.say(
         _table(
             (
@@ -241,7 +240,7 @@ async def _reset(shell: Shell, argument: str) -> None:
     async with shell.link.asking() as client:
         session = await client.get_session(session_id)
         counted = text.plural(session.message_count, "message")
-    if argument in _YES or await shell.confirm(f"Empty session {short(session_id)} of its {counted}?"):
+    if argument in _YES or await shell.confirm(f"Empty session {text.short(session_id)} of its {counted}?"):
         async with shell.link.asking() as client:
             await client.clear_session(session_id)
         shell.note("emptied")
@@ -249,7 +248,7 @@ async def _reset(shell: Shell, argument: str) -> None:
 
 async def _delete(shell: Shell, argument: str) -> None:
     session_id = _here(shell)
-    if argument in _YES or await shell.confirm(f"Delete session {short(session_id)} and its turns?"):
+    if argument in _YES or await shell.confirm(f"Delete session {text.short(session_id)} and its turns?"):
         async with shell.link.asking() as client:
             await client.delete_session(session_id)
         await shell.room.enter(None)
@@ -327,7 +326,7 @@ async def _stats(shell: Shell, argument: str) -> None:
     )
     here = "none"
     if shell.room.session_id is not None:
-        here = short(shell.room.session_id)
+        here = text.short(shell.room.session_id)
         async with shell.link.asking() as client:
             session = await client.get_session(shell.room.session_id)
         here += f", {text.plural(session.message_count, 'message')}"

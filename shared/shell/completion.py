@@ -10,7 +10,6 @@ from prompt_toolkit.completion import CompleteEvent, Completer, Completion
 from prompt_toolkit.document import Document
 
 from shared.errors import ChatError, ConnectionLost
-from shared.logger import short
 from shared.shell import text
 from shared.shell.commands import COMMANDS, Choices
 from shared.shell.shell import Shell
@@ -77,4 +76,4 @@ class Words(Completer):
             models = await client.list_models()
             return [(text.line(each.model), "the server's default" if each.default else "") for each in models]
         page = await client.list_sessions(_SESSIONS)
-        return [(short(each.session_id), text.plural(each.message_count, "message")) for each in page.sessions]
+        return [(text.short(each.session_id), text.plural(each.message_count, "message")) for each in page.sessions]

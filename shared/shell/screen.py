@@ -171,6 +171,7 @@ class Terminal(Screen):
 
     async def inputs(self) -> AsyncIterator[Input]:
         with create_app_session(output=self._output), patch_stdout():
+            self._take_look()
             prompting = asyncio.create_task(self._session.prompt_async(handle_sigint=True))
             prompting.add_done_callback(lambda _: self._inputs.put_nowait(None))
             try:

@@ -220,7 +220,8 @@ class Shell:
                 stats = await client.stats()
                 title = self.transports[self.link.word].title if self.link.word in self.transports else self.link.word
                 about = f"{title} at {client.address} · {stats.model} ({stats.provider}) · {stats.framework}"
-                self.note(text.line(about))
+                if self.screen.interactive:
+                    self.note(text.line(about))
                 if session_id is not None:
                     await COMMANDS["use"].run(self, session_id)
         except (ChatError, ConnectionLost) as error:

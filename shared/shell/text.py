@@ -40,6 +40,11 @@ def line(text: str, max_cells: int = 0) -> str:
     return text.rstrip() + "…"
 
 
+def short(identifier: str | None) -> str:
+    """The first eight characters of an id: enough to tell sessions apart."""
+    return identifier[:8] if identifier else "-"
+
+
 def plural(count: int, noun: str) -> str:
     """``1 message``, ``2 messages``."""
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"

@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from prompt_toolkit.formatted_text import StyleAndTextTuples
 from rich.text import Text
 
-from shared.logger import short
 from shared.shell import text
 from shared.shell.answer import Answer
 from shared.shell.link import Link
@@ -36,7 +35,7 @@ def prompt(link: Link, room: Room, answer: Answer | None, question: str | None) 
     style, dot = _DOTS[link.state]
     if answer is not None and not answer.lost:
         dot = spinner()
-    session = short(room.session_id) if room.session_id else "new"
+    session = text.short(room.session_id) if room.session_id else "new"
     return [
         ("fg:ansibrightblack", session),
         ("bold", f" {link.word} "),
