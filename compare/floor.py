@@ -35,7 +35,7 @@ WORDS = ("rest", *STREAMING)
 ROWS = ("saturated", "paced", "readers", "rest", "idle", "image", "slow-model")
 _PACED_STREAMS = 128
 _PACED_PER_S = 50.0
-_IMAGE_SIZE = "1248x1248"
+_IMAGE_SIZE = "1936x1936"
 _LOAD_TRIES = 2
 
 
