@@ -154,7 +154,7 @@ def test_the_five_leaves_have_one_spine() -> None:
     assert folders == LEAVES
     for folder in LEAVES:
         leaf = ROOT / "protocols" / folder
-        assert {"server.py", "client.py", "README.md"} <= {path.name for path in leaf.iterdir()}, folder
+        assert {"server.py", "client.py", "standalone.py", "README.md"} <= {path.name for path in leaf.iterdir()}, folder
         # A regular package would hide the library of the same name (grpc) or be hidden by it.
         assert not (leaf / "__init__.py").exists(), folder
 
@@ -192,3 +192,17 @@ def test_nothing_is_done_at_import(package: str) -> None:
         if isinstance(node, ast.Expr) and not isinstance(node.value, ast.Constant)
     ]
     assert not wrong
+
+
+@pytest.mark.parametrize("folder", sorted(LEAVES))
+def test_a_take_home_file_stands_alone(folder: str) -> None:
+    """It is to be copied out: the libraries of its wire, and nothing of ours."""
+    path = ROOT / "protocols" / folder / "standalone.py"
+    assert not [name for name in imports(path) for ours in ORDER if within(name, ours)]
+    functions = [
+        node.name
+        for node in ast.parse(path.read_text(encoding="utf-8")).body
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+    ]
+    assert functions[0] == "model"
+    assert functions[-2:] == ["ask", "main"]
