@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import difflib
 import os
 import re
 import sys
 import time
 import webbrowser
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -52,7 +53,7 @@ class Command:
 
 def nearest(name: str) -> str | None:
     """The command that someone may have meant."""
-    return next(iter(difflib.get_close_matches(name.lower(), COMMANDS, n=1, cutoff=0.5)), None)
+    return next(iter(difflib.get_close_matches(name.lower(), COMMANDS, n=1, cutoff=0.6)), None)
 
 
 def _table(rows: Iterable[tuple[str, ...]], *, header: tuple[str, ...] = ()) -> Table:
@@ -241,7 +242,7 @@ async def _reset(shell: Shell, argument: str) -> None:
         session = await client.get_session(session_id)
         counted = text.plural(session.message_count, "message")
     if argument in _YES or await shell.confirm(f"Empty session {text.short(session_id)} of its {counted}?"):
-        async with shell.link.asking() as client:
+        async with _unheard(shell), shell.link.asking() as client:
             await client.clear_session(session_id)
         shell.note("emptied")
 
@@ -249,10 +250,20 @@ async def _reset(shell: Shell, argument: str) -> None:
 async def _delete(shell: Shell, argument: str) -> None:
     session_id = _here(shell)
     if argument in _YES or await shell.confirm(f"Delete session {text.short(session_id)} and its turns?"):
-        async with shell.link.asking() as client:
+        async with _unheard(shell), shell.link.asking() as client:
             await client.delete_session(session_id)
         await shell.room.enter(None)
         shell.note("deleted; the next message makes a new session")
+
+
+@contextlib.asynccontextmanager
+async def _unheard(shell: Shell) -> AsyncIterator[None]:
+    """What we do to the session ourselves is no news from someone else."""
+    await shell.room.unwatch()
+    try:
+        yield
+    finally:
+        shell.room.watch()
 
 
 def _here(shell: Shell) -> str:

@@ -33,7 +33,6 @@ _FRAME_S = 1 / 30
 _PIPE_COLUMNS = 100
 _HINT_COLUMNS = 60
 _HISTORY_MODE = 0o600
-PLACEHOLDER = "a message, or /help"
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,10 +66,11 @@ Input = Line | Interrupt | Typing | Resized
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """What stands below what has scrolled: live rows, and the input line's prompt."""
+    """What stands below what has scrolled: live rows, the input line's prompt, and a hint while the line is empty."""
 
     prompt: StyleAndTextTuples = field(default_factory=list)
     live: Sequence[str] = ()
+    hint: str = ""
 
 
 class Screen(ABC):
@@ -147,6 +147,7 @@ class Terminal(Screen):
         self.paint = Paint(lambda: self._output.get_size().columns, plain=plain)
         self._inputs: asyncio.Queue[Input | None] = asyncio.Queue()
         self._shown: StyleAndTextTuples = []
+        self._hint = ""
         self._size = self._output.get_size()
         self._leaving = False
         self._session: PromptSession[str] = PromptSession(
@@ -219,7 +220,7 @@ class Terminal(Screen):
 
     def _take_look(self) -> bool:
         look = self.look()
-        before = self._shown
+        before, self._hint = self._shown, look.hint
         self._shown = [*to_formatted_text(ANSI("".join(f"{row}\n" for row in look.live))), *look.prompt]
         return self._shown != before
 
@@ -263,7 +264,7 @@ class Terminal(Screen):
     def _placeholder(self) -> FormattedText:
         """A hint, where it fits on one row."""
         fits = self._output.get_size().columns >= _HINT_COLUMNS
-        return FormattedText([("fg:ansibrightblack", PLACEHOLDER)] if fits else [])
+        return FormattedText([("fg:ansibrightblack", self._hint)] if fits else [])
 
     def _resized(self) -> None:
         """Most terminals break rows anew in a narrower window: go up by so many more before our rows are erased."""

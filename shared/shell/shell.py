@@ -65,6 +65,7 @@ class Shell:
     _command_since: float = 0.0
     _stopping: asyncio.Task[bool] | None = None
     _armed: bool = False
+    _drop_told: bool = False
 
     # -- for the commands
 
@@ -239,10 +240,11 @@ class Shell:
         if isinstance(news, Began):
             self.turns.want(Wanted(turn_id=news.turn_id))
         elif isinstance(news, Dropped):
-            if self.turns.answer is None:
+            self._drop_told = self.turns.answer is None
+            if self._drop_told:
                 self.note(f"── connection lost: {text.line(news.why)}; trying again ──")
         elif isinstance(news, Back):
-            if self.turns.answer is None:
+            if self._drop_told:
                 self.note(f"── connected again after {text.duration(news.elapsed_ms)} ──")
         elif isinstance(news, SessionUpdate) and news.update_type in _TOLD:
             self.note(_TOLD[news.update_type])
@@ -259,6 +261,7 @@ class Shell:
         return Look(
             view.prompt(self.link, self.room, self.turns.answer, question),
             view.live(self.screen.paint, self.screen.live_height, self.turns, self.room, command),
+            "" if question else view.HINT,
         )
 
     async def _paint(self) -> None:

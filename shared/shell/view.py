@@ -17,6 +17,7 @@ from shared.shell.room import Room
 from shared.shell.turns import ASKED, Turns
 
 SPIN_S = 0.1
+HINT = "a message, or /help"
 _BAR_CELLS = 24
 _QUEUED_SHOWN = 3
 _DOTS = {"up": ("fg:ansigreen", "●"), "down": ("fg:ansired", "●"), "idle": ("fg:ansibrightblack", "○")}
