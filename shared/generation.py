@@ -362,31 +362,36 @@ class Generation:
             while self._dirty:
                 lives = list(self._dirty)
                 self._dirty.clear()
-                lease_until = now_ms() + self._settings.lease_s * 1000
-                batch = []
-                for live in lives:
-                    batch.append(
-                        Append(
-                            turn_id=live.turn_id,
-                            owner=self._owner,
-                            lease_until=lease_until,
-                            records=live.records,
-                            images=live.images,
-                            end=live.end,
-                        )
-                    )
-                    live.records, live.images = [], []
-                results = await self._commit(batch)
-                for live, entry, done in zip(lives, batch, results, strict=True):
-                    if done:
-                        self._counters.events_total += len(entry.records)
-                        self._trace_records(entry.records)
-                        live.log.publish(entry.records)
-                    else:
-                        live.fenced = True
-                        live.records, live.images = [], []
-                        live.stop("interrupted")
-                    live.wake()
+                await self._commit_group(lives)
+                # In hand while it waits for the next one, a turn that has ended would stay in memory, and be read from there.
+                del lives
+
+    async def _commit_group(self, lives: list[Live]) -> None:
+        lease_until = now_ms() + self._settings.lease_s * 1000
+        batch = []
+        for live in lives:
+            batch.append(
+                Append(
+                    turn_id=live.turn_id,
+                    owner=self._owner,
+                    lease_until=lease_until,
+                    records=live.records,
+                    images=live.images,
+                    end=live.end,
+                )
+            )
+            live.records, live.images = [], []
+        results = await self._commit(batch)
+        for live, entry, done in zip(lives, batch, results, strict=True):
+            if done:
+                self._counters.events_total += len(entry.records)
+                self._trace_records(entry.records)
+                live.log.publish(entry.records)
+            else:
+                live.fenced = True
+                live.records, live.images = [], []
+                live.stop("interrupted")
+            live.wake()
 
     async def _commit(self, batch: list[Append]) -> list[bool]:
         """Try for a while: a store that is busy for a moment must not cost an answer. Then alone: no turn may cost another one."""
