@@ -23,7 +23,8 @@ from rich.text import Text
 from shared.shell.text import visible
 
 # A block longer than this is shown in pieces, so that no frame takes long.
-MAX_BLOCK_CHARS = 6_000
+MAX_BLOCK_CHARS = 4_000
+_GLIMPSE_CHARS = 1_500
 _CODE_THEME = "ansi_dark"
 _MIN_CELLS_A_COLUMN = 6
 _INDENT = "    "
@@ -45,7 +46,7 @@ class Blocks:
     """Takes a reply in pieces and gives it back in blocks; what it still holds is the ``tail``."""
 
     def __init__(self) -> None:
-        self._parser = _parser()
+        self._parser = parser()
         self._text = ""
         self._held = ""
         self._fence = ""
@@ -53,8 +54,10 @@ class Blocks:
 
     @property
     def tail(self) -> Block:
-        """What has come and is not done."""
-        return Block(self._text, joined=self._joined, fence=self._fence)
+        """What has come and is not done; of what comes faster than it can be shown, the end."""
+        if len(self._text) <= 2 * MAX_BLOCK_CHARS:
+            return Block(self._text, joined=self._joined, fence=self._fence)
+        return Block(self._text[-_GLIMPSE_CHARS:].partition("\n")[2])
 
     def feed(self, text: str) -> None:
         """Take what the model said next."""
@@ -134,8 +137,8 @@ def _is_closed(token: Token, lines: Sequence[str]) -> bool:
     return stop - start >= 2 and lines[stop - 1].rstrip().endswith(token.markup)
 
 
-def _parser() -> MarkdownIt:
-    """No HTML and no reference definitions: both would vanish from the screen."""
+def parser() -> MarkdownIt:
+    """What both sides of a block read it with. No HTML and no reference definitions: both would vanish from the screen."""
     return MarkdownIt("commonmark", {"html": False}).enable(["strikethrough", "table"]).disable("reference")
 
 
@@ -198,11 +201,11 @@ class Rendered(Markdown):
         "table_open": _Table,
     }
 
-    def __init__(self, block: Block) -> None:
+    def __init__(self, block: Block, markdown: MarkdownIt) -> None:
         self.inlines = {*Markdown.inlines, "link", "link_url"}
         source = block.fence + block.source
         self.markup = source
-        self.parsed = list(_shown(_parser().parse(source), source.splitlines(), hide_fence=bool(block.fence)))
+        self.parsed = list(_shown(markdown.parse(source), source.splitlines(), hide_fence=bool(block.fence)))
         self.code_theme = _CODE_THEME
         self.justify = "left"
         self.style = "none"
@@ -211,10 +214,10 @@ class Rendered(Markdown):
         self.inline_code_theme = _CODE_THEME
 
 
-def code_of(block: Block) -> list[Text]:
+def code_of(block: Block, markdown: MarkdownIt) -> list[Text]:
     """The lines of a block that is one piece of code, as long as they are; none for any other block."""
     source = block.fence + block.source
-    tokens = [token for token in _parser().parse(source) if token.level == 0]
+    tokens = [token for token in markdown.parse(source) if token.level == 0]
     if len(tokens) != 1 or tokens[0].type not in ("fence", "code_block"):
         return []
     (token,) = _shown(tokens, source.splitlines(), hide_fence=bool(block.fence))

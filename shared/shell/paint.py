@@ -10,7 +10,7 @@ from rich.segment import Segment
 from rich.text import Text
 from rich.theme import Theme
 
-from shared.shell.markdown import Block, Rendered, code_of
+from shared.shell.markdown import Block, Rendered, code_of, parser
 
 Renderable = ConsoleRenderable | RichCast | str
 _MAX_TEXT_CELLS = 120
@@ -39,6 +39,7 @@ class Paint:
     def __init__(self, columns: Callable[[], int], *, plain: bool, colours: bool = True) -> None:
         self.plain = plain
         self._columns = columns
+        self._parser = parser()
         self._tail: tuple[tuple[Block, int] | None, list[str]] = None, []
         self._console = Console(
             file=io.StringIO(),
@@ -66,12 +67,12 @@ class Paint:
         """A finished block; code is as long as its lines are and the terminal wraps it, so that copying it gives it back."""
         if self.plain:
             return block.source.removesuffix("\n").split("\n")
-        rows = self._code(block) or _stripped(self.rows(Rendered(block)))
+        rows = self._code(block) or _stripped(self.rows(Rendered(block, self._parser)))
         return rows if block.joined else ["", *rows]
 
     def _code(self, block: Block) -> list[str]:
         """The rows of a block that is code, none for any other."""
-        return [self._row(line.render(self._console)) for line in code_of(block)]
+        return [self._row(line.render(self._console)) for line in code_of(block, self._parser)]
 
     def tail(self, block: Block, width: int) -> list[str]:
         """What is not done yet, folded to ``width``; drawn again only when it has changed."""
@@ -82,7 +83,7 @@ class Paint:
     def _draw_tail(self, block: Block, width: int) -> list[str]:
         if self.plain:
             return self.rows(Text(block.source, overflow="fold"), width)
-        rows = _stripped(self.rows(Rendered(block), width))
+        rows = _stripped(self.rows(Rendered(block, self._parser), width))
         return rows if block.joined or not rows else ["", *rows]
 
     def _row(self, segments: Iterable[Segment]) -> str:
