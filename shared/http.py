@@ -45,6 +45,8 @@ from shared.turn import Record, Snapshot
 T = TypeVar("T")
 
 MAX_WAIT_S = 30.0
+_LINGER_S = 2.0
+_LINGER_BODIES = 8
 _PUBLIC = frozenset({"/", "/health", "/docs", "/openapi.json", "/demo", "/race"})
 _PUBLIC_FOLDER = "/web/"
 _PAGES = Path(__file__).with_name("web")
@@ -552,6 +554,8 @@ class _Gate:
         """The whole body, checked, and a ``receive`` that gives it in one message."""
         length = headers.get("content-length", "0")
         if length.isdecimal() and int(length) > self._max_body_bytes:
+            if "expect" not in headers:
+                await self._let_finish(receive)
             raise ChatError("payload_too_large")
         body = bytearray()
         try:
@@ -562,6 +566,8 @@ class _Gate:
                         break
                     body += message.get("body", b"")
                     if len(body) > self._max_body_bytes:
+                        if message.get("more_body", False):
+                            await self._let_finish(receive)
                         raise ChatError("payload_too_large")
                     if not message.get("more_body", False):
                         break
@@ -576,6 +582,17 @@ class _Gate:
             return whole.pop() if whole else await receive()
 
         return replay
+
+    async def _let_finish(self, receive: Receive) -> None:
+        """Take the rest of a body and forget it, for a while: closing on unread data resets the line, and the refusal is lost."""
+        left = _LINGER_BODIES * self._max_body_bytes
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_LINGER_S):
+                while left > 0:
+                    message = await receive()
+                    left -= len(message.get("body", b""))
+                    if not message.get("more_body", False):
+                        return
 
 
 async def _refuse(response: Response, scope: Scope, receive: Receive, send: Send) -> None:
