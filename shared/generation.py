@@ -334,10 +334,9 @@ class Generation:
         if live.fenced or live.end is None:
             self._log.warning("lease lost", session=short(live.session_id), turn=short(live.turn_id))
             self._counters.finished(ok=False, elapsed_ms=since_ms(live.begun))
+            # Its readers follow it from the store from now on, to the end that someone else gives it.
             with contextlib.suppress(ChatError):
                 await self._logs.catch_up(live.log)
-            if not live.log.ended:
-                live.log.close()
             return
         status = live.end.status
         self._counters.finished(ok=status == "completed", elapsed_ms=since_ms(live.begun))

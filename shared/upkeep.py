@@ -46,6 +46,7 @@ class Upkeep:
 
     async def begin(self) -> None:
         """Look once before the first request: what was signalled before is not ours, and orphans are ended."""
+        self._store.keep_leases(self._owner, self._settings.lease_s)
         self._last_signal = await self._store.last_signal()
         await self.renew()
 
@@ -117,6 +118,9 @@ class Upkeep:
             self._generation.dropped.difference_update(dropped)
         for turn_id in await self._store.reap(now_ms()):
             self._log.warning("interrupted", turn=short(turn_id), why="its server is gone")
+            held = self._logs.get(turn_id)
+            if held is not None:
+                await self._logs.catch_up(held)
 
     async def _leave_unread(self, now: float) -> None:
         """Cancel what nobody has read for the grace period, neither here nor in another process."""

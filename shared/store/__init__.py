@@ -185,6 +185,13 @@ class Store(Protocol):
         """The picture, or None."""
         ...
 
+    def keep_leases(self, owner: str, lease_s: float) -> None:
+        """From now on renew the leases of ``owner``'s running turns for as long as this process lives, from a thread.
+
+        A process that is busy for seconds must not lose its turns; one that is stopped or dead does.
+        """
+        ...
+
     async def renew(
         self, owner: str, lease_until: float, read: Sequence[str], now: float, dropped: Sequence[str] = ()
     ) -> None:

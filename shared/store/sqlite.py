@@ -33,6 +33,7 @@ _Outcome = tuple[Any, Exception | None]
 _VERSION = 1
 _BUSY_TIMEOUT_MS = 5000
 _GROUP = 256
+_LOOK_S = 0.25
 
 _SCHEMA = """
 CREATE TABLE sessions (
@@ -92,8 +93,14 @@ class _Worker:
     def __init__(self, path: str) -> None:
         self._queue: queue.SimpleQueue[_Item | None] = queue.SimpleQueue()
         self._connection = _connect(path)
+        self._lease: tuple[str, float] | None = None
+        self._renewed = 0.0
         self._thread = threading.Thread(target=self._work, name="sqlite", daemon=True)
         self._thread.start()
+
+    def keep_leases(self, owner: str, lease_s: float) -> None:
+        """From now on renew the leases of ``owner`` three times in ``lease_s``."""
+        self._lease = (owner, lease_s)
 
     async def run(self, op: Callable[[apsw.Connection], T], *, write: bool = False) -> T:
         """Run ``op`` on the thread, to its end also when the caller is cancelled.
@@ -111,7 +118,11 @@ class _Worker:
 
     def _work(self) -> None:
         while True:
-            first = self._queue.get()
+            self._renew_leases()
+            try:
+                first = self._queue.get(timeout=min(_LOOK_S, self._lease[1] / 6) if self._lease else _LOOK_S)
+            except queue.Empty:
+                continue
             if first is None:
                 return
             group = [first]
@@ -130,6 +141,18 @@ class _Worker:
             if stop:
                 return
 
+    def _renew_leases(self) -> None:
+        now = time.monotonic()
+        if self._lease is None or now - self._renewed < self._lease[1] / 3:
+            return
+        owner, lease_s = self._lease
+        self._renewed = now
+        with contextlib.suppress(apsw.Error):
+            running = "owner = ? AND status = 'running' AND lease_until > 0"
+            if self._connection.execute(f"SELECT 1 FROM turns WHERE {running}", (owner,)).fetchone():
+                lease_until = (time.time() + lease_s) * 1000
+                self._connection.execute(f"UPDATE turns SET lease_until = ? WHERE {running}", (lease_until, owner))
+
 
 class _Inline:
     """The same without a thread, for a database in memory: there is no disk to wait for."""
@@ -143,6 +166,9 @@ class _Inline:
             raise error
         done: T = result
         return done
+
+    def keep_leases(self, owner: str, lease_s: float) -> None:
+        """Nothing to do: no other process sees this database."""
 
     async def close(self) -> None:
         self._connection.close()
@@ -334,11 +360,17 @@ class SqliteStore:
 
         return await self._reader.run(op)
 
+    def keep_leases(self, owner: str, lease_s: float) -> None:
+        self._writer.keep_leases(owner, lease_s)
+
     async def renew(
         self, owner: str, lease_until: float, read: Sequence[str], now: float, dropped: Sequence[str] = ()
     ) -> None:
         def op(c: apsw.Connection) -> None:
-            c.execute("UPDATE turns SET lease_until = ? WHERE owner = ? AND status = 'running'", (lease_until, owner))
+            c.execute(
+                "UPDATE turns SET lease_until = ? WHERE owner = ? AND status = 'running' AND lease_until > 0",
+                (lease_until, owner),
+            )
             for turn_id in dropped:
                 c.execute("UPDATE turns SET lease_until = 0 WHERE turn_id = ? AND owner = ?", (turn_id, owner))
             for turn_id in read:
