@@ -309,7 +309,13 @@ class GrpcChatWire(Wire):
         async with channel(server) as line:
             metadata = tuple((name.lower(), value) for name, value in (headers or {}).items())
             call: Any = line.stream_stream("/chat.ChatService/Chat")(metadata=metadata, timeout=TIMEOUT_S)
-            return await self.exchange(call, content)
+            # A write on a call that the server has ended would hide its status: so its first message comes first.
+            with contextlib.suppress(grpc.aio.AioRpcError):
+                if await call.read() is not _EOF:
+                    return await self.exchange(call, content)
+            outcome = Outcome()
+            await note_status(outcome, call)
+            return outcome
 
     async def exchange(self, call: Any, content: bytes) -> Outcome:
         """Say one thing on an open call and read what follows it."""
