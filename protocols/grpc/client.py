@@ -88,7 +88,8 @@ class Client(ChatClient):
                 ("grpc.http2.ping_timeout_ms", half_ms),
                 ("grpc.http2.max_pings_without_data", 0),
                 ("grpc.initial_reconnect_backoff_ms", _RECONNECT_MS),
-                ("grpc.min_reconnect_backoff_ms", _RECONNECT_MS),
+                # In spite of its name, how long one attempt may take: SETTINGS included, and a mobile line has 100 ms a round.
+                ("grpc.min_reconnect_backoff_ms", int(_CONNECT_S * 1000)),
                 ("grpc.max_reconnect_backoff_ms", _RECONNECT_MS),
                 # A connection of its own, not one that the process has already to the same address.
                 ("grpc.use_local_subchannel_pool", 1),
