@@ -11,7 +11,7 @@ RUN := $(VENV)/bin/python
 STAMP := $(VENV)/.complete
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve test test-browser check format proto clean
+.PHONY: help demo serve test test-browser test-live check format proto clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -44,6 +44,9 @@ clean: ## remove the environment, caches and what the demo drew
 
 # -- the tools on top: their targets go here, each with its "## line" for the help -----------------------------------------
 
+
+test-live: $(STAMP) ## a conversation and a picture over all five, against the real services (keys needed; says what it costs)
+	$(RUN) -m pytest tests/live/live.py -q
 
 test-browser: $(STAMP) ## the pages in real Chromium
 	@command -v chromium >/dev/null || command -v google-chrome >/dev/null || test -n "$$CHROMIUM" \

@@ -101,7 +101,7 @@ class ChatService:
         session = await self._store.get_session(known_id(session_id, "session_not_found"))
         if session is None:
             raise ChatError("session_not_found")
-        return msgspec.structs.replace(session, connections=self._members.count(session_id))
+        return self._here(session)
 
     async def list_sessions(self, limit: int | None = None, cursor: str | None = None) -> SessionPage:
         """A page of sessions, newest first. Raises ``invalid_request`` for a limit outside 1-200 or a cursor not ours."""
@@ -118,15 +118,20 @@ class ChatService:
                 raise ChatError("invalid_request", "cursor is not one that this list gave.") from None
         active_since = now_ms() - self.settings.session_active_s * 1000
         sessions, active = await self._store.list_sessions(limit + 1, before, active_since)
-        page = [
-            msgspec.structs.replace(session, connections=self._members.count(session.session_id))
-            for session in sessions[:limit]
-        ]
+        page = [self._here(session) for session in sessions[:limit]]
         more = len(sessions) > limit
         return SessionPage(
             sessions=page,
             next_cursor=f"{page[-1].created_at!r}_{page[-1].session_id}" if more else None,
             active_sessions=active,
+        )
+
+    def _here(self, session: Session) -> Session:
+        """A session with what only this process knows."""
+        return msgspec.structs.replace(
+            session,
+            connections=self._members.count(session.session_id),
+            max_context_chars=self.settings.max_context_chars,
         )
 
     async def list_messages(self, session_id: str) -> list[Message]:

@@ -10,7 +10,10 @@ from shared.events import Status
 
 
 class Session(msgspec.Struct, frozen=True, kw_only=True):
-    """A conversation. ``model`` null: the server's default, resolved for each turn; ``connections``: joined in this process."""
+    """A conversation. ``model`` null: the server's default, resolved for each turn; ``connections``: joined in this process.
+
+    The model is given the newest whole turns that fit in ``max_context_chars``.
+    """
 
     session_id: str
     model: str | None
@@ -22,6 +25,7 @@ class Session(msgspec.Struct, frozen=True, kw_only=True):
     running_turn_id: str | None
     last_turn_id: str | None
     connections: int = 0
+    max_context_chars: int = 0
 
 
 class SessionPage(msgspec.Struct, frozen=True, kw_only=True):

@@ -200,6 +200,7 @@ async def _info(shell: Shell, argument: str) -> None:
                 ("session", session.session_id),
                 ("model", session.model or "the server's default"),
                 ("messages", f"{session.message_count} ({session.user_messages} yours, {session.model_messages} its)"),
+                ("context", f"the newest turns within {session.max_context_chars:,} characters"),
                 ("made", _when(session.created_at)),
                 ("last used", _when(session.last_activity_at)),
                 ("running", running),
