@@ -171,6 +171,7 @@ class Generation:
         try:
             async with aclosing(steps):
                 if live.stopped is None:
+                    self._trace_model(live, "model asked")
                     async for reason in steps:
                         finish = reason
         except asyncio.CancelledError:
@@ -183,6 +184,7 @@ class Generation:
                 "model failed", turn=live.turn_id
             )
             error = ChatError("internal", "The model failed in an unexpected way.")
+        self._trace_model(live, "model done", how=live.stopped or (error.code if error else finish))
         if not live.fenced:
             self._end(live, finish, error)
             await live.committed()
@@ -410,12 +412,19 @@ class Generation:
             self.dropped.add(entry.turn_id)
             return False
 
+    def _trace_model(self, live: Live, what: str, **more: str) -> None:
+        if self._trace.events:
+            self._log.info(what, turn=short(live.turn_id), **more)
+
     def _trace_records(self, records: list[Record]) -> None:
+        """An event that has been committed, and when it was appended (``at``, in epoch ms)."""
         if not self._trace.events:
             return
         for record in records:
             extra = {"event_json": record.stored.decode()} if self._trace.text else {"bytes": len(record.stored)}
-            self._log.info("event", type=record.type, seq=record.seq, **extra)
+            self._log.info(
+                "event", turn=short(record.turn_id), type=record.type, seq=record.seq, at=record.event.at, **extra
+            )
 
     def stop(self, turn_id: str, why: str) -> bool:
         """Stop a turn at once (``cancelled`` or ``interrupted``); False when it is not generated here."""
