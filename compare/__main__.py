@@ -7,6 +7,7 @@ import sys
 
 COMMANDS = {
     "floor": ("compare.floor", "our cost against the smallest servers that do the job"),
+    "race": ("compare.race", "the lanes live in the terminal, then the table and a verdict"),
     "relay": ("compare.relay", "break the line between a client and a server"),
 }
 

@@ -10,7 +10,6 @@ import contextlib
 import os
 import platform
 import random
-import sqlite3
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager
@@ -305,8 +304,7 @@ def setup(faults: Faults | None = None) -> dict[str, str]:
         "python": f"CPython {platform.python_version()}",
         "versions": ", ".join(versions),
         "model": "offline, the same tokens on the same schedule in every lane; no provider's SDK",
-        "store": "in memory (sqlite://), so that this is the transport; SQLite's own library here: "
-        + sqlite3.sqlite_version,
+        "store": "in memory (sqlite://), so that this is the transport",
         "processes": "a server a lane, the clients and the relay in one",
         "wire": "HTTP/1.1 (REST, NDJSON, SSE, WebSocket) and HTTP/2 (gRPC), no TLS, TCP_NODELAY on, no compression "
         "(permessage-deflate off, gRPC identity)",

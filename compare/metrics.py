@@ -20,6 +20,8 @@ import msgspec
 COALESCED_MS = 1.0
 _RESAMPLES = 1000
 _LEVEL = 0.95
+# Below this no interval of a median reaches 95 % (the sign test's is 1 − 2 / 2^n), so nothing is claimed.
+ENOUGH_TURNS = 6
 # A buffer: chunks that the model spaced arrive together.
 _BUFFER_SHARE = 0.25
 
@@ -365,14 +367,17 @@ def summarise(takes: Sequence[Take], names: Iterable[str] = METRICS) -> dict[str
 
 
 def differ(a: Figure, b: Figure) -> bool:
-    """Whether the two intervals are apart; a single turn has none, so it shows no difference."""
-    return min(a.n, b.n) > 1 and (a.high < b.low or b.high < a.low)
+    """Whether the two intervals are apart; fewer than six turns have none worth the name, so they show no difference."""
+    return min(a.n, b.n) >= ENOUGH_TURNS and (a.high < b.low or b.high < a.low)
 
 
 def verdict(metric: Metric, by_lane: dict[str, Figure]) -> str:
     """Who is best, in words. Lanes whose intervals overlap with the best one's are not told apart from it."""
     if len(by_lane) < 2 or metric.better == "neither":
         return ""
+    least = min(figure.n for figure in by_lane.values())
+    if least < ENOUGH_TURNS:
+        return f"{metric.title}: {least} turns a lane are too few to tell a difference ({ENOUGH_TURNS} are the least)."
     order = sorted(by_lane, key=lambda lane: by_lane[lane].median, reverse=metric.better == "higher")
     best = order[0]
     equal = [lane for lane in order if lane == best or not differ(by_lane[best], by_lane[lane])]
