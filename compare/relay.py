@@ -19,6 +19,10 @@ from contextlib import aclosing
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal, Self, get_args
 
+from protocols import TRANSPORTS
+from shared.config import Settings
+
+ALL_OFFSET = 100
 Way = Literal["up", "down"]
 Fate = Literal["open", "closed", "cut", "refused"]
 
@@ -505,14 +509,34 @@ async def _discard(reader: asyncio.StreamReader) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Relay until Ctrl-C, one line for each connection that ends."""
-    args = vars(_parser().parse_args(argv))
-    listen, target, network = args.pop("listen"), args.pop("to"), args.pop("network")
+    parser = _parser()
+    args = vars(parser.parse_args(argv))
+    listen, target, network, every = args.pop("listen"), args.pop("to"), args.pop("network"), args.pop("all")
     given = {name: value for name, value in args.items() if value is not None}
     faults = replace(NETWORKS[network] if network else Faults(), **given)
-    host, _, port = listen.rpartition(":")
+    if every == bool(listen or target) or bool(listen) != bool(target):
+        parser.error("give --listen and --to, or --all")
+    if every:
+        ports = {f"127.0.0.1:{port}": port + ALL_OFFSET for port in _configured_ports()}
+        lines = [(to, "127.0.0.1", port) for to, port in ports.items()]
+    else:
+        host, _, port_text = listen.rpartition(":")
+        lines = [(target, host or "127.0.0.1", int(port_text))]
     with contextlib.suppress(KeyboardInterrupt):
-        asyncio.run(_relay(target, faults, host or "127.0.0.1", int(port)))
+        asyncio.run(_relays(faults, lines))
     return 0
+
+
+def _configured_ports() -> list[int]:
+    """Where ``serve all`` listens."""
+    settings = Settings()
+    return [getattr(settings, f"{word}_port") for word in TRANSPORTS]
+
+
+async def _relays(faults: Faults, lines: Sequence[tuple[str, str, int]]) -> None:
+    async with asyncio.TaskGroup() as group:
+        for target, host, port in lines:
+            group.create_task(_relay(target, faults, host, port))
 
 
 async def _relay(target: str, faults: Faults, host: str, port: int) -> None:
@@ -529,10 +553,11 @@ async def _relay(target: str, faults: Faults, host: str, port: int) -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="compare relay", description=__doc__.partition("\n\n")[0])
+    parser.add_argument("--listen", metavar="[HOST:]PORT", help="where clients connect; port 0: any free")
+    parser.add_argument("--to", metavar="HOST:PORT", help="the server")
     parser.add_argument(
-        "--listen", required=True, metavar="[HOST:]PORT", help="where clients connect; port 0: any free"
+        "--all", action="store_true", help=f"one in front of each of the five, on its port + {ALL_OFFSET}"
     )
-    parser.add_argument("--to", required=True, metavar="HOST:PORT", help="the server")
     parser.add_argument(
         "--network", choices=NETWORKS, help="a line of a stated delay, bandwidth and share of late packets"
     )

@@ -49,6 +49,7 @@ _LINGER_S = 2.0
 _LINGER_BODIES = 8
 _PUBLIC = frozenset({"/", "/health", "/docs", "/openapi.json", "/demo", "/race"})
 _PUBLIC_FOLDER = "/web/"
+_RELAY_OFFSET = 100
 _PAGES = Path(__file__).with_name("web")
 _REQUEST_HEADERS = ("Authorization", "X-API-Key", "Content-Type", "Idempotency-Key", "Last-Event-ID")
 _EXPOSED_HEADERS = ("Location", "Content-Location", "Retry-After")
@@ -392,6 +393,11 @@ async def race(place: HerePlace) -> Response:
 @router.get("/web/lanes.json", include_in_schema=False)
 async def lanes(place: HerePlace) -> Response:
     """Where the four HTTP servers of this machine listen, for the race."""
+    ports = _ports(place)
+    return answer({"transport": place.transport, "ports": ports}, headers={"Cache-Control": "no-store"})
+
+
+def _ports(place: Place) -> dict[str, int]:
     settings = place.settings
     ports = {
         "rest": settings.rest_port,
@@ -400,13 +406,20 @@ async def lanes(place: HerePlace) -> Response:
         "websocket": settings.websocket_port,
     }
     ports[place.transport] = place.port
-    return answer({"transport": place.transport, "ports": ports}, headers={"Cache-Control": "no-store"})
+    return ports
 
 
 def _page(place: Place, name: str) -> Response:
     """A page of ours: scripts and styles from here only, connections to the five servers only (CSP Level 3)."""
     # A policy has no form for IPv6 addresses; a page opened under one reaches its own server as 'self'.
     origins = sorted(origin for origin in place.door.origins or {"http:"} if "[" not in origin)
+    # And the relays of the race's slow network, if they run (python -m compare relay --all).
+    relays = [
+        f"http://{name}:{port + _RELAY_OFFSET}"
+        for name in ("127.0.0.1", "localhost")
+        for port in _ports(place).values()
+    ]
+    origins += relays
     sockets = [origin.replace("http", "ws", 1) for origin in origins]
     policy = {
         "default-src": "'none'",

@@ -176,6 +176,7 @@ function verdict(running) {
 $("start").addEventListener("submit", async (event) => {
   event.preventDefault();
   $("error").hidden = true;
+  $("go").disabled = true;
   const offset = $("slow").checked ? RELAY_OFFSET : 0;
   const up = [];
   for (const lane of lanes) {
@@ -186,6 +187,7 @@ $("start").addEventListener("submit", async (event) => {
   $("slow-note").hidden = !offset || up.length > 0;
   $("slow-note").textContent = "The slow network is a real one, made by the relay: start it with python -m compare relay --all --network mobile";
   if (up.length === 0) {
+    $("go").disabled = false;
     if (!offset) {
       $("error").hidden = false;
       $("error").textContent = "No server answers. Start them all with: python -m protocols serve all";
@@ -194,7 +196,6 @@ $("start").addEventListener("submit", async (event) => {
   }
   const order = shuffled(up);
   $("order").textContent = `started in this order: ${order.map((lane) => lane.word).join(", ")}`;
-  $("go").disabled = true;
   $("cut").disabled = false;
   state("busy", "racing");
   const begun = performance.now();

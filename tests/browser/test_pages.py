@@ -17,6 +17,8 @@ from pathlib import Path
 import pytest
 from playwright.async_api import Browser, Page, Route, async_playwright, expect
 
+from compare.relay import ALL_OFFSET as RELAY_OFFSET
+from compare.relay import NETWORKS, Relay
 from protocols.processes import Server, serving
 from shared.events import to_json
 from tests.browser.payloads import PAYLOADS
@@ -332,6 +334,22 @@ async def test_the_race_ends_with_five_equal_texts(browser: Browser, four: dict[
     assert "Lost lines" in verdict
     await page.screenshot(path=ARTEFACTS / "race.png", full_page=True)
     await clean(page)
+
+
+async def test_the_race_on_a_slow_network(browser: Browser, four: dict[str, Server]) -> None:
+    page = await open_page(browser, four["ndjson"], "/race")
+    await page.check("#slow")
+    await page.click("#go")
+    await expect(page.locator("#slow-note")).to_contain_text("python -m compare relay --all")
+    async with contextlib.AsyncExitStack() as relays:
+        for server in four.values():
+            port = int(server.address.rpartition(":")[2]) + RELAY_OFFSET
+            await relays.enter_async_context(Relay(server.address, NETWORKS["mobile"], port=port))
+        await page.click("#go")
+        await expect(page.locator("#go")).to_be_enabled(timeout=60_000)
+        assert await page.locator(".lane dd", has_text="whole, checksum right").count() == 5
+        await page.screenshot(path=ARTEFACTS / "race-mobile.png", full_page=True)
+        await clean(page)
 
 
 async def test_the_seventh_stream_waits_and_the_seventh_socket_does_not(
