@@ -117,7 +117,7 @@ async def _sessions(shell: Shell, argument: str) -> None:
     shell.say(
         _table(
             (_session_row(shell, number, session) for number, session in enumerate(page.sessions, 1)),
-            header=("", "session", "messages", "model", "last used", ""),
+            header=("", "N", "session", "messages", "model", "last used", ""),
         )
     )
     more = " · there are more" if page.next_cursor else ""
@@ -129,7 +129,8 @@ def _session_row(shell: Shell, number: int, session: Session) -> tuple[str, ...]
     running = "an answer is running" if session.running_turn_id else ""
     others = text.plural(session.connections, "connection") if session.connections else ""
     return (
-        f"{'▸' if here else ' '} {number}",
+        "▸" if here else "",
+        str(number),
         text.short(session.session_id),
         str(session.message_count),
         session.model or "default",
