@@ -7,6 +7,7 @@ what was seen already, notice a gap or a stream without its end, check the final
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import random
 import time
 import uuid
@@ -346,7 +347,8 @@ def _backoff_s(attempts: int) -> float:
 
 
 def _check_whole(item: Reply | Picture) -> None:
-    if isinstance(item, Reply) and item.sha256 != text_sha256(item.text):
+    sha256 = text_sha256(item.text) if isinstance(item, Reply) else hashlib.sha256(item.image).hexdigest()
+    if item.sha256 != sha256:
         raise Corrupted("the reply does not have its sha256", turn_id=item.turn_id)
 
 

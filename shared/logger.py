@@ -1,6 +1,6 @@
 """The server's terminal: a banner and a line per stage on a terminal, JSON lines elsewhere.
 
-Never a key, a prompt or an answer: texts pass only through ``text_of``, which is empty unless ``--trace-text`` was given.
+Never a key, a prompt or an answer; prompts and answers only where ``--trace-text`` was given.
 """
 
 from __future__ import annotations
@@ -8,11 +8,23 @@ from __future__ import annotations
 import logging
 import sys
 from dataclasses import dataclass
-from typing import Any, TextIO
+from typing import Any, Protocol, TextIO
 
-import structlog
 
-Log = structlog.typing.FilteringBoundLogger
+class Log(Protocol):
+    """A structured logger (structlog's): an event and its fields."""
+
+    def info(self, event: str, **fields: Any) -> Any:
+        """A stage."""
+
+    def warning(self, event: str, **fields: Any) -> Any:
+        """Something an operator may want to know."""
+
+    def error(self, event: str, **fields: Any) -> Any:
+        """Something that went wrong."""
+
+    def exception(self, event: str, **fields: Any) -> Any:
+        """The same, with the traceback."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +42,9 @@ def short(identifier: str | None) -> str:
 
 def open_log(transport: str, stream: TextIO | None = None, level: int = logging.INFO) -> Log:
     """A logger bound to one transport: readable columns on a terminal, one JSON object a line where there is none."""
+    # Clients import this module too, for names; only a server pays for the library.
+    import structlog
+
     out = stream or sys.stderr
     processors: list[Any] = [structlog.processors.add_log_level]
     if out.isatty():
