@@ -34,16 +34,17 @@ from shared.llm.offline import reply_tokens
 from shared.turn import Picture, Reply
 
 WORDS = tuple(TRANSPORTS)
-JOB_S = 60.0
+PATIENCE_S = 30.0
+_EXAMPLES = 40
 SETTINGS = {
     "GENAI_PROVIDER": "offline",
     "IMAGE_PROVIDER": "offline",
-    "OFFLINE_TOKENS_PER_S": "2000",
+    "OFFLINE_TOKENS_PER_S": "1000",
     "OFFLINE_FIRST_TOKEN_MS": "0",
-    "HEARTBEAT_S": "0.3",
     "LEASE_S": "1.5",
-    "STALL_TIMEOUT_S": "5",
 }
+# An event that is shown so long after it was appended, on a line that did not break, has waited for nothing.
+LATE_S = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,8 +63,6 @@ class Lane:
 
 LANES: dict[str, Lane] = {word: Lane(word, word) for word in WORDS}
 LANES["rest-poll"] = Lane("rest-poll", "rest", {"poll": True})
-# One lane for each transport that shows events: plain REST has none to cut after.
-EVENT_LANES = tuple(lane for lane in LANES.values() if not lane.whole)
 
 
 @dataclass
@@ -87,7 +86,7 @@ class Totals:
     def blame(self, what: str, where: str, count: int = 1) -> None:
         """Count something that must not be, and keep the first few."""
         setattr(self, what, getattr(self, what) + count)
-        if len(self.examples) < 8:
+        if len(self.examples) < _EXAMPLES:
             self.examples.append(f"{what}: {where}")
 
     @property
@@ -111,6 +110,17 @@ class Plan:
     seed: int
     share: float = 1.0
     parallel: int = 8
+    words: tuple[str, ...] = WORDS
+
+    @property
+    def lanes(self) -> list[Lane]:
+        """The ways to read that are to be tried."""
+        return [lane for lane in LANES.values() if lane.word in self.words]
+
+    @property
+    def event_lanes(self) -> list[Lane]:
+        """Those that show events: plain REST has none to cut after."""
+        return [lane for lane in self.lanes if not lane.whole]
 
     def count(self, full: int, least: int = 1) -> int:
         """``full`` for a whole run, fewer for a sample."""
@@ -137,24 +147,30 @@ class Shown:
     events: list[AnyEvent] = field(default_factory=list)
     whole: Reply | Picture | None = None
     lost: int = 0
+    broken_off: int = 0
     resumed: int = 0
+    late_s: float = 0.0
     error: Exception | None = None
     done: bool = False
 
     async def follow(self, items: AsyncGenerator[Item, None], until: Callable[[Shown], bool] | None = None) -> Shown:
         """Read on to the end, or until ``until`` says so after an event."""
+        begun = time.time()
         try:
             async with aclosing(items):
                 async for item in items:
                     match item:
                         case Lost():
                             self.lost += 1
+                            self.broken_off += item.after > 0
                         case Resumed():
                             self.resumed += 1
                         case Reply() | Picture():
                             self.whole = item
                         case _:
                             self.events.append(item)
+                            if isinstance(item, TERMINAL) and not self.resumed:
+                                self.late_s = time.time() - max(begun, item.at / 1000)
                     if until is not None and until(self):
                         return self
             self.done = True
@@ -206,6 +222,8 @@ def judge(totals: Totals, shown: Shown, where: str, *, statuses: Iterable[str] =
         return
     totals.notes["lost line"] += shown.lost
     totals.notes["resumed"] += shown.resumed
+    if shown.late_s > LATE_S:
+        totals.blame("other", f"{where}: the end was shown {shown.late_s:.1f} s late")
     if shown.status not in statuses:
         totals.blame("other", f"{where}: ended {shown.status or 'without an end'}, not {'/'.join(statuses)}")
     full = expected(shown.asked)
@@ -244,14 +262,24 @@ def judge(totals: Totals, shown: Shown, where: str, *, statuses: Iterable[str] =
 class World:
     """Servers on one store file; any of them may be killed and started again on its port. Use it as ``async with``."""
 
-    def __init__(self, folder: Path, env: Mapping[str, str] | None = None, *, plant: str | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        env: Mapping[str, str] | None = None,
+        *,
+        words: tuple[str, ...] = WORDS,
+        plant: str | None = None,
+        patience_s: float = PATIENCE_S,
+    ) -> None:
+        self.words = words
+        self.patience_s = patience_s
         self.store = folder / "chat.db"
         self.env = {**SETTINGS, "STORE_URL": f"sqlite:///{self.store}", **(env or {})}
         if plant is not None:
             planted = str(Path(__file__).parent / "planted")
             self.env |= {"PYTHONPATH": planted, "PLANTED_BUG": plant}
         self.servers: dict[str, Server] = {}
-        self.begun: Counter[tuple[str, str]] = Counter()
+        self.begun: Counter[str] = Counter()
         self.errors: list[str] = []
         self._stacks: dict[str, contextlib.AsyncExitStack] = {}
         self._ports: dict[str, int] = {}
@@ -265,7 +293,7 @@ class World:
     async def start(self, *names: str, **env: str) -> None:
         """Start servers; a name is a transport's word, or a word, a slash and anything for a further one."""
         async with asyncio.TaskGroup() as group:
-            for name in names or WORDS:
+            for name in names or self.words:
                 if name not in self._stacks:
                     group.create_task(self._start(name, env))
 
@@ -283,13 +311,13 @@ class World:
         # Every line of every server: only the few that matter are decoded.
         if b" started" in line:
             entry = msgspec.json.decode(line)
-            self.begun[entry["session"], entry["turn"]] += 1
+            self.begun[entry["turn"]] += 1
         elif b'"error"' in line or b"Traceback" in line or b"exception" in line:
             self.errors.append(f"{word}: {line.decode(errors='replace').strip()[:500]}")
 
     def client(self, lane: Lane, address: str | None = None, **options: Any) -> ChatClient:
         """A client of a lane; ``address``: of a relay, or of a further server."""
-        given = {"give_up_s": 20.0, **lane.options, **options}
+        given = {"give_up_s": self.patience_s * 2 / 3, **lane.options, **options}
         return TRANSPORTS[lane.word].client(address or self.servers[lane.word].address, **given)
 
     async def kill(self, name: str) -> None:
@@ -315,7 +343,7 @@ def rows(store: Path, query: str, *values: Any) -> list[Any]:
         connection.close()
 
 
-async def settled(store: Path, timeout_s: float = 30.0) -> int:
+async def settled(store: Path, timeout_s: float) -> int:
     """Wait until no turn runs; how many still do after that."""
     deadline = time.monotonic() + timeout_s
     while True:
@@ -331,14 +359,13 @@ async def audit(world: World, totals: Totals, shown: Iterable[Shown], *, exact: 
     Each text that was asked has one turn, and its model ran once; each log counts 1, 2, 3 … to one terminal event whose sha256
     is the text's; what was shown is in the log, event by event.
     """
-    running = await settled(world.store)
+    running = await settled(world.store, world.patience_s)
     if running:
         totals.blame("ends", f"{running} turns never ended", running)
     logs = _read_logs(world.store)
     by_input: dict[str, list[str]] = {}
     for turn_id, (turn, _) in logs.items():
         by_input.setdefault(turn["input"], []).append(turn_id)
-    runs_of = {turn: count for (_, turn), count in world.begun.items()}
     for one in shown:
         turns = by_input.get(one.asked, [])
         if len(turns) > 1:
@@ -348,8 +375,8 @@ async def audit(world: World, totals: Totals, shown: Iterable[Shown], *, exact: 
                 totals.blame("lost", f"{one.asked!r}: shown, but not in the store")
             continue
         for turn_id in turns:
-            if runs_of.get(turn_id[:8], 0) > 1:
-                totals.blame("generated", f"{one.asked!r}: its model ran {runs_of[turn_id[:8]]} times")
+            if world.begun[turn_id[:8]] > 1:
+                totals.blame("generated", f"{one.asked!r}: its model ran {world.begun[turn_id[:8]]} times")
         if one.turn_id in logs:
             stored = {line["seq"]: line for line in logs[one.turn_id][1]}
             _compare(totals, one, stored)
@@ -406,7 +433,7 @@ def _check_log(totals: Totals, turn_id: str, turn: Mapping[str, Any], lines: lis
 
 
 async def spread(
-    totals: Totals, jobs: Iterable[tuple[str, Callable[[], Coroutine[Any, Any, None]]]], parallel: int
+    world: World, totals: Totals, jobs: Iterable[tuple[str, Callable[[], Coroutine[Any, Any, None]]]], parallel: int
 ) -> None:
     """Run named jobs, so many at a time; one that raises or hangs is a failure, not the end."""
     places = asyncio.Semaphore(parallel)
@@ -414,7 +441,7 @@ async def spread(
     async def run(where: str, job: Callable[[], Coroutine[Any, Any, None]]) -> None:
         begun = time.monotonic()
         try:
-            async with asyncio.timeout(JOB_S):
+            async with asyncio.timeout(2 * world.patience_s):
                 await job()
         except TimeoutError:
             totals.blame("other", f"{where}: hung")

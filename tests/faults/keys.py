@@ -10,12 +10,10 @@ from functools import partial
 
 from shared.client import ChatClient
 from shared.errors import ChatError
-from shared.events import TurnCancelled
+from shared.events import Chunk, TurnCancelled
 from shared.turn import Snapshot
 from tests.faults.harness import (
-    EVENT_LANES,
     LANES,
-    WORDS,
     Lane,
     Plan,
     Shown,
@@ -42,7 +40,7 @@ async def duplicates(world: World, plan: Plan) -> Totals:
     """The same key again: at once, after the end, from another transport, after a restart; and with another body."""
     totals = Totals("duplicates", plan.seed)
     shown: list[Shown] = []
-    lanes = list(LANES.values())
+    lanes = plan.lanes
     before_restart: list[tuple[Lane, str, Shown]] = []
 
     def check_same(first: Shown, second: Shown, where: str) -> None:
@@ -96,13 +94,15 @@ async def duplicates(world: World, plan: Plan) -> Totals:
         check_same(first, await ask(lane, first.asked, key), f"{first.asked} after a restart")
 
     async with timed(totals):
-        await spread(totals, [(f"key {nth}", partial(run, nth)) for nth in plan.pick(DUPLICATES, 30)], plan.parallel)
+        await spread(
+            world, totals, [(f"key {nth}", partial(run, nth)) for nth in plan.pick(DUPLICATES, 30)], plan.parallel
+        )
         if before_restart:
-            await asyncio.gather(*(world.kill(word) for word in WORDS))
+            await asyncio.gather(*(world.kill(word) for word in plan.words))
             await world.start()
             repeats: list[Job] = [(f"again {key}", partial(again, lane, key, one)) for lane, key, one in before_restart]
             runs = totals.runs
-            await spread(totals, repeats, plan.parallel)
+            await spread(world, totals, repeats, plan.parallel)
             totals.runs = runs
         await audit(world, totals, shown)
     return totals
@@ -115,7 +115,7 @@ async def cancels(world: World, plan: Plan) -> Totals:
 
     async def run(nth: int) -> None:
         dice = plan.random("cancels", nth)
-        lane, other = EVENT_LANES[nth % len(EVENT_LANES)], dice.choice(EVENT_LANES)
+        lane, other = plan.event_lanes[nth % len(plan.event_lanes)], dice.choice(plan.event_lanes)
         asked = f"/tokens {CANCELLED_TOKENS} cancel {nth}"
         one = Shown(asked)
         shown.append(one)
@@ -162,6 +162,11 @@ async def cancels(world: World, plan: Plan) -> Totals:
             late_s = max(event.at for event in one.events) / 1000 - answered_at
             if late_s > 0.05:
                 totals.blame("other", f"{one.asked}: something was said {late_s:.3f} s after the cancel was answered")
+            talked_s = max((event.at for event in one.events if isinstance(event, Chunk)), default=0) / 1000 - asked_at
+            if talked_s > AT_ONCE_S:
+                totals.blame("other", f"{one.asked}: the model talked on for {talked_s:.1f} s after the cancel")
+            if answered_at - asked_at > AT_ONCE_S + 0.8:
+                totals.blame("other", f"{one.asked}: a cancel took {answered_at - asked_at:.1f} s")
             if not isinstance(one.events[-1], TurnCancelled):
                 totals.blame("ends", f"{one.asked}: no turn_cancelled")
         elif one.events and one.events[-1].at / 1000 - asked_at > AT_ONCE_S:
@@ -178,8 +183,11 @@ async def cancels(world: World, plan: Plan) -> Totals:
                 totals.blame("lost", f"{one.asked}: the messages are {[(m.role, len(m.text), m.status) for m in said]}")
 
     async with timed(totals):
-        await spread(totals, [(f"cancel {nth}", partial(run, nth)) for nth in plan.pick(CANCELS, 20)], plan.parallel)
-        await whole_replies(world, plan, totals, shown)
+        await spread(
+            world, totals, [(f"cancel {nth}", partial(run, nth)) for nth in plan.pick(CANCELS, 20)], plan.parallel
+        )
+        if "rest" in plan.words:
+            await whole_replies(world, plan, totals, shown)
         await audit(world, totals, shown)
     return totals
 
@@ -198,7 +206,10 @@ async def whole_replies(world: World, plan: Plan, totals: Totals, shown: list[Sh
         asked = f"/tokens {CANCELLED_TOKENS} cancel whole reply {nth}"
         one = Shown(asked)
         shown.append(one)
-        async with aclosing(world.client(lane)) as asker, aclosing(world.client(dice.choice(EVENT_LANES))) as other:
+        async with (
+            aclosing(world.client(lane)) as asker,
+            aclosing(world.client(dice.choice(plan.event_lanes))) as other,
+        ):
             session = await asker.create_session()
             reading = asyncio.create_task(one.follow(asker.chat(asked, session_id=session.session_id)))
             running = None
@@ -213,4 +224,6 @@ async def whole_replies(world: World, plan: Plan, totals: Totals, shown: list[Sh
             if not expected(asked).startswith(one.text):
                 totals.blame("hashes", asked)
 
-    await spread(totals, [(f"whole {nth}", partial(run, nth)) for nth in range(plan.count(20, 2))], plan.parallel)
+    await spread(
+        world, totals, [(f"whole {nth}", partial(run, nth)) for nth in range(plan.count(20, 2))], plan.parallel
+    )

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tests.faults import crashes, keys, lines, peers
-from tests.faults.harness import Plan, Totals, World
+from tests.faults.harness import PATIENCE_S, WORDS, Plan, Totals, World
 
 Check = Callable[[World, Plan], Awaitable[Totals]]
 
@@ -24,31 +24,39 @@ class Kind:
     parallel: int = 8
 
 
-_SLOW = {"OFFLINE_TOKENS_PER_S": "1000"}
+_IMPATIENT = {"HEARTBEAT_S": "0.3", "STALL_TIMEOUT_S": "1"}
 
 KINDS: dict[str, Kind] = {
     kind.name: kind
     for kind in (
         Kind("events", lines.cuts_at_events, 0.02),
         Kind("bytes", lines.cuts_at_bytes, 0.02),
-        Kind("faults", lines.relay_faults, 0.05),
-        Kind("hand-over", lines.handovers, 0.1),
+        Kind("faults", lines.relay_faults, 0.05, {"HEARTBEAT_S": "0.3", "STALL_TIMEOUT_S": "5"}),
+        Kind("hand-over", lines.handovers, 0.1, {"OFFLINE_TOKENS_PER_S": "400"}, 12),
         Kind("duplicates", keys.duplicates, 0.06),
-        Kind("cancels", keys.cancels, 0.05, _SLOW, 12),
+        Kind("cancels", keys.cancels, 0.05, parallel=12),
         Kind("kills", crashes.kills, 0.025, {"OFFLINE_TOKENS_PER_S": "800"}),
         Kind("sleepers", crashes.sleepers, 0.05, {"OFFLINE_TOKENS_PER_S": "400"}),
-        Kind("restarts", crashes.restarts, 0.1, {"DRAIN_S": "1.5"}),
+        Kind("restarts", crashes.restarts, 0.1, {"DRAIN_S": "1.5", "OFFLINE_TOKENS_PER_S": "400"}),
         Kind("stalled", peers.stalled_readers, 0.2, {"STALL_TIMEOUT_S": "2", "OFFLINE_TOKENS_PER_S": "0"}),
         Kind("leaving", peers.leavers, 0.1, {"DISCONNECT_GRACE_S": "1", "OFFLINE_TOKENS_PER_S": "300"}),
-        Kind("unfinished", peers.unfinished, 1.0, {"REQUEST_TIMEOUT_S": "1", "STALL_TIMEOUT_S": "1"}),
-        Kind("half-open", peers.half_open, 0.2, {"STALL_TIMEOUT_S": "1"}),
+        Kind("unfinished", peers.unfinished, 1.0, {**_IMPATIENT, "REQUEST_TIMEOUT_S": "1"}),
+        Kind("half-open", peers.half_open, 0.2, _IMPATIENT),
     )
 }
 
 
-async def run(kind: Kind, seed: int, share: float, *, plant: str | None = None, words: tuple[str, ...] = ()) -> Totals:
+async def run(
+    kind: Kind,
+    seed: int,
+    share: float,
+    *,
+    words: tuple[str, ...] = WORDS,
+    plant: str | None = None,
+    patience_s: float = PATIENCE_S,
+) -> Totals:
     """Run a check on servers and a store of its own."""
     with tempfile.TemporaryDirectory(prefix="faults-") as folder:
-        async with World(Path(folder), kind.env, plant=plant) as world:
-            await world.start(*words)
-            return await kind.check(world, Plan(seed, share, kind.parallel))
+        async with World(Path(folder), kind.env, words=words, plant=plant, patience_s=patience_s) as world:
+            await world.start()
+            return await kind.check(world, Plan(seed, share, kind.parallel, words))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import aclosing
@@ -9,10 +10,9 @@ from functools import partial
 from typing import Any
 
 from compare.relay import Faults, Relay, Way
+from shared.client import ChatClient
 from tests.faults.harness import (
-    EVENT_LANES,
     LANES,
-    WORDS,
     Lane,
     Plan,
     Shown,
@@ -39,10 +39,11 @@ async def cuts_at_events(world: World, plan: Plan) -> Totals:
     totals = Totals("events", plan.seed)
     shown: list[Shown] = []
     async with timed(totals):
-        reply_bytes = await _bytes_of(world, LANES["rest"], f"/tokens {EVENTS - 2} how long is a reply")
+        whole = f"/tokens {EVENTS - 2} how long is a reply"
+        reply_bytes = await _bytes_of(world, LANES["rest"], whole) if "rest" in plan.words else 0
         jobs: list[Job] = []
         for nth in plan.pick(EVENTS, 3):
-            for lane in LANES.values():
+            for lane in plan.lanes:
                 asked = f"/tokens {EVENTS - 2} cut after event {nth} on {lane.name}"
                 reset = bool(plan.random("events", lane.name, nth).getrandbits(1))
                 if lane.whole:
@@ -50,7 +51,7 @@ async def cuts_at_events(world: World, plan: Plan) -> Totals:
                 else:
                     faults = Faults(reset=reset, cut_after_event=nth)
                 jobs.append((asked, partial(_cut_once, world, totals, lane, asked, faults, shown)))
-        await spread(totals, jobs, plan.parallel)
+        await spread(world, totals, jobs, plan.parallel)
         await audit(world, totals, shown)
     return totals
 
@@ -81,6 +82,8 @@ async def _through(
         async with aclosing(world.client(lane, relay.address, **options)) as client:
             await one.follow(client.image(asked, size="256x192") if image else client.chat(asked))
         totals.notes["cuts"] += relay.struck
+        if one.lost > relay.struck + sum(line.fate == "refused" for line in relay.connections):
+            totals.blame("other", f"{asked}: lost its line {one.lost} times, and it was cut {relay.struck} times")
     judge(totals, one, asked)
     return one
 
@@ -88,7 +91,8 @@ async def _through(
 async def _bytes_of(world: World, lane: Lane, asked: str, way: str = "down", *, image: bool = False) -> int:
     """How many bytes an uncut turn is, one way."""
     async with Relay(world.servers[lane.word].address) as relay, world.client(lane, relay.address) as client:
-        await Shown(asked).follow(client.image(asked, size="256x192") if image else client.chat(asked))
+        async with asyncio.timeout(2 * world.patience_s):
+            await Shown(asked).follow(client.image(asked, size="256x192") if image else client.chat(asked))
         return relay.down_bytes if way == "down" else relay.up_bytes
 
 
@@ -98,11 +102,11 @@ async def cuts_at_bytes(world: World, plan: Plan) -> Totals:
     shown: list[Shown] = []
     sizes = {
         (lane.name, way, image): await _bytes_of(world, lane, "/tokens 80 measure", way, image=image)
-        for lane in LANES.values()
+        for lane in plan.lanes
         for way in ("up", "down")
         for image in (False, True)
     }
-    lanes = list(LANES.values())
+    lanes = plan.lanes
 
     async def run(nth: int) -> None:
         dice = plan.random("bytes", nth)
@@ -120,7 +124,7 @@ async def cuts_at_bytes(world: World, plan: Plan) -> Totals:
 
     async with timed(totals):
         await spread(
-            totals, [(f"bytes {nth}", partial(run, nth)) for nth in plan.pick(CUTS_AT_BYTES, 12)], plan.parallel
+            world, totals, [(f"bytes {nth}", partial(run, nth)) for nth in plan.pick(CUTS_AT_BYTES, 12)], plan.parallel
         )
         await audit(world, totals, shown)
     return totals
@@ -169,15 +173,16 @@ async def relay_faults(world: World, plan: Plan) -> Totals:
             totals.blame("other", f"{name} {lane.name} {seed}: the silence was not noticed")
 
     async with timed(totals):
-        sizes = {lane.name: await _bytes_of(world, lane, asked.format("none", lane.name, 0)) for lane in LANES.values()}
+        lanes = [LANES[word] for word in plan.words]
+        sizes = {lane.name: await _bytes_of(world, lane, asked.format("none", lane.name, 0)) for lane in lanes}
         jobs = [
             (f"{name} {lane.name} {seed}", partial(run, name, lane, seed))
             for seed in plan.pick(SEEDS)
             for name in FAULTS
-            for lane in (LANES[word] for word in WORDS)
+            for lane in lanes
         ]
         # Most of these wait for something, so more of them run at a time.
-        await spread(totals, jobs, plan.parallel * 2)
+        await spread(world, totals, jobs, plan.parallel * 2)
         await audit(world, totals, shown)
     return totals
 
@@ -203,16 +208,23 @@ async def handovers(world: World, plan: Plan) -> Totals:
             return
         async with world.client(second) as other:
             await one.follow(other.read(one.turn_id, one.after))
-        judge(totals, one, asked)
+            judge(totals, one, asked)
+            await _check_cursor(totals, other, one, after)
+
+    async def _check_cursor(totals: Totals, client: ChatClient, one: Shown, after: int) -> None:
+        """What the wire itself gives from a cursor, before the client drops what it has already."""
+        given = [event async for event in client._read(one.turn_id, after)]
+        if given != one.events[after:]:
+            totals.blame("twice", f"{one.asked}: from cursor {after} the wire gives {[e.seq for e in given][:3]} …")  # type: ignore[union-attr]
 
     def pairs() -> Iterator[Job]:
-        for first in EVENT_LANES:
-            for second in EVENT_LANES:
+        for first in plan.event_lanes:
+            for second in plan.event_lanes:
                 dice = plan.random(first.name, second.name)
                 for after in sorted(dice.sample(range(1, 150), plan.count(CUT_POINTS))):
                     yield f"{first.name} to {second.name} after {after}", partial(run, first, second, after)
 
     async with timed(totals):
-        await spread(totals, pairs(), plan.parallel)
+        await spread(world, totals, pairs(), plan.parallel)
         await audit(world, totals, shown)
     return totals

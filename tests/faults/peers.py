@@ -11,9 +11,7 @@ from compare.relay import Faults, Relay
 from protocols import TRANSPORTS
 from shared.client import Ask, ChatClient
 from tests.faults.harness import (
-    EVENT_LANES,
     LANES,
-    WORDS,
     Lane,
     Plan,
     Shown,
@@ -92,7 +90,7 @@ async def stalled_readers(world: World, plan: Plan) -> Totals:
 
     async with timed(totals):
         turn_id = await _big_turn(world)
-        for lane in EVENT_LANES:
+        for lane in plan.event_lanes:
             await beside(lane, turn_id)
         await audit(world, totals, shown)
     return totals
@@ -100,7 +98,7 @@ async def stalled_readers(world: World, plan: Plan) -> Totals:
 
 async def _big_turn(world: World) -> str:
     """A long turn that has ended, for many to read at once."""
-    async with aclosing(world.client(LANES["rest"])) as client:
+    async with aclosing(world.client(LANES[world.words[0]])) as client:
         turn = await client.start(Ask(text=f"/tokens {BIG} for those who stall"))
 
         async def ended() -> bool:
@@ -145,7 +143,7 @@ async def leavers(world: World, plan: Plan) -> Totals:
     async def and_back(lane: Lane, nth: int) -> None:
         one, left_at = await leave(lane, nth)
         dice = plan.random("back", lane.name, nth)
-        other = dice.choice((lane, *EVENT_LANES))
+        other = dice.choice((lane, *plan.event_lanes))
         back_at = left_at + dice.uniform(0, 0.6) * grace_s
         await asyncio.sleep(max(0.0, back_at - time.time()))
         async with aclosing(world.client(other)) as client:
@@ -173,12 +171,14 @@ async def leavers(world: World, plan: Plan) -> Totals:
             (f"{how.__name__} {lane.name} {2 * nth + i}", partial(how, lane, 2 * nth + i))
             for nth in range(count)
             for i, how in enumerate((for_good, and_back))
-            for lane in EVENT_LANES
+            for lane in plan.event_lanes
             # What POST /turns starts runs on though nobody reads it.
             if not (how is for_good and lane.name == "rest-poll")
         ]
-        jobs += [(f"whole {nth}", partial(whole_reply, nth)) for nth in range(plan.count(LEAVERS))]
-        await spread(totals, jobs, plan.parallel * 2)
+        jobs += [
+            (f"whole {nth}", partial(whole_reply, nth)) for nth in range(plan.count(LEAVERS)) if "rest" in plan.words
+        ]
+        await spread(world, totals, jobs, plan.parallel * 2)
         await audit(world, totals, shown)
     return totals
 
@@ -231,12 +231,12 @@ async def unfinished(world: World, plan: Plan) -> Totals:
 
     async with timed(totals):
         jobs = []
-        for word in WORDS:
+        for word in plan.words:
             cases = UNFINISHED["grpc"] if word == "grpc" else dict(UNFINISHED["http"])
             if word == "websocket":
                 cases |= UNFINISHED["websocket"]
             jobs += [(f"{word} {name}", partial(drop, word, name, data)) for name, data in cases.items()]
-        await spread(totals, jobs, len(jobs))
+        await spread(world, totals, jobs, len(jobs))
     return totals
 
 
@@ -285,7 +285,7 @@ async def half_open(world: World, plan: Plan) -> Totals:
             totals.runs += count
 
     async with timed(totals):
-        for word in WORDS:
+        for word in plan.words:
             if TRANSPORTS[word].holds:
                 await hold(LANES[word])
     return totals

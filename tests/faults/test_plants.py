@@ -1,0 +1,41 @@
+"""The checks bite: each planted bug is found by the very check that is run without it, and found for what it is."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+
+import pytest
+
+from tests.faults.harness import Totals
+from tests.faults.kinds import KINDS, run
+from tests.faults.plants import PLANTS, Plant
+
+SEED = 7
+PATIENCE_S = 6.0
+AT_A_TIME = 3
+
+
+async def _find(plant: Plant) -> Totals:
+    kind = KINDS[plant.kind]
+    return await run(kind, SEED, plant.share, words=plant.words, plant=plant.name, patience_s=PATIENCE_S)
+
+
+def _verdict(plant: Plant, found: Totals) -> str:
+    if not found.bad:
+        return f"{plant.name}: not found by {plant.kind} in {found.runs} runs"
+    if not any(re.search(plant.says, example) for example in found.examples):
+        return f"{plant.name}: found, but not for what it is: {found.examples[:3]}"
+    return ""
+
+
+@pytest.mark.timeout(400)
+async def test_every_planted_bug_is_found() -> None:
+    places = asyncio.Semaphore(AT_A_TIME)
+
+    async def find(plant: Plant) -> str:
+        async with places:
+            return _verdict(plant, await _find(plant))
+
+    verdicts = await asyncio.gather(*(find(plant) for plant in PLANTS.values()))
+    assert not [verdict for verdict in verdicts if verdict]
