@@ -8,6 +8,7 @@ from shared.errors import ChatError
 
 DEFAULT_SIZE = "1024x1024"
 _SIZE = re.compile(r"([1-9][0-9]{0,5})x([1-9][0-9]{0,5})")
+_PAGE = re.compile(r"([0-9]{1,16}\.[0-9]{1,6})_([0-9a-f-]{36})")
 _KEY = re.compile(r"[\x20-\x7e]{1,255}")
 
 
@@ -41,6 +42,14 @@ def parse_size(size: str, max_pixels: int) -> tuple[int, int]:
     if width * height > max_pixels:
         raise ChatError("invalid_request", f"size is larger than {max_pixels} pixels.")
     return width, height
+
+
+def parse_page(cursor: str) -> tuple[float, str]:
+    """Time and id of the session after which a page of sessions begins. Raises ``invalid_request``."""
+    match = _PAGE.fullmatch(cursor)
+    if match is None:
+        raise ChatError("invalid_request", "cursor is not one that this list gave.")
+    return float(match[1]), match[2]
 
 
 def check_key(key: str | None) -> None:

@@ -178,7 +178,8 @@ class Generation:
             if live.stopped is None:
                 raise
         except ChatError as refusal:
-            error = refusal
+            # Its traceback holds these frames, and they the log, for as long as the garbage collector likes.
+            error = refusal.with_traceback(None)
         except Exception:  # noqa: BLE001 - a provider may raise anything; its text must not travel
             self._log.exception("model failed") if self._trace.text else self._log.error(
                 "model failed", turn=live.turn_id

@@ -15,7 +15,7 @@ from contextlib import AbstractContextManager, asynccontextmanager
 
 import msgspec
 
-from shared.checks import DEFAULT_SIZE, check_input, check_key, check_text, known_id, parse_size
+from shared.checks import DEFAULT_SIZE, check_input, check_key, check_text, known_id, parse_page, parse_size
 from shared.config import Settings
 from shared.errors import ChatError
 from shared.events import Kind, now_ms
@@ -109,13 +109,7 @@ class ChatService:
             limit = _LIST_LIMIT
         if not 1 <= limit <= 200:
             raise ChatError("invalid_request", "limit must be between 1 and 200.")
-        before: tuple[float, str] | None = None
-        if cursor:
-            created_at, _, session_id = cursor.partition("_")
-            try:
-                before = (float(created_at), session_id)
-            except ValueError:
-                raise ChatError("invalid_request", "cursor is not one that this list gave.") from None
+        before = parse_page(cursor) if cursor else None
         active_since = now_ms() - self.settings.session_active_s * 1000
         sessions, active = await self._store.list_sessions(limit + 1, before, active_since)
         page = [self._here(session) for session in sessions[:limit]]
@@ -213,7 +207,9 @@ class ChatService:
             known_id(session_id, "session_not_found")
         check_key(request_id)
         self._refuse_draining()
-        if len(self._generation.lives) >= self.settings.max_running_turns:
+        # Whoever asks reads, but for turns that nobody attends; refused before anything is recorded.
+        no_reader = attended and self.counters.streams_active >= self.settings.max_streams
+        if no_reader or len(self._generation.lives) >= self.settings.max_running_turns:
             raise ChatError("too_many_streams")
         now, begun = now_ms(), time.perf_counter()
         turn_id = str(uuid.uuid4())

@@ -108,14 +108,16 @@ class Servers(Mapping[str, Server]):
         await asyncio.gather(*(stack.aclose() for _, stack in self._running.values()))
         self._running.clear()
 
-    def errors(self) -> list[dict[str, Any]]:
-        """What their logs say at the level ``error`` or with a traceback."""
-        return [
-            entry
-            for server, _ in self._running.values()
-            for entry in list(server.log)
-            if entry.get("level") in ("error", "critical") or "exception" in entry
-        ]
+    def errors(self) -> list[str]:
+        """What their logs say at the level ``error``, and every traceback on their terminals."""
+        found = []
+        for server, _ in list(self._running.values()):
+            for entry in list(server.log):
+                if entry.get("level") in ("error", "critical") or "exception" in entry:
+                    found.append(f"{server.word}: {entry}")
+            if any("Traceback" in line for line in server.said):
+                found.append(f"{server.word}: {server.said}")
+        return found
 
 
 MakeServers = Callable[..., Servers]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import io
 import json
 import time
@@ -467,6 +468,49 @@ async def test_limits_of_turns_and_streams(serve: Serve) -> None:
         with await here.service.open(first.turn_id, 0):
             assert await refused(here.service.open(first.turn_id, 0)) == "too_many_streams"
         assert (await here.service.open(first.turn_id, 0)).after == 0
+
+
+async def test_no_reader_no_turn(serve: Serve) -> None:
+    """Where the answer could not be read, nothing is recorded, but for turns that nobody attends."""
+    async with serve(silent, max_streams=1) as here:
+        turn = await here.service.start_chat("One")
+        with await here.service.open(turn.turn_id, 0):
+            assert await refused(here.service.start_chat("Two")) == "too_many_streams"
+            assert await refused(here.service.start_image("Two")) == "too_many_streams"
+            assert len((await here.service.list_sessions()).sessions) == 1
+            await here.service.start_chat("Two", attended=False)
+
+
+@pytest.mark.parametrize("ending", ["completed", "failed", "cancelled"])
+async def test_what_has_ended_is_in_the_store_and_nowhere_else(serve: Serve, ending: str) -> None:
+    """No log stays in memory: once its session is deleted a turn is not found, also where it was said."""
+    play = Stepwise()
+    async with serve(play) as here:
+        gc.disable()
+        try:
+            turn = await here.service.start_chat("Hi")
+            assert turn.session_id is not None
+            play.say("a")
+            await until(lambda: seq_is(here.service, turn.turn_id, 2))
+            if ending == "cancelled":
+                await here.service.cancel_turn(turn.turn_id)
+            elif ending == "failed":
+                play.steps.put_nowait(ChatError("model_timeout"))
+            else:
+                play.end()
+            assert event_type((await follow(here.service, turn.turn_id))[-1]) == f"turn_{ending}"
+            await here.service.delete_session(turn.session_id)
+            await until(lambda: is_gone(here.service, turn.turn_id))
+        finally:
+            gc.enable()
+
+
+async def is_gone(service: ChatService, turn_id: str) -> bool:
+    try:
+        await service.open(turn_id, 0)
+    except ChatError as refusal:
+        return refusal.code == "turn_not_found"
+    return False
 
 
 # -- the model ---------------------------------------------------------------------------------------------------------
