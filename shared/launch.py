@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import gc
 import signal
 import socket
 import sys
@@ -21,6 +22,7 @@ from shared.config import Settings, settings_help
 from shared.logger import Trace, open_log
 from shared.service import ChatService, open_service
 
+_GC_THRESHOLD = (20_000, 20, 20)
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -141,6 +143,13 @@ def main(
     return 0
 
 
+def _settle() -> None:
+    """What is loaded now stays: the collector need not search it again and again (a tenth of a busy server's time)."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(*_GC_THRESHOLD)
+
+
 def _event_loop() -> asyncio.Runner:
     """uvloop where there is one: it takes a quarter off gRPC's cost and more off the others'."""
     try:
@@ -167,6 +176,7 @@ async def _run(
 ) -> None:
     opening = open_place(transport, framework, settings, host=host, port=port, trace=trace, listening=listening)
     async with opening as (place, listener):
+        _settle()
         with Stopping(settings.drain_s) as stopping:
             _banner(place)
             await serve(place, listener, stopping)
