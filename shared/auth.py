@@ -6,7 +6,9 @@ process can verify it without a store.
 
 from __future__ import annotations
 
+import contextlib
 import hmac
+import ipaddress
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -95,7 +97,11 @@ def open_door(settings: Settings, host: str, port: int) -> Door:
 
 def is_loopback(host: str) -> bool:
     """Whether an address is reachable from this machine only."""
-    return host in ("localhost", "::1", "[::1]") or host.startswith("127.")
+    if host == "localhost":
+        return True
+    with contextlib.suppress(ValueError):
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    return False
 
 
 def _host_name(host: str) -> str:
