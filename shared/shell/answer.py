@@ -185,7 +185,8 @@ class Answer:
         total = text.duration(self.waited_ms)
         parts = [_ENDED.get(self.status, ""), words]
         if self.reply is not None:
-            parts += [f"whole reply after {total}", *_rate(self.reply.usage, self.waited_ms)]
+            whole = self.reply.status == "completed"
+            parts += [f"whole reply after {total}" if whole else total, *_rate(self.reply.usage, self.waited_ms)]
         elif self.first is not None and self.last is not None:
             parts += [f"first token {text.duration((self.first - self.began) * 1000)}"] * self.ours
             # What was read again after a seam came faster than it was said.

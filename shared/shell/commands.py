@@ -229,7 +229,7 @@ def _say_message(shell: Shell, message: Message) -> None:
     elif message.image_id:
         screen.say(Text(f"[picture {text.line(message.image_id)}]"))
     else:
-        blocks = Blocks()
+        blocks = Blocks(plain=screen.paint.plain)
         blocks.feed(message.text)
         while done := blocks.take(end=True):
             for block in done:

@@ -105,6 +105,7 @@ class Link:
         """Use another client from now on; the one before it is given back, to be closed."""
         old, self.client = self.client, client
         self.parted, self.state = False, "up"
+        self.tally.renew(client.counts)
         return old
 
     def explain(self, error: ChatError | ConnectionLost) -> Text:

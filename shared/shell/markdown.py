@@ -43,9 +43,10 @@ class Block:
 
 
 class Blocks:
-    """Takes a reply in pieces and gives it back in blocks; what it still holds is the ``tail``."""
+    """Takes a reply in pieces and gives it back in blocks; what it still holds is the ``tail``. ``plain``: a block is whole lines."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, plain: bool = False) -> None:
+        self._plain = plain
         self._parser = parser()
         self._text = ""
         self._held = ""
@@ -71,11 +72,18 @@ class Blocks:
         if end and self._held:
             self._text += visible(self._held)
             self._held = ""
+        if self._plain:
+            return self._take_lines(end=end)
         whole_lines = len(self._text) if end else self._text.rfind("\n") + 1
         if whole_lines > MAX_BLOCK_CHARS or (len(self._text) > MAX_BLOCK_CHARS and not whole_lines):
             return self._take_piece()
         done, rest = self._split(self._text[:whole_lines], end=end)
         return self._give(done, rest + self._text[whole_lines:])
+
+    def _take_lines(self, *, end: bool) -> list[Block]:
+        cut = len(self._text) if end or len(self._text) > MAX_BLOCK_CHARS else self._text.rfind("\n") + 1
+        lines, self._text = self._text[:cut], self._text[cut:]
+        return [Block(lines)] if lines else []
 
     def _take_piece(self) -> list[Block]:
         """From a long text: the blocks that are done, or a piece of the one that is too long."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import importlib
 import io
+import logging
 import os
 import re
 import select
@@ -76,6 +77,8 @@ class Easel:
 
 def _learn() -> tuple[Any, str]:
     """The library, set to what the terminal can draw, and what was typed meanwhile."""
+    # It warns, with a traceback, of every terminal that does not tell the size of its cells.
+    logging.getLogger("textual_image").setLevel(logging.CRITICAL)
     library = importlib.import_module("textual_image.renderable")
     # Measuring asks for the size of a cell, once.
     Console(file=io.StringIO()).measure(library.HalfcellImage(Image.new("RGB", (2, 2)), width=1, height=1))

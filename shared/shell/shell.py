@@ -149,7 +149,7 @@ class Shell:
 
     def _answer_question(self, said: str) -> None:
         assert self._question is not None
-        question, answer = self._question
+        (question, answer), self._question = self._question, None
         if not answer.done():
             self.screen.say(Text(f"{question} {text.line(said)}"))
             answer.set_result(said.strip().lower() in ("y", "yes"))

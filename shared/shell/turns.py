@@ -18,6 +18,7 @@ from shared.events import Chunk, ImageChunk, ImageStarted, TurnFailed, TurnStart
 from shared.shell import text
 from shared.shell.answer import Answer
 from shared.shell.link import Link
+from shared.shell.markdown import Blocks
 from shared.shell.pictures import Easel
 from shared.shell.room import Room
 from shared.shell.screen import Screen
@@ -68,7 +69,9 @@ class Turns:
         while self.answer is None and self.waiting:
             wanted = self.waiting.popleft()
             if wanted.turn_id is None or wanted.turn_id not in self._seen:
-                self.answer = Answer(self._link.word, wanted.ask, turn_id=wanted.turn_id, sent=wanted.ask is None)
+                blocks = Blocks(plain=self._screen.paint.plain)
+                sent = wanted.ask is None
+                self.answer = Answer(self._link.word, wanted.ask, turn_id=wanted.turn_id, sent=sent, blocks=blocks)
                 self._showing = self.tasks.create_task(self._show(self.answer, wanted))
         self.changed.set()
 
@@ -84,6 +87,7 @@ class Turns:
             return False
         if not answer.sent:
             await self.leave()
+            self._note("stopped before it was sent")
             return True
         answer.stopping = True
         self.changed.set()

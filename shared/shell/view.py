@@ -90,6 +90,8 @@ def _state(answer: Answer) -> str:
         filled = _BAR_CELLS * now // max(whole, 1)
         bar = "█" * filled + "░" * (_BAR_CELLS - filled)
         return f"{what} {bar} {text.size(now)} of {text.size(whole)}"
+    if not answer.sent:
+        return "sending"
     if answer.first is None:
         what = "the picture" if answer.kind == "image" else "the first token"
         return f"waiting for {what} · {text.duration(answer.waited_ms)}"
