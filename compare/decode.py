@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import h11
@@ -75,7 +75,9 @@ class Line:
     def take(self, piece: Piece) -> Iterator[Step]:
         """The steps that this piece completes. Raises the parsers' own errors for what is not the protocol."""
         if self._reader is None:
-            self._reader = _Http2(self._number) if piece.data.startswith(_PREFACE[:16]) else _Http1(self._number)
+            # In HTTP/1.1 a server never speaks first; in HTTP/2 it may.
+            second = piece.way == "down" or _PREFACE.startswith(piece.data[: len(_PREFACE)])
+            self._reader = _Http2(self._number) if second else _Http1(self._number)
         yield from self._reader.take(piece)
 
 
@@ -103,11 +105,15 @@ class _Http1:
         end = self._ends[piece.way]
         end.receive_data(piece.data)
         self._fed[piece.way] += len(piece.data)
-        while True:
-            event = end.next_event()
-            if event in (h11.NEED_DATA, h11.PAUSED):
-                break
-            yield from self._step(piece.at, piece.way, event)
+        found: list[Step] = []
+        while (event := end.next_event()) not in (h11.NEED_DATA, h11.PAUSED):
+            found += self._step(piece.at, piece.way, event)
+        self._count(piece.way)
+        if found and not self._bodies[piece.way]:
+            # The line end after an HTTP chunk belongs to the chunk, though no event comes of it.
+            found[-1] = replace(found[-1], size=found[-1].size + self._sizes[piece.way])
+            self._sizes[piece.way] = 0
+        yield from found
         if self._frames:
             rest, _ = end.trailing_data
             yield from self._frames[piece.way].take(piece.at, rest)
@@ -117,10 +123,8 @@ class _Http1:
                 it.start_next_cycle()
 
     def _step(self, at: float, way: Way, event: Any) -> Iterator[Step]:
-        end, other = self._ends[way], self._ends["down" if way == "up" else "up"]
-        used = self._fed[way] - len(end.trailing_data[0])
-        self._sizes[way] += used - self._used[way]
-        self._used[way] = used
+        other = self._ends["down" if way == "up" else "up"]
+        self._count(way)
         # What one end has received the other has sent: so both know where the exchange stands.
         if isinstance(event, h11.Request | h11.Response | h11.InformationalResponse | h11.Data | h11.EndOfMessage):
             other.send(event)
@@ -137,6 +141,11 @@ class _Http1:
                 yield from self._events(at, way)
         elif isinstance(event, h11.EndOfMessage) and not _upgrades(self._heads[way]):
             yield self._made(at, way, "end", "end of body") if _streams(self._heads[way]) else self._whole(at, way)
+
+    def _count(self, way: Way) -> None:
+        used = self._fed[way] - len(self._ends[way].trailing_data[0])
+        self._sizes[way] += used - self._used[way]
+        self._used[way] = used
 
     def _whole(self, at: float, way: Way) -> Step:
         """A head, and its body where it is not a stream."""
@@ -159,7 +168,7 @@ class _Http1:
             name, payload = _sse(item) if sse else _ndjson(item)
             kind: Kind = "event" if payload is not None else "heartbeat"
             yield self._made(at, way, kind, name, payload=payload, raw=item + border)
-        self._sizes[way] = len(self._bodies[way])
+        self._sizes[way] = len(self._bodies[way]) + framing
 
     def _made(
         self,
