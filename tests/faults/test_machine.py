@@ -1,0 +1,328 @@
+"""A state machine (Hypothesis) drives two services on one store, like two servers, against a small model of what should be.
+
+Create, send, send again, read a part, drop, resume elsewhere, cancel, crash, clear, delete, in any order.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import io
+import os
+import tempfile
+from collections.abc import Coroutine
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+from hypothesis import HealthCheck, Phase, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, invariant, rule
+
+from shared.config import Settings
+from shared.errors import ChatError
+from shared.events import TERMINAL, TERMINAL_STATUS, AnyEvent, Chunk, TurnStarted, event_type
+from shared.images import open_image_model
+from shared.llm import Said, open_chat_model
+from shared.llm.offline import reply_tokens
+from shared.logger import Trace, open_log
+from shared.service import ChatService
+from shared.store import open_store
+
+T = TypeVar("T")
+LEASE_S = 0.5
+ENDED_S = 10.0
+PAIR = st.sampled_from((0, 1))
+
+
+@dataclass
+class Turn:
+    """What the model knows of a turn: what was asked after which talk, and what was shown of it so far."""
+
+    turn_id: str
+    key: str
+    asked: str
+    session: Session
+    history: list[Said]
+    shown: list[AnyEvent] = field(default_factory=list)
+    owner_crashed: bool = False
+
+    @property
+    def gone(self) -> bool:
+        """Whether nobody knows it: deleted with its session, or refused in the first place."""
+        return not self.turn_id or self.session.deleted
+
+    @property
+    def ended(self) -> str:
+        """How it ended, if that was shown; else empty."""
+        return (
+            TERMINAL_STATUS[event_type(self.shown[-1])] if self.shown and isinstance(self.shown[-1], TERMINAL) else ""
+        )
+
+    @property
+    def text(self) -> str:
+        """The text that was shown."""
+        return "".join(event.text for event in self.shown if isinstance(event, Chunk))
+
+
+@dataclass
+class Session:
+    """A session and its turns since it was last cleared."""
+
+    session_id: str
+    turns: list[Turn] = field(default_factory=list)
+    deleted: bool = False
+
+
+class Process:
+    """A service that can crash: its tasks stop where they are, and nobody says goodbye."""
+
+    def __init__(self, config: Settings) -> None:
+        log = open_log("machine", io.StringIO())
+        self._store = open_store(config.store_url)
+        chat_model, image_model = open_chat_model(config), open_image_model(config)
+        self.service = ChatService(
+            config, self._store, chat_model, image_model, log=log, trace=Trace(), framework="machine"
+        )
+        self._tasks: list[asyncio.Task[None]] = []
+
+    async def start(self) -> None:
+        """What ``running`` does when it begins."""
+        await self.service._upkeep.begin()
+        works = (
+            self.service._generation.commit_forever,
+            self.service._upkeep.watch_forever,
+            self.service._upkeep.keep_house_forever,
+        )
+        self._tasks = [asyncio.create_task(work()) for work in works]
+
+    async def crash(self) -> None:
+        """And nothing of what it does when it ends; what its threads were writing may still be written."""
+        for task in self._tasks:
+            task.cancel()
+        lives = [live.task for live in self.service._generation.lives.values() if live.task is not None]
+        self.service._generation.abandon()
+        await asyncio.gather(*self._tasks, *lives, return_exceptions=True)
+        await self._store.close()
+
+
+class ChatMachine(RuleBasedStateMachine):
+    """Two services, any number of sessions."""
+
+    sessions: Bundle[Session] = Bundle("sessions")
+    turns: Bundle[Turn] = Bundle("turns")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.loop = asyncio.new_event_loop()
+        self.folder = tempfile.TemporaryDirectory(prefix="machine-")
+        self.config = Settings(
+            _env_file=None,
+            genai_provider="offline",
+            image_provider="offline",
+            offline_tokens_per_s=1500,
+            offline_first_token_ms=0,
+            lease_s=LEASE_S,
+            disconnect_grace_s=60,
+            store_url=f"sqlite:///{Path(self.folder.name) / 'chat.db'}",
+        )
+        self.pair: list[Process] = []
+        self.all_turns: list[Turn] = []
+        self.count = 0
+
+    def do(self, work: Coroutine[Any, Any, T]) -> T:
+        """Run on the machine's loop."""
+        return self.loop.run_until_complete(asyncio.wait_for(work, 30))
+
+    @initialize()
+    def start(self) -> None:
+        self.pair = [Process(self.config), Process(self.config)]
+        for process in self.pair:
+            self.do(process.start())
+
+    def teardown(self) -> None:
+        for turn in self.all_turns:
+            if not turn.session.deleted:
+                self.do(self._read(turn, 0, None))
+                self._check_end(turn)
+        for process in self.pair:
+            self.do(process.crash())
+        self.loop.close()
+        self.folder.cleanup()
+
+    # -- what is done ------------------------------------------------------------------------------------------------------
+
+    @rule(target=sessions, on=PAIR)
+    def create(self, on: int) -> Session:
+        return Session(self.do(self.pair[on].service.create_session()).session_id)
+
+    @rule(target=turns, session=sessions, on=PAIR, tokens=st.sampled_from((1, 20, 150, 600)))
+    def send(self, session: Session, on: int, tokens: int) -> Turn:
+        self.count += 1
+        asked, key = f"/tokens {tokens} message {self.count}", f"key {self.count}"
+        service = self.pair[on].service
+        # What is drawn next may not depend on how fast a turn was, so a refused one is one too.
+        refused = Turn("", key, asked, session, [])
+        if session.deleted:
+            self._refused(service.start_chat(asked, session_id=session.session_id, request_id=key), "session_not_found")
+            return refused
+        running = bool(session.turns) and self._running(session.turns[-1])
+        try:
+            started = self.do(service.start_chat(asked, session_id=session.session_id, request_id=key))
+        except ChatError as error:
+            assert error.code == "turn_in_progress" and running, error.code
+            return refused
+        turn = Turn(started.turn_id, key, asked, session, self._history(session))
+        session.turns.append(turn)
+        self.all_turns.append(turn)
+        return turn
+
+    @rule(turn=turns, on=PAIR)
+    def send_again(self, turn: Turn, on: int) -> None:
+        """The same key: the same turn, on either server, whatever has become of it."""
+        if turn.gone:
+            return
+        service = self.pair[on].service
+        again = self.do(service.start_chat(turn.asked, session_id=turn.session.session_id, request_id=turn.key))
+        assert again.turn_id == turn.turn_id
+        self._refused(
+            service.start_chat("another", session_id=turn.session.session_id, request_id=turn.key),
+            "idempotency_key_reused",
+        )
+
+    @rule(turn=turns, on=PAIR, events=st.sampled_from((1, 7, 100, None)))
+    def read(self, turn: Turn, on: int, events: int | None) -> None:
+        """Go on from the cursor, on either server, for so many events or to the end; then drop the line."""
+        if turn.gone:
+            self._refused(self.pair[on].service.open(turn.turn_id, 0), "turn_not_found")
+            return
+        self.do(self._read(turn, on, events))
+        if events is None:
+            self._check_end(turn)
+
+    @rule(turn=turns, on=PAIR)
+    def read_too_far(self, turn: Turn, on: int) -> None:
+        if not turn.gone:
+            self._refused(self.pair[on].service.open(turn.turn_id, 10_000), "cursor_out_of_range")
+
+    @rule(turn=turns, on=PAIR)
+    def cancel(self, turn: Turn, on: int) -> None:
+        if turn.gone:
+            self._refused(self.pair[on].service.cancel_turn(turn.turn_id), "turn_not_found")
+            return
+        state = self.do(self.pair[on].service.cancel_turn(turn.turn_id))
+        assert state.status in ("completed", "cancelled", "interrupted")
+        assert state.status != "interrupted" or turn.owner_crashed
+        self.do(self._read(turn, on, None))
+        assert (turn.ended, turn.text) == (state.status, state.text)
+        self._check_end(turn)
+        again = self.do(self.pair[1 - on].service.cancel_turn(turn.turn_id))
+        assert again == state
+
+    @rule(on=PAIR)
+    def crash(self, on: int) -> None:
+        """One dies, and another is started in its place."""
+        ours = set(self.pair[on].service._generation.lives)
+        for turn in self.all_turns:
+            turn.owner_crashed |= turn.turn_id in ours
+        self.do(self.pair[on].crash())
+        self.pair[on] = Process(self.config)
+        self.do(self.pair[on].start())
+
+    @rule(session=sessions, on=PAIR)
+    def clear(self, session: Session, on: int) -> None:
+        if self._changed(session, self.pair[on].service.clear_session(session.session_id)):
+            session.turns.clear()
+
+    @rule(session=consumes(sessions), on=PAIR)
+    def delete(self, session: Session, on: int) -> None:
+        if self._changed(session, self.pair[on].service.delete_session(session.session_id)):
+            session.deleted = True
+            for process in self.pair:
+                self._refused(process.service.get_session(session.session_id), "session_not_found")
+
+    # -- what must be true ---------------------------------------------------------------------------------------------------
+
+    @invariant()
+    def messages_are_what_was_said(self) -> None:
+        for session in {id(turn.session): turn.session for turn in self.all_turns}.values():
+            if session.deleted:
+                continue
+            said = self.do(self.pair[0].service.list_messages(session.session_id))
+            assert [m.text for m in said if m.role == "user"] == [turn.asked for turn in session.turns]
+            replies = {m.turn_id: (m.text, m.status) for m in said if m.role == "model"}
+            for turn in session.turns:
+                if turn.ended:
+                    shown = {turn.turn_id: (turn.text, turn.ended)} if turn.text else {}
+                    assert replies.get(turn.turn_id) == shown.get(turn.turn_id)
+
+    def _check_end(self, turn: Turn) -> None:
+        ends = [event for event in turn.shown if isinstance(event, TERMINAL)]
+        assert len(ends) == 1 and ends[0] is turn.shown[-1]
+        assert ends[0].sha256 == hashlib.sha256(turn.text.encode()).hexdigest()  # type: ignore[union-attr]
+        whole = "".join(reply_tokens([*turn.history, Said("user", turn.asked)]))
+        assert turn.text == whole if turn.ended == "completed" else whole.startswith(turn.text)
+        assert turn.ended != "interrupted" or turn.owner_crashed
+        first = turn.shown[0]
+        assert isinstance(first, TurnStarted)
+        assert (first.input, first.request_id, first.context_messages) == (turn.asked, turn.key, len(turn.history))
+
+    async def _read(self, turn: Turn, on: int, events: int | None) -> None:
+        reader = await self.pair[on].service.open(turn.turn_id, len(turn.shown))
+        wanted = len(turn.shown) + events if events is not None else None
+        with reader:
+            async for records in reader:
+                for record in records:
+                    assert record.seq == len(turn.shown) + 1
+                    turn.shown.append(record.event)
+                    if len(turn.shown) == wanted:
+                        return
+
+    def _history(self, session: Session) -> list[Said]:
+        """The context of a turn that starts now: the turns before it have ended, or it would have been refused."""
+        history: list[Said] = []
+        for turn in session.turns:
+            self.do(self._read(turn, 0, None))
+            if turn.ended == "completed" or turn.text:
+                history += [Said("user", turn.asked), Said("model", turn.text)]
+        return history
+
+    def _running(self, turn: Turn) -> bool:
+        return self.do(self.pair[0].service.get_turn(turn.turn_id)).status == "running"
+
+    def _refused(self, work: Coroutine[Any, Any, Any], code: str) -> None:
+        try:
+            self.do(work)
+        except ChatError as error:
+            assert error.code == code, f"{error.code}, not {code}"
+        else:
+            raise AssertionError(f"not refused with {code}")
+
+    def _changed(self, session: Session, work: Coroutine[Any, Any, None]) -> bool:
+        """Whether a session could be cleared or deleted: it can unless it is gone or a turn runs in it."""
+        running = bool(session.turns) and not session.deleted and self._running(session.turns[-1])
+        try:
+            self.do(work)
+        except ChatError as error:
+            assert (
+                error.code == "session_not_found" if session.deleted else error.code == "turn_in_progress" and running
+            )
+            return False
+        assert not session.deleted
+        return True
+
+
+# A sample in ``make test``, always the same; ``make test-faults`` asks for more, and for others each time.
+EXAMPLES = int(os.environ.get("MACHINE_EXAMPLES", "0"))
+ChatMachine.TestCase.settings = settings(
+    max_examples=EXAMPLES or 15,
+    stateful_step_count=30,
+    deadline=None,
+    # Time is part of what happens, so a failure does not shrink: it is shown as it came.
+    phases=(Phase.generate,),
+    derandomize=not EXAMPLES,
+    database=None,
+    print_blob=True,
+    suppress_health_check=list(HealthCheck),
+)
+TestChat = ChatMachine.TestCase
