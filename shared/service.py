@@ -22,7 +22,7 @@ from shared.events import Kind, now_ms
 from shared.generation import Generation
 from shared.images import ImageModel, open_image_model
 from shared.llm import ChatModel, open_chat_model
-from shared.logger import Log, Trace
+from shared.logger import Log, Trace, short
 from shared.logs import Logs
 from shared.members import Members, Membership
 from shared.session import Message, ModelInfo, Session, SessionPage, SessionUpdate
@@ -60,6 +60,7 @@ class ChatService:
         self._chat_model = chat_model
         self._image_model = image_model
         self._framework = framework
+        self._trace = trace
         self._owner = str(uuid.uuid4())
         self._members = Members()
         self._logs = Logs(store)
@@ -94,6 +95,7 @@ class ChatService:
         session_id = str(uuid.uuid4())
         await self._store.create_session(session_id, model_id, now_ms())
         self.counters.sessions_created += 1
+        self._traced("session created", session_id)
         return await self.get_session(session_id)
 
     async def get_session(self, session_id: str) -> Session:
@@ -135,12 +137,19 @@ class ChatService:
     async def clear_session(self, session_id: str, origin: Membership | None = None) -> None:
         """Drop the messages, keep the logs. Raises ``session_not_found``, ``turn_in_progress``."""
         await self._store.clear_session(known_id(session_id, "session_not_found"), self._owner, now_ms())
+        self._traced("session cleared", session_id)
         self._members.tell(SessionUpdate(session_id=session_id, update_type="session_cleared"), origin)
 
     async def delete_session(self, session_id: str, origin: Membership | None = None) -> None:
         """Drop the session and everything in it. Raises ``session_not_found``, ``turn_in_progress``."""
         await self._store.delete_session(known_id(session_id, "session_not_found"), self._owner, now_ms())
+        self._traced("session deleted", session_id)
         self._members.tell(SessionUpdate(session_id=session_id, update_type="session_deleted"), origin)
+
+    def _traced(self, what: str, session_id: str) -> None:
+        """What has been committed, beside the events."""
+        if self._trace.events:
+            self.log.info("stored", what=what, session=short(session_id))
 
     def join(self, session_id: str, member: Membership | None = None) -> AbstractContextManager[Membership]:
         """Be a connection of a session (check first that it exists); iterate the membership for what happens in it."""
