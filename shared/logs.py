@@ -10,7 +10,7 @@ import time
 import weakref
 
 from shared.errors import ChatError
-from shared.store import Store
+from shared.store import Store, TurnRow
 from shared.turn import TurnLog
 
 # What is committed is published as soon as the event loop comes round.
@@ -55,6 +55,9 @@ class Logs:
         """
         held = self._held.get(turn_id)
         if held is not None:
+            if held.over:
+                # Somebody still has it in hand, though it may have been deleted meanwhile, or have expired.
+                _refuse_gone(await self._store.get_turn(turn_id))
             return held
         task = self._loading.get(turn_id)
         if task is None:
@@ -64,11 +67,8 @@ class Logs:
 
     async def _load(self, turn_id: str) -> TurnLog:
         found = await self._store.read(turn_id, 0)
-        if found is None:
-            raise ChatError("turn_not_found")
-        row, records = found
-        if row.expired:
-            raise ChatError("turn_expired")
+        row = _refuse_gone(found[0] if found else None)
+        records = found[1] if found else []
         log = TurnLog(turn_id, row.kind)
         log.publish(records)
         log = self._held.setdefault(turn_id, log)
@@ -104,3 +104,12 @@ class Logs:
         self.draining = True
         for log in self.followed():
             log.close()
+
+
+def _refuse_gone(row: TurnRow | None) -> TurnRow:
+    """Raise ``turn_not_found``, ``turn_expired``."""
+    if row is None:
+        raise ChatError("turn_not_found")
+    if row.expired:
+        raise ChatError("turn_expired")
+    return row
