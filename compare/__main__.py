@@ -8,6 +8,9 @@ import sys
 COMMANDS = {
     "floor": ("compare.floor", "our cost against the smallest servers that do the job"),
     "race": ("compare.race", "the lanes live in the terminal, then the table and a verdict"),
+    "run": ("compare.run", "the whole experiment, unattended, into a folder with its report"),
+    "diff": ("compare.diff", "two runs side by side"),
+    "wire": ("compare.wire", "one short turn's bytes, as they were on the wire, explained"),
     "relay": ("compare.relay", "break the line between a client and a server"),
 }
 

@@ -22,8 +22,10 @@ _RESAMPLES = 1000
 _LEVEL = 0.95
 # Below this no interval of a median reaches 95 % (the sign test's is 1 − 2 / 2^n), so nothing is claimed.
 ENOUGH_TURNS = 6
-# A buffer: chunks that the model spaced arrive together.
-_BUFFER_SHARE = 0.25
+# Chunks that the model spaced arrive together: because all are held (a buffer), or because some wait for a late packet.
+_BUNCHED = 0.25
+_ALONE = 0.2
+_FAR_MS = 5.0
 
 
 class Arrival(msgspec.Struct, frozen=True, array_like=True):
@@ -62,16 +64,29 @@ class Take(msgspec.Struct, kw_only=True):
         return [arrival for arrival in self.arrivals if arrival.type in types]
 
 
+class Sample(msgspec.Struct, kw_only=True):
+    """One value of something that is no turn, as it was measured."""
+
+    experiment: str
+    lane: str
+    round: int
+    metric: str
+    value: float
+
+
 @dataclass(frozen=True, slots=True)
 class Metric:
-    """A number with its formula; ``t0`` = request sent, e_i = arrival of the i-th chunk, at_i = when it was appended to the log."""
+    """A number with its formula; ``t0`` = request sent, e_i = arrival of the i-th chunk, at_i = when it was appended to the log.
+
+    ``of_turn``: how it follows from a take; None for what is measured as it is (``Sample``).
+    """
 
     name: str
     title: str
     unit: str
     formula: str
     points: str
-    of_turn: Callable[[Take], float | None]
+    of_turn: Callable[[Take], float | None] | None
     better: Literal["lower", "higher", "neither"] = "lower"
 
 
@@ -105,9 +120,20 @@ def ttft(take: Take) -> float | None:
     return next((arrival.ms for arrival in chunks(take) if arrival.size > 0), None)
 
 
+def _live(take: Take) -> list[Arrival]:
+    """The chunks up to the first loss; what comes after it is a replay."""
+    found = []
+    for arrival in take.arrivals:
+        if arrival.type in ("lost", "asked"):
+            break
+        if arrival.type == "chunk":
+            found.append(arrival)
+    return found
+
+
 def gaps(take: Take) -> list[float]:
-    """ICL: e_i − e_(i−1). A whole reply has none."""
-    times = [arrival.ms for arrival in take.of("chunk")]
+    """ICL: e_i − e_(i−1), up to the first loss. A whole reply has none."""
+    times = [arrival.ms for arrival in _live(take)]
     return [after - before for before, after in itertools.pairwise(times)]
 
 
@@ -135,14 +161,8 @@ def e2e(take: Take) -> float | None:
 
 
 def delays(take: Take) -> list[float]:
-    """Transport delay: e_i − at_i of the chunks up to the first loss; what comes after a resume is a replay."""
-    found = []
-    for arrival in take.arrivals:
-        if arrival.type == "lost":
-            break
-        if arrival.type == "chunk" and arrival.logged_ms is not None:
-            found.append(arrival.ms - arrival.logged_ms)
-    return found
+    """Transport delay: e_i − at_i, up to the first loss."""
+    return [arrival.ms - arrival.logged_ms for arrival in _live(take) if arrival.logged_ms is not None]
 
 
 def delay(q: float) -> Callable[[Take], float | None]:
@@ -158,9 +178,18 @@ def coalescing(take: Take) -> float | None:
 
 def model_coalescing(take: Take) -> float | None:
     """The same share by the times at which the chunks were logged: what the model itself bunched."""
-    times = [arrival.logged_ms for arrival in take.of("chunk") if arrival.logged_ms is not None]
+    times = [arrival.logged_ms for arrival in _live(take) if arrival.logged_ms is not None]
     found = [after - before for before, after in itertools.pairwise(times)]
     return sum(gap < COALESCED_MS for gap in found) / len(found) if found else None
+
+
+def alone(take: Take) -> float | None:
+    """Share of chunks that arrive with none less than 1 ms before or after: nothing held them back together."""
+    found = gaps(take)
+    if len(found) < 2:
+        return None
+    single = sum(min(before, after) >= COALESCED_MS for before, after in itertools.pairwise(found))
+    return single / (len(found) - 1)
 
 
 def text_bytes(take: Take) -> int:
@@ -233,13 +262,15 @@ def detect_ms(take: Take) -> float | None:
 
 
 def back_ms(take: Take) -> float | None:
-    """The next token not shown before − the line was cut."""
+    """The first token not shown before, once the client knows of the cut − the line was cut."""
     cut = _cut(take)
     if cut is None:
         return None
     seen: set[int] = set()
+    known = False
     for arrival in take.arrivals:
-        if arrival.ms > cut.ms and (arrival.type == "reply" or (arrival.type == "chunk" and arrival.seq not in seen)):
+        known = known or arrival.type in ("lost", "asked")
+        if known and (arrival.type == "reply" or (arrival.type == "chunk" and arrival.seq not in seen)):
             return arrival.ms - cut.ms
         if arrival.type == "chunk":
             seen.add(arrival.seq)
@@ -322,7 +353,92 @@ METRICS: dict[str, Metric] = {
             "again", "paid twice", "tokens", "tokens generated − tokens of the reply", "the server's log", again_tokens
         ),
         Metric("detect", "to detect", "ms", "client knows − cut", "relay cuts → client reports it", detect_ms),
-        Metric("back", "to next token", "ms", "next new token − cut", "relay cuts → client has parsed it", back_ms),
+        Metric("connect_cold", "cold connect", "ms", "connect() and first ping of a new client", "client only", None),
+        Metric("connect_warm", "warm ping", "ms", "ping on a connection that is open", "client only", None),
+        Metric(
+            "cancel",
+            "to stop the model",
+            "ms",
+            "at of turn_cancelled − cancel pressed",
+            "client calls cancel → the model's iterator is closed",
+            None,
+        ),
+        Metric(
+            "cancel_seen",
+            "to see it stopped",
+            "ms",
+            "end of the answer − cancel pressed",
+            "client calls cancel → client has the end",
+            None,
+        ),
+        Metric(
+            "tokens_per_s",
+            "throughput",
+            "tokens/s",
+            "tokens shown / seconds, the model does not wait",
+            "client; where its own CPU is full, it is the limit",
+            None,
+            "higher",
+        ),
+        Metric(
+            "server_us",
+            "server CPU",
+            "µs/event",
+            "user and system time of the server / events",
+            "/proc/<server>/stat at the edges of the experiment",
+            None,
+        ),
+        Metric(
+            "client_us",
+            "client CPU",
+            "µs/event",
+            "user and system time of the client / events",
+            "this process; the relay is not in it",
+            None,
+        ),
+        Metric("goodput", "goodput", "turns/s", "turns that met all objectives / seconds", "client", None, "higher"),
+        Metric(
+            "stream_kib",
+            "an open stream",
+            "KiB",
+            "resident memory with N waiting streams − without / N",
+            "/proc/<server>/statm, a client and a turn each",
+            None,
+        ),
+        Metric("image_ms", "picture", "ms", "picture whole − t0, replayed from the log", "client", None),
+        Metric(
+            "image_cpu",
+            "server CPU",
+            "ms/MB",
+            "user and system time of the server / MB of picture",
+            "/proc/<server>/stat",
+            None,
+        ),
+        Metric("image_wire", "on the wire", "B/B", "TCP payload down / bytes of picture", "at the relay", None),
+        Metric(
+            "others_p99",
+            "the others' delay p99",
+            "ms",
+            "p99 of e_i − at_i of a second reader",
+            "while a first one reads a picture slowly",
+            None,
+        ),
+        Metric(
+            "slow_kib",
+            "server memory",
+            "KiB",
+            "resident memory while one reads slowly − before",
+            "/proc/<server>/statm",
+            None,
+        ),
+        Metric(
+            "back",
+            "to next token",
+            "ms",
+            "first new token after the loss − cut",
+            "relay cuts → client has parsed it",
+            back_ms,
+        ),
     )
 }
 
@@ -359,6 +475,8 @@ def summarise(takes: Sequence[Take], names: Iterable[str] = METRICS) -> dict[str
     found = {}
     for name in names:
         of_turn = METRICS[name].of_turn
+        if of_turn is None:
+            continue
         values = [value for take in takes if take.error is None and (value := of_turn(take)) is not None]
         made = figure(values)
         if made is not None:
@@ -420,23 +538,24 @@ def goodput(takes: Sequence[Take], objectives: Objectives, seconds: float) -> fl
 
 
 def findings(takes: Sequence[Take]) -> list[str]:
-    """What the path does to these turns, in words: a delay, a buffer; empty when nothing stands out."""
+    """What the path does to these turns, in words: a delay, a buffer, stalls; empty when nothing stands out."""
     found = []
     late = [value for take in takes for value in delays(take)]
-    least = quantile(late, 0.05)
-    shares = [
-        (ours, model)
-        for take in takes
-        if (ours := coalescing(take)) is not None and (model := model_coalescing(take)) is not None
-    ]
-    share = statistics.median([ours for ours, _ in shares]) if shares else 0.0
-    own = statistics.median([model for _, model in shares]) if shares else 0.0
-    if share - own > _BUFFER_SHARE:
-        held = quantile(late, 0.95)
-        found.append(
-            f"a buffer on the path: {share:.0%} of the chunks arrived less than 1 ms after the one before, the model bunched"
-            f" {own:.0%}; tokens were held for up to {held or 0:,.0f} ms (p95)"
-        )
-    if least is not None and least >= 5:
+    least, most = quantile(late, 0.05), quantile(late, 0.95)
+    share, own, single = (_median(of_turn, takes) for of_turn in (coalescing, model_coalescing, alone))
+    if share - own > _BUNCHED:
+        bunched = f"{share:.0%} of the chunks arrived less than 1 ms after the one before, the model bunched {own:.0%}"
+        if single < _ALONE:
+            found.append(f"a buffer on the path: {bunched}; tokens were held for up to {most or 0:,.0f} ms (p95)")
+        else:
+            found.append(
+                f"stalls on the path: {bunched}, but {single:.0%} arrived alone; p95 of the delay {most or 0:,.0f} ms"
+            )
+    if least is not None and least >= _FAR_MS:
         found.append(f"a one-way delay of about {least:,.0f} ms: no token was faster than that")
     return found
+
+
+def _median(of_turn: Callable[[Take], float | None], takes: Sequence[Take]) -> float:
+    values = [value for take in takes if (value := of_turn(take)) is not None]
+    return statistics.median(values) if values else 0.0

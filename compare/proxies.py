@@ -1,0 +1,101 @@
+"""nginx between a client and a server, as people have it: what a proxy in the way does to a stream."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import shutil
+import socket
+import tempfile
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+KINDS = {
+    "plain": "nginx with its defaults: it buffers answers, unless the app says X-Accel-Buffering: no, which ours does.",
+    "buffering": "nginx told to ignore X-Accel-Buffering, so that it buffers what it proxies over HTTP/1.1.",
+    "compressing": "nginx with gzip on for every type; X-Accel-Buffering is honoured.",
+}
+_EXTRA = {
+    "plain": "",
+    "buffering": "proxy_ignore_headers X-Accel-Buffering;",
+    "compressing": "gzip on; gzip_types *; gzip_min_length 0; gzip_proxied any; gzip_http_version 1.0;",
+}
+_START_TRIES = 100
+
+
+def available() -> bool:
+    """Whether there is an nginx to run."""
+    return _nginx() is not None
+
+
+def _nginx() -> str | None:
+    return shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin:/usr/local/sbin")
+
+
+@asynccontextmanager
+async def nginx(kind: str, targets: Mapping[str, tuple[str, bool]]) -> AsyncIterator[dict[str, str]]:
+    """One nginx in front of every target (address, and whether it speaks gRPC); their addresses behind it.
+
+    Raises RuntimeError with nginx's own words when it does not start.
+    """
+    program = _nginx()
+    assert program is not None
+    with tempfile.TemporaryDirectory(prefix="compare-nginx-") as name:
+        folder = Path(name)
+        ports = dict(zip(targets, _free_ports(len(targets)), strict=True))
+        servers = "\n".join(_server(kind, ports[lane], *targets[lane]) for lane in targets)
+        paths = "\n".join(
+            f"{what}_temp_path {folder}/{what};" for what in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+        )
+        config = folder / "nginx.conf"
+        config.write_text(
+            f"daemon off; master_process off; pid {folder}/pid; error_log stderr warn;\n"
+            "events { worker_connections 1024; }\n"
+            f"http {{ access_log off; {paths}\n"
+            "map $http_upgrade $connection_upgrade { default upgrade; '' ''; }\n"
+            f"{servers} }}\n"
+        )
+        process = await asyncio.create_subprocess_exec(
+            program, "-p", name, "-c", str(config), stderr=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.DEVNULL
+        )
+        try:
+            for port in ports.values():
+                await _up(process, port)
+            yield {lane: f"127.0.0.1:{port}" for lane, port in ports.items()}
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                process.terminate()
+            await process.communicate()
+
+
+def _server(kind: str, port: int, address: str, grpc: bool) -> str:
+    if grpc:
+        return (
+            f"server {{ listen 127.0.0.1:{port} http2; {_EXTRA['compressing'] if kind == 'compressing' else ''}"
+            f" location / {{ grpc_pass grpc://{address}; }} }}"
+        )
+    return (
+        f"server {{ listen 127.0.0.1:{port}; {_EXTRA[kind]}\n"
+        f"location / {{ proxy_pass http://{address}; proxy_http_version 1.1; proxy_set_header Host {address};"
+        " proxy_set_header Upgrade $http_upgrade; proxy_set_header Connection $connection_upgrade; } }"
+    )
+
+
+def _free_ports(count: int) -> list[int]:
+    with contextlib.ExitStack() as stack:
+        held = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
+        return [sock.getsockname()[1] for sock in held]
+
+
+async def _up(process: asyncio.subprocess.Process, port: int) -> None:
+    for _ in range(_START_TRIES):
+        if process.returncode is not None:
+            assert process.stderr is not None
+            raise RuntimeError(f"nginx did not start: {(await process.stderr.read()).decode().strip()}")
+        with contextlib.suppress(OSError):
+            _, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.close()
+            return
+        await asyncio.sleep(0.05)
+    raise RuntimeError("nginx did not start in time")
