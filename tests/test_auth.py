@@ -53,7 +53,7 @@ WRONG: list[dict[str, str]] = [
 @pytest.fixture
 async def http(keyed: Servers) -> AsyncIterator[httpx.AsyncClient]:
     """The SSE server that wants a key; a request gives it or not."""
-    async with httpx.AsyncClient(base_url=f"http://{keyed['sse'].address}", trust_env=False) as client:
+    async with httpx.AsyncClient(base_url=f"http://{keyed['sse'].address}", trust_env=False, verify=False) as client:
         yield client
 
 
@@ -104,7 +104,7 @@ async def test_the_clients_bring_it(word: str, keyed: Servers, client: Connect) 
 @pytest.mark.parametrize("word", HTTP_WORDS)
 async def test_every_route_wants_it(word: str, keyed: Servers) -> None:
     """Each one in the server's own schema, but for the public ones; also paths and methods that there are not."""
-    async with httpx.AsyncClient(base_url=f"http://{keyed[word].address}", trust_env=False) as http:
+    async with httpx.AsyncClient(base_url=f"http://{keyed[word].address}", trust_env=False, verify=False) as http:
         paths: dict[str, dict[str, Any]] = (await http.get("/openapi.json")).json()["paths"]
         assert len(paths) > 12
         for path, methods in paths.items():
@@ -168,7 +168,7 @@ async def test_health_and_reflection_are_public(keyed: Servers) -> None:
 async def test_a_turns_ticket(word: str, keyed: Servers, http: httpx.AsyncClient, turn_id: str) -> None:
     """It opens that stream, again and again, in every process, with nothing else; nothing else does it open."""
     good = await ticket(http, {"turn_id": turn_id})
-    async with httpx.AsyncClient(base_url=f"http://{keyed[word].address}", trust_env=False) as there:
+    async with httpx.AsyncClient(base_url=f"http://{keyed[word].address}", trust_env=False, verify=False) as there:
         stream = f"/turns/{turn_id}/stream"
         for _ in range(3):
             answer = await there.get(stream, params={"ticket": good, "after": 1})
@@ -325,7 +325,7 @@ async def test_with_a_key_it_may_be_reached_from_elsewhere() -> None:
     env = {**FAST, "STORE_URL": "sqlite://", "API_SECRET_KEY": KEY}
     async with serving("rest", env=env, arguments=("--host", "0.0.0.0")) as server:
         port = server.address.rpartition(":")[2]
-        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", trust_env=False) as http:
+        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", trust_env=False, verify=False) as http:
             assert (await http.get("/sessions", headers={"X-API-Key": KEY})).status_code == 200
             assert (await http.get("/sessions")).status_code == 401
 
@@ -337,7 +337,7 @@ async def test_with_a_key_it_may_be_reached_from_elsewhere() -> None:
 async def test_pages_of_the_five_may_write(word: str, servers: Servers) -> None:
     """Of every configured port, by every name of this machine; and of this server's own port, whichever it is."""
     own = servers[word].address.rpartition(":")[2]
-    async with httpx.AsyncClient(base_url=f"http://{servers[word].address}", trust_env=False) as http:
+    async with httpx.AsyncClient(base_url=f"http://{servers[word].address}", trust_env=False, verify=False) as http:
         for name in ("localhost", "127.0.0.1", "[::1]"):
             for port in ("8000", "8001", "8002", "8003", own):
                 answer = await http.post("/sessions", headers={"Origin": f"http://{name}:{port}"})
@@ -358,7 +358,7 @@ async def test_pages_of_the_five_may_write(word: str, servers: Servers) -> None:
 @pytest.mark.parametrize("word", HTTP_WORDS)
 async def test_hosts(word: str, servers: Servers) -> None:
     """A name that was rebound to this machine is not one of ours."""
-    async with httpx.AsyncClient(base_url=f"http://{servers[word].address}", trust_env=False) as http:
+    async with httpx.AsyncClient(base_url=f"http://{servers[word].address}", trust_env=False, verify=False) as http:
         for host in ("localhost", "localhost:8000", "127.0.0.1:1", "[::1]:8000", "LOCALHOST"):
             assert (await http.get("/health", headers={"Host": host})).status_code == 200, host
         for host in (
@@ -377,7 +377,7 @@ async def test_allowed_origins(make_servers: MakeServers) -> None:
     """Named ones replace the default; their hosts are known; the WebSocket's handshake is held to the same."""
     chosen = make_servers(ALLOWED_ORIGINS="https://app.example, http://other.example:81/")
     for word in ("rest", "websocket"):
-        async with httpx.AsyncClient(base_url=f"http://{chosen[word].address}", trust_env=False) as http:
+        async with httpx.AsyncClient(base_url=f"http://{chosen[word].address}", trust_env=False, verify=False) as http:
             for origin, status in (
                 ("https://app.example", 201),
                 ("HTTPS://APP.EXAMPLE", 201),

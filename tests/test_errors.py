@@ -395,7 +395,7 @@ async def test_payload_too_large_without_a_length(tight: Servers) -> None:
 
     for word in ("rest", "ndjson", "sse", "websocket"):
         address = f"http://{tight[word].address}/turns"
-        async with httpx.AsyncClient(trust_env=False) as http:
+        async with httpx.AsyncClient(trust_env=False, verify=False) as http:
             answer = await http.post(address, content=body(), headers={"content-type": "application/json"})
         assert (answer.status_code, answer.json()["code"]) == (413, "payload_too_large")
 
