@@ -43,7 +43,7 @@ class Block:
 
 
 class Blocks:
-    """Takes a reply in pieces, gives it back in blocks and holds the ``tail``; ``plain``: a block is whole lines."""
+    """Takes a reply in pieces and gives it back in blocks; what it still holds is the ``tail``. ``plain``: by whole lines."""
 
     def __init__(self, *, plain: bool = False) -> None:
         self._plain = plain
