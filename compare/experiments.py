@@ -19,12 +19,17 @@ from compare.floors.load import cpu_s, rss_bytes
 from compare.lanes import LANES, Course, Running, describe, generated, now_ms, shuffled, take, warm_up
 from compare.metrics import Objectives, Sample, Take, goodput
 from compare.relay import NETWORKS, Faults
+from compare.results import About
 from protocols import TRANSPORTS
-from shared.client import ChatClient, Lost, Resumed
+from shared.client import ChatClient, Lost, Resumed, collect_picture
 from shared.errors import ChatError, ConnectionLost
 from shared.events import Chunk, ImageChunk, TurnCancelled, TurnStarted
 from shared.turn import Reply
 
+LATENCY = ("ttfe", "ttft", "icl_p50", "icl_p99", "jitter", "tpot", "e2e", "delay_p50", "delay_p99", "coalescing")
+COST = ("server_us", "client_us")
+ON_THE_PATH = ("ttft", "icl_p50", "icl_p99", "e2e", "delay_p50", "delay_p99", "coalescing")
+AFTER_A_CUT = ("lost", "twice", "again", "detect", "back", "e2e")
 PICTURES = {"100 kB": "272x272", "1 MB": "928x928", "4 MB": "1936x1936", "16 MB": "3760x3760"}
 BUFFER = Faults(buffer_bytes=4096, buffer_s=0.25)
 
@@ -39,6 +44,7 @@ class Scale:
     stream_rounds: int
     paced_s: float
     throughput_s: float
+    throughput_rounds: int
     connects: int
     pictures: tuple[str, ...]
     picture_rounds: int
@@ -48,8 +54,8 @@ class Scale:
     memory_streams: int
 
 
-FULL = Scale(20, 100, (16, 64, 256), 3, 20.0, 4.0, 20, tuple(PICTURES), 7, 20, 20, 6, 200)
-QUICK = Scale(6, 30, (16, 64), 1, 0.0, 1.5, 6, ("100 kB", "1 MB"), 6, 6, 6, 1, 50)
+FULL = Scale(20, 100, (16, 64, 256), 3, 20.0, 3.0, 6, 20, tuple(PICTURES), 7, 20, 20, 6, 200)
+QUICK = Scale(6, 25, (16, 64), 1, 0.0, 1.0, 2, 6, ("100 kB", "1 MB"), 6, 6, 6, 1, 50)
 
 
 @dataclass(slots=True)
@@ -64,12 +70,12 @@ class Bench:
     lanes: dict[str, Running] = field(default_factory=dict)
     takes: list[Take] = field(default_factory=list)
     samples: list[Sample] = field(default_factory=list)
-    about: dict[str, tuple[str, str]] = field(default_factory=dict)
+    about: dict[str, About] = field(default_factory=dict)
     unmeasured: dict[str, str] = field(default_factory=dict)
 
-    def declare(self, name: str, title: str, about: str) -> None:
-        """An experiment begins."""
-        self.about.setdefault(name, (title, about))
+    def declare(self, name: str, title: str, what: str, metrics: Sequence[str] = LATENCY) -> None:
+        """An experiment begins; ``metrics``: what it is about."""
+        self.about.setdefault(name, About(title, what, tuple(metrics)))
 
     def sample(self, experiment: str, lane: str, number: int, metric: str, value: float | None) -> None:
         """Note a value; nothing where it could not be had."""
@@ -122,6 +128,7 @@ async def many_streams(bench: Bench, count: int) -> None:
         f"{count} streams at once",
         f"{count} clients, {tokens} tokens each at {bench.rate:g} tokens a second; they start on a clock, "
         "spread over 1 s; no relay.",
+        (*LATENCY, *COST),
     )
     course = Course(experiment=name, tokens=tokens, rate=bench.rate)
     for number in range(scale.stream_rounds):
@@ -177,6 +184,7 @@ async def paced_load(bench: Bench) -> None:
         f"{scale.paced_s:g} s, on a clock (open loop)."
         f" Goodput counts turns with TTFT ≤ {objectives.ttft_ms:g} ms, ICL p99 ≤ "
         f"{objectives.icl_p99_ms:g} ms and E2E ≤ {objectives.e2e_ms:g} ms.",
+        ("goodput", *LATENCY, *COST),
     )
     dice = random.Random(bench.seed)
     offsets = [0.0]
@@ -196,12 +204,13 @@ async def paced_load(bench: Bench) -> None:
 async def throughput(bench: Bench) -> None:
     """As many tokens as come through the real client; the model does not wait."""
     scale = bench.scale
-    rounds = 3
+    rounds = scale.throughput_rounds
     bench.declare(
         "throughput",
         "Throughput",
         f"16 clients ask again and again for 200 tokens, the model does not wait, {scale.throughput_s:g} "
         f"s x {rounds}. The client is Python too: where it costs more than the server, it is the limit.",
+        ("tokens_per_s", *COST),
     )
     for number in range(rounds):
         for name in bench.order(number):
@@ -235,6 +244,7 @@ async def bytes_on_the_wire(bench: Bench) -> None:
         f"One turn of {scale.tokens} tokens at {bench.rate:g} a second on a new connection, its opening "
         f"included; TCP payload counted at the relay; {max(6, scale.line_rounds)} rounds, lanes side by "
         "side.",
+        ("down_per_token", "up_bytes", "framing"),
     )
     course = Course(experiment="bytes", tokens=scale.tokens, rate=bench.rate)
 
@@ -260,6 +270,7 @@ async def connects(bench: Bench) -> None:
         "Connecting",
         "A new client until its first ping is answered, and a ping on a connection that is open; "
         f"{scale.connects} times, no relay, no TLS.",
+        ("connect_cold", "connect_warm"),
     )
     for number in range(scale.connects):
         bench.say(f"round {number + 1} of {scale.connects}")
@@ -286,7 +297,8 @@ async def pictures(bench: Bench) -> None:
             experiment,
             f"A picture of {title}",
             f"The same request again with its key, so that it comes from the log; {scale.picture_rounds} "
-            "times, lane after lane, no relay; bytes once more through it.",
+            "times, lane after lane, no relay; bytes once more through it. By its id: get_image, the bytes as they are.",
+            ("image_ms", "image_get", "image_cpu", "image_wire"),
         )
         for name in bench.order(0):
             bench.say(f"{title}, {name}")
@@ -310,10 +322,22 @@ async def pictures(bench: Bench) -> None:
                 if server is not None and after is not None and size:
                     cost = (after - server) * 1000 / (size / 1e6 * scale.picture_rounds)
                     bench.sample(experiment, name, 0, "image_cpu", cost)
+                image_id = await _image_id(direct, course)
+                for number in range(scale.picture_rounds):
+                    begun = now_ms()
+                    await client.get_image(image_id)
+                    bench.sample(experiment, name, number, "image_get", now_ms() - begun)
             async with lane.client() as client:
                 taken = await take(lane, client, course, count_bytes=True)
                 if taken.down_bytes is not None and taken.error is None:
                     bench.sample(experiment, name, 0, "image_wire", taken.down_bytes / _final_size(taken))
+
+
+async def _image_id(lane: Running, course: Course) -> str:
+    """The id of the picture that the course draws."""
+    async with lane.client() as client:
+        picture = await collect_picture(client.image(course.prompt, size=course.size, request_id=course.request_id))
+    return picture.image_id
 
 
 def _final_size(taken: Take) -> int:
@@ -329,6 +353,7 @@ async def cancels(bench: Bench) -> None:
         "Stopping",
         f"Cancel pressed after 5 tokens (REST: after as long), {scale.cancels} times, lanes side by side, "
         "no relay. REST has to ask first which turn runs.",
+        ("cancel", "cancel_seen"),
     )
     for number in range(scale.cancels):
         bench.say(f"round {number + 1} of {scale.cancels}")
@@ -397,6 +422,7 @@ async def cuts(bench: Bench) -> None:
             name.capitalize(),
             f"The relay cuts the connection at a random token of {tokens}, {scale.cuts} times, lanes side "
             f"by side. {what}",
+            AFTER_A_CUT,
         )
         for number in range(scale.cuts):
             bench.say(f"{'with' if resume else 'without'} resume, {number + 1} of {scale.cuts}")
@@ -433,7 +459,10 @@ async def _through(bench: Bench, name: str, title: str, about: str, faults: Faul
     scale = bench.scale
     rounds = max(6, scale.line_rounds)
     bench.declare(
-        name, title, f"{about}. {scale.tokens} tokens at {bench.rate:g} a second, {rounds} rounds, lanes side by side."
+        name,
+        title,
+        f"{about}. {scale.tokens} tokens at {bench.rate:g} a second, {rounds} rounds, lanes side by side.",
+        ON_THE_PATH,
     )
     for lane in bench.lanes.values():
         assert lane.relay is not None
@@ -483,6 +512,7 @@ async def real_proxies(bench: Bench) -> None:
             name,
             f"Behind nginx, {kind}",
             f"{what} {bench.scale.tokens} tokens at {bench.rate:g} a second, {rounds} rounds, lanes side by side.",
+            ON_THE_PATH,
         )
         targets = {lane: (bench.lanes[lane].server.address, LANES[lane].word == "grpc") for lane in bench.names}
         try:
@@ -504,6 +534,7 @@ async def slow_reader(bench: Bench) -> None:
         f"A first client takes 25 ms over every piece of a picture ({size}); a second one reads "
         f"{scale.tokens} tokens at {bench.rate:g} a second; {rounds} rounds. Plain REST cannot read "
         "slowly: it has nothing to read until all is there.",
+        ("delay_p50", "delay_p99", "e2e", "slow_kib"),
     )
     course = Course(experiment="slow reader", tokens=scale.tokens, rate=bench.rate)
     for number in range(rounds):
@@ -539,6 +570,7 @@ async def memory(bench: Bench) -> None:
         "Memory",
         f"{count} clients, each with a turn that waits for its first token; the server's resident memory "
         "before and with them.",
+        ("stream_kib",),
     )
     for name in bench.order(0):
         bench.say(name)
@@ -615,7 +647,7 @@ def plan(scale: Scale, lanes: int) -> list[tuple[float, list[tuple[str, float, W
         (
             0.0,
             [
-                ("throughput", 3 * lanes * (scale.throughput_s + 0.7), throughput),
+                ("throughput", scale.throughput_rounds * lanes * (scale.throughput_s + 0.7), throughput),
                 ("connect", scale.connects * lanes * 0.06, connects),
                 (
                     "pictures",

@@ -7,7 +7,7 @@ from typing import Literal
 
 import msgspec
 
-from compare.metrics import METRICS, Figure, differ
+from compare.metrics import ENOUGH_TURNS, METRICS, Figure, differ
 from compare.results import Results
 
 Source = Literal["measured", "cited", "unmeasured"]
@@ -53,6 +53,10 @@ def _judge(
     because = "nothing in this run tells them apart for this"
     if best_by is not None:
         experiment, metric = best_by
+        if experiment.endswith("*"):
+            experiment = next(
+                (found for found in reversed(results.experiments) if found.startswith(experiment[:-1])), experiment
+            )
         cells = {lane: cell for lane in left if (cell := _cell(results, experiment, lane, metric)) is not None}
         if cells:
             best = min(cells.values(), key=lambda cell: cell.median)
@@ -60,7 +64,8 @@ def _judge(
             shown = ", ".join(f"{lane} {_say(metric, cells[lane])}" for lane in left)
             because = f"{METRICS[metric].title} in “{results.experiments[experiment].title}”: {shown}"
             if len(left) > 1:
-                because += "; no difference found between them"
+                enough = min(cell.n for cell in cells.values()) >= ENOUGH_TURNS
+                because += "; no difference found between them" if enough else "; too few values to tell them apart"
         else:
             because = f"“{experiment}” was not measured in this run, so nothing ranks them"
     return Need(name, title, left, because, reasons)
@@ -123,10 +128,9 @@ def _behind(experiment: str) -> Callable[[Results], list[Reason]]:
         for lane in results.lanes:
             failed = [line for line in found.failures if f", {lane}," in line]
             buffered = [line for line in found.findings.get(lane, ()) if line.startswith("a buffer")]
-            clear = lane == "rest-poll"
             if failed:
                 reasons.append(Reason(lane, True, f"did not get through: {failed[0]}", "measured", experiment))
-            elif buffered and not clear:
+            elif buffered:
                 reasons.append(Reason(lane, True, buffered[0], "measured", experiment))
             elif (late := _cell(results, experiment, lane, "delay_p50")) is not None:
                 why = f"delay p50 {_say('delay_p50', late)}"
@@ -165,7 +169,7 @@ def _both_ways(results: Results) -> list[Reason]:
         stop = _cell(results, "cancel", lane, "cancel")
         if stop is not None:
             why += f" (stopping costs {_say('cancel', stop)})"
-        reasons.append(Reason(lane, True, why, "cited", "RFC 9110; WIRE.md, section 5"))
+        reasons.append(Reason(lane, True, why, "cited", "RFC 9110, section 3.4"))
     return reasons
 
 
@@ -181,6 +185,9 @@ def _pictures(results: Results) -> list[Reason]:
             continue
         struck = cell.median > _WIRE_SHARE
         why = f"{cell.median:.2f} bytes on the wire for a byte of picture" + (": base64 in JSON" if struck else "")
+        by_id = _cell(results, experiment, lane, "image_get")
+        if struck and by_id is not None:
+            why += f"; fetched by its id it comes as it is, in {_say('image_get', by_id)}"
         reasons.append(Reason(lane, struck, why, "measured", experiment))
     return reasons
 
@@ -228,11 +235,16 @@ def _curl(results: Results) -> list[Reason]:
 _NEEDS: tuple[tuple[str, str, Callable[[Results], list[Reason]], tuple[str, str] | None], ...] = (
     ("tokens", "words as they are generated", _tokens, ("1 stream", "delay_p99")),
     ("browser", "a web page as the client", _browser, None),
-    ("proxy", "to pass a proxy that buffers", _behind("nginx, buffering"), ("nginx, buffering", "delay_p50")),
+    (
+        "proxy",
+        "to pass a proxy that buffers",
+        _behind("nginx, gzip and buffering"),
+        ("nginx, gzip and buffering", "delay_p50"),
+    ),
     ("gzip", "to pass a proxy that compresses", _behind("nginx, compressing"), ("nginx, compressing", "delay_p50")),
     ("mobile", "mobile lines, which are slow and break", _mobile, ("cut, with resume", "back")),
     ("both-ways", "both to speak at once (typing, stop, several turns on one line)", _both_ways, ("cancel", "cancel")),
-    ("pictures", "large pictures", _pictures, ("picture 4 MB", "image_ms")),
+    ("pictures", "large pictures", _pictures, ("picture *", "image_ms")),
     ("streams", "many open streams on a server", _many_streams, ("memory", "stream_kib")),
     ("machines", "many machines behind a balancer", _machines, None),
     ("curl", "to look at it with curl", _curl, None),

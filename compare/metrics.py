@@ -405,6 +405,9 @@ METRICS: dict[str, Metric] = {
             "/proc/<server>/statm, a client and a turn each",
             None,
         ),
+        Metric(
+            "image_get", "by its id", "ms", "get_image done − called", "client; the bytes as they are on all five", None
+        ),
         Metric("image_ms", "picture", "ms", "picture whole − t0, replayed from the log", "client", None),
         Metric(
             "image_cpu",
@@ -415,14 +418,6 @@ METRICS: dict[str, Metric] = {
             None,
         ),
         Metric("image_wire", "on the wire", "B/B", "TCP payload down / bytes of picture", "at the relay", None),
-        Metric(
-            "others_p99",
-            "the others' delay p99",
-            "ms",
-            "p99 of e_i − at_i of a second reader",
-            "while a first one reads a picture slowly",
-            None,
-        ),
         Metric(
             "slow_kib",
             "server memory",

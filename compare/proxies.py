@@ -15,11 +15,15 @@ KINDS = {
     "plain": "nginx with its defaults: it buffers answers, unless the app says X-Accel-Buffering: no, which ours does.",
     "buffering": "nginx told to ignore X-Accel-Buffering, so that it buffers what it proxies over HTTP/1.1.",
     "compressing": "nginx with gzip on for every type; X-Accel-Buffering is honoured.",
+    "gzip and buffering": "nginx with gzip on for every type, told to ignore X-Accel-Buffering.",
 }
+_IGNORE = "proxy_ignore_headers X-Accel-Buffering;"
+_GZIP = "gzip on; gzip_types *; gzip_min_length 0; gzip_proxied any;"
 _EXTRA = {
     "plain": "",
-    "buffering": "proxy_ignore_headers X-Accel-Buffering;",
-    "compressing": "gzip on; gzip_types *; gzip_min_length 0; gzip_proxied any; gzip_http_version 1.0;",
+    "buffering": _IGNORE,
+    "compressing": _GZIP,
+    "gzip and buffering": f"{_GZIP} {_IGNORE}",
 }
 _START_TRIES = 100
 
@@ -72,7 +76,7 @@ async def nginx(kind: str, targets: Mapping[str, tuple[str, bool]]) -> AsyncIter
 def _server(kind: str, port: int, address: str, grpc: bool) -> str:
     if grpc:
         return (
-            f"server {{ listen 127.0.0.1:{port} http2; {_EXTRA['compressing'] if kind == 'compressing' else ''}"
+            f"server {{ listen 127.0.0.1:{port} http2; {_GZIP if 'compress' in kind or 'gzip' in kind else ''}"
             f" location / {{ grpc_pass grpc://{address}; }} }}"
         )
     return (

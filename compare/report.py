@@ -28,6 +28,7 @@ _REPLAYED = (
     "nginx, plain",
     "nginx, buffering",
     "nginx, compressing",
+    "nginx, gzip and buffering",
     "64 streams",
     "256 streams",
 )
@@ -102,7 +103,7 @@ def _when(results: Results) -> str:
 
 
 def _table(results: Results, experiment: Experiment) -> str:
-    names = [name for name in METRICS if any(name in found for found in experiment.figures.values())]
+    names = [name for name in experiment.metrics if any(name in found for found in experiment.figures.values())]
     if not names:
         return "Nothing was measured.\n"
     heads = [f"{METRICS[name].title} ({METRICS[name].unit})" for name in names]
@@ -187,9 +188,7 @@ def _gaps(takes: Sequence[Take]) -> dict[str, dict[str, list[list[float]]]]:
     for experiment, lanes in _chosen(takes).items():
         for lane, taken in lanes.items():
             times = [arrival.ms for arrival in taken.of("chunk")]
-            pairs = [
-                [round(after, 2), round(after - before, 3)] for before, after in itertools.pairwise(times)
-            ]
+            pairs = [[round(after, 2), round(after - before, 3)] for before, after in itertools.pairwise(times)]
             if pairs:
                 found.setdefault(experiment, {})[lane] = pairs
     return found

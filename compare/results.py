@@ -9,11 +9,20 @@ import msgspec
 from compare.metrics import METRICS, Figure, Objectives, Sample, Take, figure, findings, summarise, verdict
 
 
+class About(msgspec.Struct, frozen=True):
+    """What an experiment is: its title, what was done, and the metrics it is about."""
+
+    title: str
+    what: str
+    metrics: tuple[str, ...]
+
+
 class Experiment(msgspec.Struct, kw_only=True):
     """One experiment: what was done, its figures by lane, who differs, what the path did, what failed."""
 
     title: str
     about: str
+    metrics: tuple[str, ...]
     figures: dict[str, dict[str, Figure]]
     verdicts: list[str]
     findings: dict[str, list[str]]
@@ -37,21 +46,21 @@ class Results(msgspec.Struct, kw_only=True):
 
 def conclude(
     names: list[str],
-    about: dict[str, tuple[str, str]],
+    about: dict[str, About],
     takes: list[Take],
     samples: list[Sample],
 ) -> dict[str, Experiment]:
-    """Figures, verdicts and findings of everything that was seen; ``about``: each experiment's title and what was done."""
+    """Figures, verdicts and findings of everything that was seen."""
     experiments = {}
-    for name, (title, what) in about.items():
+    for name, of in about.items():
         mine = [taken for taken in takes if taken.experiment == name]
         values = [sample for sample in samples if sample.experiment == name]
         figures: dict[str, dict[str, Figure]] = {}
         path: dict[str, list[str]] = {}
         for lane in names:
             of_lane = [taken for taken in mine if taken.lane == lane]
-            found = summarise(of_lane)
-            for metric in METRICS:
+            found = summarise(of_lane, of.metrics)
+            for metric in of.metrics:
                 made = figure([sample.value for sample in values if sample.lane == lane and sample.metric == metric])
                 if made is not None:
                     found[metric] = made
@@ -60,12 +69,13 @@ def conclude(
             if said := findings(of_lane):
                 path[lane] = said
         lines = (
-            verdict(of, {lane: found[metric] for lane, found in figures.items() if metric in found})
-            for metric, of in METRICS.items()
+            verdict(METRICS[metric], {lane: found[metric] for lane, found in figures.items() if metric in found})
+            for metric in of.metrics
         )
         experiments[name] = Experiment(
-            title=title,
-            about=what,
+            title=of.title,
+            about=of.what,
+            metrics=of.metrics,
             figures=figures,
             verdicts=[line for line in lines if line],
             findings=path,

@@ -17,11 +17,12 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from compare import report
-from compare.experiments import FULL, QUICK, Bench, plan
+from compare.experiments import FULL, QUICK, Bench, Work, plan
 from compare.lanes import LANES, now_ms, running, setup
 from compare.metrics import Objectives
 from compare.results import Results, conclude
 from protocols.processes import catching_signals
+from shared.errors import ChatError, ConnectionLost
 
 _START_S = 6.0
 Tick = Callable[[str, float], None]
@@ -92,13 +93,17 @@ async def _experiment(console: Console, args: argparse.Namespace) -> int:
         for rate, group in groups:
             bench.rate = rate
             tick("starting the servers", 0)
-            async with running(args.names, rate=rate, relayed=True) as bench.lanes:
-                tick("servers are up", _START_S)
-                for name, seconds, work in group:
-                    bench.say = lambda text, name=name: tick(f"{name}: {text}", 0)  # type: ignore[misc]
-                    tick(name, 0)
-                    await work(bench)
-                    tick(f"{name}: done", seconds)
+            try:
+                async with running(args.names, rate=rate, relayed=True) as bench.lanes:
+                    tick("servers are up", _START_S)
+                    for name, seconds, work in group:
+                        bench.say = lambda text, name=name: tick(f"{name}: {text}", 0)  # type: ignore[misc]
+                        tick(name, 0)
+                        await _attempt(bench, name, work)
+                        tick(f"{name}: done", seconds)
+            except (RuntimeError, OSError) as error:
+                # A server that does not start costs its experiments, not the whole run.
+                bench.unmeasured |= {name: str(error) for name, _, _ in group if name not in bench.about}
     results = Results(
         begun_at=begun_at,
         seconds=time.monotonic() - begun,
@@ -118,6 +123,14 @@ async def _experiment(console: Console, args: argparse.Namespace) -> int:
     for line in failures[:10]:
         console.print(f"  failed: {line}", markup=False, soft_wrap=True)
     return 0
+
+
+async def _attempt(bench: Bench, name: str, work: Work) -> None:
+    """One experiment; what goes wrong with it as a whole is said in the report."""
+    try:
+        await work(bench)
+    except (ChatError, ConnectionLost) as error:
+        bench.unmeasured[name] = f"broken off: {error}"
 
 
 def _minutes(seconds: float) -> str:

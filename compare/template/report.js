@@ -276,11 +276,11 @@ function judge() {
   for (const need of needs.filter((need) => ticked.has(need.name)))
     $("verdict").append(element("p", {}, element("b", {}, `For ${need.title} alone: ${need.take.join(" or ") || "none"}`), `, because: ${need.because}.`));
 }
-judge();
+$("needs").querySelector("input").click();
 
 // -- the tables ---------------------------------------------------------------------------------------------------------
 function numbers(name, experiment) {
-  const found = Object.keys(metrics).filter((metric) => lanes.some((lane) => figureOf(name, lane, metric)));
+  const found = experiment.metrics.filter((metric) => lanes.some((lane) => figureOf(name, lane, metric)));
   const head = element("tr", {}, element("th", {}, "lane"));
   for (const metric of found) head.append(element("th", { title: metrics[metric].formula }, `${metrics[metric].title}, ${metrics[metric].unit}`));
   const body = element("table", {}, head);
