@@ -26,6 +26,7 @@ ENOUGH_TURNS = 6
 _BUNCHED = 0.25
 _ALONE = 0.2
 _FAR_MS = 5.0
+_LARGE_BYTES = 200_000
 
 
 class Arrival(msgspec.Struct, frozen=True, array_like=True):
@@ -190,6 +191,16 @@ def alone(take: Take) -> float | None:
         return None
     single = sum(min(before, after) >= COALESCED_MS for before, after in itertools.pairwise(found))
     return single / (len(found) - 1)
+
+
+def picture_rate(take: Take) -> float | None:
+    """MB of TCP payload a second, from the first to the last piece of a picture that is large enough to tell."""
+    pieces = take.of("image_chunk")
+    if not take.down_bytes or take.down_bytes < _LARGE_BYTES or len(pieces) < 2 or pieces[-1].ms <= pieces[0].ms:
+        return None
+    # The first piece has come already when the clock starts.
+    size = take.down_bytes * (1 - pieces[0].size / sum(piece.size for piece in pieces))
+    return size / 1000 / (pieces[-1].ms - pieces[0].ms)
 
 
 def text_bytes(take: Take) -> int:
@@ -546,6 +557,9 @@ def findings(takes: Sequence[Take]) -> list[str]:
             found.append(
                 f"stalls on the path: {bunched}, but {single:.0%} arrived alone; p95 of the delay {most or 0:,.0f} ms"
             )
+    rate = quantile([value for take in takes if (value := picture_rate(take)) is not None], 0.5)
+    if rate is not None:
+        found.append(f"a bandwidth of about {rate:,.2f} MB/s, as long as the picture came")
     if least is not None and least >= _FAR_MS:
         found.append(f"a one-way delay of about {least:,.0f} ms: no token was faster than that")
     return found
