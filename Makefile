@@ -11,7 +11,7 @@ RUN := $(VENV)/bin/python
 STAMP := $(VENV)/.complete
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve test test-browser test-live check format proto clean
+.PHONY: help demo serve test test-browser test-live diagrams check format proto clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -53,6 +53,9 @@ test-browser: $(STAMP) ## the pages in real Chromium
 		|| { test "$$(id -u)" = 0 && command -v apt-get >/dev/null && apt-get update -qq && apt-get install -y -qq chromium fonts-noto-color-emoji; } \
 		|| { echo "Chromium is needed: install it (Debian, Ubuntu: apt install chromium), or set CHROMIUM to its path"; exit 1; }
 	$(RUN) -m pytest tests/browser
+
+diagrams: $(STAMP) ## play the diagrams' scripts and draw what was recorded
+	$(RUN) -m sequence_diagrams
 
 # -- the environment --------------------------------------------------------------------------------------------------------
 
