@@ -476,7 +476,7 @@ def test_new_and_use_in_the_middle(shell: Open) -> None:
     terminal.do("/new\r", rf"the answer in {first[:8]} goes on at the server")
     terminal.do("Meanwhile here\r", quiet("grpc"))
     terminal.do("/sessions\r", rf"{first[:8]} .*an answer is running")
-    terminal.do(f"/use {first[:8]}\r", r"^someone else ❯ /stall 60 go on alone$")
+    terminal.do(f"/use {first[:8]}\r", r"^❯ /stall 60 go on alone$")
     terminal.do("/reset\r", r"\[y/N\]")
     terminal.do("y\r", r"turn_in_progress: .*\(/stop stops it\)")
     terminal.do("/stop\r", r"^stopped, what was said stays · grpc")

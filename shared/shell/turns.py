@@ -53,6 +53,7 @@ class Turns:
         self._room = room
         self._easel = Easel(screen)
         self._seen: set[str] = set()
+        self._ours: set[str | None] = set()
         self._showing: asyncio.Task[None] | None = None
         self._reading: asyncio.Task[ChatError | ConnectionLost | None] | None = None
         self._moved = False
@@ -120,6 +121,8 @@ class Turns:
         showing.cancel()
         await asyncio.wait((showing,))
         self._print(answer, end=True)
+        # One can come back to it.
+        self._seen.discard(answer.turn_id or "")
         self.answer = None
         self.changed.set()
         return answer
@@ -166,6 +169,7 @@ class Turns:
             await self._easel.prepare()
         async with self._link.asking() as client:
             answer.send()
+            self._ours.add(ask.request_id)
             self._link.tally.sent += 1
             if ask.kind == "image":
                 return client.image(ask.text, size=ask.size, session_id=session_id, request_id=ask.request_id)
@@ -216,7 +220,8 @@ class Turns:
             self._link.state = "up"
             self._seen.add(item.turn_id)
             if answer.ask is None and self._screen.interactive:
-                self._screen.rows(["", *self._screen.paint.rows(asked_by_another(item))])
+                again = Ask(text=item.input, kind=item.kind) if item.request_id in self._ours else None
+                self._screen.rows(["", *self._screen.paint.rows(asked(again) if again else asked_by_another(item))])
                 if item.kind == "image":
                     await self._easel.prepare()
         elif isinstance(item, ImageChunk | ImageStarted):
