@@ -32,6 +32,8 @@ _IN_FLIGHT_BYTES = 16 * 1024 * 1024
 _QUEUE_BYTES = 256 * 1024
 _THROTTLE_STEP_S = 0.01
 _FIN_WAIT_S = 1.0
+# So many slices are written before others on the event loop have their turn.
+_SLICES_A_TURN = 8
 _LINGER_RESET = struct.pack("ii", 1, 0)
 
 # Where an event starts: its JSON (REST, NDJSON, SSE, WebSocket), or its protobuf, field 1 being a UUID and field 2 the seq (gRPC).
@@ -354,10 +356,10 @@ class _Direction:
             self._line.down_bytes += len(data)
             self._line.relay.note(self._line, "down", data)
         step = self._line.relay.faults.slice_bytes or len(data)
-        for start in range(0, len(data), step):
+        for nth, start in enumerate(range(0, len(data), step)):
             self._writer.write(data[start : start + step])
             await self._writer.drain()
-            if step < len(data):
+            if nth % _SLICES_A_TURN == _SLICES_A_TURN - 1:
                 await asyncio.sleep(0)
 
 

@@ -392,6 +392,7 @@ class Generation:
             else:
                 live.fenced = True
                 live.records, live.images = [], []
+                self._dirty.pop(live, None)
                 live.stop("interrupted")
             live.wake()
 

@@ -41,7 +41,6 @@ SETTINGS = {
     "IMAGE_PROVIDER": "offline",
     "OFFLINE_TOKENS_PER_S": "1000",
     "OFFLINE_FIRST_TOKEN_MS": "0",
-    "LEASE_S": "1.5",
 }
 # An event that is shown so long after it was appended, on a line that did not break, has waited for nothing.
 LATE_S = 5.0

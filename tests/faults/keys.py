@@ -10,7 +10,7 @@ from functools import partial
 
 from shared.client import ChatClient
 from shared.errors import ChatError
-from shared.events import Chunk, TurnCancelled
+from shared.events import TurnCancelled
 from shared.turn import Snapshot
 from tests.faults.harness import (
     LANES,
@@ -29,11 +29,10 @@ from tests.faults.lines import Job
 
 DUPLICATES = 500
 CANCELS = 500
-CANCELLED_TOKENS = 1000
-# From here on a turn of CANCELLED_TOKENS may have ended before a cancel reaches it.
-SURELY_RUNNING = 250
-# A cancel stops the model at once: nothing may be said so long after it was answered.
-AT_ONCE_S = 0.7
+# Long enough that no cancel comes too late, and short enough that many do.
+LONG, SHORT = 5000, 300
+# A cancel stops the model at once, however busy the machine is.
+AT_ONCE_S = 3.0
 
 
 async def duplicates(world: World, plan: Plan) -> Totals:
@@ -116,10 +115,12 @@ async def cancels(world: World, plan: Plan) -> Totals:
     async def run(nth: int) -> None:
         dice = plan.random("cancels", nth)
         lane, other = plan.event_lanes[nth % len(plan.event_lanes)], dice.choice(plan.event_lanes)
-        asked = f"/tokens {CANCELLED_TOKENS} cancel {nth}"
+        moment, tokens = dice.choice(
+            ((1, LONG), (dice.randrange(2, 600), LONG), (dice.randrange(2, SHORT), SHORT), (None, SHORT))
+        )
+        asked = f"/tokens {tokens} cancel {nth}"
         one = Shown(asked)
         shown.append(one)
-        moment = dice.choice((1, dice.randrange(2, SURELY_RUNNING), dice.randrange(2, CANCELLED_TOKENS), None))
         how = dice.choice(("the same client", "the same transport", "another transport"))
         totals.notes[how] += 1
         async with aclosing(world.client(lane)) as asker, aclosing(world.client(other)) as stranger:
@@ -143,18 +144,20 @@ async def cancels(world: World, plan: Plan) -> Totals:
             if canceller is stranger:
                 await stranger.aclose()
             again = await asker.cancel(one.turn_id)
-            await check(one, moment, state, again, asked_at, answered_at, asker)
+            await check(one, tokens == LONG, state, again, answered_at - asked_at, answered_at, asker)
 
     async def check(
         one: Shown,
-        moment: int | None,
+        surely: bool,
         state: Snapshot,
         again: Snapshot,
-        asked_at: float,
+        took_s: float,
         answered_at: float,
         client: ChatClient,
     ) -> None:
-        judge(totals, one, one.asked, statuses=("completed", "cancelled"))
+        judge(totals, one, one.asked, statuses=("cancelled",) if surely else ("completed", "cancelled"))
+        if took_s > AT_ONCE_S:
+            totals.blame("other", f"{one.asked}: a cancel took {took_s:.1f} s")
         if again != state or state.status != one.status or state.text != one.text:
             totals.blame("other", f"{one.asked}: the answers to a cancel differ ({state.status}, {one.status})")
         if one.status == "cancelled":
@@ -162,15 +165,8 @@ async def cancels(world: World, plan: Plan) -> Totals:
             late_s = max(event.at for event in one.events) / 1000 - answered_at
             if late_s > 0.05:
                 totals.blame("other", f"{one.asked}: something was said {late_s:.3f} s after the cancel was answered")
-            talked_s = max((event.at for event in one.events if isinstance(event, Chunk)), default=0) / 1000 - asked_at
-            if talked_s > AT_ONCE_S:
-                totals.blame("other", f"{one.asked}: the model talked on for {talked_s:.1f} s after the cancel")
-            if answered_at - asked_at > AT_ONCE_S + 0.8:
-                totals.blame("other", f"{one.asked}: a cancel took {answered_at - asked_at:.1f} s")
             if not isinstance(one.events[-1], TurnCancelled):
                 totals.blame("ends", f"{one.asked}: no turn_cancelled")
-        elif one.events and one.events[-1].at / 1000 - asked_at > AT_ONCE_S:
-            totals.blame("other", f"{one.asked}: cancelled after event {moment}, and yet it completed")
         started = one.events[0] if one.events else None
         session_id = getattr(started, "session_id", None)
         if session_id is not None:
@@ -203,7 +199,7 @@ async def whole_replies(world: World, plan: Plan, totals: Totals, shown: list[Sh
 
     async def run(nth: int) -> None:
         dice = plan.random("whole", nth)
-        asked = f"/tokens {CANCELLED_TOKENS} cancel whole reply {nth}"
+        asked = f"/tokens {LONG} cancel whole reply {nth}"
         one = Shown(asked)
         shown.append(one)
         async with (

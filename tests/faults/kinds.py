@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from tests.faults import crashes, keys, lines, peers
@@ -20,28 +20,33 @@ class Kind:
     name: str
     check: Check
     share: float
-    env: Mapping[str, str] = field(default_factory=dict)
+    env: Mapping[str, str]
     parallel: int = 8
 
 
-_IMPATIENT = {"HEARTBEAT_S": "0.3", "STALL_TIMEOUT_S": "1"}
+# Kinds with the same settings can share their servers.
+_PLAIN: dict[str, str] = {}
+_SLOW = {"OFFLINE_TOKENS_PER_S": "400", "DRAIN_S": "2", "LEASE_S": "2"}
+_IMPATIENT = {"HEARTBEAT_S": "0.3", "STALL_TIMEOUT_S": "3", "REQUEST_TIMEOUT_S": "1"}
+_FLOODING = {"OFFLINE_TOKENS_PER_S": "0", "STALL_TIMEOUT_S": "2"}
+_LEAVING = {"OFFLINE_TOKENS_PER_S": "300", "DISCONNECT_GRACE_S": "1"}
 
 KINDS: dict[str, Kind] = {
     kind.name: kind
     for kind in (
-        Kind("events", lines.cuts_at_events, 0.02),
-        Kind("bytes", lines.cuts_at_bytes, 0.02),
-        Kind("faults", lines.relay_faults, 0.05, {"HEARTBEAT_S": "0.3", "STALL_TIMEOUT_S": "5"}),
-        Kind("hand-over", lines.handovers, 0.1, {"OFFLINE_TOKENS_PER_S": "400"}, 12),
-        Kind("duplicates", keys.duplicates, 0.06),
-        Kind("cancels", keys.cancels, 0.05, parallel=12),
-        Kind("kills", crashes.kills, 0.025, {"OFFLINE_TOKENS_PER_S": "800"}),
-        Kind("sleepers", crashes.sleepers, 0.05, {"OFFLINE_TOKENS_PER_S": "400"}),
-        Kind("restarts", crashes.restarts, 0.1, {"DRAIN_S": "1.5", "OFFLINE_TOKENS_PER_S": "400"}),
-        Kind("stalled", peers.stalled_readers, 0.2, {"STALL_TIMEOUT_S": "2", "OFFLINE_TOKENS_PER_S": "0"}),
-        Kind("leaving", peers.leavers, 0.1, {"DISCONNECT_GRACE_S": "1", "OFFLINE_TOKENS_PER_S": "300"}),
-        Kind("unfinished", peers.unfinished, 1.0, {**_IMPATIENT, "REQUEST_TIMEOUT_S": "1"}),
+        Kind("events", lines.cuts_at_events, 0.02, _PLAIN),
+        Kind("bytes", lines.cuts_at_bytes, 0.015, _PLAIN),
+        Kind("duplicates", keys.duplicates, 0.06, _PLAIN),
+        Kind("cancels", keys.cancels, 0.05, _PLAIN, 12),
+        Kind("kills", crashes.kills, 0.025, _PLAIN),
+        Kind("hand-over", lines.handovers, 0.1, _SLOW, 12),
+        Kind("sleepers", crashes.sleepers, 0.05, _SLOW),
+        Kind("restarts", crashes.restarts, 0.1, _SLOW),
+        Kind("faults", lines.relay_faults, 0.05, _IMPATIENT),
+        Kind("unfinished", peers.unfinished, 1.0, _IMPATIENT),
         Kind("half-open", peers.half_open, 0.2, _IMPATIENT),
+        Kind("stalled", peers.stalled_readers, 0.2, _FLOODING),
+        Kind("leaving", peers.leavers, 0.1, _LEAVING),
     )
 }
 

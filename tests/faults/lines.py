@@ -30,8 +30,8 @@ EVENTS = 200
 CUTS_AT_BYTES = 2000
 SEEDS = 20
 CUT_POINTS = 10
-# A line that is silent for so long is lost; the servers' heartbeats come three times as often.
-SILENCE_S = 1.0
+# A line that is silent for so long is lost; the servers' heartbeats come ten times as often.
+SILENCE_S = 3.0
 
 
 async def cuts_at_events(world: World, plan: Plan) -> Totals:
