@@ -104,7 +104,18 @@ async def test_a_turn_that_the_store_will_not_take_is_interrupted_and_costs_no_o
         assert isinstance((await events(service, after.turn_id))[-1], TurnCompleted)
 
 
-async def test_a_turn_that_was_taken_away_stops_and_costs_no_other(config: Settings, tmp_path: Path) -> None:
+async def test_a_turn_that_was_taken_away_stops_and_costs_no_other(
+    config: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    append = SqliteStore.append
+
+    async def slow(self: SqliteStore, batch: Sequence[Append]) -> list[bool]:
+        done = await append(self, batch)
+        # The models talk on meanwhile.
+        await asyncio.sleep(0.05)
+        return done
+
+    monkeypatch.setattr(SqliteStore, "append", slow)
     async with opened(config) as (service, said):
         taken = await service.start_chat("/tokens 2000 taken away")
         other = await service.start_chat("/tokens 200 goes on")
