@@ -55,7 +55,7 @@ class Scale:
 
 
 FULL = Scale(20, 100, (16, 64, 256), 3, 20.0, 3.0, 6, 20, tuple(PICTURES), 7, 20, 20, 6, 200)
-QUICK = Scale(6, 25, (16, 64), 1, 0.0, 1.0, 2, 6, ("100 kB", "1 MB"), 6, 6, 6, 1, 50)
+QUICK = Scale(6, 20, (64,), 1, 0.0, 1.0, 1, 6, ("100 kB", "1 MB"), 6, 6, 6, 1, 50)
 
 
 @dataclass(slots=True)
@@ -499,6 +499,11 @@ def _failed(experiment: str, lane: str, why: str) -> Take:
     )
 
 
+def _kinds(scale: Scale) -> list[str]:
+    """The proxies that are measured; in a quick run the two that differ most."""
+    return [kind for kind in proxies.KINDS if scale.paced_s or kind in ("compressing", "gzip and buffering")]
+
+
 async def real_proxies(bench: Bench) -> None:
     """nginx as people have it: plain, ignoring what the app asks for, and compressing."""
     if not proxies.available():
@@ -508,6 +513,9 @@ async def real_proxies(bench: Bench) -> None:
     rounds = max(6, bench.scale.line_rounds)
     for kind, what in proxies.KINDS.items():
         name = f"nginx, {kind}"
+        if kind not in _kinds(bench.scale):
+            bench.unmeasured[name] = "not in --quick"
+            continue
         bench.declare(
             name,
             f"Behind nginx, {kind}",
@@ -526,8 +534,11 @@ async def real_proxies(bench: Bench) -> None:
 async def slow_reader(bench: Bench) -> None:
     """One reader that takes its time with a picture, and another one that wants its tokens."""
     scale = bench.scale
-    rounds = max(6, scale.line_rounds) if scale.paced_s else 2
-    size = PICTURES["4 MB"] if scale.paced_s else PICTURES["1 MB"]
+    if not scale.paced_s:
+        bench.unmeasured["slow reader"] = "not in --quick"
+        return
+    rounds = max(6, scale.line_rounds)
+    size = PICTURES["4 MB"]
     bench.declare(
         "slow reader",
         "Beside a slow reader",
@@ -599,7 +610,7 @@ async def _hold(lane: Running, count: int) -> int | None:
         if lane.lane.tokens:
             for _ in range(count):
                 await begun.acquire()
-        await asyncio.sleep(1)
+        await asyncio.sleep(0.5)
         size = rss_bytes(lane.pid)
         for task in tasks:
             task.cancel()
@@ -612,38 +623,37 @@ Work = Callable[[Bench], Awaitable[None]]
 
 def plan(scale: Scale, lanes: int) -> list[tuple[float, list[tuple[str, float, Work]]]]:
     """Experiments by the rate that their servers are started with, each with its expected seconds."""
-    turn_s = scale.tokens / 50
+    turn_s = scale.tokens / 50 + 0.05
     cut_s = max(30, scale.tokens // 2) / 50
     line_rounds = max(6, scale.line_rounds)
     many: list[tuple[str, float, Work]] = [
         (
             f"{count} streams",
-            scale.stream_rounds * lanes * (2 + count / 60 + max(20, scale.tokens // 2) / 20),
+            scale.stream_rounds * lanes * (1.4 + count / 60 + max(20, scale.tokens // 2) / 20),
             _many(count),
         )
         for count in scale.streams
     ]
-    slow_rounds = line_rounds if scale.paced_s else 2
     return [
         (
             50.0,
             [
                 ("one stream", 2 + scale.rounds * lanes * turn_s, one_stream),
                 ("bytes", line_rounds * (turn_s + 0.3), bytes_on_the_wire),
-                ("cuts", scale.cuts * (3.6 * cut_s + 1), cuts),
-                ("networks", 4 * (1 + line_rounds * (turn_s + 0.5)), networks),
-                ("buffer", 1 + line_rounds * (turn_s + 0.5), buffers),
+                ("cuts", scale.cuts * (3 * cut_s + 0.8), cuts),
+                ("networks", 4 * (1 + line_rounds * (turn_s + 0.2)), networks),
+                ("buffer", 1 + line_rounds * (turn_s + 0.4), buffers),
                 (
                     "proxies",
-                    len(proxies.KINDS) * (2 + line_rounds * (turn_s + 0.2)) if proxies.available() else 0,
+                    len(_kinds(scale)) * (1 + line_rounds * (turn_s + 0.1)) if proxies.available() else 0.1,
                     real_proxies,
                 ),
                 ("cancel", scale.cancels * 0.7, cancels),
-                ("slow reader", slow_rounds * lanes * (turn_s + 2.5), slow_reader),
-                ("memory", lanes * (4 + scale.memory_streams / 60), memory),
+                ("slow reader", line_rounds * lanes * (turn_s + 2.5) if scale.paced_s else 0.1, slow_reader),
+                ("memory", lanes * (1.8 + scale.memory_streams / 60), memory),
             ],
         ),
-        (20.0, [*many, ("paced load", lanes * (scale.paced_s + 5) if scale.paced_s else 0, paced_load)]),
+        (20.0, [*many, ("paced load", lanes * (scale.paced_s + 5) if scale.paced_s else 0.1, paced_load)]),
         (
             0.0,
             [
@@ -652,7 +662,7 @@ def plan(scale: Scale, lanes: int) -> list[tuple[float, list[tuple[str, float, W
                 (
                     "pictures",
                     lanes
-                    * sum({"100 kB": 1.0, "1 MB": 2.0, "4 MB": 5.0, "16 MB": 18.0}[title] for title in scale.pictures),
+                    * sum({"100 kB": 0.7, "1 MB": 1.5, "4 MB": 5.0, "16 MB": 18.0}[title] for title in scale.pictures),
                     pictures,
                 ),
             ],

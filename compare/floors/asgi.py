@@ -74,9 +74,8 @@ def websocket(how: Options) -> App:
         await receive()
         await send({"type": "websocket.accept", "subprotocol": "genai.chat.v1"})
         await send({"type": "websocket.send", "text": '{"type":"connected"}'})
-        while (message := await receive())["type"] == "websocket.receive":
-            if "create_session" not in message["text"]:
-                await script.play(send)
+        while (await receive())["type"] == "websocket.receive":
+            await script.play(send)
 
     return app
 

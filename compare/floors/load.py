@@ -308,7 +308,7 @@ class WebSocketLane(Lane):
         if job.turn_id is not None:
             return _text_frame({"type": "resume", "turn_id": job.turn_id, "after": 0})
         # A session of its own for every turn, as the other transports make one when none is named.
-        return _text_frame({"type": "create_session"}) + _text_frame({"type": "chat", "message": job.message})
+        return _text_frame({"type": "chat", "message": job.message, "new_session": True})
 
     def data_received(self, data: bytes) -> None:
         load = self.load

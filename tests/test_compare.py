@@ -1,0 +1,394 @@
+"""The comparison itself: known lines are seen as what they are, bytes are true, and the report says what the results say."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import io
+import json
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import msgspec
+import pytest
+import pytest_asyncio
+from rich.console import Console
+
+from compare import diff, race, report, wire
+from compare.experiments import FULL, QUICK, plan
+from compare.floor import floor_server
+from compare.floors.load import Job, run
+from compare.guide import guide
+from compare.lanes import LANES, Course, Running, generated, running, setup, take, warm_up
+from compare.metrics import Objectives, Sample, Take, findings, quantile, summarise
+from compare.metrics import delays as delays_of
+from compare.relay import NETWORKS, Faults, Relay
+from compare.results import About, Results, conclude, read
+
+RATE = 50.0
+STREAMING = [name for name in LANES if name != "rest"]
+PUSHED = [name for name in STREAMING if name != "rest-poll"]
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def lanes() -> AsyncIterator[dict[str, Running]]:
+    async with running(list(LANES), rate=RATE, relayed=True) as up:
+        yield up
+
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+
+async def raced(lane: Running, faults: Faults, course: Course, *, turns: int = 1) -> list[Take]:
+    """Turns of one lane through its relay with these faults."""
+    assert lane.relay is not None
+    lane.relay.faults = faults
+    try:
+        async with lane.client(resume=course.resume) as client:
+            await warm_up(lane, client)
+            return [await take(lane, client, course, number=number, count_bytes=True) for number in range(turns)]
+    finally:
+        lane.relay.faults = Faults()
+
+
+# -- a known line is seen as what it is ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", PUSHED)
+async def test_a_delay_of_50_ms_is_seen_as_50_ms(lanes: dict[str, Running], name: str) -> None:
+    takes = await raced(lanes[name], Faults(delay_s=0.05), Course(experiment="delay", tokens=25))
+    assert [taken.error for taken in takes] == [None]
+    least = quantile(delays_of(takes[0]), 0.05)
+    assert least is not None
+    assert 50 <= least < 65
+    said = [line for line in findings(takes) if "one-way delay" in line]
+    assert said
+    assert 50 <= float(re.findall(r"about (\d+) ms", said[0])[0]) < 65
+
+
+@pytest.mark.parametrize("name", PUSHED)
+async def test_a_buffer_is_called_a_buffer(lanes: dict[str, Running], name: str) -> None:
+    faults = Faults(buffer_bytes=8192, buffer_s=0.3)
+    takes = await raced(lanes[name], faults, Course(experiment="buffer", tokens=40), turns=3)
+    assert [taken.error for taken in takes] == [None] * 3
+    assert any(line.startswith("a buffer on the path") for line in findings(takes))
+
+
+@pytest.mark.parametrize("name", ["ndjson", "websocket", "grpc"])
+async def test_a_bandwidth_is_seen_as_that_bandwidth(lanes: dict[str, Running], name: str) -> None:
+    course = Course(experiment="bandwidth", message="a red bridge", size="480x480", request_id=f"bandwidth {name}")
+    await raced(lanes[name], Faults(), course)
+    takes = await raced(lanes[name], Faults(bytes_per_s=500_000), course)
+    (said,) = [line for line in findings(takes) if "bandwidth" in line]
+    assert 0.4 <= float(re.findall(r"about ([\d.]+) MB/s", said)[0]) <= 0.6
+
+
+async def test_rest_shows_nothing_before_everything(lanes: dict[str, Running]) -> None:
+    (taken,) = await raced(lanes["rest"], Faults(), Course(experiment="rest", tokens=20))
+    found = summarise([taken])
+    assert found["ttft"] == found["e2e"]
+    assert found["ttft"].median >= 19 * 1000 / RATE
+    assert "delay_p50" not in found
+
+
+# -- a cut -----------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", LANES)
+async def test_a_cut_costs_nothing_with_resume(lanes: dict[str, Running], name: str) -> None:
+    course = Course(experiment="cut", tokens=30, rate=RATE, cut_after=10)
+    (taken,) = await raced(lanes[name], Faults(), course)
+    taken.generated = await generated(lanes[name], taken.asked_at)
+    assert taken.error is None
+    found = summarise([taken])
+    assert [found[metric].median for metric in ("lost", "twice", "again")] == [0, 0, 0]
+    assert found["back"].median > 0
+
+
+@pytest.mark.parametrize("name", LANES)
+async def test_a_cut_without_resume_is_paid_twice(lanes: dict[str, Running], name: str) -> None:
+    course = Course(experiment="cut", tokens=30, rate=RATE, cut_after=10, resume=False)
+    (taken,) = await raced(lanes[name], Faults(), course)
+    taken.generated = await generated(lanes[name], taken.asked_at)
+    assert taken.error is None
+    found = summarise([taken])
+    assert found["again"].median == 30
+    assert found["lost"].median > 0
+    # What the first answer had shown is shown again by the second; a whole reply has shown nothing.
+    assert found["twice"].median == (0 if name == "rest" else 30 - found["lost"].median)
+
+
+# -- bytes are true --------------------------------------------------------------------------------------------------------
+
+
+def _tshark() -> str:
+    program = shutil.which("tshark")
+    if program is None:
+        pytest.skip("no tshark here (Debian: apt-get install tshark)")
+    listed = subprocess.run([program, "-D"], capture_output=True, text=True, check=False)
+    if not re.search(r"\blo\b", listed.stdout):
+        pytest.skip("tshark may not capture on the loopback interface here (it needs root or CAP_NET_RAW)")
+    return program
+
+
+@pytest.mark.parametrize("name", LANES)
+async def test_the_relay_counts_what_a_packet_capture_shows(lanes: dict[str, Running], name: str) -> None:
+    program = _tshark()
+    lane = lanes[name]
+    async with Relay(lane.server.address) as relay, _bell() as bell:
+        port = relay.address.rpartition(":")[2]
+        fields = ("tcp.srcport", "tcp.dstport", "tcp.len", "tcp.analysis.retransmission")
+        capture = await asyncio.create_subprocess_exec(
+            *(program, "-i", "lo", "-f", f"tcp port {port} or tcp port {bell}"),
+            *("-l", "-n", "-Q", "-T", "fields", "-E", "separator=,"),
+            *(part for field in fields for part in ("-e", field)),
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.DEVNULL,
+        )
+        assert capture.stdout is not None
+        seen = {"up": 0, "down": 0}
+
+        def note(line: str) -> None:
+            source, target, size, again = line.split(",")
+            if port in (source, target) and not again:
+                seen["down" if source == port else "up"] += int(size)
+
+        try:
+            async with asyncio.timeout(60):
+                # It captures from when it has heard the bell; what it hears then comes after.
+                heard = b""
+                while not heard:
+                    _, writer = await asyncio.open_connection("127.0.0.1", bell)
+                    writer.close()
+                    with contextlib.suppress(TimeoutError):
+                        heard = await asyncio.wait_for(capture.stdout.readline(), 0.5)
+                through = replace(lane, address=relay.address, relay=relay)
+                async with through.client() as client:
+                    taken = await take(through, client, Course(experiment="capture", tokens=20))
+                assert taken.error is None
+                while seen["up"] < relay.up_bytes or seen["down"] < relay.down_bytes:
+                    note((await capture.stdout.readline()).decode().strip())
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                capture.terminate()
+            rest = (await capture.communicate())[0].decode()
+        for line in rest.splitlines():
+            note(line)
+        assert seen == {"up": relay.up_bytes, "down": relay.down_bytes}
+
+
+@asynccontextmanager
+async def _bell() -> AsyncIterator[int]:
+    """A port that answers nothing."""
+
+    async def hang_up(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.close()
+
+    server = await asyncio.start_server(hang_up, "127.0.0.1", 0)
+    async with server:
+        yield server.sockets[0].getsockname()[1]
+
+
+@pytest.mark.parametrize("name", LANES)
+async def test_every_captured_byte_is_explained(lanes: dict[str, Running], name: str) -> None:
+    lane = lanes[name]
+    async with Relay(lane.server.address, capture=True) as relay:
+        through = replace(lane, address=relay.address, relay=relay)
+        async with through.client() as client:
+            taken = await take(through, client, Course(experiment="wire", tokens=4))
+    found = wire.units(relay.captured)
+    for way, counted in (("up", relay.up_bytes), ("down", relay.down_bytes)):
+        assert sum(unit.size() for unit in found if unit.way == way) == counted
+        passed = b"".join(span.data for unit in found if unit.way == way for span in unit.spans)
+        assert sorted(passed) == sorted(b"".join(piece.data for piece in relay.captured if piece.way == way))
+    text = b"".join(span.data for unit in found for span in unit.spans if span.kind == "text")
+    shown = "".join(arrival.text for arrival in taken.arrivals)
+    assert (text.decode() if name == "grpc" else json.loads(b'"' + text + b'"')) == shown
+    what = " ".join(span.what for unit in found for span in unit.spans)
+    expected = {
+        "rest": "JSON: body",
+        "rest-poll": "event: chunk",
+        "ndjson": "chunk size, hexadecimal",
+        "sse": "blank line dispatches",
+        "websocket": "opcode 1 (text)",
+        "grpc": "field 5 chunk, tag and length",
+    }
+    assert expected[name] in what
+    output = io.StringIO()
+    wire.show(Console(file=output, width=160), found, relay)
+    assert f"{relay.down_bytes} B of TCP payload" in output.getvalue()
+
+
+async def test_bytes_that_are_not_the_protocol_are_refused() -> None:
+    from compare.relay import Piece
+
+    with pytest.raises(wire.NotThat):
+        wire.units([Piece(0, 0, "down", b"HTTP/1.1 200 OK")])
+
+
+# -- the race ----------------------------------------------------------------------------------------------------------------
+
+
+async def test_the_race_prints_a_table_a_verdict_and_how_to_read_it() -> None:
+    args = race.parse(["--only", "rest,sse,grpc", "--rounds", "6", "--tokens", "6", "--rate", "60"])
+    output = io.StringIO()
+    assert await race.race(Console(file=output, width=132), args) == 0
+    text = output.getvalue()
+    for part in ("TTFT", "bytes a token", "e_i − at_i", "in every lane", "no TLS", "loopback through the relay"):
+        assert part in text
+    assert "TTFT: " in text
+    assert re.search(r"TTFT: .*lower.* than .*rest", text)
+
+
+async def test_the_race_with_a_cut_has_both_tables() -> None:
+    args = race.parse(
+        ["--only", "rest,ndjson", "--rounds", "1", "--tokens", "20", "--cut-after", "5", "--network", "lan"]
+    )
+    output = io.StringIO()
+    assert await race.race(Console(file=output, width=132), args) == 0
+    assert "cut, with resume" in output.getvalue()
+    assert "cut, without resume" in output.getvalue()
+    assert "paid twice" in output.getvalue()
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [["--only", "carrier-pigeon"], ["--cut-after", "90"], ["--rounds", "0"], ["--network", "moon"], ["--rate", "0"]],
+)
+async def test_the_race_refuses_what_it_cannot_do(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        race.parse(argv)
+    assert "race: error" in capsys.readouterr().err
+
+
+# -- the run and its report --------------------------------------------------------------------------------------------------
+
+
+async def seen(lanes: dict[str, Running], folder: Path) -> Results:
+    """A small run, written as a large one is."""
+    takes: list[Take] = []
+    course = Course(experiment="1 stream", tokens=8, rate=RATE)
+    for lane in lanes.values():
+        takes += await raced(lane, Faults(), course, turns=6)
+    samples = [
+        Sample(experiment="connect", lane=name, round=number, metric="connect_cold", value=1.0 + number)
+        for name in lanes
+        for number in range(6)
+    ]
+    about = {
+        "1 stream": About("One stream", "6 turns", ("ttft", "e2e", "delay_p50", "delay_p99")),
+        "connect": About("Connecting", "A new client", ("connect_cold",)),
+    }
+    results = Results(
+        begun_at=1_800_000_000_000.0,
+        seconds=1.0,
+        quick=True,
+        seed=1,
+        lanes=list(lanes),
+        setup=setup(),
+        experiments=conclude(list(lanes), about, takes, samples),
+        unmeasured={"picture 4 MB": "not in --quick"},
+        objectives=Objectives(),
+    )
+    report.write(folder, results, takes, samples)
+    return results
+
+
+async def test_the_report(lanes: dict[str, Running], tmp_path: Path) -> None:
+    results = await seen(lanes, tmp_path)
+    assert msgspec.json.encode(read(tmp_path)) == msgspec.json.encode(results)
+    raw = [json.loads(line) for line in (tmp_path / "arrivals.jsonl").read_text().splitlines()]
+    assert len(raw) == 12 * len(LANES)
+
+    text = (tmp_path / "report.md").read_text()
+    assert "| rest |" in text
+    assert "e_i − at_i" in text
+    assert "picture 4 MB: not in --quick" in text
+    assert re.search(r"If you need words as they are generated.*take (?!rest,)", text)
+    assert "not rest: its first token is its last" in text
+    assert "was not measured in this run" in text
+    assert "connect_cold" not in text
+
+    page = (tmp_path / "report.html").read_text()
+    assert not re.search(r"(src|href)=.?(https?:)?//", page), "the page must open offline"
+    embedded = re.search(r'id="data">(.*?)</script>', page, re.DOTALL)
+    assert embedded is not None
+    data = json.loads(embedded[1])
+    assert set(data["replay"]["1 stream"]) == set(LANES)
+    assert "/*" + "DATA" not in page
+
+
+async def test_the_guide_cites_only_cells_that_exist(lanes: dict[str, Running], tmp_path: Path) -> None:
+    results = await seen(lanes, tmp_path)
+    for need in guide(results):
+        for reason in need.reasons:
+            assert reason.lane in LANES
+            if reason.source == "measured":
+                assert reason.where in results.experiments
+            assert reason.where
+
+
+async def test_two_runs_side_by_side(
+    lanes: dict[str, Running], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    results = await seen(lanes, tmp_path / "a")
+    slower = msgspec.json.decode(msgspec.json.encode(results), type=Results)
+    figures = slower.experiments["connect"].figures["grpc"]
+    cold = figures["connect_cold"]
+    figures["connect_cold"] = msgspec.structs.replace(
+        cold, median=cold.median * 10, low=cold.low * 10, high=cold.high * 10
+    )
+    slower.setup["network"] = "the moon"
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "results.json").write_bytes(msgspec.json.encode(slower))
+    assert diff.main([str(tmp_path / "a"), str(tmp_path / "b")]) == 0
+    said = capsys.readouterr().out
+    assert "worse" in said
+    assert "the moon" in said
+    assert "1 differ" in said
+    assert diff.main([str(tmp_path / "a"), str(tmp_path / "a")]) == 0
+    assert "0 differ" in capsys.readouterr().out
+    assert diff.main([str(tmp_path / "nothing"), str(tmp_path / "a")]) == 2
+
+
+async def test_the_plan_is_stated_before_it_starts() -> None:
+    quick, full = (sum(seconds for _, group in plan(scale, 6) for _, seconds, _ in group) for scale in (QUICK, FULL))
+    assert quick < 180
+    assert full > quick
+    assert set(NETWORKS) == {"lan", "wan", "mobile", "lossy"}
+
+
+# -- the floor's load generator ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("word", ["rest", "ndjson", "sse", "websocket", "grpc"])
+async def test_the_load_generator_counts_what_a_floor_sends(word: str) -> None:
+    async with floor_server(word, "--tokens", "7") as floor:
+        job = Job(wire=word, address=floor.address, pid=floor.pid, mode="burst", streams=5)
+        result = await run(job)
+    assert (result.turns, result.events) == (5, 5 if word == "rest" else 5 * 9)
+    assert (result.cpu_s is not None) == sys.platform.startswith("linux")
+
+
+@pytest.mark.parametrize("name", ["rest", "ndjson", "sse", "websocket", "grpc"])
+async def test_the_load_generator_drives_our_servers_in_the_same_way(lanes: dict[str, Running], name: str) -> None:
+    server = lanes[name].server
+    job = Job(wire=name, address=server.address, pid=server.process.pid, mode="burst", streams=3, message="/tokens 7 x")
+    result = await run(msgspec.structs.replace(job, stamps=True))
+    assert (result.turns, result.events) == (3, 3 if name == "rest" else 3 * 9)
+    if name != "rest":
+        assert result.delay_p50_ms is not None
+        assert result.delay_p50_ms > 0
+
+
+async def test_the_load_generator_says_what_the_server_said(lanes: dict[str, Running]) -> None:
+    server = lanes["ndjson"].server
+    job = Job(wire="ndjson", address=server.address, pid=0, mode="burst", streams=1, path="/nowhere")
+    with pytest.raises(RuntimeError, match="404"):
+        await run(job)
