@@ -11,7 +11,7 @@ RUN := $(VENV)/bin/python
 STAMP := $(VENV)/.complete
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve test test-browser test-live diagrams check format proto clean
+.PHONY: race compare diagrams test-faults help demo serve test test-browser test-live check format proto clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -44,6 +44,15 @@ clean: ## remove the environment, caches and what the demo drew
 
 # -- the tools on top: their targets go here, each with its "## line" for the help -----------------------------------------
 
+
+race: $(STAMP) ## the lanes live in the terminal, the same tokens in each, then a table and a verdict
+	$(RUN) -m compare race
+
+compare: $(STAMP) ## the whole experiment, unattended: report.md, report.html and the raw arrivals in a folder
+	$(RUN) -m compare run
+
+test-faults: $(STAMP) ## every cut, kill, duplicate, cancel, stall and drain, with totals and seeds (long)
+	$(RUN) -m tests.faults
 
 test-live: $(STAMP) ## a conversation and a picture over all five, against the real services (keys needed; says what it costs)
 	$(RUN) -m pytest tests/live/live.py -q
