@@ -39,7 +39,7 @@ proto: $(STAMP) ## regenerate the code of the .proto files
 	$(RUN) protocols/grpc/setup.py
 
 clean: ## remove the environment, caches and what the demo drew
-	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis demo-out
+	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis demo-out compare-out
 	find protocols shared compare sequence_diagrams tests -name __pycache__ -prune -exec rm -rf {} +
 
 # -- the tools on top: their targets go here, each with its "## line" for the help -----------------------------------------
@@ -63,6 +63,12 @@ test-browser: $(STAMP) ## the pages in real Chromium
 		|| { echo "Chromium is needed: install it (Debian, Ubuntu: apt install chromium), or set CHROMIUM to its path"; exit 1; }
 	$(RUN) -m pytest tests/browser
 
+race: $(STAMP) ## the lanes live in the terminal, then a table and a verdict (ARGS="--network mobile --cut-after 30")
+	$(RUN) -m compare race $(ARGS)
+
+compare: $(STAMP) ## the whole experiment into compare-out/, with its report (ARGS=--quick: two to three minutes)
+	$(RUN) -m compare run $(ARGS)
+
 diagrams: $(STAMP) ## play the diagrams' scripts and draw what was recorded
 	$(RUN) -m sequence_diagrams
 
@@ -76,3 +82,7 @@ $(STAMP): requirements.txt requirements-dev.txt pyproject.toml
 	@echo "Installing into $(VENV) (once; about a minute) ..."
 	$(RUN) -m pip install --disable-pip-version-check -r requirements-dev.txt
 	@touch $@
+
+test-faults: $(STAMP) ## every fault at its full size, about 20 minutes (SEED=1 repeats a run; CHECKS="kills faults" for some)
+	$(RUN) -m tests.faults $(CHECKS) $(if $(SEED),--seed $(SEED))
+	MACHINE_EXAMPLES=200 $(RUN) -m pytest tests/faults -q --timeout 900

@@ -32,7 +32,7 @@ SLEEPERS = 20
 RESTARTS = 50
 READERS = 4
 LONG = 800
-LONG_DRAINED = 2000
+LONG_DRAINED = 4000
 # The promise: a turn whose server was killed has its end within this time of the restart.
 ENDED_S = 5.0
 OBSERVER = "ndjson/observer"
@@ -222,15 +222,15 @@ async def restarts(world: World, plan: Plan) -> Totals:
             statuses = ("completed", "interrupted") if tokens == LONG_DRAINED else ("completed",)
             async with aclosing(world.client(lane)) as client:
                 await _ask_until_taken(client, one, dice)
+                elsewhere = tokens == LONG_DRAINED and dice.random() < 0.5
+                if one.error is None and not one.status and not elsewhere:
+                    await _read_on(client, one, dice)
                 # Between two polls there is no line that could be drained.
                 if one.broken_off and lane.name != "rest-poll":
                     totals.blame("other", f"{one.asked}: its server went without a last word")
-                if tokens == LONG_DRAINED and dice.random() < 0.5 and not one.status and one.error is None:
-                    other = dice.choice(plan.event_lanes)
-                    async with aclosing(world.client(other)) as elsewhere:
-                        await _read_on(elsewhere, one, dice)
-                elif one.error is None and not one.status:
-                    await _read_on(client, one, dice)
+            if one.error is None and not one.status and elsewhere:
+                async with aclosing(world.client(dice.choice(plan.event_lanes))) as other:
+                    await _read_on(other, one, dice)
             judge(totals, one, one.asked, statuses=statuses)
             totals.notes[one.status] += 1
             nth += 1

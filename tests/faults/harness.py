@@ -222,7 +222,7 @@ def judge(totals: Totals, shown: Shown, where: str, *, statuses: Iterable[str] =
     totals.notes["lost line"] += shown.lost
     totals.notes["resumed"] += shown.resumed
     if shown.late_s > LATE_S:
-        totals.blame("other", f"{where}: the end was shown {shown.late_s:.1f} s late")
+        totals.blame("other", f"{where}: the end ({shown.status}) was shown {shown.late_s:.1f} s late")
     if shown.status not in statuses:
         totals.blame("other", f"{where}: ended {shown.status or 'without an end'}, not {'/'.join(statuses)}")
     full = expected(shown.asked)
