@@ -45,11 +45,11 @@ clean: ## remove the environment, caches and what the demo drew
 # -- the tools on top: their targets go here, each with its "## line" for the help -----------------------------------------
 
 
-race: $(STAMP) ## the lanes live in the terminal, the same tokens in each, then a table and a verdict
-	$(RUN) -m compare race
+race: $(STAMP) ## the lanes live in the terminal, then a table and a verdict (ARGS="--network mobile --cut-after 30")
+	$(RUN) -m compare race $(ARGS)
 
-compare: $(STAMP) ## the whole experiment, unattended: report.md, report.html and the raw arrivals in a folder
-	$(RUN) -m compare run
+compare: $(STAMP) ## the whole experiment, unattended, into compare-out/ with its report (ARGS=--quick: two to three minutes)
+	$(RUN) -m compare run $(ARGS)
 
 test-faults: $(STAMP) ## every cut, kill, duplicate, cancel, stall and drain, with totals and seeds (long)
 	$(RUN) -m tests.faults
@@ -62,12 +62,6 @@ test-browser: $(STAMP) ## the pages in real Chromium
 		|| { test "$$(id -u)" = 0 && command -v apt-get >/dev/null && apt-get update -qq && apt-get install -y -qq chromium fonts-noto-color-emoji; } \
 		|| { echo "Chromium is needed: install it (Debian, Ubuntu: apt install chromium), or set CHROMIUM to its path"; exit 1; }
 	$(RUN) -m pytest tests/browser
-
-race: $(STAMP) ## the lanes live in the terminal, then a table and a verdict (ARGS="--network mobile --cut-after 30")
-	$(RUN) -m compare race $(ARGS)
-
-compare: $(STAMP) ## the whole experiment into compare-out/, with its report (ARGS=--quick: two to three minutes)
-	$(RUN) -m compare run $(ARGS)
 
 diagrams: $(STAMP) ## play the diagrams' scripts and draw what was recorded
 	$(RUN) -m sequence_diagrams
