@@ -32,7 +32,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command's arguments."""
     parser = argparse.ArgumentParser(prog="python -m compare run", description=__doc__.partition("\n\n")[0])
     parser.add_argument("--out", type=Path, default=Path("compare-out"), help="folder to write (default: compare-out)")
-    parser.add_argument("--quick", action="store_true", help="about two minutes, with less of everything")
+    parser.add_argument("--quick", action="store_true", help="two to three minutes, with less of everything")
     parser.add_argument("--only", help=f"lanes, comma-separated, of {', '.join(LANES)}")
     parser.add_argument("--experiments", help="experiments, comma-separated; unset: all")
     parser.add_argument("--seed", type=int, default=1, help="of the lanes' order, the cuts and the arrivals")
