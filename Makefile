@@ -51,8 +51,9 @@ race: $(STAMP) ## the lanes live in the terminal, then a table and a verdict (AR
 compare: $(STAMP) ## the whole experiment, unattended, into compare-out/ with its report (ARGS=--quick: two to three minutes)
 	$(RUN) -m compare run $(ARGS)
 
-test-faults: $(STAMP) ## every cut, kill, duplicate, cancel, stall and drain, with totals and seeds (long)
-	$(RUN) -m tests.faults
+test-faults: $(STAMP) ## every fault at its full size, about 20 minutes (SEED=1 repeats a run; CHECKS="kills faults" for some)
+	$(RUN) -m tests.faults $(CHECKS) $(if $(SEED),--seed $(SEED))
+	MACHINE_EXAMPLES=200 $(RUN) -m pytest tests/faults -q --timeout 900
 
 test-live: $(STAMP) ## a conversation and a picture over all five, against the real services (keys needed; says what it costs)
 	$(RUN) -m pytest tests/live/live.py -q
@@ -76,7 +77,3 @@ $(STAMP): requirements.txt requirements-dev.txt pyproject.toml
 	@echo "Installing into $(VENV) (once; about a minute) ..."
 	$(RUN) -m pip install --disable-pip-version-check -r requirements-dev.txt
 	@touch $@
-
-test-faults: $(STAMP) ## every fault at its full size, about 20 minutes (SEED=1 repeats a run; CHECKS="kills faults" for some)
-	$(RUN) -m tests.faults $(CHECKS) $(if $(SEED),--seed $(SEED))
-	MACHINE_EXAMPLES=200 $(RUN) -m pytest tests/faults -q --timeout 900
