@@ -11,7 +11,7 @@ import msgspec
 from rich.console import Console
 from rich.table import Table
 
-from compare.metrics import ENOUGH_TURNS, METRICS, Figure, differ
+from compare.metrics import ENOUGH_ROUNDS, METRICS, Figure, differ
 from compare.report import cell
 from compare.results import Results, read
 
@@ -71,9 +71,9 @@ def show(console: Console, before: Results, after: Results, *, everything: bool)
 
 
 def judge(metric: str, before: Figure, after: Figure) -> str:
-    """In words: better, worse, changed, no difference found, or too few turns to tell."""
-    if min(before.n, after.n) < ENOUGH_TURNS:
-        return "too few turns"
+    """In words: better, worse, changed, no difference found, or too few rounds to tell."""
+    if min(before.n, after.n) < ENOUGH_ROUNDS:
+        return "too few rounds"
     if not differ(before, after):
         return "no difference found"
     better = METRICS[metric].better

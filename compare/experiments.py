@@ -54,7 +54,7 @@ class Scale:
     memory_streams: int
 
 
-FULL = Scale(20, 100, (16, 64, 256), 3, 20.0, 3.0, 6, 20, tuple(PICTURES), 7, 20, 20, 6, 200)
+FULL = Scale(12, 100, (16, 64, 256), 6, 8.0, 3.0, 6, 20, tuple(PICTURES), 7, 20, 20, 6, 200)
 QUICK = Scale(6, 20, (64,), 1, 0.0, 1.0, 1, 6, ("100 kB", "1 MB"), 6, 6, 6, 1, 50)
 
 
@@ -191,14 +191,15 @@ async def paced_load(bench: Bench) -> None:
     while offsets[-1] < scale.paced_s:
         offsets.append(offsets[-1] + dice.expovariate(per_s))
     course = Course(experiment="paced load", tokens=tokens, rate=bench.rate)
-    for name in bench.order(0):
-        bench.say(name)
-        lane = bench.direct(name)
-        # More clients than turns can be open at once, so that none waits for another.
-        async with bench.clients(lane, 128) as clients:
-            found = await _on_the_clock(bench, lane, clients, course, offsets[:-1], 0)
-        bench.takes += found
-        bench.sample("paced load", name, 0, "goodput", goodput(found, objectives, scale.paced_s))
+    for number in range(scale.stream_rounds):
+        for name in bench.order(number):
+            bench.say(f"{name}, round {number + 1} of {scale.stream_rounds}")
+            lane = bench.direct(name)
+            # More clients than turns can be open at once, so that none waits for another.
+            async with bench.clients(lane, 128) as clients:
+                found = await _on_the_clock(bench, lane, clients, course, offsets[:-1], number)
+            bench.takes += found
+            bench.sample("paced load", name, number, "goodput", goodput(found, objectives, scale.paced_s))
 
 
 async def throughput(bench: Bench) -> None:
@@ -653,7 +654,13 @@ def plan(scale: Scale, lanes: int) -> list[tuple[float, list[tuple[str, float, W
                 ("memory", lanes * (1.8 + scale.memory_streams / 60), memory),
             ],
         ),
-        (20.0, [*many, ("paced load", lanes * (scale.paced_s + 5) if scale.paced_s else 0.1, paced_load)]),
+        (
+            20.0,
+            [
+                *many,
+                ("paced load", scale.stream_rounds * lanes * (scale.paced_s + 5) if scale.paced_s else 0.1, paced_load),
+            ],
+        ),
         (
             0.0,
             [

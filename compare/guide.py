@@ -7,7 +7,7 @@ from typing import Literal
 
 import msgspec
 
-from compare.metrics import ENOUGH_TURNS, METRICS, Figure, differ
+from compare.metrics import ENOUGH_ROUNDS, METRICS, Figure, differ
 from compare.results import Results
 
 Source = Literal["measured", "cited", "unmeasured"]
@@ -64,7 +64,7 @@ def _judge(
             shown = ", ".join(f"{lane} {_say(metric, cells[lane])}" for lane in left)
             because = f"{METRICS[metric].title} in “{results.experiments[experiment].title}”: {shown}"
             if len(left) > 1:
-                enough = min(cell.n for cell in cells.values()) >= ENOUGH_TURNS
+                enough = min(cell.n for cell in cells.values()) >= ENOUGH_ROUNDS
                 because += "; no difference found between them" if enough else "; too few values to tell them apart"
         else:
             because = f"“{experiment}” was not measured in this run, so nothing ranks them"

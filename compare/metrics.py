@@ -1,8 +1,8 @@
 """From raw arrivals to every number a comparison states, each with its formula and its two measurement points.
 
-A ``Take`` is one turn as one lane saw it, nothing but times and sizes; everything here is derived from takes. A turn is the unit:
-what has many values in a turn (gaps, delays) is first reduced to one number a turn, then the median over turns is taken, and its
-interval comes from resampling turns, because the tokens of one turn are not independent of each other.
+A ``Take`` is one turn as one lane saw it, nothing but times and sizes; everything here is derived from takes. A round is the unit:
+what has many values in a turn (gaps, delays) is first reduced to one number a turn, the turns of a round give their median, and
+the interval comes from resampling rounds, because what happens to one token or one stream happens to its neighbours too.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ COALESCED_MS = 1.0
 _RESAMPLES = 1000
 _LEVEL = 0.95
 # Below this no interval of a median reaches 95 % (the sign test's is 1 − 2 / 2^n), so nothing is claimed.
-ENOUGH_TURNS = 6
+ENOUGH_ROUNDS = 6
 # Chunks that the model spaced arrive together: because all are held (a buffer), or because some wait for a late packet.
 _BUNCHED = 0.25
 _ALONE = 0.2
@@ -453,7 +453,7 @@ METRICS: dict[str, Metric] = {
 
 
 class Figure(msgspec.Struct, frozen=True):
-    """A median over ``n`` turns with the 95 % interval of its bootstrap, and the worst turn's value."""
+    """A median over ``n`` rounds with the 95 % interval of its bootstrap, and the worst round's value."""
 
     median: float
     low: float
@@ -483,16 +483,19 @@ def summarise(takes: Sequence[Take], names: Iterable[str] = METRICS) -> dict[str
         of_turn = METRICS[name].of_turn
         if of_turn is None:
             continue
-        values = [value for take in takes if take.error is None and (value := of_turn(take)) is not None]
-        made = figure(values)
+        rounds: dict[int, list[float]] = {}
+        for take in takes:
+            if take.error is None and (value := of_turn(take)) is not None:
+                rounds.setdefault(take.round, []).append(value)
+        made = figure([statistics.median(values) for values in rounds.values()])
         if made is not None:
             found[name] = made
     return found
 
 
 def differ(a: Figure, b: Figure) -> bool:
-    """Whether the two intervals are apart; fewer than six turns have none worth the name, so they show no difference."""
-    return min(a.n, b.n) >= ENOUGH_TURNS and (a.high < b.low or b.high < a.low)
+    """Whether the two intervals are apart; fewer than six rounds have none worth the name, so they show no difference."""
+    return min(a.n, b.n) >= ENOUGH_ROUNDS and (a.high < b.low or b.high < a.low)
 
 
 def verdict(metric: Metric, by_lane: dict[str, Figure]) -> str:
@@ -500,8 +503,10 @@ def verdict(metric: Metric, by_lane: dict[str, Figure]) -> str:
     if len(by_lane) < 2 or metric.better == "neither":
         return ""
     least = min(figure.n for figure in by_lane.values())
-    if least < ENOUGH_TURNS:
-        return f"{metric.title}: {least} turns a lane are too few to tell a difference ({ENOUGH_TURNS} are the least)."
+    if least < ENOUGH_ROUNDS:
+        return (
+            f"{metric.title}: {least} rounds a lane are too few to tell a difference ({ENOUGH_ROUNDS} are the least)."
+        )
     order = sorted(by_lane, key=lambda lane: by_lane[lane].median, reverse=metric.better == "higher")
     best = order[0]
     equal = [lane for lane in order if lane == best or not differ(by_lane[best], by_lane[lane])]

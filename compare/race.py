@@ -344,7 +344,7 @@ def _report(console: Console, args: argparse.Namespace, takes: Sequence[Take], f
         say(f"  {metric.title:<13} {metric.formula}  [{metric.points}]")
     say(
         f"  Medians over {args.rounds} rounds x {args.concurrency} streams after a warm-up; in brackets the 95 % interval of a "
-        "bootstrap over turns; where two intervals overlap no difference is claimed."
+        "bootstrap over rounds; where two intervals overlap no difference is claimed."
     )
     own = "150 ms to its first token" if not args.image else "its own time to draw"
     about = {

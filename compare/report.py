@@ -17,6 +17,21 @@ from compare.results import Experiment, Results
 
 _TEMPLATE = Path(__file__).parent / "template"
 _QUANTILES = 100
+_BRIEF = (
+    ("1 stream", "ttft"),
+    ("1 stream", "delay_p50"),
+    ("64 streams", "delay_p99"),
+    ("bytes", "down_per_token"),
+    ("throughput", "server_us"),
+    ("throughput", "client_us"),
+    ("memory", "stream_kib"),
+    ("cancel", "cancel"),
+    ("cut, with resume", "back"),
+    ("cut, without resume", "back"),
+    ("cut, without resume", "again"),
+    ("picture 4 MB", "image_ms"),
+    ("picture 4 MB", "image_wire"),
+)
 _REPLAYED = (
     "1 stream",
     "cut, with resume",
@@ -64,10 +79,10 @@ def markdown(results: Results, needs: Sequence[Need]) -> str:
         parts.append("")
     parts.append("## How to read it\n")
     parts.append(
-        "t0 = request sent, e_i = arrival of the i-th chunk, at_i = when it was appended to the log. A turn is the unit: what has"
-        " many values in a turn is first one number a turn; then the median over turns, with the 95 % interval of a percentile"
+        "t0 = request sent, e_i = arrival of the i-th chunk, at_i = when it was appended to the log. A round is the unit: what has"
+        " many values in a turn is first one number a turn, and the turns of a round give their median; then the median over rounds, with the 95 % interval of a percentile"
         " bootstrap (1,000 resamples, seeded) in brackets. No difference is claimed where intervals overlap or with fewer than"
-        " six turns. vLLM's ITL is ICL here, pooled over requests, and its TTFT counts an empty first chunk; AIPerf's ITL is"
+        " six rounds. vLLM's ITL is ICL here, pooled over requests, and its TTFT counts an empty first chunk; AIPerf's ITL is"
         " TPOT here; GuideLLM's TPOT divides (last − start) by n.\n"
     )
     parts.append("| metric | unit | formula | from → to |\n|---|---|---|---|")
@@ -90,6 +105,47 @@ def markdown(results: Results, needs: Sequence[Need]) -> str:
             elif reason.source != "measured":
                 parts.append(f"  - {reason.lane}: {reason.why} ({reason.source}: {reason.where})")
     return "\n".join(parts) + "\n"
+
+
+def brief(results: Results, command: str) -> str:
+    """A few results for a README, with the command that repeats them and how far they carry."""
+    columns = [(name, metric) for name, metric in _BRIEF if name in results.experiments]
+    heads = [
+        f"{METRICS[metric].title}, {METRICS[metric].unit}<br>{results.experiments[name].title}"
+        for name, metric in columns
+    ]
+    lines = ["| lane | " + " | ".join(heads) + " |", "|---|" + "---:|" * len(heads)]
+    for lane in results.lanes:
+        cells = (cell(metric, results.experiments[name].figures.get(lane, {}).get(metric)) for name, metric in columns)
+        lines.append(f"| {lane} | " + " | ".join(cells) + " |")
+    said = []
+    for name, metric in columns:
+        title = METRICS[metric].title
+        found = [line for line in results.experiments[name].verdicts if line.startswith(f"{title}:")]
+        said += [f"- {results.experiments[name].title}: {line}" for line in found]
+    return "\n".join(
+        [
+            "# A few results",
+            "",
+            _when(results),
+            "",
+            *lines,
+            "",
+            "Medians over rounds, in brackets the 95 % interval of a bootstrap; where intervals overlap, or with fewer than six"
+            " rounds, no difference is claimed:",
+            "",
+            *said,
+            "",
+            f"Repeat them with `{command}`. The formulas, the set-up and everything else that was measured stand in the"
+            " report it writes.",
+            "",
+            "**How far they carry.** One machine, the server, the client and the relay on it, no TLS, a model that computes"
+            " nothing, Python on both ends: bytes, what a cut costs, and who waits for whom hold elsewhere; milliseconds and CPU"
+            " are those of this machine, and under a real model's 20 to 200 ms a token the differences in transport delay"
+            " between the streaming lanes cannot be felt. Set-up: " + results.setup["versions"] + ".",
+            "",
+        ]
+    )
 
 
 def _when(results: Results) -> str:

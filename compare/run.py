@@ -36,6 +36,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--only", help=f"lanes, comma-separated, of {', '.join(LANES)}")
     parser.add_argument("--experiments", help="experiments, comma-separated; unset: all")
     parser.add_argument("--seed", type=int, default=1, help="of the lanes' order, the cuts and the arrivals")
+    parser.add_argument("--brief", type=Path, metavar="FILE", help="write a few results for a README too")
     args = parser.parse_args(argv)
     args.names = args.only.split(",") if args.only else list(LANES)
     if unknown := set(args.names) - set(LANES):
@@ -116,6 +117,9 @@ async def _experiment(console: Console, args: argparse.Namespace) -> int:
         objectives=Objectives(),
     )
     await asyncio.to_thread(report.write, args.out, results, bench.takes, bench.samples)
+    if args.brief is not None:
+        command = "python -m compare run --quick" if args.quick else "python -m compare run"
+        await asyncio.to_thread(args.brief.write_text, report.brief(results, command), encoding="utf-8")
     console.print(f"Done after {_minutes(results.seconds)}.", soft_wrap=True)
     for name in ("arrivals.jsonl", "results.json", "report.md", "report.html"):
         console.print(f"  {args.out / name}", markup=False, soft_wrap=True)

@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from compare.metrics import (
-    ENOUGH_TURNS,
+    ENOUGH_ROUNDS,
     METRICS,
     Arrival,
     Figure,
@@ -236,6 +236,12 @@ def test_a_failed_turn_counts_in_no_figure() -> None:
     assert summarise([STREAM, failed])["ttft"].n == 1
 
 
+def test_the_turns_of_one_round_are_one_value() -> None:
+    rounds = [made(chunk(first, 2, 0), round=number) for number, first in ((0, 10), (0, 20), (0, 90), (1, 40))]
+    found = summarise(rounds)["ttft"]
+    assert (found.n, found.median) == (2, 30)
+
+
 def figures(*medians: float, spread: float = 1.0, n: int = 20) -> dict[str, Figure]:
     names = ("rest", "ndjson", "sse", "websocket", "grpc")
     return {
@@ -258,8 +264,8 @@ def test_a_difference_is_named_with_its_numbers() -> None:
     )
 
 
-def test_too_few_turns_claim_nothing() -> None:
-    found = figures(10.0, 100.0, n=ENOUGH_TURNS - 1)
+def test_too_few_rounds_claim_nothing() -> None:
+    found = figures(10.0, 100.0, n=ENOUGH_ROUNDS - 1)
     assert not differ(*found.values())
     assert "too few" in verdict(METRICS["ttft"], found)
 

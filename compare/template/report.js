@@ -62,14 +62,14 @@ function draw() {
   $("clock").textContent = `${(replay.ms / 1000).toFixed(2)} s`;
   for (const [lane, row] of Object.entries(replay.rows)) {
     const { arrivals, tokens } = data.replay[replay.scene][lane];
-    let state = "asked", count = 0, first = null, gap = null, late = null, before = null, again = false, fault = "";
+    let state = "asked", count = 0, first = null, gap = null, late = null, before = null, again = false, fault = "", twice = 0;
     const seen = new Set();
     const texts = ["", ""];
     for (const [ms, type, seq, delay, text] of arrivals) {
       if (ms > replay.ms) break;
       if (type === "chunk" || type === "reply") {
-        if (type === "chunk" && seen.has(seq)) again = true;
-        else if (again && type === "chunk") again = false;
+        again = type === "chunk" && seen.has(seq);
+        twice += again ? 1 : 0;
         seen.add(seq);
         count += type === "reply" ? tokens : 1;
         first ??= ms;
@@ -87,7 +87,7 @@ function draw() {
     }
     row.state.textContent = state;
     row.state.className = `state ${fault} ${state === "done" ? "done" : ""}`;
-    row.count.textContent = `${count} of ${tokens} tokens`;
+    row.count.textContent = `${count - twice} of ${tokens} tokens${twice ? `, ${twice} twice` : ""}`;
     row.first.textContent = first === null ? "" : `first ${number(first)} ms`;
     row.gap.textContent = gap === null ? "" : `gap ${number(gap)} ms`;
     row.late.textContent = late === null ? "" : `late ${number(late)} ms`;
@@ -116,7 +116,10 @@ if (scenes.length) {
   $("scene").onchange = (event) => { play(false); chooseScene(event.target.value); };
   $("play").onclick = () => play(!replay.playing);
   $("scrub").oninput = (event) => { play(false); replay.ms = (event.target.value / 1000) * replay.end; draw(); };
-  chooseScene(scenes.includes("cut, without resume") && location.hash === "#cut" ? "cut, without resume" : scenes[0]);
+  // report.html#cut, without resume: a scene by its name.
+  const wanted = decodeURIComponent(location.hash.slice(1));
+  $("scene").value = scenes.includes(wanted) ? wanted : scenes[0];
+  chooseScene($("scene").value);
   replay.ms = replay.end * 0.55;
   draw();
 } else $("replay").append("Nothing was recorded that could be played.");
@@ -232,7 +235,7 @@ figure("First token", "TTFT: first non-empty chunk − t0; the model itself answ
 const scaling = [["1 stream", 1], ["16 streams", 16], ["64 streams", 64], ["256 streams", 256]].filter(([name]) => results.experiments[name]);
 if (scaling.length > 1)
   for (const [metric, what] of [["delay_p99", "Delay p99 with more streams"]])
-    figure(what, "Median over turns of the p99 of e_i − at_i; one client a stream, all in one process, so at many streams the client's own queue is in it.", [scaling.at(-1)[0]], () => {
+    figure(what, "Median over rounds of the p99 of e_i − at_i; one client a stream, all in one process, so at many streams the client's own queue is in it.", [scaling.at(-1)[0]], () => {
       const values = scaling.flatMap(([name]) => lanes.map((lane) => figureOf(name, lane, metric)?.median)).filter((value) => value > 0);
       const { svg, sx, sy } = axes({ x: [1, scaling.at(-1)[1]], y: [Math.min(...values) * 0.7, Math.max(...values) * 1.4], xTitle: "streams at once", yTitle: "ms (log.)", xLog: true, yLog: true, xTicks: scaling.map(([, count]) => [count, count]) });
       for (const lane of lanes) {
@@ -274,7 +277,7 @@ function judge() {
     $("verdict").append(element("div", { class: `choice ${struck ? "struck" : ""}`, style: `border-color:${colour(lane)}` }, element("b", {}, lane), ...(mine.length ? [list] : [])));
   }
   for (const need of needs.filter((need) => ticked.has(need.name)))
-    $("verdict").append(element("p", {}, element("b", {}, `For ${need.title} alone: ${need.take.join(" or ") || "none"}`), `, because: ${need.because}.`));
+    $("verdict").append(element("p", {}, element("b", {}, `If you need only ${need.title}: ${need.take.join(" or ") || "none"}`), `, because: ${need.because}.`));
 }
 $("needs").querySelector("input").click();
 
@@ -316,7 +319,7 @@ const unmeasured = Object.entries(results.unmeasured).map(([what, why]) => [what
 unmeasured.push(["TLS, real networks, several machines", "not in this run; the networks are shaped in the relay"]);
 $("methods").append(
   element("h3", {}, "Formulas"),
-  element("p", {}, "t0 = request sent, e_i = arrival of the i-th chunk, at_i = when it was appended to the log. A turn is the unit: what has many values in a turn is first one number a turn, then the median over turns with a percentile bootstrap (1,000 resamples, seeded). vLLM's ITL is ICL here, pooled over requests, and its TTFT counts an empty first chunk; AIPerf's ITL is TPOT here; GuideLLM's TPOT divides (last − start) by n."),
+  element("p", {}, "t0 = request sent, e_i = arrival of the i-th chunk, at_i = when it was appended to the log. A round is the unit: what has many values in a turn is first one number a turn, the turns of a round give their median, then the median over rounds with a percentile bootstrap (1,000 resamples, seeded). vLLM's ITL is ICL here, pooled over requests, and its TTFT counts an empty first chunk; AIPerf's ITL is TPOT here; GuideLLM's TPOT divides (last − start) by n."),
   rows(Object.values(metrics).map((of) => [`${of.title} (${of.unit})`, of.formula, of.points])),
   element("h3", {}, "Set-up"), rows(Object.entries(results.setup)),
   element("h3", {}, "Not measured"), rows(unmeasured));
