@@ -79,11 +79,11 @@ def markdown(results: Results, needs: Sequence[Need]) -> str:
         parts.append("")
     parts.append("## How to read it\n")
     parts.append(
-        "t0 = request sent, e_i = arrival of the i-th chunk, at_i = when it was appended to the log. A round is the unit: what has"
-        " many values in a turn is first one number a turn, and the turns of a round give their median; then the median over rounds, with the 95 % interval of a percentile"
-        " bootstrap (1,000 resamples, seeded) in brackets. No difference is claimed where intervals overlap or with fewer than"
-        " six rounds. vLLM's ITL is ICL here, pooled over requests, and its TTFT counts an empty first chunk; AIPerf's ITL is"
-        " TPOT here; GuideLLM's TPOT divides (last − start) by n.\n"
+        "t0 = request sent, e_i = arrival of the i-th chunk, at_i = when it was appended to the log. A round is the unit: what"
+        " has many values in a turn is first one number a turn, and the turns of a round give their median; then the median over"
+        " rounds, with the 95 % interval of a percentile bootstrap (1,000 resamples, seeded) in brackets. No difference is"
+        " claimed where intervals overlap or with fewer than six rounds. vLLM's ITL is ICL here, pooled over requests, and its"
+        " TTFT counts an empty first chunk; AIPerf's ITL is TPOT here; GuideLLM's TPOT divides (last − start) by n.\n"
     )
     parts.append("| metric | unit | formula | from → to |\n|---|---|---|---|")
     parts += [f"| {of.title} | {of.unit} | {of.formula} | {of.points} |" for of in METRICS.values()]
