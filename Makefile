@@ -62,7 +62,7 @@ test-browser: $(STAMP) ## the pages in real Chromium
 	@command -v chromium >/dev/null || command -v google-chrome >/dev/null || test -n "$$CHROMIUM" \
 		|| { test "$$(id -u)" = 0 && command -v apt-get >/dev/null && apt-get update -qq && apt-get install -y -qq chromium fonts-noto-color-emoji; } \
 		|| { echo "Chromium is needed: install it (Debian, Ubuntu: apt install chromium), or set CHROMIUM to its path"; exit 1; }
-	$(RUN) -m pytest tests/browser
+	$(RUN) -m pytest tests/browser $(ARGS)
 
 diagrams: $(STAMP) ## play the diagrams' scripts and draw what was recorded
 	$(RUN) -m sequence_diagrams
