@@ -205,7 +205,7 @@ class Answer:
     def proof(self) -> str | None:
         """What was checked, when something happened on the way: the numbers of the events, and the hash of what they say."""
         if self.seams and self.reply is not None:
-            return "one whole reply: nothing lost, nothing twice (sha256 compared)"
+            return "one reply: nothing lost, nothing twice (sha256 compared)"
         if not self.seams or self.end is None or isinstance(self.end, TurnFailed) or self.status == "incomplete":
             return None
         legs = [*self.legs, Leg("", self.after + 1)]
@@ -217,9 +217,13 @@ class Answer:
         return f"events {ways}: {verdict}{' (sha256 compared)' if same else ''}"
 
 
+# A rate over less is the network's, not the model's.
+_MIN_SPAN_MS = 50
+
+
 def _rate(usage: Usage, ms: float) -> list[str]:
     tokens = usage.output_tokens
-    return [f"{tokens * 1000 / ms:.0f} tokens/s"] if tokens and tokens > 1 and ms > 0 else []
+    return [f"{tokens * 1000 / ms:.0f} tokens/s"] if tokens and tokens > 1 and ms > _MIN_SPAN_MS else []
 
 
 _STATUS = (
