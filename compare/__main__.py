@@ -11,6 +11,7 @@ COMMANDS = {
     "run": ("compare.run", "the whole experiment, unattended, into a folder with its report"),
     "diff": ("compare.diff", "two runs side by side"),
     "wire": ("compare.wire", "one short turn's bytes, as they were on the wire, explained"),
+    "migration": ("compare.migration", "pictures over REST and gRPC: the article's three claims"),
     "relay": ("compare.relay", "break the line between a client and a server"),
 }
 
@@ -22,7 +23,7 @@ def main() -> int:
         return int(importlib.import_module(COMMANDS[name][0]).main(rest))
     print("usage: python -m compare COMMAND ...\n")
     for command, (_, what) in COMMANDS.items():
-        print(f"  {command:<8} {what}")
+        print(f"  {command:<10} {what}")
     return 0 if name in ("-h", "--help") else 2
 
 

@@ -14,6 +14,7 @@ import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from compare import migration
 from compare.decode import steps
 from compare.relay import Relay
 from compare.wire import NotThat, Span, Unit, units
@@ -208,21 +209,39 @@ def _around(word: str) -> str:
     return str(sorted(sizes)[len(sizes) // 2])
 
 
+def claims() -> str:
+    """The article's claims on pictures of two sizes."""
+    return "\n".join(
+        migration.table(asyncio.run(migration.measure(size, rounds)), size, rounds)
+        for size, rounds in (("256x256", 15), ("1024x1024", 15))
+    )
+
+
+def mistakes() -> str:
+    """Who notices a client's mistakes."""
+    return asyncio.run(migration.mistakes())
+
+
+_ALONE: dict[str, Callable[[], str]] = {"glance": glance, "claims": claims, "mistakes": mistakes}
+
+
 # -- putting them in place ------------------------------------------------------------------------------------------------------
 
 
 def made(page: Path, name: str) -> str:
     """The part ``name`` of a page, as it is now."""
-    if name == "glance":
-        return glance()
+    if name in _ALONE:
+        return _ALONE[name]()
     word = next(transport.word for transport in TRANSPORTS.values() if transport.folder == page.parent.name)
     return {"wire": wire, "size": size}[name](word)
 
 
-def renew(page: Path) -> str:
-    """A page with its made parts as they are now."""
+def renew(page: Path, without: Sequence[str] = ()) -> str:
+    """A page with its made parts as they are now, but for those named in ``without``."""
 
     def again(found: re.Match[str]) -> str:
+        if found[2] in without:
+            return found[0]
         return found[1] + made(page, found[2]) + found[4]
 
     return _MADE.sub(again, page.read_text(encoding="utf-8"))
@@ -239,7 +258,8 @@ def canonical(text: str) -> str:
     return re.sub(r"\d+(?:\.\d+)?| +", lambda it: " " if it[0].isspace() else "N", text)
 
 
-PAGES = [ROOT / "README.md", *(ROOT / "protocols" / it.folder / "README.md" for it in TRANSPORTS.values())]
+ARTICLE = ROOT / "protocols" / "grpc" / "FROM_REST_TO_GRPC.md"
+PAGES = [ROOT / "README.md", ARTICLE, *(ROOT / "protocols" / it.folder / "README.md" for it in TRANSPORTS.values())]
 
 
 def main() -> int:

@@ -20,7 +20,7 @@ HEADINGS = [
     "Read more",
 ]
 LEAVES = [f"protocols/{transport.folder}/README.md" for transport in TRANSPORTS.values()]
-PAGES = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", *LEAVES]
+PAGES = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "protocols/grpc/FROM_REST_TO_GRPC.md", *LEAVES]
 
 
 @pytest.mark.parametrize("page", LEAVES)

@@ -1,0 +1,132 @@
+"""What can go stale in the leaves' READMEs: made parts are made again, commands are run, transcripts are played."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import shutil
+import subprocess
+import sys
+import textwrap
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from compare import migration
+from compare.relay import Faults, Relay
+from protocols import TRANSPORTS
+from protocols.processes import serving
+from sequence_diagrams.pages import ARTICLE, COMMAND, PAGES, canonical, renew
+from tests.conftest import Servers
+
+ROOT = Path(__file__).resolve().parents[1]
+NAMES = [str(page.relative_to(ROOT)) for page in PAGES]
+
+
+def readme(word: str) -> str:
+    return (ROOT / "protocols" / TRANSPORTS[word].folder / "README.md").read_text(encoding="utf-8")
+
+
+def blocks(text: str, language: str) -> list[str]:
+    found = re.findall(rf"^( *)```{language}\n(.*?)^\1```$", text, re.MULTILINE | re.DOTALL)
+    return [textwrap.dedent(body) for _, body in found]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_made_parts_are_as_the_code_makes_them(name: str) -> None:
+    page = ROOT / name
+    now, committed = canonical(renew(page, without=("claims",))), canonical(page.read_text(encoding="utf-8"))
+    assert now.splitlines() == committed.splitlines(), f"{COMMAND} puts them right"
+
+
+def test_the_articles_bytes_are_right() -> None:
+    """What the four ways to a picture weigh; how long they take is the machine's."""
+    text = ARTICLE.read_text(encoding="utf-8")
+    weighed = asyncio.run(migration.measure("256x256", 2))
+    for way in weighed:
+        (line, *_) = re.findall(rf"^\| {re.escape(way.name)} \|.*$", text, re.MULTILINE)
+        *_, down, share, _ = (cell.strip() for cell in line.split("|"))
+        assert int(down.replace(",", "")) == pytest.approx(way.down, rel=0.02), f"{COMMAND} puts it right"
+        assert float(share.removesuffix(" ×")) == pytest.approx(way.down / way.picture, abs=0.02)
+
+
+def test_numbers_of_lines_are_right(word: str) -> None:
+    folder = ROOT / "protocols" / TRANSPORTS[word].folder
+    (line,) = re.findall(r"^Lines: .*$", readme(word), re.MULTILINE)
+    for name, number in re.findall(r"\[(\w+\.py)\]\(\1\) (\d+)", line):
+        assert len((folder / name).read_text(encoding="utf-8").splitlines()) == int(number), f"{COMMAND} puts it right"
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
+@pytest.mark.parametrize("word", ["rest", "ndjson", "sse"])
+def test_curl(word: str, servers: Servers, tmp_path: Path) -> None:
+    """The commands under Run it, as they stand there but for the port."""
+    commands = "".join(body for body in blocks(readme(word), "sh") if "curl" in body)
+    assert commands.count(TRANSPORTS[word].address) == commands.count("curl ")
+    script = "set -e\n" + commands.replace(TRANSPORTS[word].address, servers[word].address)
+    ran = subprocess.run(["sh", "-c", script], cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert ran.returncode == 0, ran.stderr
+    assert "offline stand-in" in ran.stdout.replace('"}\n{', "") or "turn_completed" in ran.stdout
+    if word == "rest":
+        assert (tmp_path / "bridge.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_buf_curl(servers: Servers) -> None:
+    buf = shutil.which("buf", path=str(Path(sys.executable).parent))
+    if buf is None:
+        pytest.skip("buf is not installed")
+    (command,) = [
+        line for body in blocks(readme("grpc"), "sh") for line in body.splitlines() if line.startswith("buf curl")
+    ]
+    script = command.replace("buf curl", f"{buf} curl").replace(TRANSPORTS["grpc"].address, servers["grpc"].address)
+    ran = subprocess.run(["sh", "-c", script], capture_output=True, text=True, timeout=60)
+    assert ran.returncode == 0, ran.stderr
+    assert "turnCompleted" in ran.stdout or "turn_completed" in ran.stdout
+
+
+def test_the_articles_client(servers: Servers) -> None:
+    """The Python of FROM_REST_TO_GRPC.md, as it stands there but for the port; and its contract is the file's."""
+    text = ARTICLE.read_text(encoding="utf-8")
+    (client,) = blocks(text, "python")
+    assert client.count(TRANSPORTS["grpc"].address) == 1
+    code = client.replace(TRANSPORTS["grpc"].address, servers["grpc"].address)
+    ran = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert re.fullmatch(r"[0-9a-f-]{36}\.png \d+ bytes\n", ran.stdout), ran.stderr
+    (contract,) = blocks(text, "proto")
+    proto = re.sub(r" *//.*\n", "", (ARTICLE.parent / "image_generation.proto").read_text(encoding="utf-8"))
+    assert re.sub(r"\s+", " ", contract).strip() in re.sub(r"\s+", " ", proto)
+
+
+@asynccontextmanager
+async def cut_line(word: str, folder: Path, faults: Faults) -> AsyncIterator[Relay]:
+    env = {"GENAI_PROVIDER": "offline", "STORE_URL": f"sqlite:///{folder / 'chat.db'}"}
+    async with serving(word, env=env) as server, Relay(server.address, faults) as relay:
+        yield relay
+
+
+@pytest.mark.parametrize("word", ["rest", "ndjson", "websocket", "grpc"])
+async def test_the_transcript_of_a_cut(word: str, tmp_path: Path) -> None:
+    """Played again: the same words, lost and back at the same event."""
+    (shown,) = [body for body in blocks(readme(word), "text") if "$ python -m protocols chat" in body]
+    command, *lines = shown.rstrip("\n").split("\n")
+    assert command == f"$ python -m protocols chat {word} hello"
+    faults = Faults(cut_after_bytes=200) if word == "rest" else Faults(cut_after_event=9)
+    async with cut_line(word, tmp_path, faults) as relay:
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "protocols", "chat", word, "hello", "--port", relay.address.rpartition(":")[2]),
+            cwd=ROOT,
+            env={**os.environ, "PYTHONIOENCODING": "utf-8"},
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+        )
+        out, _ = await process.communicate()
+    # A terminal gives a line of its own to what happens to the connection.
+    played = re.sub(r"(\[(?:lost|back)[^\]]*\])", r"\n\1\n", out.decode())
+    assert _lines(played) == _lines("\n".join(lines))
+
+
+def _lines(text: str) -> list[str]:
+    return [re.sub(r"\d+ ms", "N ms", line.strip()) for line in text.split("\n") if line.strip()]
