@@ -62,6 +62,8 @@ class Room:
         self._told = False
         self._typed_until = 0.0
         self._last_turn: str | None = None
+        self._lost_at: float | None = None
+        self._nudged = asyncio.Event()
 
     @property
     def someone_types(self) -> bool:
@@ -110,11 +112,16 @@ class Room:
         if tasks:
             await asyncio.wait(tasks)
 
+    def nudge(self) -> None:
+        """The server is there again, as someone else found out: no need to wait longer."""
+        self._nudged.set()
+
     async def _watch(self, session_id: str) -> None:
-        lost_at: float | None = None
         tries = 0
+        self._lost_at = None
         while True:
-            looking = asyncio.create_task(self._look(session_id, lost_at))
+            self._nudged.clear()
+            looking = asyncio.create_task(self._look(session_id))
             try:
                 async with aclosing(self._link.client.watch(session_id)) as items:
                     async for item in items:
@@ -124,32 +131,28 @@ class Room:
                 return
             except ConnectionLost as error:
                 self._link.state = "down"
-                lost_at, tries = await self._again(looking, error, lost_at, tries)
+                if self._lost_at is None:
+                    self._lost_at, tries = time.monotonic(), 0
+                    self._news.put_nowait(Dropped(error.message))
             finally:
                 looking.cancel()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_BACKOFF_S[min(tries, len(_BACKOFF_S) - 1)]):
+                    await self._nudged.wait()
+            tries += 1
 
-    async def _again(
-        self, looking: asyncio.Task[None], error: ConnectionLost, lost_at: float | None, tries: int
-    ) -> tuple[float, int]:
-        """Wait before the next try; since when the line is down, and the tries since then."""
-        if lost_at is None or looking.done():
-            lost_at, tries = time.monotonic(), 0
-            self._news.put_nowait(Dropped(error.message))
-        await asyncio.sleep(_BACKOFF_S[min(tries, len(_BACKOFF_S) - 1)])
-        return lost_at, tries + 1
-
-    async def _look(self, session_id: str, lost_at: float | None) -> None:
-        """What began before we listened: joining replays nothing. Done when the line is known to hold."""
+    async def _look(self, session_id: str) -> None:
+        """What began before we listened: joining replays nothing. An answer also says that the line is back."""
         for after_s in _LOOKS_S:
             await asyncio.sleep(after_s)
             try:
                 session = await self._link.client.get_session(session_id)
             except (ChatError, ConnectionLost):
                 continue
-            if lost_at is not None:
+            if self._lost_at is not None:
                 self._link.state = "up"
-                self._news.put_nowait(Back((time.monotonic() - lost_at) * 1000))
-                lost_at = None
+                self._news.put_nowait(Back((time.monotonic() - self._lost_at) * 1000))
+                self._lost_at = None
             turn_id, missed = session.running_turn_id, session.last_turn_id
             if self._last_turn is not None and missed != self._last_turn:
                 turn_id = turn_id or missed

@@ -234,6 +234,7 @@ class Turns:
             self._note(f"── lost after seq {item.after}: {text.line(item.why)}; trying again ──")
         elif isinstance(item, Resumed):
             self._link.state = "up"
+            self._room.nudge()
             times = "" if item.attempts <= 1 else f" at try {item.attempts}"
             where = f"going on with seq {item.after + 1}" if item.after else "from its first event"
             self._note(f"── back after {text.duration(item.elapsed_ms)}{times}, {where} ──")
