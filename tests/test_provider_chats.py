@@ -183,7 +183,8 @@ async def test_nobody_answers(open_model: Open) -> None:
     ],
 )
 async def test_timeouts(open_model: Open, emulator: Emulator, scenario: str, setting: str, heard: str) -> None:
-    model = open_model(**{setting: 0.6})
+    # Long enough for the first turn, which imports the SDK, on a machine that is busy.
+    model = open_model(**{setting: 3})
     await said(model, "hi")
     error, before = await failed(model, f"hi emulate:{scenario}")
     assert (error.code, before) == ("model_timeout", heard)
@@ -191,7 +192,7 @@ async def test_timeouts(open_model: Open, emulator: Emulator, scenario: str, set
 
 
 async def test_a_long_answer_has_a_total(open_model: Open, emulator: Emulator) -> None:
-    model = open_model(provider_total_timeout_s=1)
+    model = open_model(provider_total_timeout_s=3)
     await said(model, "hi")
     error, before = await failed(model, "hi emulate:paced-1000")
     assert error.code == "model_timeout"
@@ -239,11 +240,12 @@ async def test_a_long_history_does_not_hold_up_the_event_loop(open_model: Open, 
     model = open_model()
     await said(model, "hi")
     history = [Said("model" if i % 2 else "user", f"message {i}") for i in range(5001)]
-    worst, before = 0.0, time.perf_counter()
+    # CPU time of this thread: what others take from the machine is not the SDK's.
+    worst, before = 0.0, time.thread_time()
     stream = asyncio.create_task(_all(model, history))
     while not stream.done():
         await asyncio.sleep(0)
-        worst, before = max(worst, time.perf_counter() - before), time.perf_counter()
+        worst, before = max(worst, time.thread_time() - before), time.thread_time()
     assert text_of(await stream) == f"{TEXT}5001 messages"
     # The SDKs' own way of passing messages takes 0.7 s here; the emulator shares this loop.
     assert worst < 0.2
