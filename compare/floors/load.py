@@ -30,13 +30,15 @@ _AT = re.compile(rb'"at":([0-9.]+)[,}]')
 _LENGTH = re.compile(rb"(?i)\r\ncontent-length: *([0-9]+)\r\n")
 _WINDOW = 2**31 - 1
 _CONNECTS_AT_ONCE = 64
+_LOOK_S = 0.1
 _TICKS = os.sysconf("SC_CLK_TCK") if hasattr(os, "sysconf") else 100
 
 
 class Job(msgspec.Struct, frozen=True, kw_only=True):
     """What to do to whom.
 
-    ``loop``: every stream asks again and again, for ``seconds`` after ``warm_s``. ``once``: every stream asks once, the window
+    ``loop``: every stream asks again and again, for ``seconds`` after ``warm_s``, and on (eight times as long at most) until the
+    server has had ``least_cpu_s``: on a busy machine a window by the clock holds next to nothing. ``once``: every stream asks once, the window
     is from when all have their first event to when all have ended. ``idle``: as ``once``, but nothing ends; memory is taken.
     ``burst``: every stream asks once, all at the same moment; the window is until all have ended.
     """
@@ -52,6 +54,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     accept: str = "*/*"
     seconds: float = 3.0
     warm_s: float = 0.5
+    least_cpu_s: float = 0.0
     stamps: bool = False
     spread_s: float = 0.0
     timeout_s: float = 120.0
@@ -519,6 +522,11 @@ async def _work(load: Load) -> Result:
         load.delays_ms.clear()
     if job.mode == "loop":
         await asyncio.sleep(job.seconds)
+        for _ in range(int(7 * job.seconds / _LOOK_S)):
+            used = cpu_s(job.pid)
+            if used is None or before[1] is None or used - before[1] >= job.least_cpu_s:
+                break
+            await asyncio.sleep(_LOOK_S)
     else:
         await load.all_ended(job.streams)
     after = _mark(load)
