@@ -38,9 +38,9 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     """What to do to whom.
 
     ``loop``: every stream asks again and again, for ``seconds`` after ``warm_s``, and on (eight times as long at most) until the
-    server has had ``least_cpu_s``: on a busy machine a window by the clock holds next to nothing. ``once``: every stream asks once, the window
-    is from when all have their first event to when all have ended. ``idle``: as ``once``, but nothing ends; memory is taken.
-    ``burst``: every stream asks once, all at the same moment; the window is until all have ended.
+    server has had ``least_cpu_s``: on a busy machine a window by the clock holds next to nothing. ``once``: every stream asks
+    once, the window is from when all have their first event to when all have ended. ``idle``: as ``once``, but nothing ends;
+    memory is taken. ``burst``: every stream asks once, all at the same moment; the window is until all have ended.
     """
 
     wire: str
