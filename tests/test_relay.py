@@ -201,12 +201,12 @@ async def test_delay_is_one_way_and_keeps_throughput(network: str | None) -> Non
         begun = time.monotonic()
         writer.write(b"ping")
         assert await reader.readexactly(4) == b"ping"
-        assert 0.2 <= time.monotonic() - begun < 0.5
-        # 4 MB each way in flight at once: the delay is paid once, not for each piece.
+        assert 0.2 <= time.monotonic() - begun < 2
+        # 4 MB each way in flight at once: the delay is paid once, not for each of the hundred pieces.
         begun = time.monotonic()
         writer.write(bytes(4_000_000))
         await reader.readexactly(4_000_000)
-        assert time.monotonic() - begun < 2
+        assert time.monotonic() - begun < 6
         writer.close()
 
 
@@ -233,9 +233,11 @@ async def test_throttle_holds_its_bandwidth() -> None:
         begun = time.monotonic()
         reader, writer = await connect(relay)
         await reader.readexactly(20_000)
-        assert time.monotonic() - begun < 0.3, "a narrow line trickles, it does not hold back"
+        first_s = time.monotonic() - begun
         await reader.readexactly(180_000)
-        assert 0.45 <= time.monotonic() - begun < 1.5
+        whole_s = time.monotonic() - begun
+        assert 0.45 <= whole_s < 5
+        assert first_s < whole_s - 0.2, "a narrow line trickles, it does not hold back"
         writer.close()
 
 
@@ -269,12 +271,12 @@ async def test_a_buffer_holds_back_until_it_is_full_or_late() -> None:
 
     async with (
         server(handler) as target,
-        Relay(target, Faults(buffer_bytes=450, buffer_s=0.5)) as relay,
+        Relay(target, Faults(buffer_bytes=450, buffer_s=3)) as relay,
     ):
         reader, writer = await connect(relay)
         begun = time.monotonic()
         assert len(await reader.read(5000)) >= 450
-        assert time.monotonic() - begun < 0.4
+        assert time.monotonic() - begun < 2
         assert len(await reader.read(5000)) >= 450
         await reader.readexactly(1000 - relay.down_bytes) if relay.down_bytes < 1000 else None
         assert relay.down_bytes == 1000
@@ -282,14 +284,14 @@ async def test_a_buffer_holds_back_until_it_is_full_or_late() -> None:
 
 
 async def test_stall_moves_nothing_and_then_goes_on() -> None:
-    async with server(echo) as target, Relay(target, Faults(stall_after_bytes=2, stall_s=0.3)) as relay:
+    async with server(echo) as target, Relay(target, Faults(stall_after_bytes=2, stall_s=1.0)) as relay:
         reader, writer = await connect(relay)
         begun = time.monotonic()
         writer.write(b"0123")
         assert await reader.readexactly(2) == b"01"
-        assert time.monotonic() - begun < 0.2
+        assert time.monotonic() - begun < 0.8
         assert await reader.readexactly(2) == b"23"
-        assert time.monotonic() - begun >= 0.3
+        assert time.monotonic() - begun >= 1
         writer.close()
 
 

@@ -43,7 +43,7 @@ SETTINGS = {
     "OFFLINE_FIRST_TOKEN_MS": "0",
 }
 # An event that is shown so long after it was appended, on a line that did not break, has waited for nothing.
-LATE_S = 5.0
+LATE_S = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -279,6 +279,7 @@ class World:
             self.env |= {"PYTHONPATH": planted, "PLANTED_BUG": plant}
         self.servers: dict[str, Server] = {}
         self.begun: Counter[str] = Counter()
+        self.begun_on: dict[str, str] = {}
         self.errors: list[str] = []
         self._stacks: dict[str, contextlib.AsyncExitStack] = {}
         self._ports: dict[str, int] = {}
@@ -311,6 +312,7 @@ class World:
         if b" started" in line:
             entry = msgspec.json.decode(line)
             self.begun[entry["turn"]] += 1
+            self.begun_on[entry["turn"]] = word
         elif b'"error"' in line or b"Traceback" in line or b"exception" in line:
             self.errors.append(f"{word}: {line.decode(errors='replace').strip()[:500]}")
 
@@ -327,7 +329,9 @@ class World:
     async def stop(self, name: str, number: int = signal.SIGINT) -> int:
         """End a server with a signal; its exit status."""
         stack = self._stacks.pop(name)
-        status = await self.servers[name].stop(number)
+        # One that did not come up has nothing to end.
+        server = self.servers.get(name)
+        status = await server.stop(number) if server is not None else 0
         await stack.aclose()
         return status
 

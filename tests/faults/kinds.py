@@ -26,7 +26,7 @@ class Kind:
 
 # Kinds with the same settings can share their servers.
 _PLAIN: dict[str, str] = {}
-_SLOW = {"OFFLINE_TOKENS_PER_S": "400", "DRAIN_S": "2", "LEASE_S": "2"}
+_SLOW = {"OFFLINE_TOKENS_PER_S": "200", "DRAIN_S": "2", "LEASE_S": "2"}
 _IMPATIENT = {"HEARTBEAT_S": "0.3", "STALL_TIMEOUT_S": "3", "REQUEST_TIMEOUT_S": "1"}
 _FLOODING = {"OFFLINE_TOKENS_PER_S": "0", "STALL_TIMEOUT_S": "2"}
 _LEAVING = {"OFFLINE_TOKENS_PER_S": "300", "DISCONNECT_GRACE_S": "1"}
@@ -39,7 +39,7 @@ KINDS: dict[str, Kind] = {
         Kind("duplicates", keys.duplicates, 0.06, _PLAIN),
         Kind("cancels", keys.cancels, 0.05, _PLAIN, 12),
         Kind("kills", crashes.kills, 0.025, _PLAIN),
-        Kind("hand-over", lines.handovers, 0.1, _SLOW, 12),
+        Kind("hand-over", lines.handovers, 0.1, _SLOW, 16),
         Kind("sleepers", crashes.sleepers, 0.05, _SLOW),
         Kind("restarts", crashes.restarts, 0.1, _SLOW),
         Kind("faults", lines.relay_faults, 0.05, _IMPATIENT),
