@@ -1,6 +1,7 @@
 """The parts of the READMEs that are made and not written: ``python -m sequence_diagrams.pages`` puts them in place again.
 
-They stand between ``<!-- made: NAME -->`` and ``<!-- end -->``: bytes of a recorded turn, numbers of lines, the table of the five.
+They stand between ``<!-- made: NAME -->`` and ``<!-- end -->``: bytes of a recorded turn, a session with
+the shell, numbers of lines, the table of the five.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from compare.wire import NotThat, Span, Unit, units
 from protocols import TRANSPORTS
 from protocols.processes import serving
 from sequence_diagrams.script import FILES, SETTINGS
+from sequence_diagrams.session import session
 from shared.client import collect
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -233,7 +235,7 @@ def made(page: Path, name: str) -> str:
     if name in _ALONE:
         return _ALONE[name]()
     word = next(transport.word for transport in TRANSPORTS.values() if transport.folder == page.parent.name)
-    return {"wire": wire, "size": size}[name](word)
+    return {"wire": wire, "size": size, "session": session}[name](word)
 
 
 def renew(page: Path, without: Sequence[str] = ()) -> str:

@@ -3,25 +3,17 @@
 from __future__ import annotations
 
 import base64
-import codecs
-import fcntl
 import os
-import pty
 import re
-import select
 import signal
-import struct
 import subprocess
 import sys
-import termios
-import time
 import unicodedata
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AsyncExitStack
-from itertools import islice, pairwise
+from itertools import pairwise
 from pathlib import Path
 
-import pyte
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -29,6 +21,8 @@ from PIL import Image
 
 from protocols import TRANSPORTS
 from protocols.processes import Server, serving
+from sequence_diagrams.session import QUESTIONS
+from sequence_diagrams.terminal import PATIENCE_S, Terminal
 from shared.llm import Said
 from shared.llm.offline import reply_tokens
 from shared.shell import text
@@ -38,146 +32,8 @@ from shared.shell.paint import Paint
 from shared.shell.tally import percentile
 from tests.conftest import WORDS, Backstage, MakeServers, Servers
 
-PATIENCE_S = 30.0
-# Sets itself up as the leader of the terminal on its stdin, so that Ctrl-C and new sizes reach it as they reach a shell's child.
-LEADER = "import fcntl, os, sys, termios; os.setsid(); fcntl.ioctl(0, termios.TIOCSCTTY, 0); os.execv(sys.argv[1], sys.argv[1:])"
-# Kitty's pictures (APC) and sixels (DCS): pyte would take them for text.
-PICTURE = re.compile(r"\x1b[_P].*?\x1b\\", re.DOTALL)
-PICTURE_BEGINS = re.compile(r"\x1b[_P]|\x1b$")
 CTRL_C, CTRL_D, UP, TAB, ALT_ENTER = "\x03", "\x04", "\x1b[A", "\t", "\x1b\r"
 QUIET = r"{word} · .*\d+ chunks?$|{word} · whole reply after .*$"
-
-
-def invisible(char: str) -> bool:
-    """What pyte stumbles over: joiners and selectors, which take no room and combine with nothing."""
-    return unicodedata.category(char) in ("Cf", "Mn", "Me") and not unicodedata.combining(char)
-
-
-class Screen(pyte.HistoryScreen):
-    """A terminal that answers when it is asked what it is; ``answers``: to DA1, and to kitty's question."""
-
-    def __init__(self, columns: int, rows: int, reply: Callable[[str], None], da1: str) -> None:
-        self._reply = reply
-        self._da1 = da1
-        super().__init__(columns, rows, history=20_000, ratio=0.5)
-
-    def report_device_attributes(self, mode: int = 0, **options: object) -> None:
-        self._reply(self._da1)
-
-
-class Terminal:
-    """The shell on a pty. ``raw`` is everything it ever wrote; ``text`` what a user sees who scrolls back."""
-
-    def __init__(
-        self,
-        word: str,
-        env: Mapping[str, str],
-        *arguments: str,
-        columns: int = 110,
-        rows: int = 40,
-        da1: str = "\x1b[?6c",
-        kitty: bool = False,
-        cwd: Path | None = None,
-    ) -> None:
-        self._master, slave = pty.openpty()
-        self.raw = ""
-        self._kitty = kitty
-        self._decoder = codecs.getincrementaldecoder("utf-8")()
-        self._pending = ""
-        self._scrolled: list[str] = []
-        self.screen = Screen(columns, rows, self.type, da1)
-        self._stream = pyte.Stream(self.screen)
-        self._size(columns, rows)
-        self.process = subprocess.Popen(
-            [sys.executable, "-c", LEADER, sys.executable, "-m", "protocols", "chat", word, *arguments],
-            stdin=slave,
-            stdout=slave,
-            stderr=slave,
-            env={**os.environ, "TERM": "xterm-256color", "COLORTERM": "truecolor", "XTERM_VERSION": "pyte", **env},
-            cwd=cwd,
-        )
-        os.close(slave)
-
-    def _size(self, columns: int, rows: int) -> None:
-        fcntl.ioctl(self._master, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
-
-    def resize(self, columns: int, rows: int) -> None:
-        """Another size, as if someone dragged the window."""
-        self.read(0)
-        assert self.rows
-        self.screen.resize(rows, columns)
-        self._size(columns, rows)
-
-    def type(self, keys: str) -> None:
-        """Press keys."""
-        os.write(self._master, keys.encode())
-
-    def read(self, timeout_s: float = 0.02) -> bool:
-        """Take in what was written; False when the program has closed the terminal."""
-        if not select.select([self._master], [], [], timeout_s)[0]:
-            return True
-        try:
-            data = os.read(self._master, 65536)
-        except OSError:
-            return False
-        shown = self._decoder.decode(data)
-        self.raw += shown
-        if self._kitty and "a=q" in shown:
-            self.type("\x1b_Gi=1;OK\x1b\\")
-        shown = PICTURE.sub("", self._pending + shown)
-        begun = PICTURE_BEGINS.search(shown)
-        at = begun.start() if begun else len(shown)
-        self._pending = shown[at:]
-        self._stream.feed("".join(char for char in shown[:at] if char.isascii() or not invisible(char)))
-        return True
-
-    @property
-    def rows(self) -> list[str]:
-        """What has scrolled away and what is on the screen, without the blanks at the ends."""
-        top = self.screen.history.top
-        self._scrolled += [
-            "".join(line[x].data for x in range(self.screen.columns)).rstrip()
-            for line in islice(top, len(self._scrolled), None)
-        ]
-        return [*self._scrolled, *(row.rstrip() for row in self.screen.display)]
-
-    @property
-    def text(self) -> str:
-        """The same in one."""
-        return "\n".join(self.rows)
-
-    def count(self, pattern: str) -> int:
-        """How often a pattern stands there."""
-        return len(re.findall(pattern, self.text, re.MULTILINE))
-
-    def wait(self, pattern: str, times: int = 1, timeout_s: float = PATIENCE_S) -> None:
-        """Until a pattern stands there so often."""
-        end = time.monotonic() + timeout_s
-        while self.count(pattern) < times:
-            assert time.monotonic() < end, f"no {pattern!r} on the screen:\n{self.text.rstrip()}"
-            assert self.read(), f"it left without {pattern!r}:\n{self.text.rstrip()}"
-
-    def do(self, keys: str, pattern: str) -> None:
-        """Press keys, and wait until a pattern stands there once more than before."""
-        while select.select([self._master], [], [], 0)[0]:
-            self.read()
-        times = self.count(pattern) + 1
-        self.type(keys)
-        self.wait(pattern, times)
-
-    def left(self) -> int:
-        """Wait until the program has ended; its status."""
-        end = time.monotonic() + PATIENCE_S
-        while self.read():
-            assert time.monotonic() < end, f"it does not leave:\n{self.text.rstrip()}"
-        return self.process.wait(PATIENCE_S)
-
-    def close(self) -> None:
-        """Whatever became of it, end it."""
-        if self.process.poll() is None:
-            self.process.kill()
-            self.process.wait()
-        os.close(self._master)
 
 
 Open = Callable[..., Terminal]
@@ -214,6 +70,11 @@ def shell(env: dict[str, str], tmp_path: Path) -> Iterator[Open]:
 
 def quiet(word: str) -> str:
     return QUIET.format(word=word)
+
+
+def composed(said: str) -> str:
+    """As pyte shows it: a letter and its marks are one (UAX 15)."""
+    return unicodedata.normalize("NFC", said)
 
 
 def session_of(terminal: Terminal) -> str:
@@ -324,13 +185,30 @@ def test_the_reply_is_all_there(shell: Open, word: str) -> None:
 
     plain = shell(word, "--plain", columns=160, rows=60)
     plain.do(f"{question}\r", quiet(word))
-    rows = plain.rows
+    rows = plain.text.split("\n")
     lines = said.rstrip("\n").split("\n")
     at = rows.index(f"❯ {question}") + 1
-    # Terminals and pyte do not agree about the width of emoji, so only the rows without are compared whole.
-    assert [row for row in rows[at : at + len(lines)] if row.isascii()] == [
-        line.rstrip() for line in lines if line.isascii()
-    ]
+    assert rows[at : at + len(lines)] == [composed(line.rstrip()) for line in lines]
+
+
+def test_the_session_in_the_readme_is_one(word: str) -> None:
+    """What the page shows was played (``python -m sequence_diagrams.pages``): its replies are the model's, its ends are whole."""
+    page = Path(__file__).parent.parent / "protocols" / TRANSPORTS[word].folder / "README.md"
+    (shown,) = re.findall(
+        r"<!-- made: session -->\n```text\n(.*?)```\n<!-- end -->", page.read_text("utf-8"), re.DOTALL
+    )
+    assert shown.startswith(f"$ python -m protocols chat {word}\n{TRANSPORTS[word].title} at ")
+    assert re.findall(r"^❯ (.*)$", shown, re.MULTILINE) == list(QUESTIONS)
+    said: list[Said] = []
+    for question in QUESTIONS:
+        said.append(Said("user", question))
+        said.append(Said("model", "".join(reply_tokens(said))))
+        ends = (said[-1].text.split("\n")[0], said[-1].text.rstrip().split("\n")[-1])
+        assert all(composed(re.sub(r"[*_]", "", end)) in shown for end in ends)
+    assert len(re.findall(quiet(word), shown, re.MULTILINE)) == len(QUESTIONS)
+    assert re.search(
+        r"^── lost after seq \d+: .*\n── back after .*nothing twice \(sha256 compared\)$", shown, re.M | re.S
+    )
 
 
 def test_pipes(env: dict[str, str], word: str, tmp_path: Path) -> None:

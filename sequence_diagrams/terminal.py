@@ -1,0 +1,174 @@
+"""The shell in a real terminal: a pty with the program in it, and pyte as the screen. For transcripts and tests."""
+
+from __future__ import annotations
+
+import codecs
+import fcntl
+import os
+import pty
+import re
+import select
+import struct
+import subprocess
+import sys
+import termios
+import time
+from collections.abc import Callable, Mapping
+from itertools import islice
+from pathlib import Path
+
+import pyte
+
+PATIENCE_S = 30.0
+# Sets itself up as the leader of the terminal on its stdin, so that Ctrl-C and new sizes reach it as they reach a shell's child.
+LEADER = "import fcntl, os, sys, termios; os.setsid(); fcntl.ioctl(0, termios.TIOCSCTTY, 0); os.execv(sys.argv[1], sys.argv[1:])"
+# Kitty's pictures (APC) and sixels (DCS): pyte would take them for text.
+PICTURE = re.compile(r"\x1b[_P].*?\x1b\\", re.DOTALL)
+PICTURE_BEGINS = re.compile(r"\x1b[_P]|\x1b$")
+# One picture of several characters (UAX 29): pyte would drop what follows its joiners. It gets one of private use instead.
+CLUSTER = re.compile(
+    r"(?:[^\x00-\x7f]|[0-9#*](?=\ufe0f))"
+    r"(?:\ufe0f?\u20e3|\ufe0f|[\U0001f3fb-\U0001f3ff]|[\U000e0020-\U000e007f]+|\u200d[^\x00-\x7f])+"
+)
+PRIVATE_USE = 0xF0000
+
+
+class Screen(pyte.HistoryScreen):
+    """A terminal that answers when it is asked what it is: ``da1`` (ECMA-48, section 8.3.24)."""
+
+    def __init__(self, columns: int, rows: int, reply: Callable[[str], None], da1: str) -> None:
+        self._reply = reply
+        self._da1 = da1
+        super().__init__(columns, rows, history=20_000, ratio=0.5)
+
+    def report_device_attributes(self, mode: int = 0, **options: object) -> None:
+        self._reply(self._da1)
+
+
+class Terminal:
+    """The shell on a pty. ``raw`` is everything it ever wrote; ``text`` what a user sees who scrolls back.
+
+    ``kitty``: it draws kitty's pictures. Waiting raises TimeoutError, or EOFError when the program has left.
+    """
+
+    def __init__(
+        self,
+        word: str,
+        env: Mapping[str, str],
+        *arguments: str,
+        columns: int = 110,
+        rows: int = 40,
+        da1: str = "\x1b[?6c",
+        kitty: bool = False,
+        cwd: Path | None = None,
+    ) -> None:
+        self._master, slave = pty.openpty()
+        self.raw = ""
+        self._kitty = kitty
+        self._decoder = codecs.getincrementaldecoder("utf-8")()
+        self._pending = ""
+        self._scrolled: list[str] = []
+        self._folded: dict[str, str] = {}
+        self.screen = Screen(columns, rows, self.type, da1)
+        self._stream = pyte.Stream(self.screen)
+        self._size(columns, rows)
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", LEADER, sys.executable, "-m", "protocols", "chat", word, *arguments],
+            stdin=slave,
+            stdout=slave,
+            stderr=slave,
+            env={**os.environ, "TERM": "xterm-256color", "COLORTERM": "truecolor", "XTERM_VERSION": "pyte", **env},
+            cwd=cwd,
+        )
+        os.close(slave)
+
+    def _size(self, columns: int, rows: int) -> None:
+        fcntl.ioctl(self._master, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
+
+    def resize(self, columns: int, rows: int) -> None:
+        """Another size, as if someone dragged the window."""
+        self._scroll()
+        self.screen.resize(rows, columns)
+        self._size(columns, rows)
+
+    def type(self, keys: str) -> None:
+        """Press keys."""
+        os.write(self._master, keys.encode())
+
+    def read(self, timeout_s: float = 0.02) -> bool:
+        """Take in what was written; False when the program has closed the terminal."""
+        if not select.select([self._master], [], [], timeout_s)[0]:
+            return True
+        try:
+            data = os.read(self._master, 65536)
+        except OSError:
+            return False
+        shown = self._decoder.decode(data)
+        self.raw += shown
+        if self._kitty and "a=q" in shown:
+            self.type("\x1b_Gi=1;OK\x1b\\")
+        shown = PICTURE.sub("", self._pending + shown)
+        begun = PICTURE_BEGINS.search(shown)
+        at = begun.start() if begun else len(shown)
+        self._pending = shown[at:]
+        self._stream.feed(CLUSTER.sub(self._fold, shown[:at]))
+        return True
+
+    def _fold(self, cluster: re.Match[str]) -> str:
+        return self._folded.setdefault(cluster[0], chr(PRIVATE_USE + len(self._folded)))
+
+    def _scroll(self) -> None:
+        self._scrolled += [
+            "".join(line[x].data for x in range(self.screen.columns)).rstrip()
+            for line in islice(self.screen.history.top, len(self._scrolled), None)
+        ]
+
+    @property
+    def rows(self) -> list[str]:
+        """What has scrolled away and what is on the screen, without the blanks at the ends."""
+        self._scroll()
+        return [*self._scrolled, *(row.rstrip() for row in self.screen.display)]
+
+    @property
+    def text(self) -> str:
+        """The same in one."""
+        text = "\n".join(self.rows)
+        for cluster, folded in self._folded.items():
+            text = text.replace(folded, cluster)
+        return text
+
+    def count(self, pattern: str) -> int:
+        """How often a pattern stands there."""
+        return len(re.findall(pattern, self.text, re.MULTILINE))
+
+    def wait(self, pattern: str, times: int = 1, timeout_s: float = PATIENCE_S) -> None:
+        """Until a pattern stands there so often."""
+        end = time.monotonic() + timeout_s
+        while self.count(pattern) < times:
+            if time.monotonic() > end:
+                raise TimeoutError(f"no {pattern!r} on the screen:\n{self.text.rstrip()}")
+            if not self.read():
+                raise EOFError(f"it left without {pattern!r}:\n{self.text.rstrip()}")
+
+    def do(self, keys: str, pattern: str) -> None:
+        """Press keys, and wait until a pattern stands there once more than before."""
+        while select.select([self._master], [], [], 0)[0]:
+            self.read()
+        times = self.count(pattern) + 1
+        self.type(keys)
+        self.wait(pattern, times)
+
+    def left(self) -> int:
+        """Wait until the program has ended; its status."""
+        end = time.monotonic() + PATIENCE_S
+        while self.read():
+            if time.monotonic() > end:
+                raise TimeoutError(f"it does not leave:\n{self.text.rstrip()}")
+        return self.process.wait(PATIENCE_S)
+
+    def close(self) -> None:
+        """Whatever became of it, end it."""
+        if self.process.poll() is None:
+            self.process.kill()
+            self.process.wait()
+        os.close(self._master)
