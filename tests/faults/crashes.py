@@ -33,7 +33,7 @@ SLEEPERS = 20
 RESTARTS = 50
 READERS = 4
 LONG = 800
-LONG_DRAINED = 2000
+LONG_DRAINED = 1600
 # The promise: a turn whose server was killed has its end within this time of the restart.
 ENDED_S = 5.0
 OBSERVER = "ndjson/observer"
@@ -217,7 +217,7 @@ async def restarts(world: World, plan: Plan) -> Totals:
         dice = plan.random("load", lane.name, i)
         nth = 0
         while not over.is_set():
-            tokens = dice.choice((20, 100, 100, LONG_DRAINED))
+            tokens = dice.choice((20, 150, 150, 150, 150, LONG_DRAINED))
             one = Shown(f"/tokens {tokens} load {lane.name} {i} {nth}")
             shown.append(one)
             statuses = ("completed", "interrupted") if tokens == LONG_DRAINED else ("completed",)

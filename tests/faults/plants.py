@@ -251,7 +251,7 @@ def nobody_is_missed() -> None:
     Upkeep._leave_unread = never  # type: ignore[method-assign]
 
 
-@_bug("restarts", 0.06, r"ended interrupted, not completed")
+@_bug("restarts", 0.1, r"ended interrupted, not completed")
 def drain_waits_for_nobody() -> None:
     drain = ChatService.drain
 
