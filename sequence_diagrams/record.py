@@ -112,16 +112,21 @@ def _wire(word: str, found: Sequence[Step], names: dict[str, str]) -> Iterator[M
     methods: dict[tuple[int, int], str] = {}
     told: dict[tuple[int, int], float] = {}
     opening: dict[str, list[Step]] = {}
+    first: dict[int, float] = {}
     for step in found:
         key = (step.connection, step.stream)
         if step.kind == "frame":
             # HTTP/2's own; shown once, where a connection opens.
             if step.name in ("preface", "SETTINGS"):
                 opening.setdefault(f"{step.connection}{step.way}", []).append(step)
+                first.setdefault(step.connection, step.at)
                 if step.name == "SETTINGS":
                     together = opening[f"{step.connection}{step.way}"]
                     text = "preface, SETTINGS" if step.way == "up" else "SETTINGS"
-                    yield _arrow(step, text, sum(it.size for it in together), names)
+                    arrow = _arrow(step, text, sum(it.size for it in together), names)
+                    # Either side may be first: neither waits for the other.
+                    at = first[step.connection] + (0.0 if step.way == "up" else 0.001)
+                    yield replace(arrow, at=at, clock=step.at)
             continue
         if word != "grpc":
             if step.kind == "heartbeat" and step.name != "retry":
@@ -264,10 +269,9 @@ def _cuts(stage: Stage, found: Sequence[Step]) -> Iterator[Moment]:
     elif broken:
         (line,) = broken
         passed = [piece for piece in stage.relay.captured if piece.connection == line.number]
-        whole = sum(step.size for step in found if step.connection == line.number and step.way == "down")
-        part = line.down_bytes - whole
-        what = "the answer" if stage.word == "rest" else "what frames the next event"
-        text = f"{part} bytes of {what}, then the line is cut" if part else "the line is cut"
+        text = f"{line.down_bytes} bytes of the answer, then the line is cut"
+        if stage.word != "rest":
+            text = "the line is cut before the next event"
         yield Moment(at=passed[-1].at + 0.001, source=S, target=C, text=text, lost=True)
         yield Moment(at=passed[-1].at + 0.002, text=CUTTING[stage.word], colour="red")
     else:
