@@ -41,7 +41,9 @@ _REMEMBERED = 256
 # Statuses that the library or a proxy gives when the line breaks.
 _LINE = frozenset({"UNAVAILABLE", "CANCELLED", "UNKNOWN", "INTERNAL", "DEADLINE_EXCEEDED"})
 _CODES = {row.grpc: row.code for row in reversed(ERRORS.values()) if row.grpc not in _LINE}
-_UNREACHED = ("failed to connect", "DNS resolution failed")
+_UNREACHED = ("failed to connect", "errors resolving", "DNS resolution failed")
+# Somebody took the connection and it broke before HTTP/2 had begun: lost, not absent.
+_BROKE = ("Socket closed", "recvmsg")
 _HEALTH = {health_pb2.HealthCheckResponse.SERVING: "ok", health_pb2.HealthCheckResponse.NOT_SERVING: "unavailable"}
 
 
@@ -309,7 +311,7 @@ def failure(error: grpc.aio.AioRpcError) -> Exception:
     if ours is not None:
         return ours
     status = error.code().name
-    if status == "UNAVAILABLE" and words.startswith(_UNREACHED):
+    if status == "UNAVAILABLE" and words.startswith(_UNREACHED) and not any(said in words for said in _BROKE):
         return ServerAbsent("nothing answers there")
     if status in _LINE:
         return ConnectionLost(f"the connection broke ({status})")

@@ -58,9 +58,11 @@ async def test_it_tells_where_it_lost_the_line_and_where_it_goes_on(world: World
 @pytest.mark.parametrize("lane", LANES.values(), ids=by_name)
 async def test_the_naked_protocol_loses(world: World, lane: Lane) -> None:
     faults = Faults(cut_after_bytes=0, times=None) if lane.whole else Faults(cut_after_event=7)
-    async with Relay(world.servers[lane.word].address, faults) as relay:
-        async with aclosing(world.client(lane, relay.address, resume=False)) as client:
-            shown = await Shown("").follow(client.chat(f"/tokens 50 naked on {lane.name}"))
+    async with (
+        Relay(world.servers[lane.word].address, faults) as relay,
+        aclosing(world.client(lane, relay.address, resume=False)) as client,
+    ):
+        shown = await Shown("").follow(client.chat(f"/tokens 50 naked on {lane.name}"))
     assert isinstance(shown.error, ConnectionLost)
     assert shown.error.after == shown.after <= 7
     assert (shown.error.turn_id or "") == shown.turn_id
@@ -69,15 +71,17 @@ async def test_the_naked_protocol_loses(world: World, lane: Lane) -> None:
 
 @pytest.mark.parametrize("lane", LANES.values(), ids=by_name)
 async def test_it_gives_up_after_the_stated_time(world: World, lane: Lane) -> None:
-    async with Relay(world.servers[lane.word].address) as relay:
-        async with aclosing(world.client(lane, relay.address, give_up_s=1.0)) as client:
-            one = Shown("")
-            reading = asyncio.create_task(one.follow(client.chat(f"/tokens 5000 given up on {lane.name}")))
-            await until(lambda: relay.up_bytes and (lane.whole or one.events), 10, "it asks")
-            relay.refuse(60)
-            relay.cut()
-            begun = time.monotonic()
-            await reading
+    async with (
+        Relay(world.servers[lane.word].address) as relay,
+        aclosing(world.client(lane, relay.address, give_up_s=1.0)) as client,
+    ):
+        one = Shown("")
+        reading = asyncio.create_task(one.follow(client.chat(f"/tokens 5000 given up on {lane.name}")))
+        await until(lambda: relay.up_bytes and (lane.whole or one.events), 10, "it asks")
+        relay.refuse(60)
+        relay.cut()
+        begun = time.monotonic()
+        await reading
     assert isinstance(one.error, ConnectionLost)
     assert "gave up after 1 s" in one.error.message
     assert 1 <= time.monotonic() - begun < 8
