@@ -44,6 +44,23 @@ class Screen(pyte.HistoryScreen):
     def report_device_attributes(self, mode: int = 0, **options: object) -> None:
         self._reply(self._da1)
 
+    def resize(self, lines: int | None = None, columns: int | None = None) -> None:
+        """As xterm does it: what does not fit on the right is gone, the cursor's row stays in sight."""
+        lines, columns = lines or self.lines, columns or self.columns
+        x, y = self.cursor.x, self.cursor.y
+        over = max(0, y - lines + 1)
+        for _ in range(over):
+            self.cursor.y = self.lines - 1
+            self.index()
+        for number in [number for number in self.buffer if number >= lines]:
+            del self.buffer[number]
+        for row in self.buffer.values():
+            for column in [column for column in row if column >= columns]:
+                del row[column]
+        self.lines, self.columns = lines, columns
+        self.set_margins()
+        self.cursor.x, self.cursor.y = min(x, columns - 1), y - over
+
 
 class Terminal:
     """The shell on a pty. ``raw`` is everything it ever wrote; ``text`` what a user sees who scrolls back.
