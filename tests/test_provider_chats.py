@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import importlib
+import json
 import logging
 import time
 from collections.abc import AsyncIterator, Callable
@@ -240,15 +242,23 @@ async def test_a_long_history_does_not_hold_up_the_event_loop(open_model: Open, 
     model = open_model()
     await said(model, "hi")
     history = [Said("model" if i % 2 else "user", f"message {i}") for i in range(5001)]
-    # CPU time of this thread: what others take from the machine is not the SDK's.
-    worst, before = 0.0, time.thread_time()
+    # CPU time of this thread, without the collector: what others take from the machine or left in the heap is not the SDK's.
+    gc.collect()
+    gc.disable()
+    before = time.thread_time()
+    for _ in range(4):
+        json.loads(json.dumps([{"role": said.role, "parts": [{"text": said.text}]} for said in history]))
+    yardstick, worst, before = time.thread_time() - before, 0.0, time.thread_time()
     stream = asyncio.create_task(_all(model, history))
-    while not stream.done():
-        await asyncio.sleep(0)
-        worst, before = max(worst, time.thread_time() - before), time.thread_time()
+    try:
+        while not stream.done():
+            await asyncio.sleep(0)
+            worst, before = max(worst, time.thread_time() - before), time.thread_time()
+    finally:
+        gc.enable()
     assert text_of(await stream) == f"{TEXT}5001 messages"
-    # The SDKs' own way of passing messages takes 0.7 s here; the emulator shares this loop.
-    assert worst < 0.2
+    # The SDKs' own way of passing messages takes more than ten yardsticks; the emulator shares this loop.
+    assert worst < 3 * yardstick
 
 
 async def _all(model: ChatModel, history: list[Said]) -> list[Delta]:

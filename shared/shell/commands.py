@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import difflib
 import os
 import re
 import sys
 import time
 import webbrowser
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -244,7 +243,8 @@ async def _reset(shell: Shell, argument: str) -> None:
         session = await client.get_session(session_id)
         counted = text.plural(session.message_count, "message")
     if argument in _YES or await shell.confirm(f"Empty session {text.short(session_id)} of its {counted}?"):
-        async with _unheard(shell), shell.link.asking() as client:
+        shell.room.expect("session_cleared")
+        async with shell.link.asking() as client:
             await client.clear_session(session_id)
         shell.note("emptied")
 
@@ -252,20 +252,11 @@ async def _reset(shell: Shell, argument: str) -> None:
 async def _delete(shell: Shell, argument: str) -> None:
     session_id = _here(shell)
     if argument in _YES or await shell.confirm(f"Delete session {text.short(session_id)} and its turns?"):
-        async with _unheard(shell), shell.link.asking() as client:
+        shell.room.expect("session_deleted")
+        async with shell.link.asking() as client:
             await client.delete_session(session_id)
         await shell.room.enter(None)
         shell.note("deleted; the next message makes a new session")
-
-
-@contextlib.asynccontextmanager
-async def _unheard(shell: Shell) -> AsyncIterator[None]:
-    """What we do to the session ourselves is no news from someone else."""
-    await shell.room.unwatch()
-    try:
-        yield
-    finally:
-        shell.room.watch()
 
 
 def _here(shell: Shell) -> str:

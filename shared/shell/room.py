@@ -19,6 +19,8 @@ _BACKOFF_S = (0.1, 0.2, 0.5, 1.0, 2.0)
 _LOOKS_S = (0.0, 0.5)
 _AGAIN_S = 3.0
 _SHOWN_S = 10.0
+# The hint about what we did ourselves comes on another connection, before the answer or after it, or never.
+_EXPECTED_S = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +66,7 @@ class Room:
         self._last_turn: str | None = None
         self._lost_at: float | None = None
         self._nudged = asyncio.Event()
+        self._expected: dict[str, float] = {}
 
     @property
     def someone_types(self) -> bool:
@@ -116,6 +119,10 @@ class Room:
         """The server is there again, as someone else found out: no need to wait longer."""
         self._nudged.set()
 
+    def expect(self, update_type: str) -> None:
+        """We are about to do this to the session: its next hint is no news from someone else."""
+        self._expected[update_type] = time.monotonic() + _EXPECTED_S
+
     async def _watch(self, session_id: str) -> None:
         tries = 0
         self._lost_at = None
@@ -167,6 +174,8 @@ class Room:
         elif isinstance(item, SessionUpdate):
             if item.update_type == "user_typing":
                 self._typed_until = time.monotonic() + _SHOWN_S if item.typing else 0.0
+            if self._expected.pop(item.update_type, 0.0) > time.monotonic():
+                return
             self._news.put_nowait(item)
 
     def type(self, text: str) -> None:

@@ -31,6 +31,8 @@ from tests.faults.harness import (
 KILLS = 200
 SLEEPERS = 20
 RESTARTS = 50
+# How many ask at the same time on each lane.
+LOAD = 3
 READERS = 4
 LONG = 800
 LONG_DRAINED = 1600
@@ -239,7 +241,7 @@ async def restarts(world: World, plan: Plan) -> Totals:
     async with timed(totals):
         async with asyncio.TaskGroup() as group:
             for lane in plan.lanes:
-                for i in range(3):
+                for i in range(plan.count(LOAD)):
                     group.create_task(load(lane, i))
             for nth in range(plan.count(RESTARTS, len(plan.words))):
                 word = plan.words[nth % len(plan.words)]

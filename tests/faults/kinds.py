@@ -27,7 +27,7 @@ class Kind:
 # Kinds with the same settings can share their servers.
 _PLAIN: dict[str, str] = {}
 _SLOW = {"OFFLINE_TOKENS_PER_S": "200", "DRAIN_S": "2", "LEASE_S": "2"}
-_IMPATIENT = {"HEARTBEAT_S": "0.3", "STALL_TIMEOUT_S": "3", "REQUEST_TIMEOUT_S": "1"}
+_IMPATIENT = {"HEARTBEAT_S": "0.3", "STALL_TIMEOUT_S": "3", "REQUEST_TIMEOUT_S": "3"}
 _FLOODING = {"OFFLINE_TOKENS_PER_S": "0", "STALL_TIMEOUT_S": "2"}
 _LEAVING = {"OFFLINE_TOKENS_PER_S": "300", "DISCONNECT_GRACE_S": "1"}
 
