@@ -5,13 +5,13 @@ PYTHON ?= python3
 VENV ?= .venv
 TESTS ?= tests
 # Two workers: each starts servers of its own, and a file's tests share them.
-PYTEST ?= $(VENV)/bin/python -m pytest -n 2 --dist loadfile --ignore tests/browser --ignore tests/test_diagrams.py
+PYTEST ?= $(VENV)/bin/python -m pytest -n 2 --dist loadfile --ignore tests/browser
 
 RUN := $(VENV)/bin/python
 STAMP := $(VENV)/.complete
 
 .DEFAULT_GOAL := help
-.PHONY: check-diagrams race compare diagrams test-faults help demo serve test test-browser test-live check format proto clean
+.PHONY: race compare diagrams test-faults help demo serve test test-browser test-live check format proto clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -63,9 +63,6 @@ test-browser: $(STAMP) ## the pages in real Chromium
 		|| { test "$$(id -u)" = 0 && command -v apt-get >/dev/null && apt-get update -qq && apt-get install -y -qq chromium fonts-noto-color-emoji; } \
 		|| { echo "Chromium is needed: install it (Debian, Ubuntu: apt install chromium), or set CHROMIUM to its path"; exit 1; }
 	$(RUN) -m pytest tests/browser $(ARGS)
-
-check-diagrams: $(STAMP) ## play the diagrams' scripts again: the order of messages must be the committed one (minutes)
-	$(RUN) -m pytest tests/test_diagrams.py
 
 diagrams: $(STAMP) ## play the diagrams' scripts and draw what was recorded
 	$(RUN) -m sequence_diagrams

@@ -24,6 +24,7 @@ _SHOWN = (
     "turn_id",
     "after",
     "last_seq",
+    "update_type",
     "message_count",
     "messages",
     "running_turn_id",
@@ -33,6 +34,7 @@ _SHOWN = (
     "sha256",
     "code",
 )
+_HINT = "session_update"
 _LONG_CHARS = 40
 _LINE_CHARS = 52
 
@@ -335,7 +337,10 @@ def _ended_by_another(stage: Stage, found: Sequence[Step], committed: set[int]) 
 
 
 def _ties(ordered: list[Moment]) -> list[Moment]:
-    """What the server sends on two streams at the same time has no order: the stream that was opened first goes first."""
+    """What the server sends on two streams at the same time has no order: the stream that was opened first goes first.
+
+    But a hint about the session comes after the answer to who caused it.
+    """
     result: list[Moment] = []
     opened: dict[tuple[int, int], int] = {}
     for moment in ordered:
@@ -352,6 +357,8 @@ def _ties(ordered: list[Moment]) -> list[Moment]:
 def _swap(before: Moment, after: Moment, opened: dict[tuple[int, int], int]) -> bool:
     if before.stream is None or after.stream is None or before.source != S or after.source != S:
         return False
+    if _HINT in before.text or _HINT in after.text:
+        return _HINT not in after.text
     return opened[after.stream] < opened[before.stream]
 
 

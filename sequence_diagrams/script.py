@@ -114,12 +114,15 @@ async def journey(stage: Stage) -> None:
     session = await client.create_session()
     stage.phase("amber", ASKING[stage.word])
     await collect(client.chat("/tokens 12 hello", session_id=session.session_id))
+    # What ends the stream comes after the terminal event.
+    await _settled(stage)
     stage.phase("blue", "the session afterwards: both messages are there, for every transport")
     await client.get_session(session.session_id)
     await client.list_messages(session.session_id)
     # On a held connection a hint follows, which is bound to no answer.
     await client.clear_session(session.session_id)
     await _settled(stage)
+    stage.phase("blue", "deleted: the session, and its turns with it")
     await client.delete_session(session.session_id)
     await _settled(stage)
     await stage.leave()
