@@ -6,13 +6,11 @@ itself with ``Last-Event-ID``, so this is the one transport whose resume is part
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import AsyncIterator, Sequence
 from typing import Annotated
 
 from fastapi import APIRouter, Header, Response
-from sse_starlette.sse import EventSourceResponse, SendTimeoutError
-from starlette.types import Receive, Scope, Send
+from sse_starlette.sse import EventSourceResponse
 
 from shared import http
 from shared.errors import ChatError
@@ -62,21 +60,9 @@ def _cursor(turn_id: str, last_event_id: str) -> int:
     return int(seq)
 
 
-class _Events(EventSourceResponse):
-    """A reader that takes nothing for too long is cut. That is no error of ours, so none is raised."""
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        with contextlib.suppress(SendTimeoutError):
-            await super().__call__(scope, receive, send)
-
-
 def _answer(service: ChatService, reader: Reader) -> Response:
-    return _Events(
-        _stream(service, reader),
-        headers=http.stream_headers(reader.turn_id),
-        ping=86_400,
-        send_timeout=service.settings.stall_timeout_s,
-    )
+    # No ping of the library's: heartbeats come from the log, to all transports alike.
+    return EventSourceResponse(_stream(service, reader), headers=http.stream_headers(reader.turn_id), ping=0)
 
 
 async def _stream(service: ChatService, reader: Reader) -> AsyncIterator[bytes]:

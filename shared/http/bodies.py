@@ -55,12 +55,12 @@ class TicketBody(_Body):
     turn_id: str | None = None
 
 
-def _service(request: Request) -> ChatService:
+async def _service(request: Request) -> ChatService:
     service: ChatService = request.app.state.place.service
     return service
 
 
-def _place(request: Request) -> Place:
+async def _place(request: Request) -> Place:
     place: Place = request.app.state.place
     return place
 
