@@ -175,8 +175,10 @@ def _http1(way: Way, stream: _Stream) -> Iterator[Read]:
             yield from _frames(way, stream, at)
             return
         if headers.get(b"transfer-encoding") == b"chunked":
-            while True:
-                line = data.index(b"\r\n", at) + 2
+            while at < len(data):
+                line = data.find(b"\r\n", at) + 2
+                if line < 2:
+                    raise NotThat("a chunk of HTTP/1.1 without its size")
                 size = int(data[at : line - 2], 16)
                 body = data[line : line + size]
                 end = line + size + 2

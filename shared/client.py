@@ -7,6 +7,7 @@ what was seen already, notice a gap or a stream without its end, check the final
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import random
 import time
@@ -25,6 +26,8 @@ from shared.turn import Fold, Picture, Reply, Snapshot, text_sha256
 
 _FIRST_BACKOFF_S = 0.05
 _MAX_BACKOFF_S = 2.0
+# What ends a stream follows its terminal event at once.
+_END_S = 0.25
 _NOT_HELD = "This transport holds no connection."
 _WORTH_RETRYING = frozenset({"shutting_down", "storage_unavailable", "rate_limited", "too_many_streams"})
 
@@ -174,6 +177,7 @@ class ChatClient(ABC):
                             _check_end(fold)
                         yield item
                         if isinstance(item, TERMINAL):
+                            await _let_end(items)
                             return
                 # A turn that had ended before the cursor has nothing more to say.
                 if opening is first and fold is None and lost_at is None and await self._ended(turn_id, after):
@@ -314,6 +318,14 @@ class ChatClient(ABC):
     async def services(self) -> list[str]:
         """What can be called, asked of the server itself, where no page says it."""
         return []
+
+
+async def _let_end(items: AsyncGenerator[AnyEvent | Reply | Picture, None]) -> None:
+    """Read what ends the stream, so that its connection can be used again. The turn has its end: nothing here is news."""
+    with contextlib.suppress(ChatError, ConnectionLost, TimeoutError):
+        async with asyncio.timeout(_END_S):
+            async for _ in items:
+                pass
 
 
 async def collect(items: AsyncGenerator[Item, None]) -> Reply:

@@ -31,7 +31,7 @@ from tests.faults.harness import (
 KILLS = 200
 SLEEPERS = 20
 RESTARTS = 50
-# How many ask at the same time on each lane.
+# How many ask at the same time on each lane, where eight runs at a time are borne.
 LOAD = 3
 READERS = 4
 LONG = 800
@@ -241,7 +241,7 @@ async def restarts(world: World, plan: Plan) -> Totals:
     async with timed(totals):
         async with asyncio.TaskGroup() as group:
             for lane in plan.lanes:
-                for i in range(plan.count(LOAD)):
+                for i in range(max(1, LOAD * plan.parallel // 8)):
                     group.create_task(load(lane, i))
             for nth in range(plan.count(RESTARTS, len(plan.words))):
                 word = plan.words[nth % len(plan.words)]

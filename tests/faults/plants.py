@@ -251,7 +251,7 @@ def nobody_is_missed() -> None:
     Upkeep._leave_unread = never  # type: ignore[method-assign]
 
 
-@_bug("restarts", 0.1, r"ended interrupted, not completed")
+@_bug("restarts", 0.1, r"ended interrupted, not completed", "ndjson", "websocket")
 def drain_waits_for_nobody() -> None:
     drain = ChatService.drain
 
@@ -261,7 +261,7 @@ def drain_waits_for_nobody() -> None:
     ChatService.drain = at_once  # type: ignore[method-assign]
 
 
-@_bug("restarts", 0.06, r"left without a last word")
+@_bug("restarts", 0.1, r"left without a last word", "ndjson", "websocket")
 def drain_says_no_last_word() -> None:
     async def silent(self: Generation, grace_s: float) -> None:
         if grace_s:

@@ -56,6 +56,15 @@ async def test_it_tells_where_it_lost_the_line_and_where_it_goes_on(world: World
 
 
 @pytest.mark.parametrize("lane", LANES.values(), ids=by_name)
+async def test_turn_after_turn_takes_one_connection(world: World, lane: Lane) -> None:
+    """A stream that was read to its end leaves its connection for the next; a failed turn's too."""
+    async with aclosing(world.client(lane)) as client:
+        for asked in ("/tokens 5 once", "/tokens 5 more", "/fail model_timeout and again", "/tokens 5 and again"):
+            await Shown(asked).follow(client.chat(asked))
+        assert client.counts.connections == 1
+
+
+@pytest.mark.parametrize("lane", LANES.values(), ids=by_name)
 async def test_the_naked_protocol_loses(world: World, lane: Lane) -> None:
     faults = Faults(cut_after_bytes=0, times=None) if lane.whole else Faults(cut_after_event=7)
     async with (
