@@ -10,7 +10,7 @@ import asyncio
 import hashlib
 import time
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
 from contextlib import AbstractContextManager, asynccontextmanager
 
 import msgspec
@@ -32,6 +32,8 @@ from shared.turn import Reader, Snapshot
 from shared.upkeep import Upkeep
 
 _LIST_LIMIT = 50
+# So long a closing service waits at least for what it let in to be recorded.
+_STARTED_S = 1.0
 
 
 class ChatService:
@@ -64,6 +66,7 @@ class ChatService:
         self._owner = str(uuid.uuid4())
         self._members = Members()
         self._logs = Logs(store)
+        self._starting: set[asyncio.Task[Snapshot]] = set()
         self._generation = Generation(
             settings,
             store,
@@ -180,8 +183,7 @@ class ChatService:
         """
         check_input(message, "message", self.settings.max_message_chars)
         check_text(model_id, "model_id")
-        # Not given up when the caller is: a turn that was recorded must be generated. (gRPC cancels a handler whose client leaves.)
-        return await asyncio.shield(
+        return await self._let_in(
             self._start("chat", message, None, session_id, model_id, request_id, attended, origin)
         )
 
@@ -199,7 +201,14 @@ class ChatService:
         check_input(prompt, "prompt", self.settings.max_message_chars)
         size = DEFAULT_SIZE if size is None else size
         self._image_model.check_size(*parse_size(size, self.settings.max_image_pixels))
-        return await asyncio.shield(self._start("image", prompt, size, session_id, None, request_id, attended, origin))
+        return await self._let_in(self._start("image", prompt, size, session_id, None, request_id, attended, origin))
+
+    async def _let_in(self, start: Coroutine[None, None, Snapshot]) -> Snapshot:
+        """Not given up when the caller is (gRPC cancels a handler whose client leaves): what was recorded must be generated."""
+        starting = asyncio.create_task(start)
+        self._starting.add(starting)
+        starting.add_done_callback(self._starting.discard)
+        return await asyncio.shield(starting)
 
     async def _start(
         self,
@@ -299,6 +308,9 @@ class ChatService:
         """Stop well: refuse new turns, let running ones finish for ``grace_s``, interrupt the rest, send the readers away."""
         self.draining = True
         self._logs.drain()
+        # What was let in before is a running turn as soon as the store has it.
+        if self._starting:
+            await asyncio.wait(set(self._starting), timeout=max(grace_s, _STARTED_S))
         await self._generation.finish(grace_s)
         self.closed.set()
 

@@ -40,7 +40,7 @@ from shared.llm import Delta, Said
 from shared.logger import open_log
 from shared.service import ChatService, open_service
 from shared.session import SessionUpdate, TurnBegan
-from shared.store import Append, Store, open_store
+from shared.store import Append, NewTurn, Started, Store, open_store
 from shared.turn import Reader, text_sha256
 from tests.conftest import until
 
@@ -140,14 +140,20 @@ async def silent(history: Sequence[Said]) -> AsyncGenerator[Delta, None]:
 
 
 class SlowStore:
-    """A store whose commits wait at a gate, and which notes what each of them held."""
+    """A store whose commits wait at a gate, starts at another, and which notes what each commit held."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
+        self.starts = asyncio.Event()
+        self.starts.set()
         self.gate = asyncio.Event()
         self.gate.set()
         self.batches: list[list[Append]] = []
         self.failures = 0
+
+    async def start_turn(self, new: NewTurn) -> Started:
+        await self.starts.wait()
+        return await self._store.start_turn(new)
 
     async def append(self, batch: Sequence[Append]) -> list[bool]:
         await self.gate.wait()
@@ -854,6 +860,36 @@ async def test_drain(serve: Serve) -> None:
         # A log that has ended is still read, so that nobody loses the last words.
         assert await follow(here.service, slow.turn_id) == interrupted
         assert (await there.service.cancel_turn(remote.turn_id)).status == "cancelled"
+
+
+@pytest.mark.parametrize("first", ["Quick", None])
+async def test_what_is_being_let_in_is_drained_like_the_rest(serve: Serve, first: str | None) -> None:
+    """The signal comes while the store records the turn: it has the whole grace period, also when all others have ended."""
+    plays = {"Quick": Stepwise(), "Just in time": Stepwise()}
+
+    async def play(history: Sequence[Said]) -> AsyncGenerator[Delta, None]:
+        async for delta in plays[history[-1].text](history):
+            yield delta
+
+    async with serve(play) as here:
+        before = await here.service.start_chat(first) if first else None
+        here.store.starts.clear()
+        asking = asyncio.create_task(here.service.start_chat("Just in time"))
+        await asyncio.sleep(0.05)
+        draining = asyncio.create_task(here.service.drain(5))
+        await asyncio.sleep(0.05)
+        assert await refused(here.service.start_chat("Too late")) == "shutting_down"
+        here.store.starts.set()
+        late = await asking
+        plays["Quick"].end()
+        if before is not None:
+            await follow(here.service, before.turn_id)
+        await asyncio.sleep(0.05)
+        plays["Just in time"].say("all of it")
+        plays["Just in time"].end()
+        events = await follow(here.service, late.turn_id)
+        assert (text_of(events), event_type(events[-1])) == ("all of it", "turn_completed")
+        await draining
 
 
 async def test_a_service_that_closes_interrupts(serve: Serve) -> None:
