@@ -630,7 +630,7 @@ def plan(scale: Scale, lanes: int) -> list[tuple[float, list[tuple[str, float, W
     many: list[tuple[str, float, Work]] = [
         (
             f"{count} streams",
-            scale.stream_rounds * lanes * (1.4 + count / 60 + max(20, scale.tokens // 2) / 20),
+            scale.stream_rounds * lanes * (1.1 + count / 340 + max(20, scale.tokens // 2) / 20),
             _many(count),
         )
         for count in scale.streams
@@ -649,8 +649,8 @@ def plan(scale: Scale, lanes: int) -> list[tuple[float, list[tuple[str, float, W
                     len(_kinds(scale)) * (1 + line_rounds * (turn_s + 0.1)) if proxies.available() else 0.1,
                     real_proxies,
                 ),
-                ("cancel", scale.cancels * 0.7, cancels),
-                ("slow reader", line_rounds * lanes * (turn_s + 2.5) if scale.paced_s else 0.1, slow_reader),
+                ("cancel", scale.cancels * 0.15, cancels),
+                ("slow reader", line_rounds * lanes * turn_s if scale.paced_s else 0.1, slow_reader),
                 ("memory", lanes * (1.8 + scale.memory_streams / 60), memory),
             ],
         ),
@@ -658,7 +658,11 @@ def plan(scale: Scale, lanes: int) -> list[tuple[float, list[tuple[str, float, W
             20.0,
             [
                 *many,
-                ("paced load", scale.stream_rounds * lanes * (scale.paced_s + 5) if scale.paced_s else 0.1, paced_load),
+                (
+                    "paced load",
+                    scale.stream_rounds * lanes * (scale.paced_s + 2.5) if scale.paced_s else 0.1,
+                    paced_load,
+                ),
             ],
         ),
         (
@@ -669,7 +673,7 @@ def plan(scale: Scale, lanes: int) -> list[tuple[float, list[tuple[str, float, W
                 (
                     "pictures",
                     lanes
-                    * sum({"100 kB": 0.7, "1 MB": 1.5, "4 MB": 5.0, "16 MB": 18.0}[title] for title in scale.pictures),
+                    * sum({"100 kB": 0.1, "1 MB": 0.3, "4 MB": 0.8, "16 MB": 2.8}[title] for title in scale.pictures),
                     pictures,
                 ),
             ],
