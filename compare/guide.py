@@ -7,7 +7,7 @@ from typing import Literal
 
 import msgspec
 
-from compare.metrics import ENOUGH_ROUNDS, METRICS, Figure, differ
+from compare.metrics import ENOUGH_ROUNDS, METRICS, Figure, differ, number
 from compare.results import Results
 
 Source = Literal["measured", "cited", "unmeasured"]
@@ -80,8 +80,8 @@ def _say(metric: str, figure: Figure) -> str:
     unit = METRICS[metric].unit
     if unit == "share":
         return f"{figure.median:.0%}"
-    spread = f" ({figure.low:,.3g}–{figure.high:,.3g})" if figure.low != figure.high else ""
-    return f"{figure.median:,.3g}{spread} {unit}"
+    low, middle, high = (number(value, figure.median) for value in (figure.low, figure.median, figure.high))
+    return f"{middle}{f' ({low}–{high})' if low != high else ''} {unit}"
 
 
 def _unmeasured(results: Results, experiment: str) -> list[Reason]:
@@ -201,7 +201,7 @@ def _many_streams(results: Results) -> list[Reason]:
         Reason(
             lane,
             cell.median > 2 * _FAR * least,
-            f"{_say('stream_kib', cell)} an open stream, the least {least:,.3g} KiB (measured once: no interval)",
+            f"{_say('stream_kib', cell)} an open stream, the least {number(least)} KiB (measured once: no interval)",
             "measured",
             "memory",
         )

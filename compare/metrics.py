@@ -524,8 +524,14 @@ def _listed(names: Sequence[str]) -> str:
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
 
 
+def number(value: float, like: float | None = None) -> str:
+    """A figure for people: three digits, or all before the point; as many after it as ``like`` has."""
+    size = abs(value if like is None else like)
+    return f"{value:,.{0 if size >= 100 else 1 if size >= 10 else 2}f}"
+
+
 def _value(metric: Metric, figure: Figure) -> str:
-    return f"{figure.median:.0%}" if metric.unit == "share" else f"{figure.median:,.4g} {metric.unit}"
+    return f"{figure.median:.0%}" if metric.unit == "share" else f"{number(figure.median)} {metric.unit}"
 
 
 class Objectives(msgspec.Struct, frozen=True):

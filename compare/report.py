@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from compare.guide import Need, guide
-from compare.metrics import METRICS, Arrival, Figure, Sample, Take, delays, quantile, text_bytes
+from compare.metrics import METRICS, Arrival, Figure, Sample, Take, delays, number, quantile, text_bytes
 from compare.results import Experiment, Results
 
 _TEMPLATE = Path(__file__).parent / "template"
@@ -178,8 +178,7 @@ def cell(name: str, figure: Figure | None) -> str:
     if METRICS[name].unit == "share":
         low, middle, high = (f"{value:.0%}" for value in (figure.low, figure.median, figure.high))
     else:
-        digits = 0 if abs(figure.median) >= 100 else 1 if abs(figure.median) >= 10 else 2
-        low, middle, high = (f"{value:,.{digits}f}" for value in (figure.low, figure.median, figure.high))
+        low, middle, high = (number(value, figure.median) for value in (figure.low, figure.median, figure.high))
     return middle if low == high else f"{middle} ({low}–{high})"
 
 

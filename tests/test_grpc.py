@@ -403,6 +403,13 @@ async def test_twenty_turns_at_once_share_one_connection(servers: Servers, conne
     assert all(reply.sha256 == text_sha256(reply.text) for reply in replies)
 
 
+async def test_thousands_of_calls_at_once_wait_for_their_turn(address: str) -> None:
+    """By itself the library refuses by chance what comes when 1,000 calls wait already."""
+    async with calling(address) as stub:
+        answers = await asyncio.gather(*(stub.ListModels(pb.ListModelsRequest()) for _ in range(3000)))
+    assert all(answer.models for answer in answers)
+
+
 async def test_gzip_only_where_the_client_asks(servers: Servers, connect: ConnectTo) -> None:
     message = "/tokens 1 " + "all work and no play makes Jack a dull boy " * 5000
     sizes = {}

@@ -258,9 +258,10 @@ def test_overlap_is_no_difference() -> None:
 
 def test_a_difference_is_named_with_its_numbers() -> None:
     said = verdict(METRICS["ttft"], figures(100.0, 10.0, 11.0))
-    assert said == "TTFT: ndjson and sse lower (10 ms), no difference found between them, than rest (100 ms)."
+    assert said == "TTFT: ndjson and sse lower (10.0 ms), no difference found between them, than rest (100 ms)."
     assert (
-        verdict(METRICS["goodput"], figures(5.0, 10.0)) == "goodput: ndjson higher (10 turns/s) than rest (5 turns/s)."
+        verdict(METRICS["goodput"], figures(5.0, 10.0))
+        == "goodput: ndjson higher (10.0 turns/s) than rest (5.00 turns/s)."
     )
 
 

@@ -36,7 +36,9 @@ async def serve(how: Options) -> None:
         await script.play(context.write)
 
     handler = grpc.unary_stream_rpc_method_handler(stream)
-    server = grpc.aio.server()
+    # As ours: past 1,000 calls at the same time the library would refuse some by chance.
+    many = (("grpc.server.max_pending_requests", 20_000), ("grpc.server.max_pending_requests_hard_limit", 20_000))
+    server = grpc.aio.server(options=many)
     server.add_generic_rpc_handlers(
         (
             grpc.method_handlers_generic_handler(

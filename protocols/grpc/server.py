@@ -242,8 +242,6 @@ def response_frame(record: Record) -> bytes:
 @asynccontextmanager
 async def listening(host: str, port: int, settings: Settings) -> AsyncIterator[tuple[grpc.aio.Server, int]]:
     """The library takes the port itself. Raises OSError when another has it."""
-    # Tried first with a plain socket: it says why not, and the library would write lines of its own.
-    launch.listen(host, port, settings.stall_timeout_s).close()
     # Tried first without the library, which would log a line of its own about a port that is taken.
     launch.listen(host, port, settings.stall_timeout_s).close()
     server = grpc.aio.server(
@@ -253,6 +251,9 @@ async def listening(host: str, port: int, settings: Settings) -> AsyncIterator[t
             # Ours comes first, with our words.
             ("grpc.max_receive_message_length", settings.max_body_bytes * 2),
             ("grpc.max_send_message_length", -1),
+            # Calls that come at the same time wait for their turn; past 1,000 the library would refuse some by chance.
+            ("grpc.server.max_pending_requests", settings.max_streams),
+            ("grpc.server.max_pending_requests_hard_limit", settings.max_streams),
             # A PING for every heartbeat: a half-open connection is noticed though nothing is sent on it.
             ("grpc.keepalive_time_ms", int(settings.heartbeat_s * 1000)),
             ("grpc.keepalive_timeout_ms", int(settings.stall_timeout_s * 1000)),
