@@ -257,6 +257,7 @@ def canonical(text: str) -> str:
     """A page without what is different each time: ids, times, ports, checksums, masks, and lengths that come of those."""
     text = re.sub(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}", "{id}", text)
     text = re.sub(r"\b(?:[0-9a-f]{2} )+(?:[0-9a-f]{2}\b|…)|\b[0-9a-f]{64}\b", "{hex}", text)
+    text = re.sub(r"^( +)[0-9a-f]{2}(?= {2,}\S)", r"\1{hex}", text, flags=re.MULTILINE)
     text = re.sub(r"\w{3}, \d\d \w{3} \d{4} [\d:]+ GMT", "{}", text)
     text = re.sub(r"Sec-WebSocket-(Key|Accept): \S+", r"Sec-WebSocket-\1: {}", text)
     # Which events share a chunk is the moment's.
