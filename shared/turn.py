@@ -317,6 +317,17 @@ class Reader:
         self.after += len(records)
         return records
 
+    async def whole(self) -> Fold:
+        """The turn to its end, for who answers in one piece. Raises ``shutting_down`` when we close and it goes on elsewhere."""
+        fold = Fold()
+        with self:
+            async for records in self:
+                for record in records:
+                    fold.add(record.event)
+        if not self.complete:
+            raise ChatError("shutting_down")
+        return fold
+
 
 def text_sha256(text: str) -> str:
     """SHA-256 (hex) of a text's UTF-8 bytes."""

@@ -146,13 +146,16 @@ class SlowStore:
         self._store = store
         self.starts = asyncio.Event()
         self.starts.set()
+        self.starting = 0
         self.gate = asyncio.Event()
         self.gate.set()
         self.batches: list[list[Append]] = []
         self.failures = 0
 
     async def start_turn(self, new: NewTurn) -> Started:
+        self.starting += 1
         await self.starts.wait()
+        self.starting -= 1
         return await self._store.start_turn(new)
 
     async def append(self, batch: Sequence[Append]) -> list[bool]:
@@ -875,16 +878,18 @@ async def test_what_is_being_let_in_is_drained_like_the_rest(serve: Serve, first
         before = await here.service.start_chat(first) if first else None
         here.store.starts.clear()
         asking = asyncio.create_task(here.service.start_chat("Just in time"))
-        await asyncio.sleep(0.05)
+        await until(lambda: here.store.starting)
         draining = asyncio.create_task(here.service.drain(5))
-        await asyncio.sleep(0.05)
+        await until(lambda: here.service.draining)
         assert await refused(here.service.start_chat("Too late")) == "shutting_down"
         here.store.starts.set()
         late = await asking
         plays["Quick"].end()
         if before is not None:
             await follow(here.service, before.turn_id)
-        await asyncio.sleep(0.05)
+        # With no turn but this one left, the drain still waits for it.
+        assert not (await asyncio.wait({draining}, timeout=0.1))[0]
+        assert (await here.service.get_turn(late.turn_id)).status == "running"
         plays["Just in time"].say("all of it")
         plays["Just in time"].end()
         events = await follow(here.service, late.turn_id)

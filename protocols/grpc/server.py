@@ -25,7 +25,7 @@ from shared.duplex import Duplex, Outgoing
 from shared.errors import ChatError
 from shared.events import IMAGE_CHUNK_BYTES, TurnFailed
 from shared.launch import Place, Stopping
-from shared.turn import Fold, Record
+from shared.turn import Record
 
 CHAT = pb.DESCRIPTOR.services_by_name["ChatService"]
 IMAGES = image_generation_pb2.DESCRIPTOR.services_by_name["ImageGenerationService"]
@@ -188,15 +188,8 @@ class ImageService:
         if not request.prompt:
             raise ChatError("invalid_request", "Prompt is required")
         turn = await self._service.start_image(request.prompt, size=request.size or None)
-        fold = Fold()
         reader = await self._service.open(turn.turn_id, 0)
-        with reader:
-            async for records in reader:
-                for record in records:
-                    fold.add(record.event)
-        if not reader.complete:
-            raise ChatError("shutting_down")
-        picture = fold.picture()
+        picture = (await reader.whole()).picture()
         answer = image_generation_pb2.ImageResponse(
             image=base64.b64encode(picture.image).decode(), filename=f"{picture.image_id}.png"
         )

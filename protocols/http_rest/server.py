@@ -11,9 +11,8 @@ from typing import Annotated
 from fastapi import APIRouter, Header, Request, Response
 
 from shared import http
-from shared.errors import ChatError
 from shared.http import ChatBody, ImageBody, RequestKey, Service
-from shared.turn import Fold, Picture, Reader, Reply
+from shared.turn import Picture, Reply
 
 router = APIRouter(tags=["rest"])
 
@@ -22,7 +21,8 @@ router = APIRouter(tags=["rest"])
 async def chat(request: Request, service: Service, body: ChatBody, key: RequestKey = None) -> Response:
     """Ask, and get the whole reply; a failed turn answers with its error."""
     turn = await service.start_chat(body.message, session_id=body.session_id, model_id=body.model_id, request_id=key)
-    fold = await http.while_connected(request, _read(await service.open(turn.turn_id, 0)))
+    reader = await service.open(turn.turn_id, 0)
+    fold = await http.while_connected(request, reader.whole())
     return http.answer(fold.reply()) if fold else http.gone()
 
 
@@ -36,25 +36,14 @@ async def image(
 ) -> Response:
     """Ask for a picture, and get the whole of it."""
     turn = await service.start_image(body.prompt, size=body.size, session_id=body.session_id, request_id=key)
-    fold = await http.while_connected(request, _read(await service.open(turn.turn_id, 0)))
+    reader = await service.open(turn.turn_id, 0)
+    fold = await http.while_connected(request, reader.whole())
     if fold is None:
         return http.gone()
     picture = fold.picture()
     if accept.startswith("image/"):
         return http.image_answer(await service.get_image(picture.image_id), {})
     return http.answer(picture)
-
-
-async def _read(reader: Reader) -> Fold:
-    """The whole turn. Raises ``shutting_down`` when we are closing and it goes on elsewhere."""
-    fold = Fold()
-    with reader:
-        async for records in reader:
-            for record in records:
-                fold.add(record.event)
-    if not reader.complete:
-        raise ChatError("shutting_down")
-    return fold
 
 
 def main(argv: Sequence[str] | None = None) -> int:

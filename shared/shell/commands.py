@@ -243,18 +243,18 @@ async def _reset(shell: Shell, argument: str) -> None:
         session = await client.get_session(session_id)
         counted = text.plural(session.message_count, "message")
     if argument in _YES or await shell.confirm(f"Empty session {text.short(session_id)} of its {counted}?"):
-        shell.room.expect("session_cleared")
-        async with shell.link.asking() as client:
-            await client.clear_session(session_id)
+        with shell.room.doing("session_cleared"):
+            async with shell.link.asking() as client:
+                await client.clear_session(session_id)
         shell.note("emptied")
 
 
 async def _delete(shell: Shell, argument: str) -> None:
     session_id = _here(shell)
     if argument in _YES or await shell.confirm(f"Delete session {text.short(session_id)} and its turns?"):
-        shell.room.expect("session_deleted")
-        async with shell.link.asking() as client:
-            await client.delete_session(session_id)
+        with shell.room.doing("session_deleted"):
+            async with shell.link.asking() as client:
+                await client.delete_session(session_id)
         await shell.room.enter(None)
         shell.note("deleted; the next message makes a new session")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import aclosing
 from dataclasses import dataclass
 
@@ -66,7 +66,7 @@ class Room:
         self._last_turn: str | None = None
         self._lost_at: float | None = None
         self._nudged = asyncio.Event()
-        self._expected: dict[str, float] = {}
+        self._expected: dict[tuple[str | None, str], float] = {}
 
     @property
     def someone_types(self) -> bool:
@@ -119,9 +119,16 @@ class Room:
         """The server is there again, as someone else found out: no need to wait longer."""
         self._nudged.set()
 
-    def expect(self, update_type: str) -> None:
-        """We are about to do this to the session: its next hint is no news from someone else."""
-        self._expected[update_type] = time.monotonic() + _EXPECTED_S
+    @contextlib.contextmanager
+    def doing(self, update_type: str) -> Iterator[None]:
+        """What we do to the session ourselves, unless it is refused: its next hint is no news from someone else."""
+        what = (self.session_id, update_type)
+        self._expected[what] = time.monotonic() + _EXPECTED_S
+        try:
+            yield
+        except BaseException:
+            self._expected.pop(what, None)
+            raise
 
     async def _watch(self, session_id: str) -> None:
         tries = 0
@@ -174,7 +181,7 @@ class Room:
         elif isinstance(item, SessionUpdate):
             if item.update_type == "user_typing":
                 self._typed_until = time.monotonic() + _SHOWN_S if item.typing else 0.0
-            if self._expected.pop(item.update_type, 0.0) > time.monotonic():
+            if self._expected.pop((item.session_id, item.update_type), 0.0) > time.monotonic():
                 return
             self._news.put_nowait(item)
 
