@@ -21,10 +21,10 @@ from compare.metrics import Objectives, Sample, Take, goodput
 from compare.relay import NETWORKS, Faults
 from compare.results import About
 from protocols import TRANSPORTS
-from shared.client import ChatClient, Lost, Resumed, collect_picture
+from shared.client.protocol import ChatClient, Lost, Resumed, collect_picture
 from shared.errors import ChatError, ConnectionLost
 from shared.events import Chunk, ImageChunk, TurnCancelled, TurnStarted
-from shared.turn import Reply
+from shared.reply import Reply
 
 LATENCY = ("ttfe", "ttft", "icl_p50", "icl_p99", "jitter", "tpot", "e2e", "delay_p50", "delay_p99", "coalescing")
 COST = ("server_us", "client_us")

@@ -27,7 +27,7 @@ from rich.table import Table
 
 from compare.floors.load import Job, Result
 from protocols.processes import Server, serving
-from shared.client import Ask, collect, collect_picture
+from shared.client.protocol import Ask, collect, collect_picture
 from shared.errors import ChatError, ConnectionLost
 
 STREAMING = ("ndjson", "sse", "websocket", "grpc")

@@ -21,10 +21,10 @@ from compare.metrics import Arrival, Take
 from compare.relay import Faults, Relay
 from protocols import TRANSPORTS
 from protocols.processes import Server, serving
-from shared.client import ChatClient, Item, Lost, Resumed
+from shared.client.protocol import ChatClient, Item, Lost, Resumed
 from shared.errors import ChatError, ConnectionLost
 from shared.events import AnyEvent, Chunk, ImageChunk, event_type
-from shared.turn import Picture, Reply
+from shared.reply import Picture, Reply
 
 PACKAGES = (
     "fastapi",

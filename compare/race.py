@@ -23,9 +23,9 @@ from compare.lanes import LANES, Course, Running, generated, running, setup, shu
 from compare.metrics import METRICS, Arrival, Figure, Take, differ, findings, summarise, verdict
 from compare.relay import NETWORKS, Faults
 from protocols.processes import catching_signals
-from shared.client import Item
+from shared.client.protocol import Item
 from shared.errors import ChatError, ConnectionLost
-from shared.llm import Said
+from shared.llm.model import ContextMessage
 from shared.llm.offline import reply_tokens
 
 _SHOWN = ("ttft", "icl_p50", "icl_p99", "delay_p50", "delay_p99", "e2e", "down_per_token", "coalescing")
@@ -308,7 +308,7 @@ def _report(console: Console, args: argparse.Namespace, takes: Sequence[Take], f
     def say(text: str) -> None:
         console.print(text, markup=False, soft_wrap=True)
 
-    expected = "".join(reply_tokens([Said("user", f"/tokens {args.tokens} {args.prompt}")]))
+    expected = "".join(reply_tokens([ContextMessage("user", f"/tokens {args.tokens} {args.prompt}")]))
     for experiment in dict.fromkeys(taken.experiment for taken in takes):
         some = [taken for taken in takes if taken.experiment == experiment]
         names = _SHOWN_IMAGE if args.image else _SHOWN_CUT if "cut" in experiment else _SHOWN

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from shared.client import ChatClient
+from shared.client.protocol import ChatClient
 
 
 @dataclass(frozen=True, slots=True)

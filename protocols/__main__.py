@@ -46,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return transport.server_main()(rest)
     if args.command == "chat":
         return transport.client_main()(rest)
-    from shared import cli
+    from shared.client import cli
 
     return cli.image_main(transport.client_class(), rest)
 

@@ -28,14 +28,14 @@ from rich.text import Text
 
 from protocols import TRANSPORTS
 from protocols.processes import catching_signals, serving_all
-from shared.client import ChatClient, Item, Lost, Resumed, collect
+from shared.client.protocol import ChatClient, Item, Lost, Resumed, collect
 from shared.config import Settings
 from shared.errors import ChatError, ConnectionLost
 from shared.events import AnyEvent, Chunk, ImageChunk
 from shared.images.offline import OfflineImages
-from shared.llm import Said
+from shared.llm.model import ContextMessage
 from shared.llm.offline import MODEL_ID, reply_tokens
-from shared.turn import Fold, Picture, Reply
+from shared.reply import Fold, Picture, Reply
 
 TALK = ("My name is Ada.", "Show me code that reads a stream of events.", "What is my name?")
 PROMPT = "a red bridge over a quiet river"
@@ -275,12 +275,12 @@ async def _ask(lane: Lane, items: AsyncGenerator[Item, None]) -> Reply | Picture
 
 async def _model(settings: Settings, lanes: Mapping[str, Lane]) -> Model:
     """Ask the offline models directly, in this process."""
-    history: list[Said] = []
+    history: list[ContextMessage] = []
     texts = []
     for message in (*TALK, AGAIN):
-        history.append(Said("user", message))
+        history.append(ContextMessage("user", message))
         texts.append("".join(reply_tokens(history, settings.offline_tokens)))
-        history.append(Said("model", texts[-1]))
+        history.append(ContextMessage("model", texts[-1]))
     drawn = next((lane.picture for lane in lanes.values() if lane.picture), None)
     sha256 = ""
     if drawn is not None:

@@ -15,7 +15,7 @@ from types import FrameType
 from typing import Any
 
 from protocols import TRANSPORTS
-from shared.client import ChatClient
+from shared.client.protocol import ChatClient
 
 START_S = 30.0
 _LOG_LINES = 2000

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from protocols import TRANSPORTS
 from protocols.processes import Server, catching_signals, run_together, serving_all
 from shared.config import Settings
-from shared.launch import first_of
+from shared.server.tasks import first_of
 
 
 def serve_all(host: str = "127.0.0.1", port_base: int | None = None, arguments: Sequence[str] = ()) -> int:

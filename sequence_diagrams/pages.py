@@ -23,7 +23,7 @@ from protocols import TRANSPORTS
 from protocols.processes import serving
 from sequence_diagrams.script import FILES, SETTINGS
 from sequence_diagrams.session import session
-from shared.client import collect
+from shared.client.protocol import collect
 
 ROOT = Path(__file__).resolve().parents[1]
 COMMAND = "python -m sequence_diagrams.pages"

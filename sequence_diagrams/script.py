@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from compare.relay import Faults, Relay
 from protocols import TRANSPORTS
 from protocols.processes import Server, serving
-from shared.client import ChatClient, collect
+from shared.client.protocol import ChatClient, collect
 
 SETTINGS = {
     "GENAI_PROVIDER": "offline",

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol, TextIO
 
 
-class Log(Protocol):
+class Logger(Protocol):
     """A structured logger (structlog's): an event and its fields."""
 
     def info(self, event: str, **fields: Any) -> Any:
@@ -40,7 +40,7 @@ def short(identifier: str | None) -> str:
     return identifier[:8] if identifier else "-"
 
 
-def open_log(transport: str, stream: TextIO | None = None, level: int = logging.INFO) -> Log:
+def open_logger(transport: str, stream: TextIO | None = None, level: int = logging.INFO) -> Logger:
     """A logger bound to one transport: readable columns on a terminal, one JSON object a line where there is none."""
     # Clients import this module too, for names; only a server pays for the library.
     import structlog
@@ -60,5 +60,5 @@ def open_log(transport: str, stream: TextIO | None = None, level: int = logging.
         wrapper_class=structlog.make_filtering_bound_logger(level),
     )
     # On a terminal the banner has said which transport this is.
-    bound: Log = log if out.isatty() else log.bind(transport=transport)
+    bound: Logger = log if out.isatty() else log.bind(transport=transport)
     return bound

@@ -18,7 +18,7 @@ import pytest
 
 from protocols import TRANSPORTS
 from protocols.processes import Server, serving
-from shared.client import ChatClient
+from shared.client.protocol import ChatClient
 from shared.config import Settings
 
 T = TypeVar("T")

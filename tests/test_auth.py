@@ -17,10 +17,10 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from protocols.grpc import chat_pb2
 from protocols.processes import serving
-from shared.auth import SOCKET_TICKET_S, is_loopback, open_door
-from shared.client import Ask, collect
+from shared.client.protocol import Ask, collect
 from shared.config import Settings
 from shared.errors import ChatError
+from shared.server.access import SOCKET_TICKET_S, access_policy, is_loopback
 from tests.conftest import FAST, KEY, WORDS, Connect, MakeServers, Servers, until
 from tests.wires import WIRES, GrpcWire, Wire, channel
 
@@ -228,7 +228,7 @@ async def test_a_sockets_ticket(keyed: Servers, http: httpx.AsyncClient, turn_id
         assert json.loads(await socket.recv())["type"] == "connected"
         await socket.send('{"type": "ping"}')
         assert json.loads(await socket.recv())["type"] == "pong"
-        # In the door there is no more to open.
+        # In the policy there is no more to open.
         await socket.send(json.dumps({"type": "auth", "ticket": "whatever"}))
         await socket.send('{"type": "ping"}')
         assert json.loads(await socket.recv())["type"] == "pong"
@@ -262,19 +262,19 @@ async def test_a_wrong_header_ends_the_handshake(keyed: Servers) -> None:
 
 def test_how_long_a_ticket_lives(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 1_800_000_000.0
-    monkeypatch.setattr("shared.auth.time.time", lambda: now)
-    door = open_door(Settings(_env_file=None, api_secret_key=KEY, turn_retention_h=2), "127.0.0.1", 8000)
-    other = open_door(Settings(_env_file=None, api_secret_key=KEY + "!"), "127.0.0.1", 8000)
-    (socket, socket_s), (turn, turn_s) = door.ticket(), door.ticket("t")
+    monkeypatch.setattr("shared.server.access.time.time", lambda: now)
+    policy = access_policy(Settings(_env_file=None, api_secret_key=KEY, turn_retention_h=2), "127.0.0.1", 8000)
+    other = access_policy(Settings(_env_file=None, api_secret_key=KEY + "!"), "127.0.0.1", 8000)
+    (socket, socket_s), (turn, turn_s) = policy.ticket(), policy.ticket("t")
     assert (socket_s, turn_s) == (30, 7200)
     for given, turn_id, life_s in ((socket, None, socket_s), (turn, "t", turn_s)):
-        monkeypatch.setattr("shared.auth.time.time", lambda life_s=life_s: now + life_s - 1)
-        door.check_ticket(given, turn_id)
+        monkeypatch.setattr("shared.server.access.time.time", lambda life_s=life_s: now + life_s - 1)
+        policy.check_ticket(given, turn_id)
         with pytest.raises(ChatError, match="unauthenticated"):
             other.check_ticket(given, turn_id)
-        monkeypatch.setattr("shared.auth.time.time", lambda life_s=life_s: now + life_s + 1)
+        monkeypatch.setattr("shared.server.access.time.time", lambda life_s=life_s: now + life_s + 1)
         with pytest.raises(ChatError, match="unauthenticated"):
-            door.check_ticket(given, turn_id)
+            policy.check_ticket(given, turn_id)
 
 
 async def test_no_secret_is_logged(keyed: Servers, http: httpx.AsyncClient, turn_id: str) -> None:
@@ -300,14 +300,14 @@ async def test_no_secret_is_logged(keyed: Servers, http: httpx.AsyncClient, turn
 def test_without_a_key_a_server_stays_at_home(host: str) -> None:
     settings = Settings(_env_file=None)
     with pytest.raises(ValueError, match="API_SECRET_KEY"):
-        open_door(settings, host, 8000)
-    assert open_door(Settings(_env_file=None, api_secret_key=KEY), host, 8000).key == KEY
+        access_policy(settings, host, 8000)
+    assert access_policy(Settings(_env_file=None, api_secret_key=KEY), host, 8000).key == KEY
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.1.2.3", "localhost", "::1", "[::1]"])
 def test_what_home_is(host: str) -> None:
     assert is_loopback(host)
-    assert open_door(Settings(_env_file=None), host, 8000).key is None
+    assert access_policy(Settings(_env_file=None), host, 8000).key is None
 
 
 async def test_a_server_refuses_to_start_open(word: str) -> None:
@@ -401,9 +401,9 @@ async def test_allowed_origins(make_servers: MakeServers) -> None:
 
 
 def test_any_origin() -> None:
-    door = open_door(Settings(_env_file=None, allowed_origins="*"), "127.0.0.1", 8000)
-    door.check_origin("http://anywhere.example")
-    door.check_host("anywhere.example")
+    policy = access_policy(Settings(_env_file=None, allowed_origins="*"), "127.0.0.1", 8000)
+    policy.check_origin("http://anywhere.example")
+    policy.check_host("anywhere.example")
 
 
 async def test_a_key_is_no_session(keyed: Servers, client: Connect) -> None:

@@ -22,7 +22,7 @@ from protocols import TRANSPORTS
 from protocols.__main__ import main
 from shared.config import Settings
 from shared.events import from_json
-from shared.llm import Said
+from shared.llm.model import ContextMessage
 from shared.llm.offline import reply_tokens
 from tests.conftest import FAST, WORDS, Connect, MakeServers, Servers, until
 
@@ -62,11 +62,11 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFi
 
 def said(*messages: str) -> str:
     """The offline model's reply to the last of these messages, each answered in its turn."""
-    history: list[Said] = []
+    history: list[ContextMessage] = []
     for message in messages:
         if history:
-            history.append(Said("model", "".join(reply_tokens(history))))
-        history.append(Said("user", message))
+            history.append(ContextMessage("model", "".join(reply_tokens(history))))
+        history.append(ContextMessage("user", message))
     return "".join(reply_tokens(history))
 
 

@@ -18,7 +18,7 @@ import msgspec
 import pytest
 from PIL import Image
 
-from shared.client import Ask, ChatClient, Item, Lost, Resumed, collect, collect_picture
+from shared.client.protocol import Ask, ChatClient, Item, Lost, Resumed, collect, collect_picture
 from shared.errors import ChatError
 from shared.events import (
     AnyEvent,
@@ -33,10 +33,10 @@ from shared.events import (
     Usage,
     event_type,
 )
-from shared.llm import Said
+from shared.llm.model import ContextMessage
 from shared.llm.offline import MODEL_ID, count_tokens, reply_tokens
+from shared.reply import Fold, Picture, Reply, text_sha256
 from shared.session import Message
-from shared.turn import Fold, Picture, Reply, text_sha256
 from tests.conftest import WORDS, Connect, MakeServers, Servers, until
 
 T = TypeVar("T")
@@ -213,11 +213,11 @@ async def test_the_log_is_what_the_model_said(word: str, record: Record, client:
     """Every turn against the model's own output and the contract's rules of context and counting."""
     recording = await record(word)
     reader = await client(word)
-    context: list[Said] = []
+    context: list[ContextMessage] = []
     messages = 0
     for step, turn in zip(SCRIPT, recording.turns, strict=True):
         events = await read(reader, turn.turn_id)
-        history = [*context, Said("user", step.text)]
+        history = [*context, ContextMessage("user", step.text)]
         tokens = reply_tokens(history)
         said = tokens if step.says is None else tokens[: step.says]
         text = "".join(said)
@@ -255,17 +255,17 @@ async def test_the_log_is_what_the_model_said(word: str, record: Record, client:
                 assert end.message
         messages += 1 + bool(text)
         if step.ends != "turn_failed":
-            context = [*history, Said("model", text)]
+            context = [*history, ContextMessage("model", text)]
 
 
 def test_the_script_covers_what_breaks() -> None:
     """The replies have what a transport could damage; else the comparison above would prove less than it seems to."""
-    said: list[Said] = []
+    said: list[ContextMessage] = []
     texts = []
     for step in SCRIPT:
-        texts.append("".join(reply_tokens([*said, Said("user", step.text)])))
+        texts.append("".join(reply_tokens([*said, ContextMessage("user", step.text)])))
         if step.ends == "turn_completed":
-            said += [Said("user", step.text), Said("model", texts[-1])]
+            said += [ContextMessage("user", step.text), ContextMessage("model", texts[-1])]
     everything = "".join(texts)
     for damaged in ("\u2028", "\u0085", "\n\n\n", "    ", "```python\n", "\u200d", "\u0301", "**", "\\", '"'):
         assert damaged in everything, repr(damaged)
@@ -389,14 +389,14 @@ async def test_a_conversation_goes_on_over_every_other(word: str, client: Connec
     """Begun on one transport, continued on each of the five: they all know what was said."""
     first = await collect((await client(word)).chat("My name is Grace."))
     assert first.session_id is not None
-    history = [Said("user", "My name is Grace."), Said("model", first.text)]
+    history = [ContextMessage("user", "My name is Grace."), ContextMessage("model", first.text)]
     for other in WORDS:
         here = await client(other)
         reply = await collect(here.chat("What is my name?", session_id=first.session_id))
-        history.append(Said("user", "What is my name?"))
+        history.append(ContextMessage("user", "What is my name?"))
         assert reply.text == "".join(reply_tokens(history))
         assert "Your name is **Grace**" in reply.text
-        history.append(Said("model", reply.text))
+        history.append(ContextMessage("model", reply.text))
         messages = await here.list_messages(first.session_id)
         assert [(message.role, message.text) for message in messages] == [(said.role, said.text) for said in history]
 
@@ -418,7 +418,7 @@ async def test_a_running_answer_is_read_through_the_other_processes(word: str, c
     reading = await reading_on(0) | await reading_on(1)
     await until(lambda: has_said(here, turn_id, 15))
     reading |= await reading_on(9)
-    tokens = reply_tokens([Said("user", "/tokens 30 /stall 600 Count.")])
+    tokens = reply_tokens([ContextMessage("user", "/tokens 30 /stall 600 Count.")])
     for there in clients.values():
         snapshot = await there.get_turn(turn_id)
         assert (snapshot.status, snapshot.last_seq, snapshot.text) == ("running", 16, "".join(tokens[:15]))
@@ -497,7 +497,7 @@ async def test_a_started_turn_is_read_like_any_other(word: str, client: Connect)
     here = await client(word)
     turn = await here.start(Ask(text="Go on without me."))
     events = await read(here, turn.turn_id)
-    assert folded(events).text == "".join(reply_tokens([Said("user", "Go on without me.")]))
+    assert folded(events).text == "".join(reply_tokens([ContextMessage("user", "Go on without me.")]))
     drawn = await here.start(Ask(text="A hill", kind="image", size="64x64"))
     assert folded(await read(here, drawn.turn_id)).picture().image
 

@@ -20,10 +20,10 @@ import pytest
 
 from protocols.grpc import chat_pb2 as pb
 from protocols.grpc import image_generation_pb2
-from shared.client import Ask, ChatClient, Item, collect, collect_picture
+from shared.client.protocol import Ask, ChatClient, Item, collect, collect_picture
 from shared.errors import ERRORS, ChatError, ConnectionLost
 from shared.events import Event, event_type
-from shared.store import open_store
+from shared.store.open import open_store
 from tests.conftest import KEY, WORDS, Connect, MakeServers, Servers, until
 from tests.wires import WIRES, GrpcChatWire, GrpcWire, HttpWire, Outcome, SocketWire, Wire, channel
 
@@ -479,7 +479,7 @@ async def test_storage_unavailable(tight: Servers, client: Connect) -> None:
 async def test_internal(wire: Wire, tight: Servers, client: Connect) -> None:
     """A log that is damaged on the disk: the one mistake that can be made on purpose. Its text does not travel."""
     here = await client(wire.word, on=tight)
-    # Said elsewhere, so that it is read from the disk and not from memory.
+    # ContextMessage elsewhere, so that it is read from the disk and not from memory.
     reply = await collect((await client("rest" if wire.word != "rest" else "ndjson", on=tight)).chat("Hello"))
     connection = apsw.Connection(str(tight.store))
     connection.set_busy_timeout(5000)

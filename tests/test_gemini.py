@@ -12,9 +12,10 @@ import pytest
 
 from shared.config import Settings
 from shared.errors import ChatError
-from shared.llm import Said, open_chat_model
 from shared.llm.gemini import DEFAULT_MODEL, GeminiChat
+from shared.llm.model import ContextMessage
 from shared.llm.offline import OfflineChat
+from shared.llm.open import open_chat_model
 from shared.llm.openai_chat import OpenAIChat
 from tests.emulators import Emulator
 from tests.emulators.chat import TOKENS
@@ -43,7 +44,7 @@ async def test_the_request_on_the_wire(emulator: Emulator, monkeypatch: pytest.M
     monkeypatch.setenv("GOOGLE_GEMINI_BASE_URL", emulator.base_url)
     monkeypatch.setenv("GOOGLE_API_KEY", KEY)
     model = open_chat_model(conf(provider_first_token_timeout_s=5))
-    deltas = [delta async for delta in model.stream([Said("user", "hi")], model.default_model)]
+    deltas = [delta async for delta in model.stream([ContextMessage("user", "hi")], model.default_model)]
     await model.aclose()
     assert "".join(delta.text for delta in deltas) == "".join(TOKENS) + "1 messages"
     seen = emulator.seen[0]
@@ -59,14 +60,14 @@ async def test_the_request_on_the_wire(emulator: Emulator, monkeypatch: pytest.M
 async def test_a_model_id_is_no_path(emulator: Emulator, model_id: str) -> None:
     model = GeminiChat(conf(gemini_api_key=KEY, google_gemini_base_url=emulator.base_url))
     with pytest.raises(ChatError, match="GENAI_MODEL_ID") as error:
-        await anext(model.stream([Said("user", "hi")], model_id))
+        await anext(model.stream([ContextMessage("user", "hi")], model_id))
     assert error.value.code == "model_not_found"
     assert emulator.seen == []
 
 
 async def test_two_streams_in_one_task_close_their_own(emulator: Emulator) -> None:
     model = GeminiChat(conf(gemini_api_key=KEY, google_gemini_base_url=emulator.base_url))
-    streams = [model.stream([Said("user", f"{i} emulate:stall")], model.default_model) for i in range(2)]
+    streams = [model.stream([ContextMessage("user", f"{i} emulate:stall")], model.default_model) for i in range(2)]
     for _ in TOKENS:
         for stream in streams:
             await anext(stream)
@@ -125,8 +126,8 @@ def test_the_default_model_comes_first() -> None:
 
 def test_no_sdk_before_it_is_used() -> None:
     code = (
-        "import sys; from shared.config import Settings; from shared.llm import open_chat_model;"
-        "from shared.images import open_image_model;"
+        "import sys; from shared.config import Settings; from shared.llm.open import open_chat_model;"
+        "from shared.images.open import open_image_model;"
         "s = Settings(_env_file=None, gemini_api_key='k', openai_api_key='k', genai_model_id='m');"
         "open_chat_model(s); open_image_model(s); open_chat_model(s.model_copy(update={'genai_provider': 'openai'}));"
         "assert not {'google.genai', 'openai', 'httpx2', 'PIL'} & set(sys.modules)"

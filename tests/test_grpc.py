@@ -35,11 +35,11 @@ from protocols.grpc import image_generation_pb2, image_generation_pb2_grpc
 from protocols.grpc.chat_pb2_grpc import ChatServiceStub
 from protocols.grpc.status import from_details, to_status
 from protocols.processes import serving
-from shared.client import Ask, ChatClient, Lost, Resumed, ServerAbsent, collect, collect_picture
+from shared.client.protocol import Ask, ChatClient, Lost, Resumed, ServerAbsent, collect, collect_picture
 from shared.errors import ERRORS, ChatError, ConnectionLost
 from shared.events import Chunk, TurnCancelled, TurnInterrupted, TurnStarted
+from shared.reply import text_sha256
 from shared.session import SessionUpdate
-from shared.turn import text_sha256
 from tests.conftest import FAST, MakeServers, Servers, until
 
 ROOT = Path(__file__).resolve().parents[1]

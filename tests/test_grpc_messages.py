@@ -18,8 +18,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from protocols.grpc import chat_pb2, image_generation_pb2
-from protocols.grpc.messages import from_event_message, from_message, to_event_bytes, to_event_message, to_message
-from shared import session, turn
+from protocols.grpc.convert import from_event_message, from_message, to_event_bytes, to_event_message, to_message
+from shared import reply, session
 from shared.events import (
     EVENT_TYPES,
     Chunk,
@@ -58,7 +58,7 @@ PAIRS: tuple[tuple[type[msgspec.Struct], type[Message]], ...] = (
     (session.Message, chat_pb2.Message),
     (session.ModelInfo, chat_pb2.ModelInfo),
     (session.SessionUpdate, chat_pb2.SessionUpdate),
-    (turn.Snapshot, chat_pb2.TurnSnapshot),
+    (reply.Snapshot, chat_pb2.TurnSnapshot),
     (ServerStats, chat_pb2.ServerStats),
 )
 

@@ -22,7 +22,7 @@ import pytest
 from PIL import Image
 
 from shared.events import EVENT_TYPES
-from shared.llm import Said
+from shared.llm.model import ContextMessage
 from shared.llm.offline import reply_tokens
 from tests.conftest import MakeServers, Servers
 
@@ -228,7 +228,7 @@ def with_separators() -> str:
     """A message whose reply has U+2028 and U+0085 in it."""
     for n in count():
         message = f"Explain it, please ({n})."
-        if "\u2028" in "".join(reply_tokens([Said("user", message)])):
+        if "\u2028" in "".join(reply_tokens([ContextMessage("user", message)])):
             return message
     raise AssertionError
 
@@ -266,7 +266,7 @@ async def test_the_body_of_a_stream(word: str, path: str, servers: Servers) -> N
         assert separator.encode() not in answer.body
     if path == "/chat/stream":
         text = "".join(event.get("text", "") for event in events)
-        assert text == "".join(reply_tokens([Said("user", message)]))
+        assert text == "".join(reply_tokens([ContextMessage("user", message)]))
         assert "\u2028" in text
         assert hashlib.sha256(text.encode()).hexdigest() == events[-1]["sha256"]
     # An event is in one chunk: no reader waits for its other half.

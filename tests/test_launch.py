@@ -19,7 +19,7 @@ import pytest
 
 from protocols import TRANSPORTS
 from shared.events import TurnCompleted, TurnInterrupted
-from shared.turn import Reply
+from shared.reply import Reply
 from tests.conftest import FAST, WORDS, until
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -44,7 +44,7 @@ WIRES = {
 # httpx2 is what both SDKs are made of, so their modules name its exceptions.
 SDKS = {
     "google.genai": {"shared/llm/gemini.py"},
-    "openai": {"shared/llm/openai_chat.py", "shared/images/openai_images.py", "shared/openai_sdk.py"},
+    "openai": {"shared/llm/openai_chat.py", "shared/images/openai_images.py", "shared/llm/openai_sdk.py"},
 }
 SDK_MODULES = set().union(*SDKS.values())
 HEADINGS = ["Run it", "On the wire", "Order of events", "When it breaks", "Limits", "Choose it when", "Read more"]
@@ -118,8 +118,8 @@ def test_server_and_client_are_strangers(folder: str) -> None:
 
 
 def test_the_chat_knows_no_wire() -> None:
-    allowed = {"shared/http_client.py": {"httpx"}}
-    for path in sources("shared/http"):
+    allowed = {"shared/client/http.py": {"httpx"}}
+    for path in sources("shared/server/http"):
         allowed[path.relative_to(ROOT).as_posix()] = WIRES - {"grpc", "google.protobuf", "httpx"}
     allowed |= {module: {"httpx2"} for module in SDK_MODULES}
     wrong = []

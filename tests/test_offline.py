@@ -18,9 +18,9 @@ from wcwidth import iter_graphemes
 from shared.config import Settings
 from shared.errors import ChatError
 from shared.events import Usage
-from shared.images import ImagePart
+from shared.images.model import ImagePart
 from shared.images.offline import OfflineImages
-from shared.llm import Delta, Said
+from shared.llm.model import ContextMessage, Delta
 from shared.llm.offline import MODEL_ID, OfflineChat, Stage, count_tokens, directions, reply_tokens, split_tokens
 
 MESSAGES = [
@@ -39,11 +39,11 @@ def conf(**given: Any) -> Settings:
     return Settings(_env_file=None, **{**fast, **given})
 
 
-def asked(*texts: str) -> list[Said]:
-    return [Said("model" if i % 2 else "user", text) for i, text in enumerate(texts)]
+def asked(*texts: str) -> list[ContextMessage]:
+    return [ContextMessage("model" if i % 2 else "user", text) for i, text in enumerate(texts)]
 
 
-async def said(model: OfflineChat, history: Sequence[Said]) -> list[Delta]:
+async def said(model: OfflineChat, history: Sequence[ContextMessage]) -> list[Delta]:
     return [delta async for delta in model.stream(history, MODEL_ID)]
 
 

@@ -15,10 +15,11 @@ from PIL import Image
 from shared.config import Settings
 from shared.errors import ChatError
 from shared.events import Usage
-from shared.images import ImagePart, open_image_model
+from shared.images.model import ImagePart
 from shared.images.offline import OfflineImages
+from shared.images.open import open_image_model
 from shared.images.openai_images import OpenAIImages
-from shared.llm import Said
+from shared.llm.model import ContextMessage
 from shared.llm.openai_chat import OpenAIChat
 from tests.emulators import PROVIDER_TEXT, WRONG_KEY, Emulator
 
@@ -243,7 +244,7 @@ async def test_chat_completions_on_the_wire(
     monkeypatch.setenv("OPENAI_BASE_URL", emulator.openai_url)
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     model = OpenAIChat(Settings(_env_file=None, genai_provider="openai", genai_model_id="llama", openai_api_key=key))
-    deltas = [delta async for delta in model.stream([Said("user", "hi")], "llama")]
+    deltas = [delta async for delta in model.stream([ContextMessage("user", "hi")], "llama")]
     await model.aclose()
     assert deltas[-1].finish_reason == "stop"
     seen = emulator.seen[0]

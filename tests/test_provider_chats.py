@@ -17,7 +17,8 @@ import pytest
 from shared.config import Settings
 from shared.errors import ChatError
 from shared.events import Usage
-from shared.llm import ChatModel, Delta, Said, open_chat_model
+from shared.llm.model import ChatModel, ContextMessage, Delta
+from shared.llm.open import open_chat_model
 from tests.emulators import PROVIDER_TEXT, WRONG_KEY, Emulator, Seen
 from tests.emulators.chat import GEMINI_MODELS, LONG, TOKENS, WILD
 
@@ -65,7 +66,7 @@ async def open_model(request: pytest.FixtureRequest, emulator: Emulator) -> Asyn
 
 
 async def said(model: ChatModel, text: str, model_id: str | None = None) -> list[Delta]:
-    return [delta async for delta in model.stream([Said("user", text)], model_id or model.default_model)]
+    return [delta async for delta in model.stream([ContextMessage("user", text)], model_id or model.default_model)]
 
 
 def text_of(deltas: list[Delta]) -> str:
@@ -80,7 +81,7 @@ async def failed(model: ChatModel, text: str, model_id: str | None = None) -> tu
     """The error, and the text that came before it."""
     heard = ""
     with pytest.raises(ChatError) as caught:
-        async for delta in model.stream([Said("user", text)], model_id or model.default_model):
+        async for delta in model.stream([ContextMessage("user", text)], model_id or model.default_model):
             heard += delta.text
     error = caught.value
     for one in (error, error.__cause__, error.__context__):
@@ -119,7 +120,7 @@ async def test_answers(open_model: Open, scenario: str, text: str, reason: str, 
 
 async def test_streams_while_the_model_speaks(open_model: Open, emulator: Emulator) -> None:
     model = open_model()
-    async with aclosing(model.stream([Said("user", "emulate:paced-1000")], model.default_model)) as stream:
+    async with aclosing(model.stream([ContextMessage("user", "emulate:paced-1000")], model.default_model)) as stream:
         assert (await anext(stream)).text == "t0 "
         assert emulator.seen[0].frames < 100
 
@@ -223,7 +224,11 @@ async def test_does_not_try_again(open_model: Open, emulator: Emulator, scenario
 
 async def test_the_history_goes_whole(open_model: Open, emulator: Emulator) -> None:
     model = open_model(genai_system_instruction="Be brief.")
-    history = [Said("user", "One e\u0301"), Said("model", "Two\n\n"), Said("user", "Three")]
+    history = [
+        ContextMessage("user", "One e\u0301"),
+        ContextMessage("model", "Two\n\n"),
+        ContextMessage("user", "Three"),
+    ]
     deltas = [delta async for delta in model.stream(history, model.default_model)]
     body = emulator.seen[0].body
     if model.provider == "gemini":
@@ -241,7 +246,7 @@ async def test_the_history_goes_whole(open_model: Open, emulator: Emulator) -> N
 async def test_a_long_history_does_not_hold_up_the_event_loop(open_model: Open, emulator: Emulator) -> None:
     model = open_model()
     await said(model, "hi")
-    history = [Said("model" if i % 2 else "user", f"message {i}") for i in range(5001)]
+    history = [ContextMessage("model" if i % 2 else "user", f"message {i}") for i in range(5001)]
     # CPU time of this thread, without the collector: what others take from the machine or left in the heap is not the SDK's.
     gc.collect()
     gc.disable()
@@ -261,7 +266,7 @@ async def test_a_long_history_does_not_hold_up_the_event_loop(open_model: Open, 
     assert worst < 3 * yardstick
 
 
-async def _all(model: ChatModel, history: list[Said]) -> list[Delta]:
+async def _all(model: ChatModel, history: list[ContextMessage]) -> list[Delta]:
     return [delta async for delta in model.stream(history, model.default_model)]
 
 
@@ -271,7 +276,7 @@ async def test_cancelling_the_task_closes_upstream(open_model: Open, emulator: E
     heard = asyncio.Event()
 
     async def read() -> None:
-        async for delta in model.stream([Said("user", f"emulate:{stage}")], model.default_model):
+        async for delta in model.stream([ContextMessage("user", f"emulate:{stage}")], model.default_model):
             if delta.text:
                 heard.set()
 
@@ -293,7 +298,7 @@ async def test_cancelling_the_task_closes_upstream(open_model: Open, emulator: E
 async def test_closing_the_iterator_closes_upstream(open_model: Open, emulator: Emulator, stage: str) -> None:
     """The reader is busy elsewhere when it stops: the SDKs' own iterators would leave the request open."""
     model = open_model()
-    stream = model.stream([Said("user", f"emulate:{stage}")], model.default_model)
+    stream = model.stream([ContextMessage("user", f"emulate:{stage}")], model.default_model)
     await anext(stream)
     pressed = time.time() * 1000
     await stream.aclose()
@@ -317,7 +322,7 @@ async def test_three_hundred_streams(open_model: Open, emulator: Emulator) -> No
 
 async def test_three_hundred_are_open_at_once(open_model: Open, emulator: Emulator) -> None:
     model = open_model()
-    streams = [model.stream([Said("user", f"{i} emulate:stall")], model.default_model) for i in range(300)]
+    streams = [model.stream([ContextMessage("user", f"{i} emulate:stall")], model.default_model) for i in range(300)]
     for delta in await asyncio.gather(*(anext(stream) for stream in streams)):
         assert delta.text == TOKENS[0]
     assert [seen.ended_at for seen in emulator.seen] == [None] * 300

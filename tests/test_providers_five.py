@@ -18,10 +18,10 @@ import pytest_asyncio
 
 from protocols import TRANSPORTS
 from protocols.processes import Server, serving, serving_all
-from shared.client import ChatClient, collect, collect_picture
+from shared.client.protocol import ChatClient, collect, collect_picture
 from shared.errors import ChatError
 from shared.events import ImageStarted, Usage
-from shared.turn import Picture
+from shared.reply import Picture
 from tests.emulators import PROVIDER_TEXT, WRONG_KEY, Emulator, Seen
 from tests.emulators.chat import GEMINI_MODELS, LONG, TOKENS, WILD
 

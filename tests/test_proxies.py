@@ -16,9 +16,9 @@ from pathlib import Path
 import pytest
 
 from protocols import TRANSPORTS
-from shared.client import Item
+from shared.client.protocol import Item
 from shared.events import Chunk, TurnCompleted
-from shared.turn import Reply
+from shared.reply import Reply
 from tests.conftest import Servers
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -13,7 +13,7 @@ from dataclasses import fields
 import pytest
 
 from compare.relay import EVENT_START, NETWORKS, Connection, Faults, Relay, _parser
-from protocols.grpc.messages import to_event_bytes
+from protocols.grpc.convert import to_event_bytes
 from shared.events import Chunk, TurnStarted, from_json, to_json
 
 Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]

@@ -20,6 +20,8 @@ from typing import Any
 
 import pytest
 
+from shared.chat.service import ChatService, open_service
+from shared.chat.turn_log import Reader
 from shared.config import Settings
 from shared.errors import ChatError
 from shared.events import (
@@ -35,17 +37,17 @@ from shared.events import (
     Usage,
     event_type,
 )
-from shared.images import ImagePart
-from shared.llm import Delta, Said
-from shared.logger import open_log
-from shared.service import ChatService, open_service
+from shared.images.model import ImagePart
+from shared.llm.model import ContextMessage, Delta
+from shared.logger import open_logger
+from shared.reply import text_sha256
 from shared.session import SessionUpdate, TurnBegan
-from shared.store import Append, NewTurn, Started, Store, open_store
-from shared.turn import Reader, text_sha256
+from shared.store.open import open_store
+from shared.store.protocol import Append, NewTurn, Started, Store
 from tests.conftest import until
 
 SECRET = "sk-very-secret-0123"
-Play = Callable[[Sequence[Said]], AsyncGenerator[Delta, None]]
+Play = Callable[[Sequence[ContextMessage]], AsyncGenerator[Delta, None]]
 
 
 @dataclass
@@ -57,11 +59,11 @@ class Scripted:
     default_model: str = "scripted-1"
     models: tuple[str, ...] = ("scripted-1",)
     hint: str = ""
-    histories: list[list[Said]] = field(default_factory=list)
+    histories: list[list[ContextMessage]] = field(default_factory=list)
     opened: int = 0
     closed: int = 0
 
-    async def stream(self, history: Sequence[Said], model_id: str) -> AsyncGenerator[Delta, None]:
+    async def stream(self, history: Sequence[ContextMessage], model_id: str) -> AsyncGenerator[Delta, None]:
         self.histories.append(list(history))
         self.opened += 1
         try:
@@ -116,7 +118,7 @@ class Stepwise:
         self.steps.put_nowait(Delta("", "stop", usage))
         self.steps.put_nowait(None)
 
-    async def __call__(self, history: Sequence[Said]) -> AsyncGenerator[Delta, None]:
+    async def __call__(self, history: Sequence[ContextMessage]) -> AsyncGenerator[Delta, None]:
         while (step := await self.steps.get()) is not None:
             if isinstance(step, Exception):
                 raise step
@@ -126,7 +128,7 @@ class Stepwise:
 def saying(*texts: str) -> Play:
     """All of it at once, without ever waiting."""
 
-    async def play(history: Sequence[Said]) -> AsyncGenerator[Delta, None]:
+    async def play(history: Sequence[ContextMessage]) -> AsyncGenerator[Delta, None]:
         for text in texts:
             yield Delta(text)
         yield Delta("", "stop", Usage(1, len(texts)))
@@ -134,7 +136,7 @@ def saying(*texts: str) -> Play:
     return play
 
 
-async def silent(history: Sequence[Said]) -> AsyncGenerator[Delta, None]:
+async def silent(history: Sequence[ContextMessage]) -> AsyncGenerator[Delta, None]:
     await asyncio.Event().wait()
     yield Delta("never")
 
@@ -197,11 +199,11 @@ def serve(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Serve:
         url = store_url or f"sqlite:///{tmp_path}/chat.db"
         store, out = SlowStore(open_store(url)), io.StringIO()
         chat = model if isinstance(model, Scripted) else Scripted(model)
-        monkeypatch.setattr("shared.service.open_store", lambda _: store)
-        monkeypatch.setattr("shared.service.open_chat_model", lambda _: chat)
-        monkeypatch.setattr("shared.service.open_image_model", lambda _: images or Drawn([]))
+        monkeypatch.setattr("shared.chat.service.open_store", lambda _: store)
+        monkeypatch.setattr("shared.chat.service.open_chat_model", lambda _: chat)
+        monkeypatch.setattr("shared.chat.service.open_image_model", lambda _: images or Drawn([]))
         settings = Settings(_env_file=None, store_url=url, **given)
-        async with open_service(settings, log=open_log("test", out)) as service:
+        async with open_service(settings, log=open_logger("test", out)) as service:
             yield Here(service, store, out)
 
     return start
@@ -269,7 +271,7 @@ async def test_what_waits_is_committed_together(serve: Serve) -> None:
     """While one commit runs, everything that arrives, of all turns, goes into the next one."""
     plays: dict[str, Stepwise] = {f"chat {n}": Stepwise() for n in range(8)}
 
-    async def play(history: Sequence[Said]) -> AsyncGenerator[Delta, None]:
+    async def play(history: Sequence[ContextMessage]) -> AsyncGenerator[Delta, None]:
         async for delta in plays[history[-1].text](history):
             yield delta
 
@@ -420,7 +422,7 @@ async def ended(service: ChatService, turn_id: str) -> bool:
 
 
 async def test_sixteen_chats_take_as_long_as_one(serve: Serve) -> None:
-    async def second_long(history: Sequence[Said]) -> AsyncGenerator[Delta, None]:
+    async def second_long(history: Sequence[ContextMessage]) -> AsyncGenerator[Delta, None]:
         for n in range(10):
             await asyncio.sleep(0.1)
             yield Delta(f"{n} ")
@@ -440,7 +442,7 @@ async def test_sixteen_chats_take_as_long_as_one(serve: Serve) -> None:
 async def test_a_model_that_never_waits_keeps_nobody_waiting(serve: Serve) -> None:
     """100,000 deltas without one await: other chats begin and end while it talks."""
 
-    async def play(history: Sequence[Said]) -> AsyncGenerator[Delta, None]:
+    async def play(history: Sequence[ContextMessage]) -> AsyncGenerator[Delta, None]:
         for n in range(100_000 if history[-1].text == "Talk" else 3):
             yield Delta(f"{n} ")
         yield Delta("", "stop")
@@ -456,7 +458,7 @@ async def test_a_model_that_never_waits_keeps_nobody_waiting(serve: Serve) -> No
 
 
 async def test_a_model_that_hangs_keeps_nobody_waiting(serve: Serve) -> None:
-    async def play(history: Sequence[Said]) -> AsyncGenerator[Delta, None]:
+    async def play(history: Sequence[ContextMessage]) -> AsyncGenerator[Delta, None]:
         if history[-1].text == "Hang":
             await asyncio.Event().wait()
         yield Delta("Hello", "stop")
@@ -537,8 +539,8 @@ async def test_what_the_model_is_given(serve: Serve) -> None:
         session_id = first[0].session_id
         await reply(here.service, "Two", session_id=session_id)
         assert model.histories == [
-            [Said("user", "One")],
-            [Said("user", "One"), Said("model", "Hello you"), Said("user", "Two")],
+            [ContextMessage("user", "One")],
+            [ContextMessage("user", "One"), ContextMessage("model", "Hello you"), ContextMessage("user", "Two")],
         ]
         end = first[-1]
         assert isinstance(end, TurnCompleted)
@@ -575,7 +577,7 @@ async def test_what_the_model_says_is_kept_as_it_is(serve: Serve) -> None:
 async def test_a_model_that_raises(serve: Serve, said: int, error: Exception, code: str) -> None:
     """``turn_failed`` with a code of the table; the exception's own text reaches neither the client nor the log."""
 
-    async def play(history: Sequence[Said]) -> AsyncGenerator[Delta, None]:
+    async def play(history: Sequence[ContextMessage]) -> AsyncGenerator[Delta, None]:
         for n in range(said):
             yield Delta(f"{n} ")
         if history[-1].text == "Fail":
@@ -597,7 +599,7 @@ async def test_a_model_that_raises(serve: Serve, said: int, error: Exception, co
         assert isinstance(started, TurnStarted)
         again = await reply(here.service, "Go on", session_id=started.session_id)
         assert event_type(again[-1]) == "turn_completed"
-        assert model.histories[1] == [Said("user", "Go on")]
+        assert model.histories[1] == [ContextMessage("user", "Go on")]
         statuses = [message.status for message in await here.service.list_messages(started.session_id or "")]
         assert statuses == ["failed"] * (1 + bool(said)) + ["completed", "completed"]
 
@@ -700,7 +702,7 @@ async def test_cancel_races_with_the_end(serve: Serve) -> None:
     """Whoever comes first wins; the log has one end and says what really was said."""
     plays: list[Stepwise] = []
 
-    async def play(history: Sequence[Said]) -> AsyncGenerator[Delta, None]:
+    async def play(history: Sequence[ContextMessage]) -> AsyncGenerator[Delta, None]:
         plays.append(Stepwise())
         plays[-1].say("a", "b")
         plays[-1].end()
@@ -834,7 +836,7 @@ async def test_drain(serve: Serve) -> None:
     """Refused: what is new. Finished: what is quick. Interrupted, and delivered so: what is not. Sent away: who reads elsewhere."""
     plays = {"quick": Stepwise(), "slow": Stepwise()}
 
-    async def play(history: Sequence[Said]) -> AsyncGenerator[Delta, None]:
+    async def play(history: Sequence[ContextMessage]) -> AsyncGenerator[Delta, None]:
         async for delta in plays[history[-1].text](history):
             yield delta
 
@@ -870,7 +872,7 @@ async def test_what_is_being_let_in_is_drained_like_the_rest(serve: Serve, first
     """The signal comes while the store records the turn: it has the whole grace period, also when all others have ended."""
     plays = {"Quick": Stepwise(), "Just in time": Stepwise()}
 
-    async def play(history: Sequence[Said]) -> AsyncGenerator[Delta, None]:
+    async def play(history: Sequence[ContextMessage]) -> AsyncGenerator[Delta, None]:
         async for delta in plays[history[-1].text](history):
             yield delta
 

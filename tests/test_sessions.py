@@ -10,7 +10,7 @@ import httpx
 import msgspec
 import pytest
 
-from shared.client import Ask, ChatClient, collect, collect_picture
+from shared.client.protocol import Ask, ChatClient, collect, collect_picture
 from shared.errors import ChatError
 from shared.events import AnyEvent, Event, TurnCompleted, TurnStarted
 from shared.session import Session, SessionPage

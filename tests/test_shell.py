@@ -23,13 +23,13 @@ from protocols import TRANSPORTS
 from protocols.processes import Server, serving
 from sequence_diagrams.session import QUESTIONS
 from sequence_diagrams.terminal import PATIENCE_S, Terminal
-from shared.llm import Said
+from shared.client.shell import text
+from shared.client.shell.commands import COMMANDS
+from shared.client.shell.markdown import MAX_BLOCK_CHARS, Blocks
+from shared.client.shell.paint import Paint
+from shared.client.shell.tally import percentile
+from shared.llm.model import ContextMessage
 from shared.llm.offline import reply_tokens
-from shared.shell import text
-from shared.shell.commands import COMMANDS
-from shared.shell.markdown import MAX_BLOCK_CHARS, Blocks
-from shared.shell.paint import Paint
-from shared.shell.tally import percentile
 from tests.conftest import WORDS, Backstage, MakeServers, Servers
 
 CTRL_C, CTRL_D, UP, TAB, ALT_ENTER = "\x03", "\x04", "\x1b[A", "\t", "\x1b\r"
@@ -174,7 +174,7 @@ def test_every_command(shell: Open, word: str, tmp_path: Path, servers: Servers)
 def test_the_reply_is_all_there(shell: Open, word: str) -> None:
     """Rendered, the code keeps its indentation; with --plain every line is as the model said it."""
     question = "Tell me about code."
-    said = text.visible("".join(reply_tokens([Said("user", question)])))
+    said = text.visible("".join(reply_tokens([ContextMessage("user", question)])))
     rendered = shell(word, columns=160, rows=60)
     rendered.do(f"{question}\r", quiet(word))
     code = said.partition("```python\n")[2].partition("\n```")[0].split("\n")
@@ -200,10 +200,10 @@ def test_the_session_in_the_readme_is_one(word: str) -> None:
     )
     assert shown.startswith(f"$ python -m protocols chat {word}\n{TRANSPORTS[word].title} at ")
     assert re.findall(r"^❯ (.*)$", shown, re.MULTILINE) == list(QUESTIONS)
-    said: list[Said] = []
+    said: list[ContextMessage] = []
     for question in QUESTIONS:
-        said.append(Said("user", question))
-        said.append(Said("model", "".join(reply_tokens(said))))
+        said.append(ContextMessage("user", question))
+        said.append(ContextMessage("model", "".join(reply_tokens(said))))
         ends = (said[-1].text.split("\n")[0], said[-1].text.rstrip().split("\n")[-1])
         assert all(composed(re.sub(r"[*_]", "", end)) in shown for end in ends)
     assert len(re.findall(quiet(word), shown, re.MULTILINE)) == len(QUESTIONS)
@@ -225,7 +225,7 @@ def test_pipes(env: dict[str, str], word: str, tmp_path: Path) -> None:
         check=False,
     )
     out = run.stdout.decode()
-    first = "".join(reply_tokens([Said("user", "My name is Ada.")]))
+    first = "".join(reply_tokens([ContextMessage("user", "My name is Ada.")]))
     assert run.returncode == 0, run.stderr.decode()
     assert out.startswith(first + "\n")
     assert "Your name is **Ada**." in out

@@ -17,7 +17,7 @@ import asyncio, pathlib, tempfile
 from compare.relay import Faults, Relay
 from protocols import TRANSPORTS
 from protocols.processes import serving
-from shared.client import Lost, Resumed
+from shared.client.protocol import Lost, Resumed
 from shared.events import Chunk, TurnCompleted
 
 assert pathlib.Path(__import__("protocols").__file__).is_relative_to(pathlib.Path.cwd())

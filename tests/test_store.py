@@ -34,9 +34,11 @@ from shared.events import (
     TurnStarted,
     Usage,
 )
-from shared.llm import Said
-from shared.store import Append, End, NewTurn, Started, Store, StoredImage, open_store
-from shared.turn import Record, text_sha256
+from shared.llm.model import ContextMessage
+from shared.reply import text_sha256
+from shared.store.open import open_store
+from shared.store.protocol import Append, End, NewTurn, Started, Store, StoredImage
+from shared.store.record import Record
 
 NOW = 1_800_000_000_000.125
 LEASE_MS = 3000.0
@@ -319,7 +321,7 @@ async def test_a_turn_whose_owner_is_gone_stands_in_nobodys_way(store: Store) ->
     await store.append([entry(first, chunks(first.turn.turn_id, 2, "Half a "))])
     later = NOW + LEASE_MS + 1
     second = await store.start_turn(asked("Go on", session_id=session_id, now=later, lease_until=later + LEASE_MS))
-    assert second.context == (Said("user", "Hi"), Said("model", "Half a "))
+    assert second.context == (ContextMessage("user", "Hi"), ContextMessage("model", "Half a "))
     last = (await log(store, first.turn.turn_id))[-1]
     assert last == TurnInterrupted(turn_id=first.turn.turn_id, seq=3, at=later, chunks=1, sha256=text_sha256("Half a "))
     assert await store.append([entry(first, chunks(first.turn.turn_id, 3, "late"))]) == [False]
@@ -510,7 +512,7 @@ async def test_old_logs_expire_then_vanish(store: Store) -> None:
     assert await store.get_turn(old.turn.turn_id) is None
     assert await store.read(old.turn.turn_id, 0) is None
     assert [message.text for message in await store.list_messages(session_id)] == ["one", "1", "two", "2"]
-    assert (await store.start_turn(asked("three", session_id=session_id))).context[0] == Said("user", "one")
+    assert (await store.start_turn(asked("three", session_id=session_id))).context[0] == ContextMessage("user", "one")
 
 
 @every

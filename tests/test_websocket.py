@@ -32,7 +32,7 @@ from wsproto.events import (
 from wsproto.utilities import LocalProtocolError
 
 from protocols.processes import Server
-from shared.client import Ask, ChatClient, Lost, Resumed, ServerAbsent, collect, collect_picture
+from shared.client.protocol import Ask, ChatClient, Lost, Resumed, ServerAbsent, collect, collect_picture
 from shared.errors import ChatError, ConnectionLost
 from shared.events import Chunk, TurnCancelled, TurnStarted
 from shared.session import SessionUpdate
@@ -42,7 +42,7 @@ PROTOCOL = "genai.chat.v1"
 LIMIT_BYTES = 50_000
 PATIENCE_S = 10.0
 
-Said = dict[str, Any]
+ContextMessage = dict[str, Any]
 
 
 class Raw:
@@ -90,12 +90,12 @@ class Raw:
                 await self._read()
         return self._messages.pop(0)
 
-    async def hear(self, *types: str) -> Said:
+    async def hear(self, *types: str) -> ContextMessage:
         """The next message of one of these types (or the next at all); an ``image_chunk`` has its ``data``."""
         while True:
             frame = await self.frame()
             assert isinstance(frame, str), "a binary frame that no text frame announced"
-            said: Said = json.loads(frame)
+            said: ContextMessage = json.loads(frame)
             if said["type"] == "image_chunk":
                 said["data"] = await self.frame()
                 assert isinstance(said["data"], bytes)
@@ -103,9 +103,9 @@ class Raw:
             if not types or said["type"] in types:
                 return said
 
-    async def turn(self, turn_id: str | None = None) -> list[Said]:
+    async def turn(self, turn_id: str | None = None) -> list[ContextMessage]:
         """The events of one turn to its end; what belongs to others is passed over."""
-        events: list[Said] = []
+        events: list[ContextMessage] = []
         while not events or not events[-1]["type"].startswith("turn_") or len(events) == 1:
             said = await self.hear()
             if "seq" in said and said["turn_id"] == (turn_id or said["turn_id"]):
@@ -195,13 +195,13 @@ def strict(make_servers: MakeServers) -> Servers:
 KEY = {"X-API-Key": "open sesame"}
 
 
-async def stats(server: Server, **headers: str) -> Said:
+async def stats(server: Server, **headers: str) -> ContextMessage:
     async with httpx.AsyncClient(headers=headers) as http:
-        answer: Said = (await http.get(f"http://{server.address}/stats")).json()
+        answer: ContextMessage = (await http.get(f"http://{server.address}/stats")).json()
         return answer
 
 
-def ours(events: list[Said]) -> str:
+def ours(events: list[ContextMessage]) -> str:
     """The text that the chunks of a turn add up to, checked against the rules of every log."""
     assert [event["seq"] for event in events] == list(range(1, len(events) + 1))
     text = "".join(event["text"] for event in events if event["type"] == "chunk")
@@ -293,7 +293,7 @@ async def test_several_turns_on_one_connection(server: Server) -> None:
                 new_session=True,
             )
         one.say(type="image", prompt="between them", size="256x256")
-        turns: dict[str, list[Said]] = {}
+        turns: dict[str, list[ContextMessage]] = {}
         done = 0
         while done < 7:
             said = await one.hear()
@@ -529,7 +529,7 @@ async def test_key_joins_its_turn(server: Server) -> None:
         ({"message": "no type"}, "invalid_request"),
     ],
 )
-async def test_refused_and_open(server: Server, message: Said, code: str) -> None:
+async def test_refused_and_open(server: Server, message: ContextMessage, code: str) -> None:
     async with raw(server) as one:
         one.say(**message, request_id="which")
         said = await one.hear()

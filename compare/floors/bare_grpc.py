@@ -14,7 +14,7 @@ import uvloop
 
 from compare.floors.script import Options, Script, options
 from protocols.grpc import chat_pb2
-from protocols.grpc.messages import to_event_bytes, to_event_message
+from protocols.grpc.convert import to_event_bytes, to_event_message
 from shared.events import AnyEvent
 
 

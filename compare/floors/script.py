@@ -20,7 +20,7 @@ from shared.events import (
     TurnStarted,
     Usage,
 )
-from shared.llm import Said
+from shared.llm.model import ContextMessage
 from shared.llm.offline import reply_tokens
 
 M = TypeVar("M")
@@ -96,7 +96,7 @@ def events(how: Options) -> list[AnyEvent]:
             )
         )
     else:
-        for seq, text in enumerate(reply_tokens([Said("user", "floor")], how.tokens), 2):
+        for seq, text in enumerate(reply_tokens([ContextMessage("user", "floor")], how.tokens), 2):
             body.append(Chunk(turn_id=TURN_ID, seq=seq, at=AT, text=text))
     completed = TurnCompleted(
         turn_id=TURN_ID,

@@ -23,15 +23,15 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from protocols import TRANSPORTS
 from protocols.grpc import chat_pb2 as pb
 from protocols.grpc.chat_pb2_grpc import ChatServiceStub
-from protocols.grpc.messages import from_event_message, from_message
+from protocols.grpc.convert import from_event_message, from_message
 from protocols.grpc.status import from_details
-from shared import cli
-from shared.client import Ask, ChatClient, ServerAbsent
+from shared.client import cli
+from shared.client.protocol import Ask, ChatClient, ServerAbsent
 from shared.errors import ERRORS, ChatError, ConnectionLost
 from shared.events import AnyEvent, TurnStarted
+from shared.reply import Snapshot
 from shared.session import Message, ModelInfo, Session, SessionPage, SessionUpdate
 from shared.stats import ServerStats
-from shared.turn import Snapshot
 
 A = TypeVar("A")
 _CONNECT_S = 5.0

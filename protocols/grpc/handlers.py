@@ -18,7 +18,7 @@ from google.protobuf.message_factory import GetMessageClass
 
 from protocols.grpc.status import to_status
 from shared.errors import ChatError
-from shared.launch import Place
+from shared.server.context import ServerContext
 
 M = TypeVar("M", bound=Message)
 Context = grpc.aio.ServicerContext[bytes, bytes]
@@ -32,7 +32,10 @@ _KINDS = {
 
 
 def handlers(
-    service: ServiceDescriptor, servicer: object, place: Place, check_key: Callable[[Headers], None] | None = None
+    service: ServiceDescriptor,
+    servicer: object,
+    server_context: ServerContext,
+    check_key: Callable[[Headers], None] | None = None,
 ) -> grpc.GenericRpcHandler[bytes, bytes]:
     """The RPCs of a service, each done by the coroutine method of its name.
 
@@ -41,7 +44,7 @@ def handlers(
     """
     rpcs = {
         method.name: _KINDS[method.client_streaming, method.server_streaming](
-            _guarded(method, getattr(servicer, method.name), place, check_key)
+            _guarded(method, getattr(servicer, method.name), server_context, check_key)
         )
         for method in service.methods
     }
@@ -51,7 +54,7 @@ def handlers(
 def _guarded(
     method: MethodDescriptor,
     work: Callable[[Any, Context], Awaitable[Message | None]],
-    place: Place,
+    server_context: ServerContext,
     check_key: Callable[[Headers], None] | None,
 ) -> Callable[[Any, Context], Awaitable[bytes | None]]:
     kind = GetMessageClass(method.input_type)
@@ -64,7 +67,7 @@ def _guarded(
             if "gzip" in headers.get("accept-encoding", ""):
                 context.set_compression(grpc.Compression.Gzip)
             if not method.client_streaming:
-                request = parse(request, kind, place.settings.max_body_bytes)
+                request = parse(request, kind, server_context.settings.max_body_bytes)
             answer = await work(request, context)
             return None if answer is None else answer.SerializeToString()
         except grpc.aio.AbortError:
@@ -75,7 +78,7 @@ def _guarded(
         except ChatError as error:
             refusal = error
         except Exception as error:  # noqa: BLE001 - whatever it is, its text must not travel
-            place.service.log.error("internal error", rpc=method.full_name, why=type(error).__name__)
+            server_context.service.log.error("internal error", rpc=method.full_name, why=type(error).__name__)
             refusal = ChatError("internal")
         status = to_status(refusal)
         await context.abort(status.code, status.details, status.trailing_metadata)

@@ -17,15 +17,17 @@ from grpc_reflection.v1alpha import reflection
 
 from protocols.grpc import chat_pb2 as pb
 from protocols.grpc import image_generation_pb2
+from protocols.grpc.convert import from_chat_request, to_chat_response, to_event_bytes, to_fields, to_message
 from protocols.grpc.handlers import Context, handlers, outlet, parse
-from protocols.grpc.messages import from_chat_request, to_chat_response, to_event_bytes, to_fields, to_message
-from shared import launch
 from shared.config import Settings
-from shared.duplex import Duplex, Outgoing
 from shared.errors import ChatError
 from shared.events import IMAGE_CHUNK_BYTES, TurnFailed
-from shared.launch import Place, Stopping
-from shared.turn import Record
+from shared.server import launch
+from shared.server.context import ServerContext
+from shared.server.duplex import Duplex, Outgoing
+from shared.server.signals import Stopping
+from shared.server.tasks import first_of
+from shared.store.record import Record
 
 CHAT = pb.DESCRIPTOR.services_by_name["ChatService"]
 IMAGES = image_generation_pb2.DESCRIPTOR.services_by_name["ImageGenerationService"]
@@ -37,10 +39,10 @@ STOP_S = 0.4
 class ChatService:
     """``chat.ChatService``: each RPC is a call of the service, and protobuf around it."""
 
-    def __init__(self, place: Place) -> None:
-        self._service = place.service
-        self._stall_s = place.settings.stall_timeout_s
-        self._max_bytes = place.settings.max_body_bytes
+    def __init__(self, server_context: ServerContext) -> None:
+        self._service = server_context.service
+        self._stall_s = server_context.settings.stall_timeout_s
+        self._max_bytes = server_context.settings.max_body_bytes
 
     # -- turns, as streams of events
 
@@ -93,7 +95,7 @@ class ChatService:
             async with Duplex(self._service, send) as duplex:
                 talking = asyncio.create_task(self._talk(duplex, requests))
                 try:
-                    await launch.first_of(asyncio.shield(talking), closed.wait())
+                    await first_of(asyncio.shield(talking), closed.wait())
                     if not talking.done():
                         raise ChatError("shutting_down")
                     talking.result()
@@ -174,15 +176,15 @@ class ChatService:
 class ImageService:
     """``imagegeneration.ImageGenerationService``, as the article has it: the key a field, the picture base64 in one message."""
 
-    def __init__(self, place: Place) -> None:
-        self._service = place.service
-        self._door = place.door
+    def __init__(self, server_context: ServerContext) -> None:
+        self._service = server_context.service
+        self._access = server_context.access
 
     async def GenerateImage(
         self, request: image_generation_pb2.ImageRequest, context: Context
     ) -> image_generation_pb2.ImageResponse:
         try:
-            self._door.check_key({"x-api-key": request.api_key})
+            self._access.check_key({"x-api-key": request.api_key})
         except ChatError:
             raise ChatError("permission_denied", "Invalid API key") from None
         if not request.prompt:
@@ -205,9 +207,9 @@ class ImageService:
 class Health(health.aio.HealthServicer):  # type: ignore[name-defined,misc]
     """``grpc.health.v1.Health``: serving means that a new turn would be taken."""
 
-    def __init__(self, place: Place) -> None:
+    def __init__(self, server_context: ServerContext) -> None:
         super().__init__()
-        self._service = place.service
+        self._service = server_context.service
 
     async def Check(
         self,
@@ -271,12 +273,12 @@ async def listening(host: str, port: int, settings: Settings) -> AsyncIterator[t
         await server.stop(None)
 
 
-async def serve(place: Place, server: grpc.aio.Server, stopping: Stopping) -> None:
+async def serve(server_context: ServerContext, server: grpc.aio.Server, stopping: Stopping) -> None:
     """Run until a signal, then drain."""
-    about = Health(place)
+    about = Health(server_context)
     health_pb2_grpc.add_HealthServicer_to_server(about, server)
-    chat = handlers(CHAT, ChatService(place), place, place.door.check_key)
-    server.add_generic_rpc_handlers((chat, handlers(IMAGES, ImageService(place), place)))
+    chat = handlers(CHAT, ChatService(server_context), server_context, server_context.access.check_key)
+    server.add_generic_rpc_handlers((chat, handlers(IMAGES, ImageService(server_context), server_context)))
     names = [CHAT.full_name, IMAGES.full_name, health.SERVICE_NAME, reflection.SERVICE_NAME]
     reflection.enable_server_reflection(names, server)
     for name in ("", *names):
@@ -284,7 +286,7 @@ async def serve(place: Place, server: grpc.aio.Server, stopping: Stopping) -> No
     await server.start()
     await stopping.asked.wait()
     await about.enter_graceful_shutdown()
-    await stopping.drain(place.service)
+    await stopping.drain(server_context.service)
     # What has ended is still being written; then the calls that are left are cut.
     await server.stop(STOP_S)
 

@@ -12,12 +12,12 @@ from collections.abc import AsyncGenerator, Iterator, Sequence
 from typing import Any, TypeVar
 
 from protocols import TRANSPORTS
-from shared import cli
-from shared.client import Ask, ServerAbsent, Silent
+from shared.client import cli
+from shared.client.http import HttpClient, chat_body, image_body, key_header
+from shared.client.protocol import Ask, ServerAbsent, Silent
 from shared.errors import ConnectionLost
 from shared.events import AnyEvent
-from shared.http_client import HttpClient, chat_body, image_body, key_header
-from shared.turn import Picture, Reply
+from shared.reply import Picture, Reply
 
 POLL_S = 20.0
 T = TypeVar("T")

@@ -10,15 +10,15 @@ from typing import Annotated
 
 from fastapi import APIRouter, Header, Request, Response
 
-from shared import http
-from shared.http import ChatBody, ImageBody, RequestKey, Service
-from shared.turn import Picture, Reply
+from shared.reply import Picture, Reply
+from shared.server import http
+from shared.server.http import ChatBody, IdempotencyKey, ImageBody, Service
 
 router = APIRouter(tags=["rest"])
 
 
 @router.post("/chat", responses=http.answers(Reply))
-async def chat(request: Request, service: Service, body: ChatBody, key: RequestKey = None) -> Response:
+async def chat(request: Request, service: Service, body: ChatBody, key: IdempotencyKey = None) -> Response:
     """Ask, and get the whole reply; a failed turn answers with its error."""
     turn = await service.start_chat(body.message, session_id=body.session_id, model_id=body.model_id, request_id=key)
     reader = await service.open(turn.turn_id, 0)
@@ -31,7 +31,7 @@ async def image(
     request: Request,
     service: Service,
     body: ImageBody,
-    key: RequestKey = None,
+    key: IdempotencyKey = None,
     accept: Annotated[str, Header(description="image/*: the bytes; else JSON with base64")] = "application/json",
 ) -> Response:
     """Ask for a picture, and get the whole of it."""

@@ -12,11 +12,12 @@ from typing import Annotated
 from fastapi import APIRouter, Header, Response
 from sse_starlette.sse import EventSourceResponse
 
-from shared import http
+from shared.chat.service import ChatService
+from shared.chat.turn_log import Reader
 from shared.errors import ChatError
-from shared.http import ChatBody, ImageBody, RequestKey, Service
-from shared.service import ChatService
-from shared.turn import Reader, Record
+from shared.server import http
+from shared.server.http import ChatBody, IdempotencyKey, ImageBody, Service
+from shared.store.record import Record
 
 MEDIA_TYPE = "text/event-stream"
 HEARTBEAT = b":\n\n"
@@ -25,14 +26,14 @@ router = APIRouter(tags=["sse"])
 
 
 @router.post("/chat/stream", response_class=EventSourceResponse, responses=http.streams(MEDIA_TYPE))
-async def chat(service: Service, body: ChatBody, key: RequestKey = None) -> Response:
+async def chat(service: Service, body: ChatBody, key: IdempotencyKey = None) -> Response:
     """Ask, and get the turn's events as they happen."""
     turn = await service.start_chat(body.message, session_id=body.session_id, model_id=body.model_id, request_id=key)
     return _answer(service, await service.open(turn.turn_id, 0))
 
 
 @router.post("/images/stream", response_class=EventSourceResponse, responses=http.streams(MEDIA_TYPE))
-async def image(service: Service, body: ImageBody, key: RequestKey = None) -> Response:
+async def image(service: Service, body: ImageBody, key: IdempotencyKey = None) -> Response:
     """Ask for a picture, and get its previews and itself in pieces."""
     turn = await service.start_image(body.prompt, size=body.size, session_id=body.session_id, request_id=key)
     return _answer(service, await service.open(turn.turn_id, 0))

@@ -9,10 +9,10 @@ from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from typing import Any
 
 from protocols import TRANSPORTS
-from shared import cli
-from shared.client import Ask
+from shared.client import cli
+from shared.client.http import HttpClient, chat_body, image_body, key_header
+from shared.client.protocol import Ask
 from shared.events import AnyEvent, from_json
-from shared.http_client import HttpClient, chat_body, image_body, key_header
 
 ACCEPT = {"Accept": "application/x-ndjson"}
 

@@ -17,13 +17,13 @@ from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidSta
 from websockets.typing import Subprotocol
 
 from protocols import TRANSPORTS
-from shared import cli
-from shared.client import ClientCounts, ServerAbsent
+from protocols.websocket.connection import HeldClient, Wire
+from shared.client import cli
+from shared.client.http import problem_of
+from shared.client.protocol import ClientCounts, ServerAbsent
+from shared.duplex_messages import ClientMessage, ServerMessage
 from shared.errors import ERRORS, ChatError, ConnectionLost
 from shared.events import EVENT_TYPES, AnyEvent, Event, ImageChunk, to_json
-from shared.held import HeldClient, Wire
-from shared.http_client import problem_of
-from shared.messages import ClientMessage, ServerMessage
 
 SUBPROTOCOL = Subprotocol("genai.chat.v1")
 MAX_MESSAGE_BYTES = 16 * 1024 * 1024

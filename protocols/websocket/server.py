@@ -18,14 +18,14 @@ import msgspec
 from fastapi import APIRouter, WebSocket, WebSocketDisconnect
 from starlette.websockets import WebSocketDisconnected
 
-from shared import http
-from shared.auth import Door
-from shared.duplex import Duplex, Outgoing
+from shared.duplex_messages import Auth, ClientMessage
 from shared.errors import ChatError
 from shared.events import to_json
-from shared.launch import Place
-from shared.messages import Auth, ClientMessage
-from shared.turn import Record
+from shared.server import http
+from shared.server.access import AccessPolicy
+from shared.server.context import ServerContext
+from shared.server.duplex import Duplex, Outgoing
+from shared.store.record import Record
 
 SUBPROTOCOL = "genai.chat.v1"
 TICKET_S = 5.0
@@ -40,21 +40,21 @@ _decoder: msgspec.json.Decoder[ClientMessage] = msgspec.json.Decoder(ClientMessa
 @router.websocket_route("/ws")
 async def chat(socket: WebSocket) -> None:
     """One connection, from the handshake to the close."""
-    place: Place = socket.app.state.place
+    context: ServerContext = socket.app.state.context
     await socket.accept(SUBPROTOCOL if SUBPROTOCOL in socket.scope["subprotocols"] else None)
     try:
         if not socket.state.authenticated:
-            await _check_ticket(socket, place.door)
-        async with Duplex(place.service, partial(_send, socket)) as duplex:
-            await _take(socket, duplex, place.settings.max_body_bytes)
-            if place.service.closed.is_set():
+            await _check_ticket(socket, context.access)
+        async with Duplex(context.service, partial(_send, socket)) as duplex:
+            await _take(socket, duplex, context.settings.max_body_bytes)
+            if context.service.closed.is_set():
                 raise ChatError("shutting_down")
     except ChatError as error:
         with contextlib.suppress(WebSocketDisconnect, WebSocketDisconnected):
             await socket.close(error.kind.ws_close or INTERNAL_ERROR, error.code)
 
 
-async def _check_ticket(socket: WebSocket, door: Door) -> None:
+async def _check_ticket(socket: WebSocket, access: AccessPolicy) -> None:
     """A browser cannot set headers, so its first message is a ticket. Raises ``unauthenticated``."""
     first = None
     with contextlib.suppress(TimeoutError, ChatError):
@@ -62,7 +62,7 @@ async def _check_ticket(socket: WebSocket, door: Door) -> None:
             first = parse(await socket.receive())
     if not isinstance(first, Auth):
         raise ChatError("unauthenticated")
-    door.check_ticket(first.ticket)
+    access.check_ticket(first.ticket)
 
 
 async def _take(socket: WebSocket, duplex: Duplex, max_bytes: int) -> None:

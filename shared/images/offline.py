@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 from shared.errors import ChatError
 from shared.events import Usage
-from shared.images import ImagePart
+from shared.images.model import ImagePart
 from shared.llm.offline import count_tokens, directions
 
 if TYPE_CHECKING:

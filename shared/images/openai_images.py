@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, Any
 
 from shared.errors import ChatError
 from shared.events import Usage
-from shared.images import ImagePart
-from shared.openai_sdk import OpenAIClient, failures, told
-from shared.upstream import Upstream, broken_off
+from shared.images.model import ImagePart
+from shared.llm.openai_sdk import OpenAIClient, failures, told
+from shared.llm.upstream import Upstream, broken_off
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI

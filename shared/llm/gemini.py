@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from shared.errors import ChatError
 from shared.events import FinishReason, Usage
-from shared.llm import Delta, Said
-from shared.upstream import Patience, Upstream, broken_off, patient, refused
+from shared.llm.model import ContextMessage, Delta
+from shared.llm.upstream import Patience, Upstream, broken_off, patient, refused
 
 if TYPE_CHECKING:
     import httpx2
@@ -59,7 +59,7 @@ class GeminiChat:
         self._client: Client | None = None
         self._http: httpx2.AsyncClient | None = None
 
-    def stream(self, history: Sequence[Said], model_id: str) -> AsyncGenerator[Delta, None]:
+    def stream(self, history: Sequence[ContextMessage], model_id: str) -> AsyncGenerator[Delta, None]:
         """Stream the reply, usage as often as Gemini tells it; thoughts and empty frames have no text.
 
         ``output_tokens`` counts thoughts, as Gemini bills them. Raises ChatError: see ``shared/upstream.py``.
@@ -71,7 +71,7 @@ class GeminiChat:
         if self._http is not None:
             await self._http.aclose()
 
-    async def _attempt(self, history: Sequence[Said], model_id: str) -> AsyncGenerator[Delta, None]:
+    async def _attempt(self, history: Sequence[ContextMessage], model_id: str) -> AsyncGenerator[Delta, None]:
         if not _MODEL_ID.fullmatch(model_id):
             raise refused(UPSTREAM, 404, model=model_id)
         client = await self._open()
@@ -106,7 +106,7 @@ class GeminiChat:
             raise broken_off(UPSTREAM)
         yield Delta(finish_reason=finish)
 
-    def _config(self, history: Sequence[Said]) -> types.GenerateContentConfigDict:
+    def _config(self, history: Sequence[ContextMessage]) -> types.GenerateContentConfigDict:
         """The request's parameters; the history goes in as the ready body, because the SDK spends 0.1-0.3 ms a Content."""
         from google.genai import types
 

@@ -33,7 +33,7 @@ from typing import TYPE_CHECKING
 
 from shared.errors import ERRORS, ChatError
 from shared.events import Usage
-from shared.llm import Delta, Said
+from shared.llm.model import ContextMessage, Delta
 
 if TYPE_CHECKING:
     from shared.config import Settings
@@ -125,7 +125,7 @@ def _joins(left: str, right: str) -> bool:
     return after in _FLAGS and (len(left) - len(left.rstrip(_FLAGS))) % 2 == 1
 
 
-def reply_tokens(history: Sequence[Said], limit: int = 0) -> list[str]:
+def reply_tokens(history: Sequence[ContextMessage], limit: int = 0) -> list[str]:
     """The whole reply to ``history`` in tokens, the same in every process and on every machine.
 
     ``limit`` tokens where it is not 0 (the reply is cut, or said again after a blank line); ``/tokens`` wins.
@@ -134,7 +134,7 @@ def reply_tokens(history: Sequence[Said], limit: int = 0) -> list[str]:
     return tokens
 
 
-def _limited(history: Sequence[Said], limit: int) -> tuple[list[str], bool]:
+def _limited(history: Sequence[ContextMessage], limit: int) -> tuple[list[str], bool]:
     """The tokens, and whether the reply was cut."""
     stage = directions(history[-1].text if history else "")
     tokens = split_tokens(_compose(history, stage.message))
@@ -167,7 +167,7 @@ class OfflineChat:
         self._limit = settings.offline_tokens
         self._memo: dict[bytes, _Script] = {}
 
-    async def stream(self, history: Sequence[Said], model_id: str) -> AsyncGenerator[Delta, None]:
+    async def stream(self, history: Sequence[ContextMessage], model_id: str) -> AsyncGenerator[Delta, None]:
         """Stream the reply; token i is due at first + i / rate on the loop's clock, so lateness does not add up.
 
         Raises ChatError ``model_not_found`` for any id but ``offline-1``, and what the stage directions ask for.
@@ -210,7 +210,7 @@ class OfflineChat:
     async def aclose(self) -> None:
         """Nothing to release."""
 
-    def _script(self, history: Sequence[Said]) -> _Script:
+    def _script(self, history: Sequence[ContextMessage]) -> _Script:
         """The reply as ready deltas; the last few hundred are kept, because under load the same is asked again."""
         key = _digest(history)
         script = self._memo.get(key)
@@ -226,7 +226,7 @@ class OfflineChat:
         return script
 
 
-def _digest(history: Sequence[Said]) -> bytes:
+def _digest(history: Sequence[ContextMessage]) -> bytes:
     """What a conversation is known by: BLAKE2b of its roles and texts."""
     parts = (f"{said.role} {len(said.text)} {said.text}\n" for said in history)
     return hashlib.blake2b("".join(parts).encode("utf-8", "surrogatepass"), digest_size=16).digest()
@@ -273,7 +273,7 @@ def _quote(text: str, max_chars: int = 60) -> str:
     return line
 
 
-def _compose(history: Sequence[Said], message: str) -> str:
+def _compose(history: Sequence[ContextMessage], message: str) -> str:
     """The whole reply, as one text."""
     # What is longer than a page is read no further: the reply is ready within a millisecond on the event loop.
     earlier = [directions(said.text[:_READ_CHARS]).message for said in history[:-1] if said.role == "user"]

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 
 from shared.errors import ChatError
 from shared.events import FinishReason, Usage
-from shared.llm import Delta, Said
-from shared.openai_sdk import OpenAIClient, failures, told
-from shared.upstream import Patience, Upstream, broken_off, patient
+from shared.llm.model import ContextMessage, Delta
+from shared.llm.openai_sdk import OpenAIClient, failures, told
+from shared.llm.upstream import Patience, Upstream, broken_off, patient
 
 if TYPE_CHECKING:
     from shared.config import Settings
@@ -41,7 +41,7 @@ class OpenAIChat:
         self._patience = Patience.of(settings)
         self._sdk = OpenAIClient(settings)
 
-    def stream(self, history: Sequence[Said], model_id: str) -> AsyncGenerator[Delta, None]:
+    def stream(self, history: Sequence[ContextMessage], model_id: str) -> AsyncGenerator[Delta, None]:
         """Stream the reply; reasoning has no text. Raises ChatError: see ``shared/upstream.py``."""
         return patient(UPSTREAM, self._patience, lambda: self._attempt(history, model_id))
 
@@ -49,7 +49,7 @@ class OpenAIChat:
         """Close the connections."""
         await self._sdk.aclose()
 
-    async def _attempt(self, history: Sequence[Said], model_id: str) -> AsyncGenerator[Delta, None]:
+    async def _attempt(self, history: Sequence[ContextMessage], model_id: str) -> AsyncGenerator[Delta, None]:
         client = await self._sdk.open()
         finish: str | None = None
         failure: ChatError | None = None
@@ -80,6 +80,6 @@ class OpenAIChat:
             raise broken_off(UPSTREAM)
         yield Delta(finish_reason=_FINISHED.get(finish, "other"))
 
-    def _messages(self, history: Sequence[Said]) -> list[dict[str, str]]:
+    def _messages(self, history: Sequence[ContextMessage]) -> list[dict[str, str]]:
         system = [{"role": "system", "content": self._instruction}] if self._instruction else []
         return system + [{"role": _ROLES[said.role], "content": said.text} for said in history]

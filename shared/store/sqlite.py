@@ -20,10 +20,10 @@ import apsw
 
 from shared.errors import ChatError
 from shared.events import Status, TurnInterrupted, TurnStarted
-from shared.llm import Said
+from shared.llm.model import ContextMessage
 from shared.session import Message, Session
-from shared.store import Append, NewTurn, Signal, SignalKind, Started, StoredImage, TurnRow, refuse_missing
-from shared.turn import Record, partial
+from shared.store.protocol import Append, NewTurn, Signal, SignalKind, Started, StoredImage, TurnRow, refuse_missing
+from shared.store.record import Record, partial
 
 T = TypeVar("T")
 _Op = Callable[[apsw.Connection], Any]
@@ -603,7 +603,7 @@ def _interrupt(c: apsw.Connection, turn_id: str, now: float) -> None:
     )
 
 
-def _context(c: apsw.Connection, session_id: str, max_chars: int) -> tuple[Said, ...]:
+def _context(c: apsw.Connection, session_id: str, max_chars: int) -> tuple[ContextMessage, ...]:
     """Completed turns and non-empty cancelled and interrupted ones, the newest that fit in ``max_chars``, oldest first."""
     turns: list[tuple[str, str]] = []
     chars = 0
@@ -616,7 +616,11 @@ def _context(c: apsw.Connection, session_id: str, max_chars: int) -> tuple[Said,
         if chars > max_chars:
             break
         turns.append((text_in, text))
-    return tuple(said for text_in, text in reversed(turns) for said in (Said("user", text_in), Said("model", text)))
+    return tuple(
+        said
+        for text_in, text in reversed(turns)
+        for said in (ContextMessage("user", text_in), ContextMessage("model", text))
+    )
 
 
 def _start_turn(c: apsw.Connection, new: NewTurn) -> Started:
@@ -638,7 +642,7 @@ def _start_turn(c: apsw.Connection, new: NewTurn) -> Started:
     elif new.new_session_id is not None:
         session_id = new.new_session_id
         _insert_session(c, session_id, new.model_id, new.now)
-    context: tuple[Said, ...] = ()
+    context: tuple[ContextMessage, ...] = ()
     if new.kind == "chat" and session_id is not None:
         context = _context(c, session_id, new.max_context_chars)
     model = (new.model_id or session_model or new.default_model) if new.kind == "chat" else new.default_model

@@ -9,7 +9,7 @@ import time
 from contextlib import aclosing
 from functools import partial
 
-from shared.client import ChatClient, ServerAbsent
+from shared.client.protocol import ChatClient, ServerAbsent
 from shared.errors import ChatError, ConnectionLost
 from shared.events import TurnStarted
 from tests.faults.harness import (

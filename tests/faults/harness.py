@@ -26,12 +26,12 @@ import msgspec
 
 from protocols import TRANSPORTS
 from protocols.processes import Server, serving
-from shared.client import ChatClient, Item, Lost, Resumed
+from shared.client.protocol import ChatClient, Item, Lost, Resumed
 from shared.errors import ChatError, ConnectionLost
 from shared.events import TERMINAL, TERMINAL_STATUS, AnyEvent, Chunk, TurnFailed, event_type
-from shared.llm import Said
+from shared.llm.model import ContextMessage
 from shared.llm.offline import reply_tokens
-from shared.turn import Picture, Reply
+from shared.reply import Picture, Reply
 
 WORDS = tuple(TRANSPORTS)
 PATIENCE_S = 30.0
@@ -210,7 +210,7 @@ class Shown:
 @lru_cache(maxsize=4096)
 def expected(message: str) -> str:
     """What the offline model says to a first message."""
-    return "".join(reply_tokens([Said("user", message)]))
+    return "".join(reply_tokens([ContextMessage("user", message)]))
 
 
 def judge(totals: Totals, shown: Shown, where: str, *, statuses: Iterable[str] = ("completed",)) -> None:

@@ -8,10 +8,10 @@ import uuid
 from contextlib import aclosing
 from functools import partial
 
-from shared.client import ChatClient
+from shared.client.protocol import ChatClient
 from shared.errors import ChatError
 from shared.events import TurnCancelled
-from shared.turn import Snapshot
+from shared.reply import Snapshot
 from tests.faults.harness import (
     LANES,
     Lane,

@@ -10,7 +10,7 @@ from functools import partial
 from typing import Any
 
 from compare.relay import Faults, Relay, Way
-from shared.client import ChatClient
+from shared.client.protocol import ChatClient
 from tests.faults.harness import (
     LANES,
     Lane,

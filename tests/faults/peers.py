@@ -9,7 +9,7 @@ from functools import partial
 
 from compare.relay import Faults, Relay
 from protocols import TRANSPORTS
-from shared.client import Ask, ChatClient
+from shared.client.protocol import Ask, ChatClient
 from tests.faults.harness import (
     LANES,
     Lane,

@@ -10,14 +10,17 @@ from typing import Any
 
 import apsw
 
-from shared import generation
+from shared.chat import generation
+from shared.chat.generation import Generation, RunningTurn
+from shared.chat.service import ChatService
+from shared.chat.turn_log import Reader, TurnLog
+from shared.chat.upkeep import Upkeep
 from shared.events import now_ms
-from shared.generation import Generation, Live
-from shared.service import ChatService
-from shared.store import Append, NewTurn, Signal, Started, sqlite
+from shared.reply import text_sha256
+from shared.store import sqlite
+from shared.store.protocol import Append, NewTurn, Signal, Started
+from shared.store.record import Record
 from shared.store.sqlite import SqliteStore
-from shared.turn import Reader, Record, TurnLog, text_sha256
-from shared.upkeep import Upkeep
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +63,7 @@ def shown_before_it_is_committed() -> None:
 
     async def late(self: Generation, batch: list[Append]) -> list[bool]:
         for entry in batch:
-            live = self.lives.get(entry.turn_id)
+            live = self.running.get(entry.turn_id)
             if live is not None:
                 live.log.publish(entry.records)
         await asyncio.sleep(0.3)
@@ -94,16 +97,16 @@ def cursor_skips_one() -> None:
 
 @_bug("cancels", 0.04, r"ended completed, not cancelled|a cancel took")
 def cancel_is_swallowed() -> None:
-    stop = Live.stop
-    Live.stop = lambda self, why: None if why == "cancelled" else stop(self, why)  # type: ignore[method-assign]
+    stop = RunningTurn.stop
+    RunningTurn.stop = lambda self, why: None if why == "cancelled" else stop(self, why)  # type: ignore[method-assign]
 
 
 @_bug("cancels", 0.04, r"a cancel took")
 def cancel_lets_the_model_talk_on() -> None:
-    def only_note(self: Live, why: str) -> None:
+    def only_note(self: RunningTurn, why: str) -> None:
         self.stopped = self.stopped or why
 
-    Live.stop = only_note  # type: ignore[method-assign]
+    RunningTurn.stop = only_note  # type: ignore[method-assign]
 
 
 @_bug("sleepers", 0.05, r"ended interrupted, not completed")
@@ -178,7 +181,7 @@ def model_runs_twice() -> None:
 def turn_ends_twice() -> None:
     end = Generation._end
 
-    def twice(self: Generation, live: Live, *args: Any) -> None:
+    def twice(self: Generation, live: RunningTurn, *args: Any) -> None:
         end(self, live, *args)
         end(self, live, *args)
 
@@ -235,7 +238,7 @@ def leaving_is_cancelling() -> None:
             self._log.left = True  # type: ignore[attr-defined]
 
     async def at_once(self: Upkeep, now: float) -> None:
-        for live in list(self._generation.lives.values()):
+        for live in list(self._generation.running.values()):
             if getattr(live.log, "left", False) and not live.log.readers:
                 live.stop("cancelled")
 

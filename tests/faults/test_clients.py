@@ -12,9 +12,9 @@ import pytest
 import pytest_asyncio
 
 from compare.relay import Faults, Relay
-from shared.client import Ask, Lost, Resumed, ServerAbsent
+from shared.client.http import problem_of
+from shared.client.protocol import Ask, Lost, Resumed, ServerAbsent
 from shared.errors import ChatError, ConnectionLost
-from shared.http_client import problem_of
 from tests.faults.harness import LANES, Lane, Shown, World, expected, until
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")

@@ -11,15 +11,15 @@ from typing import Any
 
 import pytest
 
-from shared import generation
+from shared.chat import generation
+from shared.chat.service import ChatService, open_service
 from shared.config import Settings
 from shared.errors import ChatError
 from shared.events import AnyEvent, TurnCompleted, TurnInterrupted
-from shared.logger import open_log
-from shared.service import ChatService, open_service
-from shared.store import Append, TurnRow
+from shared.logger import open_logger
+from shared.store.protocol import Append, TurnRow
+from shared.store.record import Record
 from shared.store.sqlite import SqliteStore
-from shared.turn import Record
 from tests.faults.harness import rows, until
 
 
@@ -40,7 +40,7 @@ def config(tmp_path: Path) -> Settings:
 async def opened(config: Settings) -> AsyncIterator[tuple[ChatService, io.StringIO]]:
     """A service and what it logs."""
     said = io.StringIO()
-    async with open_service(config, log=open_log("test", said)) as service:
+    async with open_service(config, log=open_logger("test", said)) as service:
         yield service, said
 
 

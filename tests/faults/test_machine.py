@@ -19,15 +19,16 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, invariant, rule
 
+from shared.chat.service import ChatService
 from shared.config import Settings
 from shared.errors import ChatError
 from shared.events import TERMINAL, TERMINAL_STATUS, AnyEvent, Chunk, TurnStarted, event_type
-from shared.images import open_image_model
-from shared.llm import Said, open_chat_model
+from shared.images.open import open_image_model
+from shared.llm.model import ContextMessage
 from shared.llm.offline import reply_tokens
-from shared.logger import Trace, open_log
-from shared.service import ChatService
-from shared.store import open_store
+from shared.llm.open import open_chat_model
+from shared.logger import Trace, open_logger
+from shared.store.open import open_store
 
 T = TypeVar("T")
 LEASE_S = 0.5
@@ -43,7 +44,7 @@ class Turn:
     key: str
     asked: str
     session: Session
-    history: list[Said]
+    history: list[ContextMessage]
     shown: list[AnyEvent] = field(default_factory=list)
     owner_crashed: bool = False
 
@@ -78,7 +79,7 @@ class Process:
     """A service that can crash: its tasks stop where they are, and nobody says goodbye."""
 
     def __init__(self, config: Settings) -> None:
-        log = open_log("machine", io.StringIO())
+        log = open_logger("machine", io.StringIO())
         self._store = open_store(config.store_url)
         chat_model, image_model = open_chat_model(config), open_image_model(config)
         self.service = ChatService(
@@ -100,7 +101,7 @@ class Process:
         """And nothing of what it does when it ends; what its threads were writing may still be written."""
         for task in self._tasks:
             task.cancel()
-        lives = [live.task for live in self.service._generation.lives.values() if live.task is not None]
+        lives = [live.task for live in self.service._generation.running.values() if live.task is not None]
         self.service._generation.abandon()
         await asyncio.gather(*self._tasks, *lives, return_exceptions=True)
         await self._store.close()
@@ -222,7 +223,7 @@ class ChatMachine(RuleBasedStateMachine):
     @rule(on=PAIR)
     def crash(self, on: int) -> None:
         """One dies, and another is started in its place."""
-        ours = set(self.pair[on].service._generation.lives)
+        ours = set(self.pair[on].service._generation.running)
         for turn in self.all_turns:
             turn.owner_crashed |= turn.turn_id in ours
         self.do(self.pair[on].crash())
@@ -260,7 +261,7 @@ class ChatMachine(RuleBasedStateMachine):
         ends = [event for event in turn.shown if isinstance(event, TERMINAL)]
         assert len(ends) == 1 and ends[0] is turn.shown[-1]
         assert ends[0].sha256 == hashlib.sha256(turn.text.encode()).hexdigest()  # type: ignore[union-attr]
-        whole = "".join(reply_tokens([*turn.history, Said("user", turn.asked)]))
+        whole = "".join(reply_tokens([*turn.history, ContextMessage("user", turn.asked)]))
         assert turn.text == whole if turn.ended == "completed" else whole.startswith(turn.text)
         assert turn.ended != "interrupted" or turn.owner_crashed
         first = turn.shown[0]
@@ -278,13 +279,13 @@ class ChatMachine(RuleBasedStateMachine):
                     if len(turn.shown) == wanted:
                         return
 
-    def _history(self, session: Session) -> list[Said]:
+    def _history(self, session: Session) -> list[ContextMessage]:
         """The context of a turn that starts now: the turns before it have ended, or it would have been refused."""
-        history: list[Said] = []
+        history: list[ContextMessage] = []
         for turn in session.turns:
             self.do(self._read(turn, 0, None))
             if turn.ended == "completed" or turn.text:
-                history += [Said("user", turn.asked), Said("model", turn.text)]
+                history += [ContextMessage("user", turn.asked), ContextMessage("model", turn.text)]
         return history
 
     def _running(self, turn: Turn) -> bool:

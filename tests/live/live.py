@@ -13,10 +13,10 @@ import pytest
 
 from protocols import TRANSPORTS
 from protocols.processes import serving_all
-from shared.client import collect, collect_picture
+from shared.client.protocol import collect, collect_picture
 from shared.config import Settings
-from shared.images import open_image_model
-from shared.llm import open_chat_model
+from shared.images.open import open_image_model
+from shared.llm.open import open_chat_model
 
 SIZE = "1024x1024"
 TURNS = (

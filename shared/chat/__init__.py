@@ -1,0 +1,1 @@
+"""The chat itself: turns are generated here, committed to the store, and read from any cursor. Only servers load it."""

@@ -1,0 +1,434 @@
+"""The chat itself: the only thing a server calls.
+
+``start_chat`` and ``start_image`` refuse before the first byte or record a turn; ``open`` reads any log from any cursor, whether it
+is generated here, in another process, or long ended. RunningTurn and replay are one code path.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import time
+import uuid
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import AbstractContextManager, asynccontextmanager
+
+import msgspec
+
+from shared.chat.checks import DEFAULT_SIZE, check_input, check_key, check_text, known_id, parse_page, parse_size
+from shared.chat.counters import Counters
+from shared.chat.generation import Generation
+from shared.chat.members import Members, Membership
+from shared.chat.turn_log import Reader
+from shared.chat.turn_logs import TurnLogs
+from shared.chat.upkeep import Upkeep
+from shared.config import Settings
+from shared.errors import ChatError
+from shared.events import Kind, now_ms
+from shared.images.model import ImageModel
+from shared.images.open import open_image_model
+from shared.llm.model import ChatModel
+from shared.llm.open import open_chat_model
+from shared.logger import Logger, Trace, short
+from shared.reply import Snapshot
+from shared.session import Message, ModelInfo, Session, SessionPage, SessionUpdate
+from shared.stats import ServerStats
+from shared.store.open import open_store
+from shared.store.protocol import NewTurn, Store, StoredImage, TurnRow
+
+_LIST_LIMIT = 50
+# So long a closing service waits at least for what it let in to be recorded.
+_STARTED_S = 1.0
+
+
+class ChatService:
+    """One chat for any number of transports and processes on one store; use ``open_service``.
+
+    ``origin`` arguments name the membership that caused something, so that it is not told of it again.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        store: Store,
+        chat_model: ChatModel,
+        image_model: ImageModel,
+        *,
+        log: Logger,
+        trace: Trace,
+        framework: str,
+    ) -> None:
+        self.settings = settings
+        self.log = log
+        self.counters = Counters()
+        self.draining = False
+        self.closed = asyncio.Event()
+        self._store = store
+        self._chat_model = chat_model
+        self._image_model = image_model
+        self._framework = framework
+        self._trace = trace
+        self._owner = str(uuid.uuid4())
+        self._members = Members()
+        self._logs = TurnLogs(store)
+        self._starting: set[asyncio.Task[Snapshot]] = set()
+        self._generation = Generation(
+            settings,
+            store,
+            chat_model,
+            image_model,
+            owner=self._owner,
+            logs=self._logs,
+            members=self._members,
+            counters=self.counters,
+            log=log,
+            trace=trace,
+        )
+        self._upkeep = Upkeep(
+            settings,
+            store,
+            owner=self._owner,
+            generation=self._generation,
+            logs=self._logs,
+            members=self._members,
+            log=log,
+        )
+
+    # -- sessions ---------------------------------------------------------------------------------------------------
+
+    async def create_session(self, model_id: str | None = None) -> Session:
+        """Make a session; ``model_id`` None means the server's default, resolved for each turn."""
+        self._refuse_draining()
+        check_text(model_id, "model_id")
+        session_id = str(uuid.uuid4())
+        await self._store.create_session(session_id, model_id, now_ms())
+        self.counters.sessions_created += 1
+        self._traced("session created", session_id)
+        return await self.get_session(session_id)
+
+    async def get_session(self, session_id: str) -> Session:
+        """Raises ``session_not_found``."""
+        session = await self._store.get_session(known_id(session_id, "session_not_found"))
+        if session is None:
+            raise ChatError("session_not_found")
+        return self._here(session)
+
+    async def list_sessions(self, limit: int | None = None, cursor: str | None = None) -> SessionPage:
+        """A page of sessions, newest first. Raises ``invalid_request`` for a limit outside 1-200 or a cursor not ours."""
+        if limit is None:
+            limit = _LIST_LIMIT
+        if not 1 <= limit <= 200:
+            raise ChatError("invalid_request", "limit must be between 1 and 200.")
+        before = parse_page(cursor) if cursor else None
+        active_since = now_ms() - self.settings.session_active_s * 1000
+        sessions, active = await self._store.list_sessions(limit + 1, before, active_since)
+        page = [self._here(session) for session in sessions[:limit]]
+        more = len(sessions) > limit
+        return SessionPage(
+            sessions=page,
+            next_cursor=f"{page[-1].created_at!r}_{page[-1].session_id}" if more else None,
+            active_sessions=active,
+        )
+
+    def _here(self, session: Session) -> Session:
+        """A session with what only this process knows."""
+        return msgspec.structs.replace(
+            session,
+            connections=self._members.count(session.session_id),
+            max_context_chars=self.settings.max_context_chars,
+        )
+
+    async def list_messages(self, session_id: str) -> list[Message]:
+        """All messages in order. Raises ``session_not_found``."""
+        return await self._store.list_messages(known_id(session_id, "session_not_found"))
+
+    async def clear_session(self, session_id: str, origin: Membership | None = None) -> None:
+        """Drop the messages, keep the logs. Raises ``session_not_found``, ``turn_in_progress``."""
+        await self._store.clear_session(known_id(session_id, "session_not_found"), self._owner, now_ms())
+        self._traced("session cleared", session_id)
+        self._members.tell(SessionUpdate(session_id=session_id, update_type="session_cleared"), origin)
+
+    async def delete_session(self, session_id: str, origin: Membership | None = None) -> None:
+        """Drop the session and everything in it. Raises ``session_not_found``, ``turn_in_progress``."""
+        await self._store.delete_session(known_id(session_id, "session_not_found"), self._owner, now_ms())
+        self._traced("session deleted", session_id)
+        self._members.tell(SessionUpdate(session_id=session_id, update_type="session_deleted"), origin)
+
+    def _traced(self, what: str, session_id: str) -> None:
+        """What has been committed, beside the events."""
+        if self._trace.events:
+            self.log.info("stored", what=what, session=short(session_id))
+
+    def join(self, session_id: str, member: Membership | None = None) -> AbstractContextManager[Membership]:
+        """Be a connection of a session (check first that it exists); iterate the membership for what happens in it."""
+        return self._members.join(session_id, member)
+
+    def typing(self, member: Membership, typing: bool) -> None:
+        """Tell the session's other connections in this process that someone types, or stopped."""
+        self._members.tell(
+            SessionUpdate(session_id=member.session_id, update_type="user_typing", typing=typing), member
+        )
+
+    # -- turns ------------------------------------------------------------------------------------------------------
+
+    async def start_chat(
+        self,
+        message: str,
+        *,
+        session_id: str | None = None,
+        model_id: str | None = None,
+        request_id: str | None = None,
+        attended: bool = True,
+        origin: Membership | None = None,
+    ) -> Snapshot:
+        """Start a reply, or join the turn that ``request_id`` already started.
+
+        Raises ``invalid_request``, ``session_not_found``, ``turn_in_progress``, ``idempotency_key_reused``,
+        ``too_many_streams``, ``shutting_down``; then nothing was recorded. Without a session one is made.
+        """
+        check_input(message, "message", self.settings.max_message_chars)
+        check_text(model_id, "model_id")
+        return await self._let_in(
+            self._start("chat", message, None, session_id, model_id, request_id, attended, origin)
+        )
+
+    async def start_image(
+        self,
+        prompt: str,
+        *,
+        size: str | None = None,
+        session_id: str | None = None,
+        request_id: str | None = None,
+        attended: bool = True,
+        origin: Membership | None = None,
+    ) -> Snapshot:
+        """Start a picture; ``size`` is ``WIDTHxHEIGHT`` in pixels. Raises as ``start_chat`` does."""
+        check_input(prompt, "prompt", self.settings.max_message_chars)
+        size = DEFAULT_SIZE if size is None else size
+        self._image_model.check_size(*parse_size(size, self.settings.max_image_pixels))
+        return await self._let_in(self._start("image", prompt, size, session_id, None, request_id, attended, origin))
+
+    async def _let_in(self, start: Coroutine[None, None, Snapshot]) -> Snapshot:
+        """Not given up when the caller is (gRPC cancels a handler whose client leaves): what was recorded must be generated."""
+        starting = asyncio.create_task(start)
+        self._starting.add(starting)
+        starting.add_done_callback(self._starting.discard)
+        return await asyncio.shield(starting)
+
+    async def _start(
+        self,
+        kind: Kind,
+        text: str,
+        size: str | None,
+        session_id: str | None,
+        model_id: str | None,
+        request_id: str | None,
+        attended: bool,
+        origin: Membership | None,
+    ) -> Snapshot:
+        if session_id is not None:
+            known_id(session_id, "session_not_found")
+        check_key(request_id)
+        self._refuse_draining()
+        # Whoever asks reads, but for turns that nobody attends; refused before anything is recorded.
+        no_reader = attended and self.counters.streams_active >= self.settings.max_streams
+        if no_reader or len(self._generation.running) >= self.settings.max_running_turns:
+            raise ChatError("too_many_streams")
+        now, begun = now_ms(), time.perf_counter()
+        turn_id = str(uuid.uuid4())
+        model = self._chat_model.default_model if kind == "chat" else self._image_model.default_model
+        started = await self._store.start_turn(
+            NewTurn(
+                turn_id=turn_id,
+                kind=kind,
+                input=text,
+                session_id=session_id,
+                new_session_id=str(uuid.uuid4()) if kind == "chat" and session_id is None else None,
+                model_id=model_id,
+                default_model=model,
+                request_id=request_id,
+                request_hash=_request_hash(kind, text, size, session_id, model_id),
+                owner=self._owner,
+                now=now,
+                lease_until=now + self.settings.lease_s * 1000,
+                attended=attended,
+                max_context_chars=self.settings.max_context_chars,
+            )
+        )
+        if not started.joined:
+            self._generation.begin(started, text, size, attended, origin, begun)
+        row = started.turn
+        return await self.get_turn(row.turn_id) if started.joined else _snapshot(row, "")
+
+    async def get_turn(self, turn_id: str) -> Snapshot:
+        """Raises ``turn_not_found``, ``turn_expired``."""
+        found = await self._store.read_text(known_id(turn_id, "turn_not_found"))
+        if found is None:
+            raise ChatError("turn_not_found")
+        row, text = found
+        if row.expired:
+            raise ChatError("turn_expired")
+        return _snapshot(row, text)
+
+    async def cancel_turn(self, turn_id: str) -> Snapshot:
+        """Stop a turn, wherever it is generated; its state, also when it had ended. Raises ``turn_not_found``, ``turn_expired``."""
+        snapshot = await self.get_turn(turn_id)
+        if snapshot.status != "running":
+            return snapshot
+        reader = await self.open(turn_id, snapshot.last_seq)
+        if not self._generation.stop(turn_id, "cancelled"):
+            await self._store.signal(self._owner, "cancel", now_ms(), turn_id=turn_id)
+        with reader:
+            while not reader.over:
+                await reader.wait(self.settings.heartbeat_s)
+        return await self.get_turn(turn_id)
+
+    def cut_turn(self, turn_id: str) -> None:
+        """End this process's streams of a turn without a terminal event, to show what a client does then."""
+        turn_log = self._logs.get(known_id(turn_id, "turn_not_found"))
+        if turn_log is None:
+            raise ChatError("turn_not_found", "Nobody reads this turn here.")
+        turn_log.cut()
+
+    async def open(self, turn_id: str, after: int) -> Reader:
+        """A reader of the turn's events after seq ``after``.
+
+        Raises ``turn_not_found``, ``turn_expired``, ``cursor_out_of_range``, ``too_many_streams``, and ``invalid_request`` for
+        a negative cursor.
+        """
+        known_id(turn_id, "turn_not_found")
+        if after < 0:
+            raise ChatError("invalid_request", "after must not be negative.")
+        if self.counters.streams_active >= self.settings.max_streams:
+            raise ChatError("too_many_streams")
+        turn_log = await self._logs.open(turn_id)
+        if after > len(turn_log.records) and not turn_log.ended:
+            await self._logs.reach(turn_log, after)
+        turn_log.last_read = time.monotonic()
+        return Reader(turn_log, after, self.settings.heartbeat_s, self.counters, self.log)
+
+    # -- the server as a whole ----------------------------------------------------------------------------------------
+
+    async def drain(self, grace_s: float) -> None:
+        """Stop well: refuse new turns, let running ones finish for ``grace_s``, interrupt the rest, send the readers away."""
+        self.draining = True
+        self._logs.drain()
+        # What was let in before is a running turn as soon as the store has it.
+        if self._starting:
+            await asyncio.wait(set(self._starting), timeout=max(grace_s, _STARTED_S))
+        await self._generation.finish(grace_s)
+        self.closed.set()
+
+    def models(self) -> list[ModelInfo]:
+        """The model ids one may ask for, the default marked."""
+        return [ModelInfo(model, model == self._chat_model.default_model) for model in self._chat_model.models]
+
+    def about(self) -> dict[str, str]:
+        """Which provider and model are at work."""
+        return {
+            "provider": self._chat_model.provider,
+            "model": self._chat_model.default_model,
+            "image_provider": self._image_model.provider,
+            "image_model": self._image_model.default_model,
+            "framework": self._framework,
+            "hint": ", ".join(
+                f"{what}: {hint}"
+                for what, hint in (("chat", self._chat_model.hint), ("images", self._image_model.hint))
+                if hint
+            ),
+        }
+
+    async def ready(self) -> bool:
+        """Whether a new turn would be taken: not draining, and the store answers."""
+        if self.draining:
+            return False
+        try:
+            await self._store.get_turn("")
+        except ChatError:
+            return False
+        return True
+
+    async def stats(self) -> ServerStats:
+        """What this server has counted."""
+        _, active = await self._store.list_sessions(1, None, now_ms() - self.settings.session_active_s * 1000)
+        counters = self.counters
+        return ServerStats(
+            started_at=counters.started_at,
+            uptime_s=round((now_ms() - counters.started_at) / 1000, 3),
+            requests_total=counters.requests_total,
+            requests_succeeded=counters.requests_succeeded,
+            requests_failed=counters.requests_failed,
+            average_response_ms=counters.average_response_ms,
+            sessions_active=active,
+            sessions_created=counters.sessions_created,
+            streams_active=counters.streams_active,
+            connections_active=counters.connections_active,
+            provider=self._chat_model.provider,
+            model=self._chat_model.default_model,
+            framework=self._framework,
+        )
+
+    async def get_image(self, image_id: str) -> StoredImage:
+        """Raises ``image_not_found``."""
+        image = await self._store.get_image(known_id(image_id, "image_not_found"))
+        if image is None:
+            raise ChatError("image_not_found")
+        return image
+
+    # -- checks -------------------------------------------------------------------------------------------------------
+
+    def _refuse_draining(self) -> None:
+        if self.draining:
+            raise ChatError("shutting_down")
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Commit, watch and keep house for as long as the block runs; then stop at once and close everything."""
+        await self._upkeep.begin()
+        works = (self._generation.commit_forever, self._upkeep.watch_forever, self._upkeep.keep_house_forever)
+        tasks = [asyncio.create_task(work()) for work in works]
+        try:
+            yield
+        finally:
+            await self.drain(0)
+            self._generation.abandon()
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            await self._chat_model.aclose()
+            await self._image_model.aclose()
+            await self._store.close()
+
+
+@asynccontextmanager
+async def open_service(
+    settings: Settings, *, log: Logger, trace: Trace | None = None, framework: str = ""
+) -> AsyncIterator[ChatService]:
+    """A service on the store and models that the settings name. Raises ValueError with what to set when it cannot start."""
+    store = open_store(settings.store_url)
+    service = ChatService(
+        settings,
+        store,
+        open_chat_model(settings),
+        open_image_model(settings),
+        log=log,
+        trace=trace or Trace(),
+        framework=framework,
+    )
+    async with service.running():
+        yield service
+
+
+def _snapshot(row: TurnRow, text: str) -> Snapshot:
+    return Snapshot(
+        turn_id=row.turn_id,
+        kind=row.kind,
+        session_id=row.session_id,
+        status=row.status,
+        last_seq=row.last_seq,
+        text=text,
+    )
+
+
+def _request_hash(kind: str, *parts: str | None) -> str:
+    return hashlib.sha256(msgspec.json.encode([kind, *parts])).hexdigest()

@@ -1,0 +1,1 @@
+"""What the five clients share: resuming, HTTP, the command line and the shell. No server loads it."""

@@ -1,0 +1,79 @@
+"""Completion: commands by their names, and what their arguments can be: sessions, models, transports."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, Iterable
+
+from prompt_toolkit.completion import CompleteEvent, Completer, Completion
+from prompt_toolkit.document import Document
+
+from shared.client.shell import text
+from shared.client.shell.commands import COMMANDS, Choices
+from shared.client.shell.shell import Shell
+from shared.errors import ChatError, ConnectionLost
+
+_PATIENCE_S = 1.0
+_FRESH_S = 3.0
+_SESSIONS = 50
+
+
+class Words(Completer):
+    """Completes what begins with a slash; ``shell`` is set when there is one."""
+
+    def __init__(self) -> None:
+        self.shell: Shell | None = None
+        self._known: dict[Choices, tuple[float, list[tuple[str, str]]]] = {}
+
+    def get_completions(self, document: Document, complete_event: CompleteEvent) -> Iterable[Completion]:
+        return ()
+
+    async def get_completions_async(
+        self, document: Document, complete_event: CompleteEvent
+    ) -> AsyncGenerator[Completion, None]:
+        line = document.text_before_cursor
+        if not line.startswith("/") or "\n" in line or (self.shell is not None and self.shell.asking):
+            return
+        name, space, argument = line[1:].partition(" ")
+        command = COMMANDS.get(name)
+        if not space:
+            choices = [(each.name, each.brief) for each in COMMANDS.values()]
+            typed = name
+        elif command is not None and " " not in argument.lstrip():
+            choices = await self._choices(command.choices)
+            typed = argument.lstrip()
+        else:
+            return
+        for word, meaning in choices:
+            if word.startswith(typed):
+                yield Completion(word, start_position=-len(typed), display_meta=meaning)
+
+    async def _choices(self, kind: Choices) -> list[tuple[str, str]]:
+        at, known = self._known.get(kind, (0.0, []))
+        if time.monotonic() - at > _FRESH_S:
+            # A server that is slow or away costs the menu, not the typing.
+            try:
+                async with asyncio.timeout(_PATIENCE_S):
+                    known = await self._ask(kind)
+            except (ChatError, ConnectionLost, TimeoutError):
+                known = []
+            self._known[kind] = (time.monotonic(), known)
+        return known
+
+    async def _ask(self, kind: Choices) -> list[tuple[str, str]]:
+        shell = self.shell
+        if shell is None or kind == "none":
+            return []
+        if kind == "commands":
+            return [(each.name, each.brief) for each in COMMANDS.values()]
+        if kind == "transports":
+            return [(word, transport.title) for word, transport in shell.transports.items()]
+        if shell.link.parted:
+            return []
+        client = shell.link.client
+        if kind == "models":
+            models = await client.list_models()
+            return [(text.line(each.model), "the server's default" if each.default else "") for each in models]
+        page = await client.list_sessions(_SESSIONS)
+        return [(text.short(each.session_id), text.plural(each.message_count, "message")) for each in page.sessions]

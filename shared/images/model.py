@@ -1,0 +1,52 @@
+"""The image model behind the image endpoint: one protocol, one class a provider."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+from shared.events import Usage
+
+if TYPE_CHECKING:
+    pass
+
+
+@dataclass(frozen=True, slots=True)
+class ImagePart:
+    """One whole picture: a preview, or (``preview=False``) the final one. ``width`` and ``height`` in pixels."""
+
+    data: bytes
+    mime_type: str
+    width: int
+    height: int
+    preview: bool
+    revised_prompt: str | None = None
+    usage: Usage | None = None
+
+
+class ImageModel(Protocol):
+    """An image model. ``check_size`` refuses what the model cannot draw before anything is paid for.
+
+    ``hint`` tells offline users how to get a real model (empty otherwise).
+    """
+
+    provider: str
+    default_model: str
+    hint: str
+
+    def check_size(self, width: int, height: int) -> None:
+        """Raise ChatError ``invalid_request`` when the model cannot draw this size."""
+        ...
+
+    def generate(self, prompt: str, width: int, height: int) -> AsyncGenerator[ImagePart, None]:
+        """Previews where the model has them, then exactly one final picture.
+
+        Raises ChatError with a ``model_*`` code or ``content_refused``. Closing the iterator closes the upstream
+        request at once.
+        """
+        ...
+
+    async def aclose(self) -> None:
+        """Release the provider's connections."""
+        ...

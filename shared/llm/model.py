@@ -1,0 +1,58 @@
+"""The language model behind the chat: one protocol, one class a provider.
+
+A provider is one class in one file with ``stream``; ``open_chat_model`` is the only place that knows them all, and a
+provider's SDK is imported when it is first used.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, Protocol
+
+from shared.events import FinishReason, Usage
+
+if TYPE_CHECKING:
+    pass
+
+
+@dataclass(frozen=True, slots=True)
+class ContextMessage:
+    """One message of the model's context."""
+
+    role: Literal["user", "model"]
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Delta:
+    """One step of a streamed reply: text as the model said it (may be empty), and what the provider told with it."""
+
+    text: str = ""
+    finish_reason: FinishReason | None = None
+    usage: Usage | None = None
+
+
+class ChatModel(Protocol):
+    """A streaming chat model.
+
+    ``provider`` and ``default_model`` name what is at work, ``models`` lists the ids one may ask for (the default
+    first), ``hint`` tells offline users how to get a real model (empty otherwise).
+    """
+
+    provider: str
+    default_model: str
+    models: tuple[str, ...]
+    hint: str
+
+    def stream(self, history: Sequence[ContextMessage], model_id: str) -> AsyncGenerator[Delta, None]:
+        """Stream the reply to the last message of ``history`` (a user's).
+
+        Raises ChatError with a ``model_*`` code or ``content_refused``. Closing the iterator (``aclose``) closes the
+        upstream request at once.
+        """
+        ...
+
+    async def aclose(self) -> None:
+        """Release the provider's connections."""
+        ...

@@ -1,0 +1,80 @@
+"""The browser pages, and the policy they are served under (Content Security Policy Level 3)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from fastapi import APIRouter
+from starlette.responses import FileResponse, Response
+
+from shared.server.context import ServerContext
+from shared.server.http.answers import answer
+from shared.server.http.bodies import Context
+
+_RELAY_OFFSET = 100
+PAGES = Path(__file__).parents[2] / "web"
+
+router = APIRouter()
+
+
+@router.get("/demo", tags=["server"], response_class=FileResponse)
+async def demo(context: Context) -> Response:
+    """The chat in the browser, over this server's own protocol."""
+    return _page(context, "demo.html")
+
+
+@router.get("/race", tags=["server"], response_class=FileResponse)
+async def race(context: Context) -> Response:
+    """The four HTTP transports side by side in one page."""
+    return _page(context, "race.html")
+
+
+@router.get("/web/lanes.json", include_in_schema=False)
+async def lanes(context: Context) -> Response:
+    """Where the four HTTP servers of this machine listen, for the race."""
+    ports = _ports(context)
+    return answer({"transport": context.transport, "ports": ports}, headers={"Cache-Control": "no-store"})
+
+
+def _ports(context: ServerContext) -> dict[str, int]:
+    settings = context.settings
+    ports = {
+        "rest": settings.rest_port,
+        "ndjson": settings.ndjson_port,
+        "sse": settings.sse_port,
+        "websocket": settings.websocket_port,
+    }
+    ports[context.transport] = context.port
+    return ports
+
+
+def _page(context: ServerContext, name: str) -> Response:
+    """A page of ours: scripts and styles from here only, connections to the five servers only (CSP Level 3)."""
+    # A policy has no form for IPv6 addresses; a page opened under one reaches its own server as 'self'.
+    origins = sorted(origin for origin in context.access.origins or {"http:"} if "[" not in origin)
+    # And the relays of the race's slow network, if they run (python -m compare relay --all).
+    relays = [
+        f"http://{name}:{port + _RELAY_OFFSET}"
+        for name in ("127.0.0.1", "localhost")
+        for port in _ports(context).values()
+    ]
+    origins += relays
+    sockets = [origin.replace("http", "ws", 1) for origin in origins]
+    policy = {
+        "default-src": "'none'",
+        "script-src": "'self'",
+        "style-src": "'self'",
+        "img-src": "'self' blob: data:",
+        "connect-src": " ".join(["'self'", *origins, *sockets]),
+        "base-uri": "'none'",
+        "form-action": "'none'",
+        "frame-ancestors": "'none'",
+        "require-trusted-types-for": "'script'",
+    }
+    headers = {
+        "Content-Security-Policy": "; ".join(f"{name} {value}" for name, value in policy.items()),
+        "X-Content-Type-Options": "nosniff",
+        "Referrer-Policy": "no-referrer",
+        "Cache-Control": "no-cache",
+    }
+    return FileResponse(PAGES / name, headers=headers, media_type="text/html")

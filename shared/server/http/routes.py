@@ -1,0 +1,177 @@
+"""The routes that all four HTTP servers have."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import APIRouter, Query, Request
+from starlette.responses import Response
+
+from shared.chat.counters import prometheus_text
+from shared.errors import ChatError
+from shared.events import to_json
+from shared.reply import Snapshot
+from shared.server.http.answers import answer, answers, gone, image_answer, while_connected
+from shared.server.http.bodies import After, Context, IdempotencyKey, Service, SessionBody, TicketBody, TurnBody
+from shared.session import Message as ChatMessage
+from shared.session import Session, SessionPage
+from shared.stats import ServerStats
+from shared.store.record import Record
+
+MAX_WAIT_S = 30.0
+
+
+router = APIRouter()
+
+
+@router.post("/sessions", status_code=201, responses=answers(Session, status=201), tags=["sessions"])
+async def create_session(service: Service, body: SessionBody | None = None) -> Response:
+    """Make a session."""
+    session = await service.create_session(body.model_id if body else None)
+    return answer(session, 201, {"Location": f"/sessions/{session.session_id}"})
+
+
+@router.get("/sessions", responses=answers(SessionPage), tags=["sessions"])
+async def list_sessions(
+    service: Service, limit: Annotated[int | None, Query()] = None, cursor: Annotated[str | None, Query()] = None
+) -> Response:
+    """Sessions, newest first."""
+    return answer(await service.list_sessions(limit, cursor))
+
+
+@router.get("/sessions/{session_id}", responses=answers(Session), tags=["sessions"])
+async def get_session(service: Service, session_id: str) -> Response:
+    """One session."""
+    return answer(await service.get_session(session_id))
+
+
+@router.get("/sessions/{session_id}/messages", responses=answers(list[ChatMessage]), tags=["sessions"])
+async def list_messages(service: Service, session_id: str) -> Response:
+    """All messages of a session, in order."""
+    return answer({"messages": await service.list_messages(session_id)})
+
+
+@router.post("/sessions/{session_id}/clear", status_code=204, tags=["sessions"])
+async def clear_session(service: Service, session_id: str) -> Response:
+    """Drop the messages; the logs of the turns stay."""
+    await service.clear_session(session_id)
+    return Response(status_code=204)
+
+
+@router.delete("/sessions/{session_id}", status_code=204, tags=["sessions"])
+async def delete_session(service: Service, session_id: str) -> Response:
+    """Drop the session and its turns."""
+    await service.delete_session(session_id)
+    return Response(status_code=204)
+
+
+@router.post("/turns", status_code=202, responses=answers(Snapshot, status=202), tags=["turns"])
+async def start_turn(service: Service, body: TurnBody, key: IdempotencyKey = None) -> Response:
+    """Start a turn and do not wait; it runs on though nobody reads it."""
+    if (body.message is None) == (body.prompt is None):
+        raise ChatError("invalid_request", "Give either message or prompt.")
+    if body.message is not None:
+        turn = await service.start_chat(
+            body.message, session_id=body.session_id, model_id=body.model_id, request_id=key, attended=False
+        )
+    else:
+        turn = await service.start_image(
+            body.prompt or "", size=body.size, session_id=body.session_id, request_id=key, attended=False
+        )
+    return answer(turn, 202, {"Location": f"/turns/{turn.turn_id}"})
+
+
+@router.get("/turns/{turn_id}", responses=answers(Snapshot), tags=["turns"])
+async def get_turn(service: Service, turn_id: str) -> Response:
+    """Where a turn stands."""
+    return answer(await service.get_turn(turn_id))
+
+
+@router.get("/turns/{turn_id}/events", tags=["turns"])
+async def poll_events(
+    request: Request,
+    service: Service,
+    turn_id: str,
+    after: After = 0,
+    wait: Annotated[float, Query(ge=0, allow_inf_nan=False, description="seconds; above 30 is 30")] = 0,
+) -> Response:
+    """Long-poll: the events after ``after`` as soon as there is one, or none after ``wait`` seconds."""
+    reader = await service.open(turn_id, after)
+
+    async def poll() -> tuple[list[Record], bytes]:
+        # The status of the same moment: one that is newer than the events would hide the last of them.
+        records = await reader.wait(min(wait, MAX_WAIT_S))
+        return records, to_json({"status": reader.status, "last_seq": reader.after})
+
+    with reader:
+        polled = await while_connected(request, poll())
+    if polled is None:
+        return gone()
+    records, head = polled
+    events = b",".join(record.json for record in records)
+    return Response(head[:-1] + b',"events":[' + events + b"]}", 200, None, "application/json")
+
+
+@router.post("/turns/{turn_id}/cancel", responses=answers(Snapshot), tags=["turns"])
+async def cancel_turn(service: Service, turn_id: str) -> Response:
+    """Stop a turn; again, or after its end, the same answer."""
+    return answer(await service.cancel_turn(turn_id))
+
+
+@router.post("/turns/{turn_id}/cut", status_code=204, tags=["turns"])
+async def cut_turn(service: Service, turn_id: str) -> Response:
+    """End this server's streams of a turn as a broken line would: for the demo's cut button; nothing is lost."""
+    service.cut_turn(turn_id)
+    return Response(status_code=204)
+
+
+@router.get("/images/{image_id}", tags=["images"])
+async def get_image(service: Service, request: Request, image_id: str) -> Response:
+    """The bytes of a picture; ``ETag`` is its sha256, one byte range is honoured (RFC 9110, section 14)."""
+    return image_answer(await service.get_image(image_id), request.headers)
+
+
+@router.post("/tickets", status_code=201, tags=["keys"])
+async def make_ticket(context: Context, body: TicketBody | None = None) -> Response:
+    """A ticket for a browser's WebSocket (30 s, first message), or for the EventSource of one turn."""
+    turn_id = body.turn_id if body else None
+    if turn_id is not None:
+        await context.service.get_turn(turn_id)
+    ticket, life_s = context.access.ticket(turn_id)
+    return answer({"ticket": ticket, "expires_in_s": life_s}, 201, {"Cache-Control": "no-store"})
+
+
+@router.get("/models", tags=["server"])
+async def list_models(service: Service) -> Response:
+    """The model ids one may ask for."""
+    return answer({"models": service.models()})
+
+
+@router.get("/health", tags=["server"])
+async def health(context: Context) -> Response:
+    """Readiness: 200 when a new turn would be taken, else 503."""
+    ready = await context.service.ready()
+    status = "ok" if ready else ("draining" if context.service.draining else "storage_unavailable")
+    return answer({"status": status, "transport": context.transport, **context.service.about()}, 200 if ready else 503)
+
+
+@router.get("/stats", responses=answers(ServerStats), tags=["server"])
+async def stats(service: Service) -> Response:
+    """What this server has counted."""
+    return answer(await service.stats())
+
+
+@router.get("/metrics", tags=["server"])
+async def metrics(service: Service) -> Response:
+    """The same for Prometheus (text exposition format)."""
+    text = prometheus_text(await service.stats(), service.counters.events_total)
+    return Response(text, media_type="text/plain; version=0.0.4")
+
+
+@router.get("/", tags=["server"])
+async def about(context: Context) -> Response:
+    """What this server is."""
+    links = {"docs": "/docs", "openapi": "/openapi.json", "demo": "/demo", "health": "/health"}
+    return answer(
+        {"name": "genai-protocols", "transport": context.transport, **context.service.about(), "links": links}
+    )

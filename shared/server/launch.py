@@ -1,0 +1,184 @@
+"""Starting and stopping a server: arguments, the banner, one listening socket, signals, the drain. The same for all five."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import gc
+import socket
+import sys
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Any
+
+from pydantic import ValidationError
+
+from shared.chat.service import open_service
+from shared.config import Settings, settings_help
+from shared.logger import Trace, open_logger
+from shared.server.access import access_policy
+from shared.server.context import ServerContext
+from shared.server.signals import Stopping
+
+_GC_THRESHOLD = (20_000, 20, 20)
+
+
+# Takes the port: gives what will accept connections on it (a socket, or a library's own server) and the port's number.
+Listening = Callable[[str, int, Settings], AbstractAsyncContextManager[tuple[Any, int]]]
+Serve = Callable[[ServerContext, Any, Stopping], Coroutine[None, None, None]]
+
+
+@asynccontextmanager
+async def socket_listening(host: str, port: int, settings: Settings) -> AsyncIterator[tuple[socket.socket, int]]:
+    """A plain listening socket, for every server that takes one."""
+    with contextlib.closing(listen(host, port, settings.stall_timeout_s)) as listener:
+        yield listener, listener.getsockname()[1]
+
+
+def parse(transport: str, argv: Sequence[str] | None) -> argparse.Namespace:
+    """The arguments that every server takes."""
+    parser = argparse.ArgumentParser(
+        prog=f"{transport} server",
+        description=f"The chat and the image endpoint over {transport}.",
+        epilog=settings_help(),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1)")
+    parser.add_argument(
+        "--port", type=int, help=f"port to listen on (default: {transport.upper()}_PORT); 0: any free one"
+    )
+    parser.add_argument("--trace", action="store_true", help="log every event")
+    parser.add_argument("--trace-text", action="store_true", help="log prompts and answers too")
+    return parser.parse_args(argv)
+
+
+def main(
+    transport: str,
+    framework: str,
+    serve: Serve,
+    argv: Sequence[str] | None = None,
+    *,
+    listening: Listening = socket_listening,
+) -> int:
+    """Run a leaf's server until a signal; the exit status, 2 when it could not start.
+
+    The port is taken before the banner says so, so that whoever reads it can connect.
+    """
+    args = parse(transport, argv)
+    try:
+        settings = Settings()
+        port = args.port if args.port is not None else getattr(settings, f"{transport}_port")
+        if not 0 <= port <= 65535:
+            raise ValueError(f"a port is 0 to 65535, not {port}")
+        trace = Trace(events=args.trace or args.trace_text, text=args.trace_text)
+        with _event_loop() as runner:
+            runner.run(_run(transport, framework, serve, listening, settings, args.host, port, trace))
+    except ValidationError as error:
+        problems = "; ".join(f"{'.'.join(map(str, e['loc'])).upper()}: {e['msg']}" for e in error.errors())
+        return _refuse(transport, problems)
+    except (ValueError, OSError) as error:
+        return _refuse(transport, str(error))
+    return 0
+
+
+def _settle() -> None:
+    """What is loaded now stays: the collector need not search it again and again (a tenth of a busy server's time)."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(*_GC_THRESHOLD)
+
+
+def _event_loop() -> asyncio.Runner:
+    """uvloop where there is one: it takes a quarter off gRPC's cost and more off the others'."""
+    try:
+        import uvloop
+    except ImportError:
+        return asyncio.Runner()
+    return asyncio.Runner(loop_factory=uvloop.new_event_loop)
+
+
+def _refuse(transport: str, why: str) -> int:
+    sys.stderr.write(f"{transport} server cannot start: {why}\n")
+    return 2
+
+
+async def _run(
+    transport: str,
+    framework: str,
+    serve: Serve,
+    listening: Listening,
+    settings: Settings,
+    host: str,
+    port: int,
+    trace: Trace,
+) -> None:
+    opening = open_context(transport, framework, settings, host=host, port=port, trace=trace, listening=listening)
+    async with opening as (context, listener):
+        _settle()
+        with Stopping(settings.drain_s) as stopping:
+            _banner(context)
+            await serve(context, listener, stopping)
+            context.service.log.info("stopped")
+
+
+@asynccontextmanager
+async def open_context(
+    transport: str,
+    framework: str,
+    settings: Settings,
+    *,
+    host: str,
+    port: int,
+    trace: Trace | None = None,
+    listening: Listening = socket_listening,
+) -> AsyncIterator[tuple[ServerContext, Any]]:
+    """A service, its access policy and what listens. Raises ValueError or OSError with what to do instead."""
+    access_policy(settings, host, port)
+    async with listening(host, port, settings) as (listener, port):
+        access = access_policy(settings, host, port)
+        log = open_logger(transport)
+        async with open_service(settings, log=log, trace=trace, framework=framework) as service:
+            yield ServerContext(transport, host, port, settings, service, access), listener
+
+
+def listen(host: str, port: int, stall_timeout_s: float) -> socket.socket:
+    """A listening TCP socket; on Linux a peer that takes nothing for ``stall_timeout_s`` is cut by the kernel (RFC 5482)."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        if sys.platform != "win32":
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if hasattr(socket, "TCP_USER_TIMEOUT"):
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(stall_timeout_s * 1000))
+        sock.bind((host.strip("[]"), port))
+        sock.listen(2048)
+    except OSError as error:
+        sock.close()
+        raise OSError(f"cannot listen on {host}:{port} ({error.strerror}); choose another --port") from error
+    sock.setblocking(False)
+    return sock
+
+
+def _banner(context: ServerContext) -> None:
+    about = context.service.about()
+    scheme = "" if context.transport == "grpc" else "http://"
+    store = context.settings.store_url
+    if not sys.stderr.isatty():
+        context.service.log.info("listening", address=scheme + context.address, **about, store=store)
+        return
+    key = "required (API_SECRET_KEY)" if context.access.key else "none (loopback only)"
+    lines = [
+        ("address", scheme + context.address),
+        ("chat model", f"{about['model']} ({about['provider']})"),
+        ("image model", f"{about['image_model']} ({about['image_provider']})"),
+        ("store", store),
+        ("key", key),
+    ]
+    if about.get("hint"):
+        lines.append(("note", about["hint"]))
+    if context.transport != "grpc":
+        lines.append(("docs", f"{scheme}{context.address}/docs"))
+    lines.append(("talk to it", f"python -m protocols chat {context.transport} --port {context.port}"))
+    body = "\n".join(f"  {name:<12} {value}" for name, value in lines)
+    sys.stderr.write(f"\n  {context.transport} server, Ctrl-C stops it\n{body}\n\n")
