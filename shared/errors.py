@@ -7,13 +7,41 @@ WebSocket close codes are RFC 6455 section 7.4's and the private 4xxx. Messages 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal, Self
+
+ErrorCode = Literal[
+    "invalid_request",
+    "unauthenticated",
+    "permission_denied",
+    "session_not_found",
+    "turn_not_found",
+    "image_not_found",
+    "turn_in_progress",
+    "turn_not_completed",
+    "idempotency_key_reused",
+    "cursor_out_of_range",
+    "turn_expired",
+    "payload_too_large",
+    "unsupported_media_type",
+    "rate_limited",
+    "too_many_streams",
+    "model_not_found",
+    "content_refused",
+    "model_unauthorized",
+    "model_rate_limited",
+    "model_unavailable",
+    "model_timeout",
+    "storage_unavailable",
+    "shutting_down",
+    "internal",
+]
 
 
 @dataclass(frozen=True, slots=True)
 class ErrorKind:
     """One row of the table. ``ws_close`` is None where the socket stays open after the ``error`` message."""
 
-    code: str
+    code: ErrorCode
     http: int
     grpc: str
     retryable: bool
@@ -48,31 +76,52 @@ _ROWS = (
     ErrorKind("shutting_down", 503, "UNAVAILABLE", True, "This server is shutting down.", ws_close=1012),
     ErrorKind("internal", 500, "INTERNAL", True, "Something went wrong in this server."),
 )
-ERRORS: dict[str, ErrorKind] = {row.code: row for row in _ROWS}
+ERRORS: dict[ErrorCode, ErrorKind] = {row.code: row for row in _ROWS}
 
 
 class ChatError(Exception):
-    """A row of the table with the words for this case; what servers answer with and clients raise.
+    """A row of the table with the words for this case: servers answer with it, and clients raise it.
 
-    ``http_status`` is given only where the row has two (``invalid_request``: 400 when the body is not JSON).
+    ``http_status`` is given only where the row has two (``invalid_request``: 400 when the body is not JSON). A client that
+    was sent a code which this table does not have keeps that code in ``code`` and treats the error as ``internal``; see ``received``.
     """
 
     def __init__(
         self,
-        code: str,
+        code: ErrorCode,
         message: str | None = None,
         *,
         http_status: int | None = None,
         retry_after_s: float | None = None,
     ) -> None:
-        kind = ERRORS.get(code, ERRORS["internal"])
+        kind = ERRORS[code]
         self.kind = kind
-        self.code = code
+        self.code: str = code
         self.message = message or kind.message
         self.http_status = http_status or kind.http
         self.retryable = kind.retryable
         self.retry_after_s = retry_after_s if retry_after_s is not None else kind.retry_after_s
         super().__init__(f"{code}: {self.message}")
+
+    @classmethod
+    def received(
+        cls,
+        code: str,
+        message: str | None = None,
+        *,
+        http_status: int | None = None,
+        retry_after_s: float | None = None,
+    ) -> Self:
+        """The error that another program sent by its code; a newer server may send a code that is not in this table."""
+        error = cls(known_code(code), message, http_status=http_status, retry_after_s=retry_after_s)
+        error.code = code
+        error.args = (f"{code}: {error.message}",)
+        return error
+
+
+def known_code(code: str) -> ErrorCode:
+    """The same code as a type that a checker knows; ``internal`` for a code that is not in the table."""
+    return next((row.code for row in _ROWS if row.code == code), "internal")
 
 
 class ConnectionLost(Exception):

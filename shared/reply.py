@@ -133,7 +133,7 @@ class Fold:
         if started is None or end is None:
             raise ChatError("internal", "The log of this turn is incomplete.")
         if isinstance(end, TurnFailed):
-            raise ChatError(end.code, end.message)
+            raise ChatError.received(end.code, end.message)
         completed = end if isinstance(end, TurnCompleted) else None
         return Reply(
             turn_id=end.turn_id,

@@ -21,7 +21,7 @@ import pytest
 from protocols.grpc import chat_pb2 as pb
 from protocols.grpc import image_generation_pb2
 from shared.client.protocol import Ask, ChatClient, Item, collect, collect_picture
-from shared.errors import ERRORS, ChatError, ConnectionLost
+from shared.errors import ERRORS, ChatError, ConnectionLost, ErrorCode
 from shared.events import Event, event_type
 from shared.store.open import open_store
 from tests.conftest import KEY, WORDS, Connect, MakeServers, Servers, until
@@ -42,7 +42,7 @@ class Row:
     waits: bool = False
 
 
-TABLE = {
+TABLE: dict[ErrorCode, Row] = {
     "invalid_request": Row(422, "INVALID_ARGUMENT", "error"),
     "unauthenticated": Row(401, "UNAUTHENTICATED", 4401),
     "permission_denied": Row(403, "PERMISSION_DENIED", 403),
@@ -547,3 +547,13 @@ async def open_chat(line: Any) -> Any:
     call = line.stream_stream("/chat.ChatService/Chat")(timeout=60)
     await call.read()
     return call
+
+
+def test_a_code_that_the_table_lacks_is_an_error_where_it_is_raised() -> None:
+    with pytest.raises(KeyError):
+        ChatError("tunr_in_progress")  # type: ignore[arg-type]
+
+
+def test_a_client_keeps_a_code_that_it_does_not_know() -> None:
+    error = ChatError.received("brand_new", "A newer server says this.")
+    assert (error.code, error.message, error.kind) == ("brand_new", "A newer server says this.", ERRORS["internal"])

@@ -36,7 +36,7 @@ from protocols.grpc.chat_pb2_grpc import ChatServiceStub
 from protocols.grpc.status import from_details, to_status
 from protocols.processes import serving
 from shared.client.protocol import Ask, ChatClient, Lost, Resumed, ServerAbsent, collect, collect_picture
-from shared.errors import ERRORS, ChatError, ConnectionLost
+from shared.errors import ERRORS, ChatError, ConnectionLost, ErrorCode
 from shared.events import Chunk, TurnCancelled, TurnInterrupted, TurnStarted
 from shared.reply import text_sha256
 from shared.session import SessionUpdate
@@ -277,7 +277,7 @@ async def test_the_article_s_key_is_checked_before_the_prompt(keyed: Servers, gi
 
 
 @pytest.mark.parametrize("code", ERRORS)
-def test_every_row_of_the_table_survives_the_trailers(code: str) -> None:
+def test_every_row_of_the_table_survives_the_trailers(code: ErrorCode) -> None:
     error = ChatError(code, "Our words: ünïcode,\nand a second line.")
     status = to_status(error)
     assert status.code.name == ERRORS[code].grpc

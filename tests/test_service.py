@@ -23,7 +23,7 @@ import pytest
 from shared.chat.service import ChatService, open_service
 from shared.chat.turn_log import Reader
 from shared.config import Settings
-from shared.errors import ChatError
+from shared.errors import ChatError, ErrorCode
 from shared.events import (
     AnyEvent,
     Chunk,
@@ -574,7 +574,7 @@ async def test_what_the_model_says_is_kept_as_it_is(serve: Serve) -> None:
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, Exception) else None,
 )
-async def test_a_model_that_raises(serve: Serve, said: int, error: Exception, code: str) -> None:
+async def test_a_model_that_raises(serve: Serve, said: int, error: Exception, code: ErrorCode) -> None:
     """``turn_failed`` with a code of the table; the exception's own text reaches neither the client nor the log."""
 
     async def play(history: Sequence[ContextMessage]) -> AsyncGenerator[Delta, None]:

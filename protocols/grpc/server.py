@@ -19,6 +19,7 @@ from protocols.grpc import chat_pb2 as pb
 from protocols.grpc import image_generation_pb2
 from protocols.grpc.convert import from_chat_request, to_chat_response, to_event_bytes, to_fields, to_message
 from protocols.grpc.handlers import Context, handlers, outlet, parse
+from shared.chat.turn_log import Reader
 from shared.config import Settings
 from shared.errors import ChatError
 from shared.events import IMAGE_CHUNK_BYTES, TurnFailed
@@ -47,23 +48,20 @@ class ChatService:
     # -- turns, as streams of events
 
     async def SendMessage(self, request: pb.SendMessageRequest, context: Context) -> None:
-        turn = await self._service.start_chat(**to_fields(request))
-        await self._stream(turn.turn_id, 0, context)
+        await self._stream(await self._service.start_chat(**to_fields(request)), context)
 
     async def GenerateImage(self, request: pb.GenerateImageRequest, context: Context) -> None:
-        turn = await self._service.start_image(**to_fields(request))
-        await self._stream(turn.turn_id, 0, context)
+        await self._stream(await self._service.start_image(**to_fields(request)), context)
 
     async def ResumeTurn(self, request: pb.ResumeTurnRequest, context: Context) -> None:
-        await self._stream(request.turn_id, request.after, context)
+        await self._stream(await self._service.open(request.turn_id, request.after), context)
 
-    async def _stream(self, turn_id: str, after: int, context: Context) -> None:
+    async def _stream(self, reader: Reader, context: Context) -> None:
         """The events after a cursor, ready bytes; a client that leaves cancels us, and only us."""
-        reader = await self._service.open(turn_id, after)
         record: Record | None = None
         async with outlet(context, self._stall_s) as write:
             with reader:
-                await context.send_initial_metadata((("turn_id", turn_id),))
+                await context.send_initial_metadata((("turn_id", reader.turn_id),))
                 async for records in reader:
                     for record in records:
                         await write(record.framed(frame))
@@ -71,7 +69,7 @@ class ChatService:
             # We are closing and the turn goes on elsewhere: UNAVAILABLE means come back.
             raise ChatError("shutting_down")
         if record is not None and isinstance(record.event, TurnFailed):
-            raise ChatError(record.event.code, record.event.message)
+            raise ChatError.received(record.event.code, record.event.message)
 
     # -- both directions on one stream
 
@@ -147,12 +145,12 @@ class ChatService:
     async def StartTurn(self, request: pb.StartTurnRequest, context: Context) -> pb.TurnSnapshot:
         match request.WhichOneof("input"):
             case "chat":
-                turn = await self._service.start_chat(**to_fields(request.chat), attended=False)
+                reader = await self._service.start_chat(**to_fields(request.chat), attended=False)
             case "image":
-                turn = await self._service.start_image(**to_fields(request.image), attended=False)
+                reader = await self._service.start_image(**to_fields(request.image), attended=False)
             case _:
                 raise ChatError("invalid_request", "Give either chat or image.")
-        return to_message(turn, pb.TurnSnapshot)
+        return to_message(await self._service.get_turn(reader.turn_id), pb.TurnSnapshot)
 
     async def GetTurn(self, request: pb.GetTurnRequest, context: Context) -> pb.TurnSnapshot:
         return to_message(await self._service.get_turn(request.turn_id), pb.TurnSnapshot)
@@ -189,8 +187,7 @@ class ImageService:
             raise ChatError("permission_denied", "Invalid API key") from None
         if not request.prompt:
             raise ChatError("invalid_request", "Prompt is required")
-        turn = await self._service.start_image(request.prompt, size=request.size or None)
-        reader = await self._service.open(turn.turn_id, 0)
+        reader = await self._service.start_image(request.prompt, size=request.size or None)
         picture = (await reader.whole()).picture()
         answer = image_generation_pb2.ImageResponse(
             image=base64.b64encode(picture.image).decode(), filename=f"{picture.image_id}.png"

@@ -42,7 +42,7 @@ def from_details(trailing: Iterable[Any] | None, message: str) -> ChatError | No
                     code = info.reason.lower()
                 elif detail.Unpack(retry):
                     retry_after_s = retry.retry_delay.ToMilliseconds() / 1000
-    return ChatError(code, message, retry_after_s=retry_after_s) if code else None
+    return ChatError.received(code, message, retry_after_s=retry_after_s) if code else None
 
 
 def _packed(detail: ErrorInfo | RetryInfo) -> any_pb2.Any:

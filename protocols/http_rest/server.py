@@ -20,8 +20,7 @@ router = APIRouter(tags=["rest"])
 @router.post("/chat", responses=http.answers(Reply))
 async def chat(request: Request, service: Service, body: ChatBody, key: IdempotencyKey = None) -> Response:
     """Ask, and get the whole reply; a failed turn answers with its error."""
-    turn = await service.start_chat(body.message, session_id=body.session_id, model_id=body.model_id, request_id=key)
-    reader = await service.open(turn.turn_id, 0)
+    reader = await service.start_chat(body.message, session_id=body.session_id, model_id=body.model_id, request_id=key)
     fold = await http.while_connected(request, reader.whole())
     return http.answer(fold.reply()) if fold else http.gone()
 
@@ -35,8 +34,7 @@ async def image(
     accept: Annotated[str, Header(description="image/*: the bytes; else JSON with base64")] = "application/json",
 ) -> Response:
     """Ask for a picture, and get the whole of it."""
-    turn = await service.start_image(body.prompt, size=body.size, session_id=body.session_id, request_id=key)
-    reader = await service.open(turn.turn_id, 0)
+    reader = await service.start_image(body.prompt, size=body.size, session_id=body.session_id, request_id=key)
     fold = await http.while_connected(request, reader.whole())
     if fold is None:
         return http.gone()

@@ -28,15 +28,15 @@ router = APIRouter(tags=["sse"])
 @router.post("/chat/stream", response_class=EventSourceResponse, responses=http.streams(MEDIA_TYPE))
 async def chat(service: Service, body: ChatBody, key: IdempotencyKey = None) -> Response:
     """Ask, and get the turn's events as they happen."""
-    turn = await service.start_chat(body.message, session_id=body.session_id, model_id=body.model_id, request_id=key)
-    return _answer(service, await service.open(turn.turn_id, 0))
+    reader = await service.start_chat(body.message, session_id=body.session_id, model_id=body.model_id, request_id=key)
+    return _answer(service, reader)
 
 
 @router.post("/images/stream", response_class=EventSourceResponse, responses=http.streams(MEDIA_TYPE))
 async def image(service: Service, body: ImageBody, key: IdempotencyKey = None) -> Response:
     """Ask for a picture, and get its previews and itself in pieces."""
-    turn = await service.start_image(body.prompt, size=body.size, session_id=body.session_id, request_id=key)
-    return _answer(service, await service.open(turn.turn_id, 0))
+    reader = await service.start_image(body.prompt, size=body.size, session_id=body.session_id, request_id=key)
+    return _answer(service, reader)
 
 
 @router.get("/turns/{turn_id}/stream", response_class=EventSourceResponse, responses=http.streams(MEDIA_TYPE))

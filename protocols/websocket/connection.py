@@ -228,7 +228,7 @@ class Line:
             del self._readers[event.turn_id]
 
     def _refuse(self, error: Error) -> None:
-        refusal = ChatError(error.code, error.message)
+        refusal = ChatError.received(error.code, error.message)
         for stream in self._asked.pop(error.request_id or "", ()):
             stream.put_nowait(refusal)
         # A server that does not repeat it answers in order.

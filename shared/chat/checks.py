@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from shared.errors import ChatError
+from shared.errors import ChatError, ErrorCode
 
 DEFAULT_SIZE = "1024x1024"
 _SIZE = re.compile(r"([1-9][0-9]{0,5})x([1-9][0-9]{0,5})")
@@ -58,7 +58,7 @@ def check_key(key: str | None) -> None:
         raise ChatError("invalid_request", "The idempotency key must be 1 to 255 printable ASCII characters.")
 
 
-def known_id(identifier: str, code: str) -> str:
+def known_id(identifier: str, code: ErrorCode) -> str:
     """An id that could be ours; any other is simply not found (``code``), and never reaches the store."""
     if not identifier.isascii() or not 1 <= len(identifier) <= 64 or "\0" in identifier:
         raise ChatError(code)

@@ -17,6 +17,7 @@ from contextlib import aclosing
 from shared.chat.checks import parse_size
 from shared.chat.counters import Counters
 from shared.chat.members import Members, Membership
+from shared.chat.request import TurnRequest
 from shared.chat.turn_log import TurnLog
 from shared.chat.turn_logs import TurnLogs
 from shared.config import Settings
@@ -133,15 +134,14 @@ class Generation:
         self._dirty: dict[RunningTurn, None] = {}
         self._kick = asyncio.Event()
 
-    def begin(
-        self, started: Started, text: str, size: str | None, attended: bool, origin: Membership | None, begun: float
-    ) -> None:
+    def begin(self, started: Started, request: TurnRequest, begun: float) -> TurnLog:
+        """Generate a turn that the store has just recorded; its log. ``begun``: time.perf_counter() when the request came."""
         row = started.turn
         assert started.first is not None
-        turn_log = TurnLog(row.turn_id, row.kind)
+        turn_log = TurnLog(row.turn_id, row.kind, row.session_id)
         turn_log.publish([started.first])
         live = RunningTurn(turn_log, started, begun)
-        live.attended = attended
+        live.attended = request.attended
         self._logs.generate(turn_log)
         self.running[row.turn_id] = live
         self._counters.requests_total += 1
@@ -153,17 +153,20 @@ class Generation:
             turn=short(row.turn_id),
             context=len(started.context),
             model=started.model,
-            **({"text": text} if self._trace.text else {}),
+            **({"text": request.text} if self._trace.text else {}),
         )
         self._trace_records([started.first])
         if row.session_id is not None:
             self._members.tell(TurnBegan(row.session_id, row.turn_id))
-            self._members.message_added(row.session_id, started.message_count, origin)
-        history = (*started.context, ContextMessage("user", text))
-        steps = (
-            self._chat_events(live, history, started.model) if size is None else self._image_events(live, text, size)
-        )
-        live.task = asyncio.create_task(self._produce(live, steps, origin), name=f"turn {row.turn_id}")
+            self._members.message_added(row.session_id, started.message_count, request.origin)
+        if row.kind == "chat":
+            history = (*started.context, ContextMessage("user", request.text))
+            steps = self._chat_events(live, history, started.model)
+        else:
+            assert request.size is not None
+            steps = self._image_events(live, request.text, request.size)
+        live.task = asyncio.create_task(self._produce(live, steps, request.origin), name=f"turn {row.turn_id}")
+        return turn_log
 
     async def _produce(
         self, live: RunningTurn, steps: AsyncGenerator[FinishReason, None], origin: Membership | None

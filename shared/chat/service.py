@@ -7,10 +7,9 @@ is generated here, in another process, or long ended. RunningTurn and replay are
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import time
 import uuid
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator
 from contextlib import AbstractContextManager, asynccontextmanager
 
 import msgspec
@@ -19,12 +18,13 @@ from shared.chat.checks import DEFAULT_SIZE, check_input, check_key, check_text,
 from shared.chat.counters import Counters
 from shared.chat.generation import Generation
 from shared.chat.members import Members, Membership
-from shared.chat.turn_log import Reader
+from shared.chat.request import TurnRequest
+from shared.chat.turn_log import Reader, TurnLog
 from shared.chat.turn_logs import TurnLogs
 from shared.chat.upkeep import Upkeep
 from shared.config import Settings
 from shared.errors import ChatError
-from shared.events import Kind, now_ms
+from shared.events import now_ms
 from shared.images.model import ImageModel
 from shared.images.open import open_image_model
 from shared.llm.model import ChatModel
@@ -71,7 +71,7 @@ class ChatService:
         self._owner = str(uuid.uuid4())
         self._members = Members()
         self._logs = TurnLogs(store)
-        self._starting: set[asyncio.Task[Snapshot]] = set()
+        self._starting: set[asyncio.Task[TurnLog]] = set()
         self._generation = Generation(
             settings,
             store,
@@ -180,16 +180,24 @@ class ChatService:
         request_id: str | None = None,
         attended: bool = True,
         origin: Membership | None = None,
-    ) -> Snapshot:
-        """Start a reply, or join the turn that ``request_id`` already started.
+    ) -> Reader:
+        """Start a reply, or join the turn that ``request_id`` already started; a reader of that turn from its first event.
 
         Raises ``invalid_request``, ``session_not_found``, ``turn_in_progress``, ``idempotency_key_reused``,
-        ``too_many_streams``, ``shutting_down``; then nothing was recorded. Without a session one is made.
+        ``too_many_streams``, ``shutting_down``; then nothing was recorded. Without a session the service makes one.
         """
         check_input(message, "message", self.settings.max_message_chars)
         check_text(model_id, "model_id")
-        return await self._let_in(
-            self._start("chat", message, None, session_id, model_id, request_id, attended, origin)
+        return await self._start(
+            TurnRequest(
+                kind="chat",
+                text=message,
+                session_id=session_id,
+                model_id=model_id,
+                request_id=request_id,
+                attended=attended,
+                origin=origin,
+            )
         )
 
     async def start_image(
@@ -201,64 +209,67 @@ class ChatService:
         request_id: str | None = None,
         attended: bool = True,
         origin: Membership | None = None,
-    ) -> Snapshot:
-        """Start a picture; ``size`` is ``WIDTHxHEIGHT`` in pixels. Raises as ``start_chat`` does."""
+    ) -> Reader:
+        """Start a picture; ``size`` is ``WIDTHxHEIGHT`` in pixels. Returns and raises as ``start_chat`` does."""
         check_input(prompt, "prompt", self.settings.max_message_chars)
         size = DEFAULT_SIZE if size is None else size
         self._image_model.check_size(*parse_size(size, self.settings.max_image_pixels))
-        return await self._let_in(self._start("image", prompt, size, session_id, None, request_id, attended, origin))
+        return await self._start(
+            TurnRequest(
+                kind="image",
+                text=prompt,
+                size=size,
+                session_id=session_id,
+                request_id=request_id,
+                attended=attended,
+                origin=origin,
+            )
+        )
 
-    async def _let_in(self, start: Coroutine[None, None, Snapshot]) -> Snapshot:
-        """Not given up when the caller is (gRPC cancels a handler whose client leaves): what was recorded must be generated."""
-        starting = asyncio.create_task(start)
-        self._starting.add(starting)
-        starting.add_done_callback(self._starting.discard)
-        return await asyncio.shield(starting)
+    async def _start(self, request: TurnRequest) -> Reader:
+        """Record the turn and begin to generate it.
 
-    async def _start(
-        self,
-        kind: Kind,
-        text: str,
-        size: str | None,
-        session_id: str | None,
-        model_id: str | None,
-        request_id: str | None,
-        attended: bool,
-        origin: Membership | None,
-    ) -> Snapshot:
-        if session_id is not None:
-            known_id(session_id, "session_not_found")
-        check_key(request_id)
+        Recording goes on when the caller is cancelled (gRPC cancels a handler whose client leaves), because a recorded turn must be
+        generated.
+        """
+        recording = asyncio.create_task(self._record(request))
+        self._starting.add(recording)
+        recording.add_done_callback(self._starting.discard)
+        turn_log = await asyncio.shield(recording)
+        return self._reader(turn_log, 0)
+
+    async def _record(self, request: TurnRequest) -> TurnLog:
+        if request.session_id is not None:
+            known_id(request.session_id, "session_not_found")
+        check_key(request.request_id)
         self._refuse_draining()
-        # Whoever asks reads, but for turns that nobody attends; refused before anything is recorded.
-        no_reader = attended and self.counters.streams_active >= self.settings.max_streams
+        # The client that asks also reads, except for an unattended turn. The limits are checked before anything is recorded.
+        no_reader = request.attended and self.counters.streams_active >= self.settings.max_streams
         if no_reader or len(self._generation.running) >= self.settings.max_running_turns:
             raise ChatError("too_many_streams")
         now, begun = now_ms(), time.perf_counter()
-        turn_id = str(uuid.uuid4())
-        model = self._chat_model.default_model if kind == "chat" else self._image_model.default_model
+        is_chat = request.kind == "chat"
         started = await self._store.start_turn(
             NewTurn(
-                turn_id=turn_id,
-                kind=kind,
-                input=text,
-                session_id=session_id,
-                new_session_id=str(uuid.uuid4()) if kind == "chat" and session_id is None else None,
-                model_id=model_id,
-                default_model=model,
-                request_id=request_id,
-                request_hash=_request_hash(kind, text, size, session_id, model_id),
+                turn_id=str(uuid.uuid4()),
+                kind=request.kind,
+                input=request.text,
+                session_id=request.session_id,
+                new_session_id=str(uuid.uuid4()) if is_chat and request.session_id is None else None,
+                model_id=request.model_id,
+                default_model=(self._chat_model if is_chat else self._image_model).default_model,
+                request_id=request.request_id,
+                request_hash=request.hash,
                 owner=self._owner,
                 now=now,
                 lease_until=now + self.settings.lease_s * 1000,
-                attended=attended,
+                attended=request.attended,
                 max_context_chars=self.settings.max_context_chars,
             )
         )
-        if not started.joined:
-            self._generation.begin(started, text, size, attended, origin, begun)
-        row = started.turn
-        return await self.get_turn(row.turn_id) if started.joined else _snapshot(row, "")
+        if started.joined:
+            return await self._logs.open(started.turn.turn_id)
+        return self._generation.begin(started, request, begun)
 
     async def get_turn(self, turn_id: str) -> Snapshot:
         """Raises ``turn_not_found``, ``turn_expired``."""
@@ -275,7 +286,8 @@ class ChatService:
         snapshot = await self.get_turn(turn_id)
         if snapshot.status != "running":
             return snapshot
-        reader = await self.open(turn_id, snapshot.last_seq)
+        # Not ``open``: a cancel is never refused because too many streams are open.
+        reader = await self._open(turn_id, snapshot.last_seq)
         if not self._generation.stop(turn_id, "cancelled"):
             await self._store.signal(self._owner, "cancel", now_ms(), turn_id=turn_id)
         with reader:
@@ -296,14 +308,20 @@ class ChatService:
         Raises ``turn_not_found``, ``turn_expired``, ``cursor_out_of_range``, ``too_many_streams``, and ``invalid_request`` for
         a negative cursor.
         """
+        if self.counters.streams_active >= self.settings.max_streams:
+            raise ChatError("too_many_streams")
+        return await self._open(turn_id, after)
+
+    async def _open(self, turn_id: str, after: int) -> Reader:
         known_id(turn_id, "turn_not_found")
         if after < 0:
             raise ChatError("invalid_request", "after must not be negative.")
-        if self.counters.streams_active >= self.settings.max_streams:
-            raise ChatError("too_many_streams")
         turn_log = await self._logs.open(turn_id)
         if after > len(turn_log.records) and not turn_log.ended:
             await self._logs.reach(turn_log, after)
+        return self._reader(turn_log, after)
+
+    def _reader(self, turn_log: TurnLog, after: int) -> Reader:
         turn_log.last_read = time.monotonic()
         return Reader(turn_log, after, self.settings.heartbeat_s, self.counters, self.log)
 
@@ -428,7 +446,3 @@ def _snapshot(row: TurnRow, text: str) -> Snapshot:
         last_seq=row.last_seq,
         text=text,
     )
-
-
-def _request_hash(kind: str, *parts: str | None) -> str:
-    return hashlib.sha256(msgspec.json.encode([kind, *parts])).hexdigest()

@@ -29,9 +29,10 @@ _IMAGE_BATCH = 4
 class TurnLog:
     """The part of a log that this process holds: all of a turn's committed records so far."""
 
-    def __init__(self, turn_id: str, kind: Kind) -> None:
+    def __init__(self, turn_id: str, kind: Kind, session_id: str | None = None) -> None:
         self.turn_id = turn_id
         self.kind = kind
+        self.session_id = session_id
         self.records: list[Record] = []
         self.ended = False
         self.closing = False
@@ -97,6 +98,7 @@ class Reader:
         if after > len(log.records):
             raise ChatError("cursor_out_of_range")
         self.turn_id = log.turn_id
+        self.session_id = log.session_id
         self.after = after
         self.last_seq = len(log.records)
         self._log = log

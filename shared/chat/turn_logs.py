@@ -69,7 +69,7 @@ class TurnLogs:
         found = await self._store.read(turn_id, 0)
         row = _refuse_gone(found[0] if found else None)
         records = found[1] if found else []
-        log = TurnLog(turn_id, row.kind)
+        log = TurnLog(turn_id, row.kind, row.session_id)
         log.publish(records)
         log = self._held.setdefault(turn_id, log)
         if not log.over and log not in self._generated:

@@ -211,7 +211,7 @@ def problem_of(body: bytes, status: int) -> ChatError | ConnectionLost:
     """The error in a problem+json body (RFC 9457); ConnectionLost when a gateway says that it cannot reach the server."""
     try:
         problem = msgspec.json.decode(body)
-        return ChatError(problem["code"], problem["detail"], http_status=status)
+        return ChatError.received(problem["code"], problem["detail"], http_status=status)
     except (msgspec.MsgspecError, KeyError, TypeError):
         if status in _GATEWAY:
             return ConnectionLost(f"a gateway answered {status}")

@@ -31,7 +31,7 @@ from dataclasses import dataclass, replace
 from itertools import cycle, islice
 from typing import TYPE_CHECKING
 
-from shared.errors import ERRORS, ChatError
+from shared.errors import ERRORS, ChatError, ErrorCode, known_code
 from shared.events import Usage
 from shared.llm.model import ContextMessage, Delta
 
@@ -42,7 +42,9 @@ MODEL_ID = "offline-1"
 FAILS_AFTER_TOKENS = 3
 MAX_TOKENS = 1_000_000
 MAX_WAIT_S = 3600.0
-FAIL_CODES = frozenset(code for code in ERRORS if code.startswith("model_") or code == "content_refused")
+FAIL_CODES: frozenset[str] = frozenset(
+    code for code in ERRORS if code.startswith("model_") or code == "content_refused"
+)
 
 _MEMO_SIZE = 256
 _READ_CHARS = 10_000
@@ -61,8 +63,8 @@ class Stage:
     tokens: int = 0
     slow_s: float = 0.0
     stall_s: float = 0.0
-    fail: str | None = None
-    fail_first: str | None = None
+    fail: ErrorCode | None = None
+    fail_first: ErrorCode | None = None
 
 
 def directions(text: str) -> Stage:
@@ -77,9 +79,9 @@ def directions(text: str) -> Stage:
         elif name == "stall" and _SECONDS.fullmatch(value):
             stage = replace(stage, stall_s=min(float(value), MAX_WAIT_S))
         elif name == "fail" and value in FAIL_CODES:
-            stage = replace(stage, fail=value)
+            stage = replace(stage, fail=known_code(value))
         elif name == "fail-first" and value in FAIL_CODES:
-            stage = replace(stage, fail_first=value)
+            stage = replace(stage, fail_first=known_code(value))
         else:
             break
         rest = rest[match.end() :]

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from itertools import count
 from typing import TYPE_CHECKING
 
-from shared.errors import ChatError
+from shared.errors import ChatError, ErrorCode
 from shared.llm.model import Delta
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ _BACKOFF_S = 0.25
 _RETRIED = frozenset({"model_unavailable", "model_rate_limited"})
 _UNAUTHORIZED = frozenset({401, 402, 403})
 _TIMED_OUT = frozenset({408, 504, 524})
-_CODES = {
+_CODES: dict[str, ErrorCode] = {
     "API_KEY_INVALID": "model_unauthorized",
     "API_KEY_EXPIRED": "model_unauthorized",
     "invalid_api_key": "model_unauthorized",
@@ -95,7 +95,7 @@ def refused(
         elif 400 <= status < 500:
             code = "invalid_request"
     code = code or "model_unavailable"
-    words = {
+    words: dict[ErrorCode, str] = {
         "model_unauthorized": f"{name} refused this server's key or account; check {upstream.key_setting}.",
         "model_not_found": f"{name} does not serve {model[:80]!r}; set {upstream.model_setting} to a model that it serves.",
         "model_timeout": f"{name} took too long.",

@@ -38,7 +38,6 @@ from shared.duplex_messages import (
 )
 from shared.errors import ChatError
 from shared.logger import short
-from shared.reply import Snapshot
 from shared.session import SessionUpdate
 from shared.store.record import Record
 
@@ -136,14 +135,14 @@ class Duplex:
                     await self._chat(message)
             case Image():
                 async with self._starting:
-                    turn = await service.start_image(
+                    reader = await service.start_image(
                         message.prompt,
                         size=message.size,
                         session_id=message.session_id,
                         request_id=message.request_id,
                         origin=self._member,
                     )
-                    await self._pump(await service.open(turn.turn_id, 0))
+                    await self._pump(reader)
             case CreateSession():
                 session = await service.create_session(message.model_id)
                 self._join(session.session_id)
@@ -190,7 +189,7 @@ class Duplex:
         joined = None if self._member is None or message.new_session else self._member.session_id
         origin = self._member or Membership("")
 
-        async def start(session_id: str | None) -> Snapshot:
+        async def start(session_id: str | None) -> Reader:
             return await self._service.start_chat(
                 message.message,
                 session_id=session_id,
@@ -200,16 +199,16 @@ class Duplex:
             )
 
         try:
-            turn = await start(joined if message.session_id is None else message.session_id)
+            reader = await start(joined if message.session_id is None else message.session_id)
         except ChatError as error:
             if error.code != "idempotency_key_reused" or joined is None or message.session_id is not None:
                 raise
             # The first time, this very request may have made the session that is joined now.
-            turn = await start(None)
-        if message.session_id is None and self._member is None and turn.session_id and not message.new_session:
-            self._join(turn.session_id, origin)
+            reader = await start(None)
+        if message.session_id is None and self._member is None and reader.session_id and not message.new_session:
+            self._join(reader.session_id, origin)
             self._listen()
-        await self._pump(await self._service.open(turn.turn_id, 0))
+        await self._pump(reader)
 
     async def _cancel(self, turn_id: str) -> None:
         turn = await self._service.cancel_turn(turn_id)

@@ -263,7 +263,7 @@ class Turns:
         if not self._screen.interactive and answer.text and not answer.text.endswith("\n"):
             self._screen.raw("\n")
         if isinstance(answer.end, TurnFailed):
-            error = ChatError(answer.end.code, answer.end.message)
+            error = ChatError.received(answer.end.code, answer.end.message)
         if error is not None:
             self._screen.note(self._link.explain(error))
         picture = answer.final_picture()

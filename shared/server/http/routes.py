@@ -71,13 +71,14 @@ async def start_turn(service: Service, body: TurnBody, key: IdempotencyKey = Non
     if (body.message is None) == (body.prompt is None):
         raise ChatError("invalid_request", "Give either message or prompt.")
     if body.message is not None:
-        turn = await service.start_chat(
+        reader = await service.start_chat(
             body.message, session_id=body.session_id, model_id=body.model_id, request_id=key, attended=False
         )
     else:
-        turn = await service.start_image(
+        reader = await service.start_image(
             body.prompt or "", size=body.size, session_id=body.session_id, request_id=key, attended=False
         )
+    turn = await service.get_turn(reader.turn_id)
     return answer(turn, 202, {"Location": f"/turns/{turn.turn_id}"})
 
 

@@ -1,0 +1,35 @@
+"""One turn that a client asks for: the same object on every transport, from the service to the generation."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+import msgspec
+
+from shared.chat.members import Membership
+from shared.events import Kind
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TurnRequest:
+    """What a client asks for; ``text`` is the message of a chat or the prompt of an image.
+
+    ``size`` is ``WIDTHxHEIGHT`` in pixels for an image and None for a chat. A turn that is not ``attended`` runs on though nobody
+    reads it. ``origin`` is the held connection that asked, if one did; that connection gets no hint about its own turn.
+    """
+
+    kind: Kind
+    text: str
+    size: str | None = None
+    session_id: str | None = None
+    model_id: str | None = None
+    request_id: str | None = None
+    attended: bool = True
+    origin: Membership | None = None
+
+    @property
+    def hash(self) -> str:
+        """SHA-256 (hex) over what two requests with one key must have in common."""
+        parts = [self.kind, self.text, self.size, self.session_id, self.model_id]
+        return hashlib.sha256(msgspec.json.encode(parts)).hexdigest()
