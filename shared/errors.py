@@ -83,7 +83,7 @@ class ChatError(Exception):
     """A row of the table with the words for this case: servers answer with it, and clients raise it.
 
     ``http_status`` is given only where the row has two (``invalid_request``: 400 when the body is not JSON). A client that
-    was sent a code which this table does not have keeps that code in ``code`` and treats the error as ``internal``; see ``received``.
+    was sent a code which this table lacks keeps that code in ``code`` and treats the error as ``internal``; see ``received``.
     """
 
     def __init__(

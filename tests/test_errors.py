@@ -21,7 +21,7 @@ import pytest
 from protocols.grpc import chat_pb2 as pb
 from protocols.grpc import image_generation_pb2
 from shared.client.protocol import Ask, ChatClient, Item, collect, collect_picture
-from shared.errors import ERRORS, ChatError, ConnectionLost, ErrorCode
+from shared.errors import ERRORS, ChatError, ConnectionLost, ErrorCode, known_code
 from shared.events import Event, event_type
 from shared.store.open import open_store
 from tests.conftest import KEY, WORDS, Connect, MakeServers, Servers, until
@@ -101,7 +101,7 @@ def wire(request: pytest.FixtureRequest) -> Wire:
 
 def check(outcome: Outcome, wire: Wire, code: str, *, http: int | None = None, held: bool = False) -> None:
     """The row as this wire shows it. ``held``: on a held connection it came as a message, or as the end of it."""
-    row = TABLE[code]
+    row = TABLE[known_code(code)]
     assert outcome.code == code, outcome
     assert outcome.message, outcome
     if isinstance(wire, HttpWire) or (isinstance(wire, SocketWire) and not held):
@@ -131,7 +131,7 @@ def held(wire: Wire) -> bool:
 async def raised(work: Awaitable[object]) -> str:
     with pytest.raises(ChatError) as refusal:
         await work
-    row = TABLE[refusal.value.code]
+    row = TABLE[refusal.value.kind.code]
     assert refusal.value.retryable == row.retryable
     assert refusal.value.message
     return refusal.value.code

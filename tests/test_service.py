@@ -487,6 +487,8 @@ async def test_no_reader_no_turn(serve: Serve) -> None:
         turn = await here.service.start_chat("One")
         with await here.service.open(turn.turn_id, 0):
             assert await refused(here.service.start_chat("Two")) == "too_many_streams"
+            # A cancel waits for the end of its turn as a reader does, and is never refused for load.
+            assert (await here.service.cancel_turn(turn.turn_id)).status == "cancelled"
             assert await refused(here.service.start_image("Two")) == "too_many_streams"
             assert len((await here.service.list_sessions()).sessions) == 1
             await here.service.start_chat("Two", attended=False)
@@ -513,16 +515,17 @@ async def test_what_has_ended_is_in_the_store_and_nowhere_else(serve: Serve, end
     async with serve(play) as here:
         gc.disable()
         try:
-            turn = await here.service.start_chat("Hi")
+            # Only the id is kept: a reader would hold the log.
+            turn_id = (await here.service.start_chat("Hi")).turn_id
             play.say("a")
-            await until(lambda: seq_is(here.service, turn.turn_id, 2))
+            await until(lambda: seq_is(here.service, turn_id, 2))
             if ending == "cancelled":
-                await here.service.cancel_turn(turn.turn_id)
+                await here.service.cancel_turn(turn_id)
             elif ending == "failed":
                 play.steps.put_nowait(ChatError("model_timeout"))
             else:
                 play.end()
-            assert event_type((await follow(here.service, turn.turn_id))[-1]) == f"turn_{ending}"
+            assert event_type((await follow(here.service, turn_id))[-1]) == f"turn_{ending}"
             await until(lambda: not here.service._logs.held())
         finally:
             gc.enable()
