@@ -26,7 +26,7 @@ from protocols.processes import catching_signals
 from shared.client.protocol import Item
 from shared.errors import ChatError, ConnectionLost
 from shared.llm.model import ContextMessage
-from shared.llm.offline import reply_tokens
+from shared.llm.offline_reply import reply_tokens
 
 _SHOWN = ("ttft", "icl_p50", "icl_p99", "delay_p50", "delay_p99", "e2e", "down_per_token", "coalescing")
 _SHOWN_CUT = ("lost", "twice", "again", "detect", "back", "e2e")

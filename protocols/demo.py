@@ -34,7 +34,8 @@ from shared.errors import ChatError, ConnectionLost
 from shared.events import AnyEvent, Chunk, ImageChunk
 from shared.images.offline import OfflineImages
 from shared.llm.model import ContextMessage
-from shared.llm.offline import MODEL_ID, reply_tokens
+from shared.llm.offline import MODEL_ID
+from shared.llm.offline_reply import reply_tokens
 from shared.reply import Fold, Picture, Reply
 
 TALK = ("My name is Ada.", "Show me code that reads a stream of events.", "What is my name?")

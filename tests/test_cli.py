@@ -23,7 +23,7 @@ from protocols.__main__ import main
 from shared.config import Settings
 from shared.events import from_json
 from shared.llm.model import ContextMessage
-from shared.llm.offline import reply_tokens
+from shared.llm.offline_reply import reply_tokens
 from tests.conftest import FAST, WORDS, Connect, MakeServers, Servers, until
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -34,7 +34,9 @@ from shared.events import (
     event_type,
 )
 from shared.llm.model import ContextMessage
-from shared.llm.offline import MODEL_ID, count_tokens, reply_tokens
+from shared.llm.offline import MODEL_ID
+from shared.llm.offline_reply import reply_tokens
+from shared.llm.tokens import count_tokens
 from shared.reply import Fold, Picture, Reply, text_sha256
 from shared.session import Message
 from tests.conftest import WORDS, Connect, MakeServers, Servers, until

@@ -23,7 +23,7 @@ from PIL import Image
 
 from shared.events import EVENT_TYPES
 from shared.llm.model import ContextMessage
-from shared.llm.offline import reply_tokens
+from shared.llm.offline_reply import reply_tokens
 from tests.conftest import MakeServers, Servers
 
 HTTP_WORDS = ("rest", "ndjson", "sse", "websocket")

@@ -21,7 +21,10 @@ from shared.events import Usage
 from shared.images.model import ImagePart
 from shared.images.offline import OfflineImages
 from shared.llm.model import ContextMessage, Delta
-from shared.llm.offline import MODEL_ID, OfflineChat, Stage, count_tokens, directions, reply_tokens, split_tokens
+from shared.llm.offline import MODEL_ID, OfflineChat
+from shared.llm.offline_reply import reply_tokens
+from shared.llm.stage_directions import Stage, directions
+from shared.llm.tokens import count_tokens, split_tokens
 
 MESSAGES = [
     "Hello",

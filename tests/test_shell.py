@@ -29,7 +29,7 @@ from shared.client.shell.markdown import MAX_BLOCK_CHARS, Blocks
 from shared.client.shell.paint import Paint
 from shared.client.shell.tally import percentile
 from shared.llm.model import ContextMessage
-from shared.llm.offline import reply_tokens
+from shared.llm.offline_reply import reply_tokens
 from tests.conftest import WORDS, Backstage, MakeServers, Servers
 
 CTRL_C, CTRL_D, UP, TAB, ALT_ENTER = "\x03", "\x04", "\x1b[A", "\t", "\x1b\r"

@@ -21,7 +21,7 @@ from shared.events import (
     Usage,
 )
 from shared.llm.model import ContextMessage
-from shared.llm.offline import reply_tokens
+from shared.llm.offline_reply import reply_tokens
 
 M = TypeVar("M")
 TURN_ID = "00000000-0000-4000-8000-000000000000"

@@ -18,15 +18,15 @@ import textwrap
 from collections.abc import AsyncGenerator
 from typing import TYPE_CHECKING
 
+from shared.config import Settings
 from shared.errors import ChatError
 from shared.events import Usage
 from shared.images.model import ImagePart
-from shared.llm.offline import count_tokens, directions
+from shared.llm.stage_directions import directions
+from shared.llm.tokens import count_tokens
 
 if TYPE_CHECKING:
     from PIL.Image import Image
-
-    from shared.config import Settings
 
 MODEL_ID = "offline-image-1"
 LABEL = "offline stand-in"

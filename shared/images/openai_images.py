@@ -16,18 +16,18 @@ from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from shared.config import Settings
 from shared.errors import ChatError
 from shared.events import Usage
 from shared.images.model import ImagePart
-from shared.llm.openai_sdk import OpenAIClient, failures, told
-from shared.llm.upstream import Upstream, broken_off
+from shared.llm.openai_sdk import OpenAIClient, chat_error, request_failures
+from shared.llm.provider import Provider, broken_off
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI
 
-    from shared.config import Settings
 
-UPSTREAM = Upstream("OpenAI", "OPENAI_API_KEY", "OPENAI_IMAGE_MODEL")
+PROVIDER = Provider("OpenAI", "OPENAI_API_KEY", "OPENAI_IMAGE_MODEL")
 PARTIAL_IMAGES = 2
 
 _MIME = {"PNG": "image/png", "JPEG": "image/jpeg", "WEBP": "image/webp", "GIF": "image/gif"}
@@ -99,7 +99,7 @@ class OpenAIImages:
         """At most two previews from a GPT image model, none from another, then the picture; nothing is ever asked twice.
 
         Raises ChatError ``model_timeout`` when the whole of it takes longer than ``IMAGE_TIMEOUT_S``, and as
-        ``shared/upstream.py`` says.
+        ``shared/llm/limits.py`` says.
         """
         self.check_size(width, height)
         asked = {"model": self.default_model, "prompt": prompt, "size": f"{width}x{height}", "n": 1, **self.kind.extra}
@@ -115,11 +115,11 @@ class OpenAIImages:
                         part = await anext(parts, None)
                 except TimeoutError:
                     failure = ChatError("model_timeout", f"OpenAI drew for longer than {self._timeout_s:g} s.")
-                except failures() as error:
-                    failure = told(error, UPSTREAM, self.default_model)
+                except request_failures() as error:
+                    failure = chat_error(error, PROVIDER, self.default_model)
                 else:
                     if part is None:
-                        failure = broken_off(UPSTREAM)
+                        failure = broken_off(PROVIDER)
                     else:
                         yield part
         finally:

@@ -12,18 +12,19 @@ from collections.abc import AsyncGenerator, Sequence
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
+from shared.config import Settings
 from shared.errors import ChatError
 from shared.events import FinishReason, Usage
+from shared.llm.limits import TimeLimits, within_limits
 from shared.llm.model import ContextMessage, Delta
-from shared.llm.upstream import Patience, Upstream, broken_off, patient, refused
+from shared.llm.provider import Provider, broken_off, provider_error
 
 if TYPE_CHECKING:
     import httpx2
     from google.genai import Client, errors, types
 
-    from shared.config import Settings
 
-UPSTREAM = Upstream("Gemini", "GEMINI_API_KEY", "GENAI_MODEL_ID")
+PROVIDER = Provider("Gemini", "GEMINI_API_KEY", "GENAI_MODEL_ID")
 DEFAULT_MODEL = "gemini-3.8-flash"
 MODELS = (DEFAULT_MODEL, "gemini-3.5-flash-lite")
 
@@ -34,8 +35,8 @@ _FINISHED: dict[str, FinishReason] = {"STOP": "stop", "MAX_TOKENS": "length", "C
 _REFUSED = frozenset(
     {"SAFETY", "RECITATION", "BLOCKLIST", "PROHIBITED_CONTENT", "SPII", "MODEL_ARMOR", "ESCALATION", "IMAGE_SAFETY"}
 )
-# The responses that the turn at work has opened: closing them is the only way to close the upstream request at once, since
-# the SDK's own iterator leaves it open until the garbage collector comes.
+# The responses that this turn's task has opened. Closing them closes the request to Gemini at once; the SDK's own iterator
+# leaves the request open until the garbage collector runs.
 _OPENED: ContextVar[list[httpx2.Response]] = ContextVar("_OPENED")
 
 
@@ -53,7 +54,7 @@ class GeminiChat:
         self._key = settings.gemini_api_key
         self._base_url = settings.google_gemini_base_url
         self._instruction = settings.genai_system_instruction
-        self._patience = Patience.of(settings)
+        self._limits = TimeLimits.from_settings(settings)
         self._max_connections = settings.provider_max_connections
         self._opening = asyncio.Lock()
         self._client: Client | None = None
@@ -62,9 +63,9 @@ class GeminiChat:
     def stream(self, history: Sequence[ContextMessage], model_id: str) -> AsyncGenerator[Delta, None]:
         """Stream the reply, usage as often as Gemini tells it; thoughts and empty frames have no text.
 
-        ``output_tokens`` counts thoughts, as Gemini bills them. Raises ChatError: see ``shared/upstream.py``.
+        ``output_tokens`` counts thoughts, as Gemini bills them. Raises ChatError: see ``shared/llm/limits.py``.
         """
-        return patient(UPSTREAM, self._patience, lambda: self._attempt(history, model_id))
+        return within_limits(PROVIDER, self._limits, lambda: self._attempt(history, model_id))
 
     async def aclose(self) -> None:
         """Close the connections to Gemini."""
@@ -73,7 +74,7 @@ class GeminiChat:
 
     async def _attempt(self, history: Sequence[ContextMessage], model_id: str) -> AsyncGenerator[Delta, None]:
         if not _MODEL_ID.fullmatch(model_id):
-            raise refused(UPSTREAM, 404, model=model_id)
+            raise provider_error(PROVIDER, 404, model=model_id)
         client = await self._open()
         import httpx2
         from google.genai import errors
@@ -89,13 +90,13 @@ class GeminiChat:
                 yield Delta(_text(chunk), usage=_usage(chunk))
                 finish = _finish(chunk) or finish
         except errors.APIError as error:
-            failure = _told(error, model_id)
+            failure = _chat_error(error, model_id)
         except httpx2.TimeoutException:
-            failure = refused(UPSTREAM, 504, model=model_id)
+            failure = provider_error(PROVIDER, 504, model=model_id)
         except httpx2.HTTPError:
-            failure = broken_off(UPSTREAM) if opened else refused(UPSTREAM, None, model=model_id)
+            failure = broken_off(PROVIDER) if opened else provider_error(PROVIDER, None, model=model_id)
         except (ValueError, TypeError):  # not JSON, or JSON that is not Gemini's
-            failure = refused(UPSTREAM, 502, model=model_id)
+            failure = provider_error(PROVIDER, 502, model=model_id)
         finally:
             for response in opened:
                 await response.aclose()
@@ -103,7 +104,7 @@ class GeminiChat:
         if failure is not None and finish is None:
             raise failure
         if finish is None:
-            raise broken_off(UPSTREAM)
+            raise broken_off(PROVIDER)
         yield Delta(finish_reason=finish)
 
     def _config(self, history: Sequence[ContextMessage]) -> types.GenerateContentConfigDict:
@@ -131,10 +132,10 @@ class GeminiChat:
         import httpx2
         from google.genai import Client, types
 
-        connect_s = self._patience.connect_s
+        connect_s = self._limits.connect_s
 
         # The SDK overwrites the client's own timeouts, and one that is given to it goes out as X-Server-Timeout, which Google
-        # refuses below 10 s: so the connection's limits are set here, the answer's in ``patient``.
+        # refuses below 10 s: so the connection's limits are set here, the answer's in ``within_limits``.
         async def limit(request: httpx2.Request) -> None:
             request.extensions["timeout"] = {"connect": connect_s, "pool": connect_s, "write": connect_s, "read": None}
 
@@ -194,7 +195,7 @@ def _usage(chunk: types.GenerateContentResponse) -> Usage | None:
     return Usage(told.prompt_token_count, sum(spoken) if spoken else None)
 
 
-def _told(error: errors.APIError, model_id: str) -> ChatError:
+def _chat_error(error: errors.APIError, model_id: str) -> ChatError:
     """Our error for Gemini's: by its HTTP status, google.rpc.Code, ErrorInfo.reason and RetryInfo.retryDelay."""
     body = error.details.get("error", error.details) if isinstance(error.details, dict) else {}
     details = [d for d in body.get("details") or () if isinstance(d, dict)] if isinstance(body, dict) else []
@@ -202,4 +203,4 @@ def _told(error: errors.APIError, model_id: str) -> ChatError:
     delays = [str(d["retryDelay"]).removesuffix("s") for d in details if "retryDelay" in d]
     retry_after_s = float(delays[0]) if delays and re.fullmatch(r"\d{1,6}(\.\d{1,9})?", delays[0]) else None
     status = error.code if isinstance(error.code, int) else None
-    return refused(UPSTREAM, status, [*codes, str(error.status)], model=model_id, retry_after_s=retry_after_s)
+    return provider_error(PROVIDER, status, [*codes, str(error.status)], model=model_id, retry_after_s=retry_after_s)

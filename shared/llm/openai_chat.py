@@ -7,18 +7,16 @@ https://platform.openai.com/docs/api-reference/chat/create
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Sequence
-from typing import TYPE_CHECKING
 
+from shared.config import Settings
 from shared.errors import ChatError
 from shared.events import FinishReason, Usage
+from shared.llm.limits import TimeLimits, within_limits
 from shared.llm.model import ContextMessage, Delta
-from shared.llm.openai_sdk import OpenAIClient, failures, told
-from shared.llm.upstream import Patience, Upstream, broken_off, patient
+from shared.llm.openai_sdk import OpenAIClient, chat_error, request_failures
+from shared.llm.provider import Provider, broken_off
 
-if TYPE_CHECKING:
-    from shared.config import Settings
-
-UPSTREAM = Upstream("The OpenAI-compatible server", "OPENAI_API_KEY and OPENAI_BASE_URL", "GENAI_MODEL_ID")
+PROVIDER = Provider("The OpenAI-compatible server", "OPENAI_API_KEY and OPENAI_BASE_URL", "GENAI_MODEL_ID")
 
 _FINISHED: dict[str, FinishReason] = {"stop": "stop", "length": "length"}
 _ROLES = {"user": "user", "model": "assistant"}
@@ -38,12 +36,12 @@ class OpenAIChat:
         self.default_model = settings.genai_model_id
         self.models: tuple[str, ...] = (self.default_model,)
         self._instruction = settings.genai_system_instruction
-        self._patience = Patience.of(settings)
+        self._limits = TimeLimits.from_settings(settings)
         self._sdk = OpenAIClient(settings)
 
     def stream(self, history: Sequence[ContextMessage], model_id: str) -> AsyncGenerator[Delta, None]:
-        """Stream the reply; reasoning has no text. Raises ChatError: see ``shared/upstream.py``."""
-        return patient(UPSTREAM, self._patience, lambda: self._attempt(history, model_id))
+        """Stream the reply; reasoning has no text. Raises ChatError: see ``shared/llm/limits.py``."""
+        return within_limits(PROVIDER, self._limits, lambda: self._attempt(history, model_id))
 
     async def aclose(self) -> None:
         """Close the connections."""
@@ -71,13 +69,13 @@ class OpenAIChat:
                     yield Delta((delta.content if delta is not None else None) or "", usage=usage)
                     finish = (choice.finish_reason if choice is not None else None) or finish
                     if finish == "content_filter" or (delta is not None and delta.refusal):
-                        raise ChatError("content_refused", f"{UPSTREAM.name} refused this content (safety).")
-        except failures() as error:
-            failure = told(error, UPSTREAM, model_id)
+                        raise ChatError("content_refused", f"{PROVIDER.name} refused this content (safety).")
+        except request_failures() as error:
+            failure = chat_error(error, PROVIDER, model_id)
         if failure is not None and finish is None:
             raise failure
         if finish is None:
-            raise broken_off(UPSTREAM)
+            raise broken_off(PROVIDER)
         yield Delta(finish_reason=_FINISHED.get(finish, "other"))
 
     def _messages(self, history: Sequence[ContextMessage]) -> list[dict[str, str]]:

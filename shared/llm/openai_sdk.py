@@ -10,13 +10,13 @@ import asyncio
 import re
 from typing import TYPE_CHECKING
 
+from shared.config import Settings
 from shared.errors import ChatError
-from shared.llm.upstream import Upstream, broken_off, refused
+from shared.llm.provider import Provider, broken_off, provider_error
 
 if TYPE_CHECKING:
     import openai
 
-    from shared.config import Settings
 
 _KEEPALIVE_CONNECTIONS = 100
 
@@ -60,7 +60,7 @@ class OpenAIClient:
             await self._client.close()
 
 
-def failures() -> tuple[type[Exception], ...]:
+def request_failures() -> tuple[type[Exception], ...]:
     """What the SDK raises for a request that failed: its own errors, a cut line, and what is not JSON or not the API's."""
     import httpx2
     import openai
@@ -68,8 +68,8 @@ def failures() -> tuple[type[Exception], ...]:
     return (openai.APIError, httpx2.HTTPError, ValueError, TypeError)
 
 
-def told(error: Exception, upstream: Upstream, model: str) -> ChatError:
-    """Our error for one of ``failures``: by HTTP status, ``error.code``, ``error.type`` and Retry-After.
+def chat_error(error: Exception, provider: Provider, model: str) -> ChatError:
+    """Our error for one of ``request_failures``: by HTTP status, ``error.code``, ``error.type`` and Retry-After.
 
     Raise it outside the ``except`` block, so that no provider's text hangs on it as its context.
     """
@@ -79,13 +79,13 @@ def told(error: Exception, upstream: Upstream, model: str) -> ChatError:
         wait = error.response.headers.get("retry-after", "")
         retry_after_s = float(wait) if re.fullmatch(r"\d{1,6}(\.\d{1,6})?", wait) else None
         codes = (str(error.code), str(error.type))
-        return refused(upstream, error.status_code, codes, model=model, retry_after_s=retry_after_s)
+        return provider_error(provider, error.status_code, codes, model=model, retry_after_s=retry_after_s)
     if isinstance(error, openai.APITimeoutError):
-        return refused(upstream, 504, model=model)
+        return provider_error(provider, 504, model=model)
     if isinstance(error, openai.APIConnectionError):
-        return refused(upstream, None, model=model)
+        return provider_error(provider, None, model=model)
     if isinstance(error, openai.APIError):  # a frame with an error, inside a stream
         code = str(error.code)
         status = int(code) if re.fullmatch(r"[45]\d\d", code) else None
-        return refused(upstream, status, (code, str(error.type)), model=model)
-    return broken_off(upstream)
+        return provider_error(provider, status, (code, str(error.type)), model=model)
+    return broken_off(provider)

@@ -30,7 +30,7 @@ from shared.client.protocol import ChatClient, Item, Lost, Resumed
 from shared.errors import ChatError, ConnectionLost
 from shared.events import TERMINAL, TERMINAL_STATUS, AnyEvent, Chunk, TurnFailed, event_type
 from shared.llm.model import ContextMessage
-from shared.llm.offline import reply_tokens
+from shared.llm.offline_reply import reply_tokens
 from shared.reply import Picture, Reply
 
 WORDS = tuple(TRANSPORTS)

@@ -25,7 +25,7 @@ from shared.errors import ChatError
 from shared.events import TERMINAL, TERMINAL_STATUS, AnyEvent, Chunk, TurnStarted, event_type
 from shared.images.open import open_image_model
 from shared.llm.model import ContextMessage
-from shared.llm.offline import reply_tokens
+from shared.llm.offline_reply import reply_tokens
 from shared.llm.open import open_chat_model
 from shared.logger import Trace, open_logger
 from shared.store.open import open_store

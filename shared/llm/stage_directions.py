@@ -1,0 +1,64 @@
+"""Stage directions for the offline models: what a message or a prompt may begin with to make the model go wrong.
+
+Any number of them may stand at the start, so that every failure of a provider can be seen on every transport without one:
+
+=====================  ===============================================================================
+``/tokens N``          exactly N tokens (at most 1,000,000), whatever ``OFFLINE_TOKENS`` says
+``/slow S``            S seconds before the first token, besides ``OFFLINE_FIRST_TOKEN_MS``
+``/stall S``           S seconds of silence in the middle of the reply
+``/fail CODE``         fails with CODE after three tokens
+``/fail-first CODE``   fails with CODE before the first token
+=====================  ===============================================================================
+
+CODE is a ``model_*`` code of ``shared/errors.py`` or ``content_refused``; S is at most 3600. Anything else that starts with a
+slash is an ordinary message.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, replace
+
+from shared.errors import ERRORS, ErrorCode
+
+MAX_TOKENS = 1_000_000
+MAX_WAIT_S = 3600.0
+FAIL_CODES: dict[str, ErrorCode] = {
+    code: code for code in ERRORS if code.startswith("model_") or code == "content_refused"
+}
+
+_DIRECTION = re.compile(r"\s*/(tokens|slow|stall|fail|fail-first)\s+(\S{1,40})(?:\s|$)")
+_SECONDS = re.compile(r"\d{1,6}(\.\d{1,6})?")
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """A message without its stage directions, and the directions (``tokens`` 0: not given)."""
+
+    message: str
+    tokens: int = 0
+    slow_s: float = 0.0
+    stall_s: float = 0.0
+    fail: ErrorCode | None = None
+    fail_first: ErrorCode | None = None
+
+
+def directions(text: str) -> Stage:
+    """Read the stage directions at the start of ``text``; a malformed direction stays in the message."""
+    stage, rest = Stage(text), text
+    while match := _DIRECTION.match(rest):
+        name, value = match[1], match[2]
+        if name == "tokens" and value.isdecimal() and 0 < int(value) <= MAX_TOKENS:
+            stage = replace(stage, tokens=int(value))
+        elif name == "slow" and _SECONDS.fullmatch(value):
+            stage = replace(stage, slow_s=min(float(value), MAX_WAIT_S))
+        elif name == "stall" and _SECONDS.fullmatch(value):
+            stage = replace(stage, stall_s=min(float(value), MAX_WAIT_S))
+        elif name == "fail" and value in FAIL_CODES:
+            stage = replace(stage, fail=FAIL_CODES[value])
+        elif name == "fail-first" and value in FAIL_CODES:
+            stage = replace(stage, fail_first=FAIL_CODES[value])
+        else:
+            break
+        rest = rest[match.end() :]
+    return replace(stage, message=rest.strip()) if rest is not text else stage
