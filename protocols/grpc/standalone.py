@@ -1,18 +1,30 @@
 """gRPC in one file, to copy into a project of your own: a call whose answer is a stream of messages (HTTP/2, protobuf).
 
-``pip install grpcio protobuf``, then ``python standalone.py serve`` and ``python standalone.py ask hello``, or neither: both.
+``pip install grpcio protobuf``, then ``python standalone.py serve`` and ``python standalone.py ask hello``;
+without an argument the file serves and asks in one process.
 
-Its messages are ``google.protobuf.StringValue``, which every protobuf library brings, so one file is enough, nothing generated.
-That gives up what gRPC is mostly chosen for: write a .proto (chat.proto beside this is one) as soon as a second field is needed.
+The contract, for a client in any language::
 
-What server.py and client.py have and this has not: that contract; events with numbers and a log of them, so that a cut call goes on
-where it stopped; a turn that outlives its call; a conversation on one stream; sessions; cancelling; the codes of errors in the
-status' details; health and reflection; keep-alive; limits; a key; draining on SIGTERM; pictures.
+    syntax = "proto3";
+    package standalone;
+    import "google/protobuf/wrappers.proto";
+
+    service Chat {
+      rpc Ask(google.protobuf.StringValue) returns (stream google.protobuf.StringValue);
+    }
+
+Every protobuf library brings ``StringValue``, so this file needs no generated code. As soon as a message has a second
+field, write the contract into a .proto and generate the code (chat.proto beside this file is an example).
+
+What server.py and client.py have and this has not: numbered events in a log, so that a client continues a cut call
+where it stopped; a turn that outlives its call; a conversation on one stream; sessions; cancelling; the codes of errors
+in the status' details; health and reflection; keep-alive; limits; a key; draining on SIGTERM; pictures.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import sys
 from collections.abc import AsyncIterator
@@ -32,13 +44,15 @@ async def model(message: str) -> AsyncIterator[str]:
 
 
 async def chat(request: StringValue, context: Context) -> AsyncIterator[StringValue]:
-    """Each message goes out as it is yielded. How it ended is the status, in the trailers, after all of them."""
+    """Each message goes out as it is yielded. The status says how the reply ended; it follows in the trailers."""
     if not request.value:
         await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "an empty message")
     try:
         async for token in model(request.value):
             yield StringValue(value=token)
-    except Exception:  # noqa: BLE001 - the text of a fault must not travel, and the library would send it
+    except Exception:
+        # The traceback is for the log. Without this the library would send the exception's text to the client.
+        logging.exception("the model failed")
         await context.abort(grpc.StatusCode.INTERNAL, "the model failed")
 
 
@@ -67,11 +81,10 @@ async def main(command: str = "both", message: str = "hello") -> None:
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("standalone.Chat", {"Ask": rpc}),))
     server.add_insecure_port(f"127.0.0.1:{PORT}")
     await server.start()
-    if command == "both":
-        await ask(message)
-        return await server.stop(None)
-    await server.wait_for_termination()
-    return None
+    try:
+        await (ask(message) if command == "both" else server.wait_for_termination())
+    finally:
+        await server.stop(None)
 
 
 if __name__ == "__main__":

@@ -1,17 +1,20 @@
 """Server-Sent Events in one file, to copy into a project of your own: an event for each token (WHATWG HTML, section 9.2).
 
-``pip install fastapi uvicorn httpx``, then ``python standalone.py serve`` and ``python standalone.py ask hello``, or neither: both.
+``pip install fastapi uvicorn httpx``, then ``python standalone.py serve`` and ``python standalone.py ask hello``;
+without an argument the file serves and asks in one process.
 In a browser: ``new EventSource("/chat?message=hello")``; call its ``close()`` at the event ``end``, or it asks again.
 
-What server.py and client.py have and this has not: ``id:`` with a log behind it, so that ``Last-Event-ID`` goes on where a stream
-was cut (without ids, EventSource's reconnecting asks the model again); heartbeats; a POST; a turn that outlives its reader; an
-Idempotency-Key; sessions; cancelling; one table of errors; limits; a key; draining on SIGTERM; pictures.
+What server.py and client.py have and this has not: ``id:`` with a log behind it, so that a client continues a cut stream
+with ``Last-Event-ID`` (without it, a reconnecting EventSource asks the model again); heartbeats; a POST; a turn that
+outlives its reader; an Idempotency-Key; sessions; cancelling; one table of errors; limits; a key; draining on SIGTERM;
+pictures.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import os
 import sys
 from collections.abc import AsyncIterator
@@ -35,8 +38,11 @@ async def model(message: str) -> AsyncIterator[str]:
 
 @app.get("/chat")
 async def chat(message: Annotated[str, Query(min_length=1, max_length=2000)]) -> StreamingResponse:
-    """GET, because EventSource can do nothing else. What does not fit is answered 422 before the stream begins."""
-    headers = {"X-Accel-Buffering": "no", "Cache-Control": "no-store"}
+    """GET, because EventSource sends nothing else. FastAPI answers 422 to an empty or too long message.
+
+    The headers keep caches from storing the events, and proxies from collecting or compressing them.
+    """
+    headers = {"X-Accel-Buffering": "no", "Cache-Control": "no-store, no-transform"}
     return StreamingResponse(stream(message), media_type="text/event-stream", headers=headers)
 
 
@@ -46,12 +52,14 @@ async def stream(message: str) -> AsyncIterator[str]:
         async for token in model(message):
             yield f"event: chunk\ndata: {json.dumps(token)}\n\n"
         yield 'event: end\ndata: "completed"\n\n'
-    except Exception:  # noqa: BLE001 - the text of a fault must not travel
+    except Exception:
+        # The traceback is for the log; the client reads only that the model failed.
+        logging.exception("the model failed")
         yield 'event: end\ndata: "failed"\n\n'
 
 
 async def ask(message: str) -> None:
-    """The part of the format that ``stream`` writes; for any server's, take httpx-sse. A broken line raises httpx.HTTPError."""
+    """Read the part of the format that ``stream`` writes; httpx-sse reads all of it. A broken connection raises httpx.HTTPError."""
     end, name = "cut", ""
     async with (
         httpx.AsyncClient(timeout=60) as http,
@@ -75,13 +83,16 @@ async def main(command: str = "both", message: str = "hello") -> None:
     if command == "ask":
         return await ask(message)
     server = uvicorn.Server(uvicorn.Config(app, port=PORT, log_level="warning"))
+    if command == "serve":
+        return await server.serve()
     serving = asyncio.create_task(server.serve())
-    if command == "both":
-        while not server.started and not serving.done():
-            await asyncio.sleep(0.01)
+    while not server.started and not serving.done():
+        await asyncio.sleep(0.01)
+    try:
         await ask(message)
+    finally:
         server.should_exit = True
-    return await serving
+        await serving
 
 
 if __name__ == "__main__":

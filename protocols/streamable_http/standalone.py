@@ -1,16 +1,18 @@
 """Streamable HTTP in one file, to copy into a project of your own: POST, then a line of JSON for each token (RFC 9112, 7.1).
 
-``pip install fastapi uvicorn httpx``, then ``python standalone.py serve`` and ``python standalone.py ask hello``, or neither: both.
+``pip install fastapi uvicorn httpx``, then ``python standalone.py serve`` and ``python standalone.py ask hello``;
+without an argument the file serves and asks in one process.
 
-What server.py and client.py have and this has not: events with numbers and a log of them, so that a cut stream goes on where it
-stopped; heartbeats; a turn that outlives its reader; an Idempotency-Key; sessions; cancelling; one table of errors; limits; a key;
-draining on SIGTERM; pictures.
+What server.py and client.py have and this has not: numbered events in a log, so that a client continues a cut stream
+where it stopped; heartbeats; a turn that outlives its reader; an Idempotency-Key; sessions; cancelling; one table of
+errors; limits; a key; draining on SIGTERM; pictures.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import os
 import sys
 from collections.abc import AsyncIterator
@@ -26,7 +28,7 @@ app = FastAPI()
 
 
 class Question(BaseModel):
-    """The request's body; what does not fit it is answered 422 before the stream begins."""
+    """The request's body. FastAPI answers 422 to any other body, before the stream begins."""
 
     message: str = Field(min_length=1, max_length=10_000)
 
@@ -40,23 +42,25 @@ async def model(message: str) -> AsyncIterator[str]:
 
 @app.post("/chat")
 async def chat(question: Question) -> StreamingResponse:
-    """The header keeps proxies from collecting the lines before they pass them on."""
-    lines = stream(question.message)
-    return StreamingResponse(lines, media_type="application/x-ndjson", headers={"X-Accel-Buffering": "no"})
+    """The headers keep caches from storing the lines, and proxies from collecting or compressing them."""
+    headers = {"X-Accel-Buffering": "no", "Cache-Control": "no-store, no-transform"}
+    return StreamingResponse(stream(question.message), media_type="application/x-ndjson", headers=headers)
 
 
 async def stream(message: str) -> AsyncIterator[str]:
-    """The status, 200, has gone: how it ended is the last line, and its absence means that the line was cut."""
+    """The last line says how the reply ended, because the status 200 went out first. Without that line the stream was cut."""
     try:
         async for token in model(message):
             yield json.dumps({"text": token}) + "\n"
         yield '{"end": "completed"}\n'
-    except Exception:  # noqa: BLE001 - the text of a fault must not travel
+    except Exception:
+        # The traceback is for the log; the client reads only that the model failed.
+        logging.exception("the model failed")
         yield '{"end": "failed"}\n'
 
 
 async def ask(message: str) -> None:
-    """An HTTP chunk may hold half a line or three: only the line feed counts. A line that breaks raises httpx.HTTPError."""
+    """An HTTP chunk may hold half a line or three, so split at line feeds. A connection that breaks raises httpx.HTTPError."""
     end = "cut"
     async with (
         httpx.AsyncClient(timeout=60) as http,
@@ -76,13 +80,16 @@ async def main(command: str = "both", message: str = "hello") -> None:
     if command == "ask":
         return await ask(message)
     server = uvicorn.Server(uvicorn.Config(app, port=PORT, log_level="warning"))
+    if command == "serve":
+        return await server.serve()
     serving = asyncio.create_task(server.serve())
-    if command == "both":
-        while not server.started and not serving.done():
-            await asyncio.sleep(0.01)
+    while not server.started and not serving.done():
+        await asyncio.sleep(0.01)
+    try:
         await ask(message)
+    finally:
         server.should_exit = True
-    return await serving
+        await serving
 
 
 if __name__ == "__main__":

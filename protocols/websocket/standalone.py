@@ -1,22 +1,27 @@
 """WebSocket in one file, to copy into a project of your own: ask, read tokens, stop in the middle, ask again (RFC 6455).
 
-``pip install websockets``, then ``python standalone.py serve`` and ``python standalone.py ask hello``, or neither: both.
+``pip install websockets``, then ``python standalone.py serve`` and ``python standalone.py ask hello``;
+without an argument the file serves and asks in one process.
 
-What server.py and client.py have and this has not: HTTP routes beside the socket; numbered events with a log behind them, so that a
-new connection goes on where the old one was cut; several turns at once and several people; sessions; one table of errors; a check
-of Origin (``origins=`` of ``serve``; without it any page may connect); tickets for a key; draining on SIGTERM; pictures.
+What server.py and client.py have and this has not: HTTP routes beside the socket; numbered events in a log, so that a
+new connection continues where the old one was cut; several turns at once and several people; sessions; one table of
+errors; a check of Origin (``origins=`` of ``serve``; without it any page may connect); tickets for a key; draining on
+SIGTERM; pictures.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import os
 import sys
 from collections.abc import AsyncIterator
+from contextlib import suppress
 
 from websockets.asyncio.client import connect
 from websockets.asyncio.server import ServerConnection, serve
+from websockets.exceptions import ConnectionClosed
 
 PORT = int(os.environ.get("PORT", "8103"))
 
@@ -29,49 +34,58 @@ async def model(message: str) -> AsyncIterator[str]:
 
 
 async def converse(socket: ServerConnection) -> None:
-    """Read on while a reply is being sent: that is what a second direction is for."""
+    """Read on while a reply is being sent, so that the client can stop it. When the client leaves, its reply is stopped."""
     answering: asyncio.Task[None] | None = None
-    async for frame in socket:
-        try:
-            asked = json.loads(frame)
-            kind, text = asked["type"], asked.get("message")
-        except (ValueError, TypeError, LookupError, AttributeError):
-            kind, text = "unknown", None
-        if kind == "stop":
-            if answering is not None:
-                answering.cancel()
-        elif kind == "chat" and isinstance(text, str) and text and (answering is None or answering.done()):
-            answering = asyncio.create_task(answer(socket, text))
-        else:
-            await socket.send('{"type": "error", "message": "chat with a message, one at a time, or stop"}')
+    with suppress(ConnectionClosed):
+        async for frame in socket:
+            asked = None
+            with suppress(ValueError, RecursionError):
+                asked = json.loads(frame)
+            match asked:
+                case {"type": "stop"}:
+                    if answering is not None and answering.cancel():
+                        await asyncio.wait([answering])
+                        if answering.cancelled():
+                            await tell(socket, type="end", how="stopped")
+                case {"type": "chat", "message": str(text)} if text and (answering is None or answering.done()):
+                    answering = asyncio.create_task(answer(socket, text))
+                case _:
+                    await tell(socket, type="error", message="chat with a message, one at a time, or stop")
     if answering is not None:
         answering.cancel()
 
 
 async def answer(socket: ServerConnection, message: str) -> None:
-    """The tokens, then how it ended: a message of its own, because the connection stays."""
-    end = "failed"
+    """The tokens, then a message that says how the reply ended, because the connection stays open."""
+    how = "failed"
     try:
         async for token in model(message):
-            await socket.send(json.dumps({"type": "chunk", "text": token}))
-        end = "completed"
-    except asyncio.CancelledError:
-        end = "stopped"
-    await socket.send(json.dumps({"type": "end", "how": end}))
+            await tell(socket, type="chunk", text=token)
+        how = "completed"
+    except Exception:
+        # The traceback is for the log; the client reads only that the model failed.
+        logging.exception("the model failed")
+    await tell(socket, type="end", how=how)
+
+
+async def tell(socket: ServerConnection, **message: str) -> None:
+    """Send one message. A client that has left gets nothing; ``converse`` sees the end and stops the reply."""
+    with suppress(ConnectionClosed):
+        await socket.send(json.dumps(message))
 
 
 async def ask(message: str) -> None:
-    """One question on a connection that could take many. A broken one raises ConnectionClosed."""
+    """One question on a connection that could carry many. A connection that closes early is a reply that was cut."""
+    end = "cut"
     async with connect(f"ws://127.0.0.1:{PORT}", proxy=None) as socket:
-        await socket.send(json.dumps({"type": "chat", "message": message}))
-        async for frame in socket:
-            event = json.loads(frame)
-            print(event.get("text", ""), end="", flush=True)
-            if event["type"] != "chunk":
-                break
+        with suppress(ConnectionClosed):
+            await socket.send(json.dumps({"type": "chat", "message": message}))
+            while (event := json.loads(await socket.recv()))["type"] == "chunk":
+                print(event["text"], end="", flush=True)
+            end = event.get("how") or event["message"]
     print()
-    if event.get("how") != "completed":
-        sys.exit(f"the reply is not whole: {event}")
+    if end != "completed":
+        sys.exit(f"the reply is not whole: {end}")
 
 
 async def main(command: str = "both", message: str = "hello") -> None:
