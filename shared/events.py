@@ -7,7 +7,7 @@ All times are Unix epoch milliseconds (fractional).
 from __future__ import annotations
 
 import time
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import msgspec
 
@@ -42,6 +42,10 @@ class TurnStarted(Event, frozen=True, kw_only=True, tag="turn_started"):
     model: str
     context_messages: int
     request_id: str | None
+
+
+class Thinking(Event, frozen=True, kw_only=True, tag="thinking"):
+    """The provider reports that the model thinks; at most once, before the first chunk. The thoughts are not kept."""
 
 
 class Chunk(Event, frozen=True, kw_only=True, tag="chunk", gc=False):
@@ -122,18 +126,9 @@ AnyEvent = (
     | TurnFailed
     | TurnCancelled
     | TurnInterrupted
+    | Thinking
 )
-EVENT_TYPES: tuple[type[Event], ...] = (
-    TurnStarted,
-    Chunk,
-    ImageStarted,
-    ImageChunk,
-    ImageCompleted,
-    TurnCompleted,
-    TurnFailed,
-    TurnCancelled,
-    TurnInterrupted,
-)
+EVENT_TYPES: tuple[type[Event], ...] = get_args(AnyEvent)
 TERMINAL = (TurnCompleted, TurnFailed, TurnCancelled, TurnInterrupted)
 TERMINAL_STATUS: dict[str, Status] = {
     "turn_completed": "completed",

@@ -53,6 +53,7 @@ class Event(_message.Message):
     TURN_FAILED_FIELD_NUMBER: _builtins.int
     TURN_CANCELLED_FIELD_NUMBER: _builtins.int
     TURN_INTERRUPTED_FIELD_NUMBER: _builtins.int
+    THINKING_FIELD_NUMBER: _builtins.int
     turn_id: _builtins.str
     seq: _builtins.int
     """Position in the turn's log, from 1."""
@@ -76,6 +77,8 @@ class Event(_message.Message):
     def turn_cancelled(self) -> Global___TurnCancelled: ...
     @_builtins.property
     def turn_interrupted(self) -> Global___TurnInterrupted: ...
+    @_builtins.property
+    def thinking(self) -> Global___Thinking: ...
     def __init__(
         self,
         *,
@@ -91,12 +94,13 @@ class Event(_message.Message):
         turn_failed: Global___TurnFailed | None = ...,
         turn_cancelled: Global___TurnCancelled | None = ...,
         turn_interrupted: Global___TurnInterrupted | None = ...,
+        thinking: Global___Thinking | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["body", b"body", "chunk", b"chunk", "image_chunk", b"image_chunk", "image_completed", b"image_completed", "image_started", b"image_started", "turn_cancelled", b"turn_cancelled", "turn_completed", b"turn_completed", "turn_failed", b"turn_failed", "turn_interrupted", b"turn_interrupted", "turn_started", b"turn_started"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["body", b"body", "chunk", b"chunk", "image_chunk", b"image_chunk", "image_completed", b"image_completed", "image_started", b"image_started", "thinking", b"thinking", "turn_cancelled", b"turn_cancelled", "turn_completed", b"turn_completed", "turn_failed", b"turn_failed", "turn_interrupted", b"turn_interrupted", "turn_started", b"turn_started"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["at", b"at", "body", b"body", "chunk", b"chunk", "image_chunk", b"image_chunk", "image_completed", b"image_completed", "image_started", b"image_started", "seq", b"seq", "turn_cancelled", b"turn_cancelled", "turn_completed", b"turn_completed", "turn_failed", b"turn_failed", "turn_id", b"turn_id", "turn_interrupted", b"turn_interrupted", "turn_started", b"turn_started"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["at", b"at", "body", b"body", "chunk", b"chunk", "image_chunk", b"image_chunk", "image_completed", b"image_completed", "image_started", b"image_started", "seq", b"seq", "thinking", b"thinking", "turn_cancelled", b"turn_cancelled", "turn_completed", b"turn_completed", "turn_failed", b"turn_failed", "turn_id", b"turn_id", "turn_interrupted", b"turn_interrupted", "turn_started", b"turn_started"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_body: _TypeAlias = _typing.Literal["turn_started", "chunk", "image_started", "image_chunk", "image_completed", "turn_completed", "turn_failed", "turn_cancelled", "turn_interrupted"]  # noqa: Y015
+    _WhichOneofReturnType_body: _TypeAlias = _typing.Literal["turn_started", "chunk", "image_started", "image_chunk", "image_completed", "turn_completed", "turn_failed", "turn_cancelled", "turn_interrupted", "thinking"]  # noqa: Y015
     _WhichOneofArgType_body: _TypeAlias = _typing.Literal["body", b"body"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_body) -> _WhichOneofReturnType_body | None: ...
 
@@ -150,6 +154,23 @@ class TurnStarted(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__session_id) -> _WhichOneofReturnType__session_id | None: ...
 
 Global___TurnStarted: _TypeAlias = TurnStarted  # noqa: Y015
+
+@_typing.final
+class Thinking(_message.Message):
+    """The provider reports that the model thinks: at most once in a log, before the first chunk. The thoughts are not kept."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Thinking: _TypeAlias = Thinking  # noqa: Y015
 
 @_typing.final
 class Chunk(_message.Message):

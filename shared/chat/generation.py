@@ -15,6 +15,7 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
 from shared.chat.checks import parse_size
+from shared.chat.chunk_texts import ChunkTexts
 from shared.chat.counters import Counters
 from shared.chat.members import Members, Membership
 from shared.chat.request import TurnRequest
@@ -31,6 +32,7 @@ from shared.events import (
     ImageChunk,
     ImageCompleted,
     ImageStarted,
+    Thinking,
     TurnCancelled,
     TurnCompleted,
     TurnFailed,
@@ -63,6 +65,7 @@ class RunningTurn:
         self.started_at = started.turn.last_read_at
         self.begun = default_s
         self.seq = 1
+        self.thinking = False
         self.texts: list[str] = []
         self.usage = Usage()
         self.image: StoredImage | None = None
@@ -204,27 +207,35 @@ class Generation:
         self, live: RunningTurn, history: tuple[ContextMessage, ...], model: str
     ) -> AsyncGenerator[FinishReason, None]:
         stream = self._chat_model.stream(history, model)
-        async with aclosing(stream):
-            async for delta in stream:
-                if delta.usage is not None:
-                    live.usage = delta.usage
-                if delta.text:
-                    text = delta.text if delta.text.isascii() else _encodable(delta.text)
-                    if not live.texts:
-                        self._log.info(
-                            "first token",
-                            session=short(live.session_id),
-                            turn=short(live.turn_id),
-                            ms=since_ms(live.begun),
-                        )
-                    live.texts.append(text)
-                    self._append(live, Chunk(turn_id=live.turn_id, seq=live.seq + 1, at=now_ms(), text=text))
-                    if len(live.records) >= _MAX_UNCOMMITTED:
-                        await live.committed()
-                if live.fenced:
-                    return
-                if delta.finish_reason is not None:
-                    yield delta.finish_reason
+        texts = ChunkTexts()
+        try:
+            async with aclosing(stream):
+                async for delta in stream:
+                    if delta.usage is not None:
+                        live.usage = delta.usage
+                    if delta.thought and not live.thinking and not live.texts:
+                        live.thinking = True
+                        self._append(live, Thinking(turn_id=live.turn_id, seq=live.seq + 1, at=now_ms()))
+                    for text in texts.add(delta.text):
+                        self._append_chunk(live, text)
+                        if len(live.records) >= _MAX_UNCOMMITTED:
+                            await live.committed()
+                    if live.fenced:
+                        return
+                    if delta.finish_reason is not None:
+                        yield delta.finish_reason
+        finally:
+            if not live.fenced:
+                for text in texts.rest():
+                    self._append_chunk(live, text)
+
+    def _append_chunk(self, live: RunningTurn, text: str) -> None:
+        if not live.texts:
+            self._log.info(
+                "first token", session=short(live.session_id), turn=short(live.turn_id), ms=since_ms(live.begun)
+            )
+        live.texts.append(text)
+        self._append(live, Chunk(turn_id=live.turn_id, seq=live.seq + 1, at=now_ms(), text=text))
 
     async def _image_events(self, live: RunningTurn, prompt: str, size: str) -> AsyncGenerator[FinishReason, None]:
         width, height = parse_size(size, self._settings.max_image_pixels)
@@ -466,12 +477,3 @@ class Generation:
 def since_ms(begun: float) -> float:
     """Milliseconds since a time.perf_counter()."""
     return round((time.perf_counter() - begun) * 1000, 3)
-
-
-def _encodable(text: str) -> str:
-    """A lone surrogate has no UTF-8; it becomes U+FFFD."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-    return text

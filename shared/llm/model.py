@@ -23,11 +23,15 @@ class ContextMessage:
 
 @dataclass(frozen=True, slots=True)
 class Delta:
-    """One step of a streamed reply: text as the model said it (may be empty), and what the provider told with it."""
+    """One step of a streamed reply. A step without text is a sign of life.
+
+    ``text`` is what the model said, ``thought``: the provider reports that the model thinks. ``usage`` is the count so far.
+    """
 
     text: str = ""
     finish_reason: FinishReason | None = None
     usage: Usage | None = None
+    thought: bool = False
 
 
 class ChatModel(Protocol):

@@ -64,6 +64,10 @@ class OfflineChat:
         due = clock() + self._first_s + stage.slow_s
         if self._first_s + stage.slow_s > 0:
             await asyncio.sleep(due - clock())
+        if stage.think_s:
+            yield Delta(thought=True)
+            await asyncio.sleep(stage.think_s)
+            due += stage.think_s
         if stage.fail_first:
             raise ChatError(stage.fail_first)
         if stage.fail:

@@ -5,6 +5,7 @@ Any number of them may stand at the start, so that every failure of a provider c
 =====================  ===============================================================================
 ``/tokens N``          exactly N tokens (at most 1,000,000), whatever ``OFFLINE_TOKENS`` says
 ``/slow S``            S seconds before the first token, besides ``OFFLINE_FIRST_TOKEN_MS``
+``/think S``           reports thoughts for S seconds before the first token
 ``/stall S``           S seconds of silence in the middle of the reply
 ``/fail CODE``         fails with CODE after three tokens
 ``/fail-first CODE``   fails with CODE before the first token
@@ -27,7 +28,7 @@ FAIL_CODES: dict[str, ErrorCode] = {
     code: code for code in ERRORS if code.startswith("model_") or code == "content_refused"
 }
 
-_DIRECTION = re.compile(r"\s*/(tokens|slow|stall|fail|fail-first)\s+(\S{1,40})(?:\s|$)")
+_DIRECTION = re.compile(r"\s*/(tokens|slow|think|stall|fail|fail-first)\s+(\S{1,40})(?:\s|$)")
 _SECONDS = re.compile(r"\d{1,6}(\.\d{1,6})?")
 
 
@@ -38,6 +39,7 @@ class Stage:
     message: str
     tokens: int = 0
     slow_s: float = 0.0
+    think_s: float = 0.0
     stall_s: float = 0.0
     fail: ErrorCode | None = None
     fail_first: ErrorCode | None = None
@@ -52,6 +54,8 @@ def directions(text: str) -> Stage:
             stage = replace(stage, tokens=int(value))
         elif name == "slow" and _SECONDS.fullmatch(value):
             stage = replace(stage, slow_s=min(float(value), MAX_WAIT_S))
+        elif name == "think" and _SECONDS.fullmatch(value):
+            stage = replace(stage, think_s=min(float(value), MAX_WAIT_S))
         elif name == "stall" and _SECONDS.fullmatch(value):
             stage = replace(stage, stall_s=min(float(value), MAX_WAIT_S))
         elif name == "fail" and value in FAIL_CODES:

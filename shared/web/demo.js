@@ -136,6 +136,7 @@ async function play(items, { asked = null, key = null } = {}) {
   let reply = null;
   let turnId = null;
   let terminal = null;
+  let thinking = null;
   running = { key, turnId: null };
   busy(true);
   try {
@@ -154,7 +155,11 @@ async function play(items, { asked = null, key = null } = {}) {
           reply = bubble("model");
           reply.prompt = item.input;
           break;
+        case "thinking":
+          thinking = countThinking();
+          break;
         case "chunk":
+          thinking?.stop();
           arrivals.push(performance.now());
           reply.add(item.text);
           numbers(begun, arrivals, false);
@@ -164,6 +169,7 @@ async function play(items, { asked = null, key = null } = {}) {
           reply.part(item);
           break;
         case "lost":
+          thinking?.stop();
           state("bad", `line lost after event ${item.after}`);
           seam(`line lost after event ${item.after}`);
           break;
@@ -190,10 +196,27 @@ async function play(items, { asked = null, key = null } = {}) {
     if (reply && terminal) await finish(reply, terminal);
     state("good", "ready");
   } finally {
+    thinking?.stop();
     running = null;
     busy(false);
     list();
   }
+}
+
+/** Shows "thinking, 12 s" until it is stopped. */
+function countThinking() {
+  const begun = performance.now();
+  const show = () => state("busy", `thinking, ${Math.round((performance.now() - begun) / 1000)} s`);
+  show();
+  let timer = setInterval(show, 1000);
+  return {
+    stop() {
+      if (timer === null) return;
+      clearInterval(timer);
+      timer = null;
+      state("busy", "answering");
+    },
+  };
 }
 
 async function finish(reply, terminal) {

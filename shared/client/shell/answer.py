@@ -17,6 +17,7 @@ from shared.events import (
     ImageChunk,
     ImageStarted,
     Kind,
+    Thinking,
     TurnCancelled,
     TurnCompleted,
     TurnFailed,
@@ -50,6 +51,7 @@ class Answer:
     picture: Picture | None = None
     after: int = 0
     chunks: int = 0
+    thinking: float | None = None
     first: float | None = None
     last: float | None = None
     lost: Lost | None = None
@@ -113,6 +115,8 @@ class Answer:
         self.fold.add(event)
         if isinstance(event, Chunk):
             self._take_chunk(event, tally)
+        elif isinstance(event, Thinking):
+            self.thinking = time.perf_counter()
         elif isinstance(event, TurnStarted):
             self.started, self.kind = event, event.kind
         elif isinstance(event, TERMINAL):

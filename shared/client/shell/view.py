@@ -92,6 +92,8 @@ def _state(answer: Answer) -> str:
         return f"{what} {bar} {text.size(now)} of {text.size(whole)}"
     if not answer.sent:
         return "sending"
+    if answer.first is None and answer.thinking is not None:
+        return f"thinking, {time.perf_counter() - answer.thinking:.0f} s"
     if answer.first is None:
         what = "the picture" if answer.kind == "image" else "the first token"
         return f"waiting for {what} · {text.duration(answer.waited_ms)}"

@@ -6,7 +6,7 @@ export const title = "Server-Sent Events";
 export const note = "native EventSource: the browser itself reconnects with Last-Event-ID";
 
 const TYPES = [
-  "turn_started", "chunk", "image_started", "image_chunk", "image_completed", ...TERMINAL,
+  "turn_started", "thinking", "chunk", "image_started", "image_chunk", "image_completed", ...TERMINAL,
 ];
 
 export class Wire {
