@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from pathlib import Path
 from typing import Literal
 
-from pydantic import AliasChoices, Field, SecretStr, field_validator
+from pydantic import AliasChoices, Field, SecretStr, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
@@ -35,9 +36,8 @@ class Settings(BaseSettings):
     genai_provider: Literal["auto", "gemini", "openai", "offline"] = Field("auto", description="who answers the chat")
     genai_model_id: str | None = Field(None, description="chat model; unset: the provider's default")
     genai_system_instruction: str | None = Field(None, description="system instruction for every chat")
-    gemini_api_key: SecretStr | None = Field(
-        None, validation_alias=AliasChoices("GEMINI_API_KEY", "GOOGLE_API_KEY"), description="key for Gemini"
-    )
+    gemini_api_key: SecretStr | None = Field(None, description="key for Gemini")
+    google_api_key: SecretStr | None = Field(None, description="key for Gemini where GEMINI_API_KEY is unset")
     image_provider: Literal["auto", "openai", "offline"] = Field("auto", description="who draws the pictures")
     openai_api_key: SecretStr | None = Field(None, description="key for OpenAI")
     openai_image_model: str = Field("gpt-image-2.6-flare", description="image model at OpenAI")
@@ -45,10 +45,20 @@ class Settings(BaseSettings):
     google_gemini_base_url: str | None = Field(None, description="where Gemini is; unset: Google")
     openai_base_url: str | None = Field(None, description="where OpenAI, or a server like it, is; with its /v1")
     provider_connect_timeout_s: float = Field(10, gt=0, description="longest wait for a connection to a provider")
-    provider_first_token_timeout_s: float = Field(60, gt=0, description="longest wait for a reply's first token")
-    provider_between_tokens_timeout_s: float = Field(30, gt=0, description="longest silence inside a reply")
-    provider_total_timeout_s: float = Field(600, gt=0, description="longest reply")
-    provider_retries: int = Field(2, ge=0, description="further attempts, only before the first token")
+    provider_first_frame_timeout_s: float = Field(
+        600,
+        gt=0,
+        validation_alias=AliasChoices("PROVIDER_FIRST_FRAME_TIMEOUT_S", "PROVIDER_FIRST_TOKEN_TIMEOUT_S"),
+        description="longest wait for the first sign of a reply, all attempts together",
+    )
+    provider_between_frames_timeout_s: float = Field(
+        60,
+        gt=0,
+        validation_alias=AliasChoices("PROVIDER_BETWEEN_FRAMES_TIMEOUT_S", "PROVIDER_BETWEEN_TOKENS_TIMEOUT_S"),
+        description="longest silence inside a reply; thoughts are no silence",
+    )
+    provider_total_timeout_s: float = Field(3600, gt=0, description="longest reply")
+    provider_retries: int = Field(2, ge=0, description="further attempts, only before the first text")
     provider_max_connections: int = Field(2000, gt=0, description="connections to a provider at once")
     image_timeout_s: float = Field(180, gt=0, description="longest wait for a picture")
 
@@ -84,17 +94,37 @@ class Settings(BaseSettings):
     max_streams: int = Field(20_000, gt=0, description="open streams a process serves at once")
     max_running_turns: int = Field(10_000, gt=0, description="turns a process generates at once")
 
-    @field_validator("api_secret_key", mode="after")
+    @field_validator("api_secret_key", "gemini_api_key", "google_api_key", "openai_api_key", mode="after")
     @classmethod
-    def _key_not_empty(cls, value: SecretStr | None) -> SecretStr | None:
-        if value is not None and not value.get_secret_value().strip():
+    def _clean_key(cls, value: SecretStr | None, info: ValidationInfo) -> SecretStr | None:
+        if value is None:
+            return None
+        if value.get_secret_value().strip():
+            return SecretStr(clean_key(value.get_secret_value()))
+        if info.field_name == "api_secret_key":
             raise ValueError("API_SECRET_KEY is set but empty; set a key or remove the setting")
-        return value
+        return None
 
-    @field_validator("gemini_api_key", "openai_api_key", mode="after")
+    @field_validator("genai_model_id", "genai_system_instruction", mode="after")
     @classmethod
-    def _empty_is_unset(cls, value: SecretStr | None) -> SecretStr | None:
-        return value if value is not None and value.get_secret_value().strip() else None
+    def _blank_is_unset(cls, value: str | None) -> str | None:
+        return value.strip() or None if value is not None else None
+
+    @field_validator("google_gemini_base_url", "openai_base_url", mode="after")
+    @classmethod
+    def _web_address(cls, value: str | None) -> str | None:
+        address = value.strip() if value is not None else ""
+        if address and not re.fullmatch(r"https?://[^\s/?#]+[^\s]*", address):
+            raise ValueError("the address must begin with http:// or https:// and name a host")
+        return address or None
+
+
+def clean_key(key: str) -> str:
+    """A key without the white space around it. Raises ValueError unless the rest is visible ASCII, as a header needs."""
+    key = key.strip()
+    if not re.fullmatch(r"[!-~]+", key):
+        raise ValueError("a key may have visible ASCII characters only; this one is empty or has others inside it")
+    return key
 
 
 def settings_help() -> str:
@@ -102,5 +132,5 @@ def settings_help() -> str:
     lines = []
     for name, field in Settings.model_fields.items():
         default = "in your state directory" if name == "store_url" else field.default
-        lines.append(f"  {name.upper():<24} {field.description} (default: {'unset' if default is None else default})")
+        lines.append(f"  {name.upper():<33} {field.description} (default: {'unset' if default is None else default})")
     return "settings (environment or .env):\n" + "\n".join(lines)

@@ -43,7 +43,7 @@ async def test_the_request_on_the_wire(emulator: Emulator, monkeypatch: pytest.M
     """By the SDK's own variables; no sampling parameters, and no X-Server-Timeout, which Google refuses below 10 s."""
     monkeypatch.setenv("GOOGLE_GEMINI_BASE_URL", emulator.base_url)
     monkeypatch.setenv("GOOGLE_API_KEY", KEY)
-    model = open_chat_model(conf(provider_first_token_timeout_s=5))
+    model = open_chat_model(conf(provider_first_frame_timeout_s=5))
     deltas = [delta async for delta in model.stream([ContextMessage("user", "hi")], model.default_model)]
     await model.aclose()
     assert "".join(delta.text for delta in deltas) == "".join(TOKENS) + "1 messages"

@@ -178,10 +178,10 @@ async def test_nobody_answers(open_model: Open) -> None:
 @pytest.mark.parametrize(
     ("scenario", "setting", "heard"),
     [
-        ("hang", "provider_first_token_timeout_s", ""),
-        ("stall-first", "provider_first_token_timeout_s", ""),
-        ("slow-5000", "provider_first_token_timeout_s", ""),
-        ("stall", "provider_between_tokens_timeout_s", TEXT),
+        ("hang", "provider_first_frame_timeout_s", ""),
+        ("stall-first", "provider_first_frame_timeout_s", ""),
+        ("slow-5000", "provider_first_frame_timeout_s", ""),
+        ("stall", "provider_between_frames_timeout_s", TEXT),
         ("hang", "provider_total_timeout_s", ""),
     ],
 )

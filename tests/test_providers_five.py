@@ -76,7 +76,7 @@ PICTURES = {
     "not-a-picture": "model_unavailable",
 }
 # The same where a provider falls silent, with short limits.
-LIMITS = {"PROVIDER_FIRST_TOKEN_TIMEOUT_S": "4", "PROVIDER_BETWEEN_TOKENS_TIMEOUT_S": "2", "IMAGE_TIMEOUT_S": "4"}
+LIMITS = {"PROVIDER_FIRST_FRAME_TIMEOUT_S": "4", "PROVIDER_BETWEEN_FRAMES_TIMEOUT_S": "2", "IMAGE_TIMEOUT_S": "4"}
 SILENT: dict[str, Outcome] = {
     "stall": ("model_timeout", TEXT, None),
     "stall-first": ("model_timeout", "", None),

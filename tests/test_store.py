@@ -329,7 +329,7 @@ async def test_a_turn_whose_owner_is_gone_stands_in_nobodys_way(store: Store) ->
 
 @every
 async def test_the_models_context(store: Store) -> None:
-    """Completed turns and the non-empty cancelled and interrupted ones; never failed ones, never pictures."""
+    """Completed, cancelled and interrupted turns whose reply has text; never failed ones, never pictures."""
     session_id = await new_session(store)
     await talk(store, session_id, "one", "1")
     await talk(store, session_id, "two", "2", status="failed")
@@ -338,18 +338,19 @@ async def test_the_models_context(store: Store) -> None:
     await talk(store, session_id, "five", "5", status="interrupted")
     await talk(store, session_id, "six", status="interrupted")
     await talk(store, session_id, "seven")
+    await talk(store, session_id, "seven and a half", " \n\u00a0\t")
     picture = await store.start_turn(asked("A hill", kind="image", session_id=session_id))
     assert picture.context == ()
     await end(store, picture)
-    expected = ["one", "1", "three", "3", "five", "5", "seven", ""]
+    expected = ["one", "1", "three", "3", "five", "5"]
     started = await store.start_turn(asked("eight", session_id=session_id))
     assert [said.text for said in started.context] == expected
-    assert [said.role for said in started.context] == ["user", "model"] * 4
+    assert [said.role for said in started.context] == ["user", "model"] * 3
     assert started.first is not None
     assert isinstance(started.first.event, TurnStarted)
     assert started.first.event.context_messages == len(expected)
     await end(store, started, "8", status="failed")
-    for cap, kept in ((0, 0), (4, 0), (5, 2), (9, 2), (10, 4), (15, 4), (16, 6), (19, 6), (20, 8)):
+    for cap, kept in ((0, 0), (4, 0), (5, 2), (10, 2), (11, 4), (14, 4), (15, 6)):
         capped = await store.start_turn(asked("cap", session_id=session_id, max_context_chars=cap))
         assert [said.text for said in capped.context] == expected[len(expected) - kept :], cap
         await end(store, capped, status="failed")

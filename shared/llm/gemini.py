@@ -47,11 +47,12 @@ class GeminiChat:
     hint = ""
 
     def __init__(self, settings: Settings) -> None:
-        if settings.gemini_api_key is None:
+        key = settings.gemini_api_key or settings.google_api_key
+        if key is None:
             raise ValueError("GENAI_PROVIDER=gemini needs a key: set GEMINI_API_KEY (or GOOGLE_API_KEY)")
         self.default_model = settings.genai_model_id or DEFAULT_MODEL
         self.models: tuple[str, ...] = tuple(dict.fromkeys((self.default_model, *MODELS)))
-        self._key = settings.gemini_api_key
+        self._key = key
         self._base_url = settings.google_gemini_base_url
         self._instruction = settings.genai_system_instruction
         self._limits = TimeLimits.from_settings(settings)

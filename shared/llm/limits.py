@@ -34,8 +34,8 @@ class TimeLimits:
         """The limits of a chat, from the ``PROVIDER_*`` settings."""
         return cls(
             settings.provider_connect_timeout_s,
-            settings.provider_first_token_timeout_s,
-            settings.provider_between_tokens_timeout_s,
+            settings.provider_first_frame_timeout_s,
+            settings.provider_between_frames_timeout_s,
             settings.provider_total_timeout_s,
             settings.provider_retries,
         )

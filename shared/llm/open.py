@@ -13,7 +13,7 @@ def open_chat_model(settings: Settings) -> ChatModel:
     """
     provider = settings.genai_provider
     if provider == "auto":
-        provider = "gemini" if settings.gemini_api_key is not None else "offline"
+        provider = "gemini" if settings.gemini_api_key or settings.google_api_key else "offline"
     if provider == "gemini":
         from shared.llm.gemini import GeminiChat
 

@@ -604,14 +604,19 @@ def _interrupt(c: apsw.Connection, turn_id: str, now: float) -> None:
 
 
 def _context(c: apsw.Connection, session_id: str, max_chars: int) -> tuple[ContextMessage, ...]:
-    """Completed turns and non-empty cancelled and interrupted ones, the newest that fit in ``max_chars``, oldest first."""
+    """The newest turns whose texts fit in ``max_chars``, oldest first: completed, cancelled and interrupted ones.
+
+    A turn without text in its reply is left out with its question, because providers refuse an empty message.
+    """
     turns: list[tuple[str, str]] = []
     chars = 0
     for text_in, text in c.execute(
-        "SELECT input, text FROM turns WHERE session_id = ? AND cleared = 0 AND kind = 'chat' AND (status = 'completed'"
-        " OR (status IN ('cancelled', 'interrupted') AND text <> '')) ORDER BY number DESC",
+        "SELECT input, text FROM turns WHERE session_id = ? AND cleared = 0 AND kind = 'chat'"
+        " AND status IN ('completed', 'cancelled', 'interrupted') AND text <> '' ORDER BY number DESC",
         (session_id,),
     ):
+        if not text.strip():
+            continue
         chars += len(text_in) + len(text)
         if chars > max_chars:
             break
