@@ -1,7 +1,8 @@
 """Events, sessions, messages, snapshots and statistics to protobuf and back.
 
-The field names are the same on both sides (a test compares them), so one pair of functions serves every type. What may
-be None here is ``optional`` there (protobuf.dev, "Application Note: Field Presence"): None and "" stay different.
+A struct and its protobuf message have the same field names (a test compares them), so one pair of functions serves every
+type. A field that may be None is ``optional`` in protobuf (protobuf.dev, "Application Note: Field Presence"), so that
+None and "" stay different.
 """
 
 from __future__ import annotations
@@ -25,9 +26,9 @@ REQUESTS: dict[str, type[ClientMessage]] = {str(kind.__struct_config__.tag): kin
 
 
 def to_event_bytes(event: Event) -> bytes:
-    """One event as a serialised ``chat.Event``: what a server writes to every reader of it.
+    """One event as a serialised ``chat.Event``.
 
-    A chunk takes 0.7 µs: with the upb runtime, assigning fields is cheaper than the constructor's keywords.
+    A chunk takes 0.7 µs, because in protobuf's C runtime assigning fields is cheaper than the constructor's keywords.
     """
     if type(event) is not Chunk:
         return to_event_message(event).SerializeToString()
@@ -49,7 +50,8 @@ def to_event_message(event: Event) -> chat_pb2.Event:
 def from_event_message(message: chat_pb2.Event) -> AnyEvent:
     """The event in a ``chat.Event``.
 
-    Raises msgspec.ValidationError when it is not one of ours: no body that we know, or a word that we do not use.
+    Raises msgspec.ValidationError when the message has no body that this code knows, or a word that the chat does not
+    use.
     """
     name = message.WhichOneof("body")
     if name == "chunk":
@@ -61,7 +63,7 @@ def from_event_message(message: chat_pb2.Event) -> AnyEvent:
 
 
 def from_chat_request(message: chat_pb2.ChatRequest) -> ClientMessage:
-    """What a client says on ``Chat``. Raises ``invalid_request`` when it says nothing that we know."""
+    """A request on ``Chat`` as the message of the WebSocket. Raises ``invalid_request`` for a body this code lacks."""
     name = message.WhichOneof("body")
     if name is None:
         raise ChatError(
@@ -71,15 +73,15 @@ def from_chat_request(message: chat_pb2.ChatRequest) -> ClientMessage:
 
 
 def to_chat_response(message: ServerMessage) -> bytes:
-    """What a server says on ``Chat`` beside the events, serialised; its ``type`` is the name of the body that is set."""
+    """An answer on ``Chat`` that is no event, serialised. The message's ``type`` is the name of the body that is set."""
     body = msgspec.to_builtins(message)
     return chat_pb2.ChatResponse(**{body.pop("type"): body}).SerializeToString()
 
 
 def to_message(value: msgspec.Struct, kind: type[M]) -> M:
-    """A struct as the protobuf message with the same field names, nested ones and lists included.
+    """A struct as the protobuf message with the same field names, with nested structs and lists.
 
-    The ``type`` that JSON needs is left out. Raises ValueError when ``kind`` lacks one of the fields.
+    The field ``type`` of the JSON is left out. Raises ValueError when ``kind`` lacks one of the fields.
     """
     body = msgspec.to_builtins(value, builtin_types=(bytes,))
     body.pop(value.__struct_config__.tag_field, None)
@@ -92,10 +94,10 @@ def from_message(message: Message, kind: type[S]) -> S:
 
 
 def to_fields(message: Message) -> dict[str, Any]:
-    """A message's fields by name; an ``optional`` one that is absent is None, a nested message is a dict.
+    """A message's fields by name. An absent ``optional`` field is None, and a nested message is a dict.
 
-    An absent nested message is given as an empty one. Of a ``oneof`` convert the member that is set, not the message
-    around it.
+    An absent nested message becomes a dict of defaults. Convert the member of a ``oneof`` that is set, and not the
+    message around the ``oneof``.
     """
     fields: dict[str, Any] = {}
     for field in message.DESCRIPTOR.fields:

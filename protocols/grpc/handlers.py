@@ -1,6 +1,7 @@
-"""What every RPC passes through: the key, the size limit, parsing, statuses for errors, and the cutting of slow readers.
+"""Around every RPC: the key, the size limit, parsing, the status of an error, and the cutting of slow readers.
 
-The handlers that protoc generates cannot take ready bytes, so these are built from the service's descriptor: bytes in, bytes out.
+The handlers that protoc generates cannot write bytes that are serialised already. The handlers here are built from the
+service's descriptor: bytes come in and bytes go out.
 """
 
 from __future__ import annotations
@@ -23,8 +24,9 @@ from shared.server.context import ServerContext
 M = TypeVar("M", bound=Message)
 Context = grpc.aio.ServicerContext[bytes, bytes]
 Headers = Mapping[str, str]
+Handler = Callable[[Any, Context], Awaitable[bytes | None]]
 
-_KINDS = {
+_SHAPES = {
     (False, False): grpc.unary_unary_rpc_method_handler,
     (False, True): grpc.unary_stream_rpc_method_handler,
     (True, True): grpc.stream_stream_rpc_method_handler,
@@ -37,13 +39,15 @@ def handlers(
     server_context: ServerContext,
     check_key: Callable[[Headers], None] | None = None,
 ) -> grpc.GenericRpcHandler[bytes, bytes]:
-    """The RPCs of a service, each done by the coroutine method of its name.
+    """The RPCs of a service; ``servicer`` has a coroutine method of each RPC's name, in one of three shapes.
 
-    A unary one returns its answer; a streaming one writes bytes to the context, and where the client streams it gets the bytes of
-    its messages.
+    A unary RPC is ``method(request)`` and returns the answer. A server-streaming RPC is ``method(request, context)``; an
+    RPC that streams both ways is ``method(requests, context)`` and gets the bytes of each request. Both write bytes to
+    the context.
+    ``check_key`` gets the call's metadata and raises ``unauthenticated``.
     """
     rpcs = {
-        method.name: _KINDS[method.client_streaming, method.server_streaming](
+        method.name: _SHAPES[method.client_streaming, method.server_streaming](
             _guarded(method, getattr(servicer, method.name), server_context, check_key)
         )
         for method in service.methods
@@ -53,11 +57,12 @@ def handlers(
 
 def _guarded(
     method: MethodDescriptor,
-    work: Callable[[Any, Context], Awaitable[Message | None]],
+    work: Callable[..., Awaitable[Message | None]],
     server_context: ServerContext,
     check_key: Callable[[Headers], None] | None,
-) -> Callable[[Any, Context], Awaitable[bytes | None]]:
-    kind = GetMessageClass(method.input_type)
+) -> Handler:
+    """A handler for the library. It checks the key, parses, does the work, and ends with a status of the error table."""
+    request_type = GetMessageClass(method.input_type)
 
     async def call(request: Any, context: Context) -> bytes | None:
         try:
@@ -67,17 +72,17 @@ def _guarded(
             if "gzip" in headers.get("accept-encoding", ""):
                 context.set_compression(grpc.Compression.Gzip)
             if not method.client_streaming:
-                request = parse(request, kind, server_context.settings.max_body_bytes)
-            answer = await work(request, context)
+                request = parse(request, request_type, server_context.settings.max_body_bytes)
+            answer = await (work(request, context) if method.server_streaming else work(request))
             return None if answer is None else answer.SerializeToString()
         except grpc.aio.AbortError:
             raise
         except grpc.aio.InternalError:
-            # The line broke in the middle of an operation; the library takes this for what it is, and is silent.
+            # The connection broke during a read or a write. The library ends a cancelled handler without a log line.
             raise asyncio.CancelledError from None
         except ChatError as error:
             refusal = error
-        except Exception as error:  # noqa: BLE001 - whatever it is, its text must not travel
+        except Exception as error:  # noqa: BLE001 - the library would send the exception's text to the client
             server_context.service.log.error("internal error", rpc=method.full_name, why=type(error).__name__)
             refusal = ChatError("internal")
         status = to_status(refusal)
@@ -88,7 +93,7 @@ def _guarded(
 
 
 def parse(data: bytes, kind: type[M], max_bytes: int) -> M:
-    """A message of ours. Raises ``payload_too_large``, and ``invalid_request`` for malformed protobuf."""
+    """A request's bytes as a message. Raises ``payload_too_large``, and ``invalid_request`` for malformed protobuf."""
     if len(data) > max_bytes:
         raise ChatError("payload_too_large", f"The request is larger than {max_bytes} bytes.")
     try:
@@ -98,40 +103,40 @@ def parse(data: bytes, kind: type[M], max_bytes: int) -> M:
 
 
 @asynccontextmanager
-async def outlet(context: Context, stall_s: float) -> AsyncIterator[Callable[[bytes], Awaitable[None]]]:
-    """``write`` for the messages of one call, whose block is left when the client takes none for ``stall_s``.
+async def stall_guarded_writer(context: Context, stall_s: float) -> AsyncIterator[Callable[[bytes], Awaitable[None]]]:
+    """``write`` for the messages of one call. A write that waits ``stall_s`` seconds ends the call with UNAVAILABLE.
 
-    Flow control holds back only this call (RFC 9113, section 5.2). Its UNAVAILABLE waits behind what was not taken. One timer a
-    call, because one a message would cost more than the message.
+    Flow control holds back one call and not the connection (RFC 9113, section 5.2). The status arrives after the
+    messages that the client has not read yet. There is one timer a call: one a message would cost more than the message.
     """
     loop = asyncio.get_running_loop()
-    since = math.inf
+    writing_since = math.inf
     timer: asyncio.TimerHandle
 
     async def write(data: bytes) -> None:
-        nonlocal since
-        since = loop.time()
+        nonlocal writing_since
+        writing_since = loop.time()
         try:
             await context.write(data)
         except grpc.aio.InternalError:
             raise asyncio.CancelledError from None
-        since = math.inf
+        writing_since = math.inf
 
-    def look() -> None:
+    def check() -> None:
         nonlocal timer
-        if loop.time() - since >= stall_s:
+        if loop.time() - writing_since >= stall_s:
             limit.reschedule(loop.time())
         else:
-            timer = loop.call_later(stall_s / 4, look)
+            timer = loop.call_later(stall_s / 4, check)
 
-    timer = loop.call_later(stall_s / 4, look)
+    timer = loop.call_later(stall_s / 4, check)
     try:
         async with asyncio.timeout(None) as limit:
             yield write
     except TimeoutError:
         if not limit.expired():
             raise
-        words = f"The client took nothing for {stall_s:g} s; ResumeTurn goes on from its cursor."
+        words = f"The client read nothing for {stall_s:g} s; ResumeTurn goes on from its cursor."
         await context.abort(grpc.StatusCode.UNAVAILABLE, words)
     finally:
         timer.cancel()

@@ -1,10 +1,13 @@
-"""Regenerates the code of the two .proto files: ``python protocols/grpc/setup.py``, or ``--check`` to compare only.
+"""Generates the Python code of the two .proto files: ``python protocols/grpc/setup.py``, or ``--check`` to compare only.
 
-Not a setuptools script. ``*_pb2`` holds the messages, ``*_pb2_grpc`` the stubs and servicers, ``.pyi`` their types.
-protoc runs from the repository root, because the path it is given becomes the import in the generated code:
-``protocols.grpc.chat_pb2`` cannot be mistaken for a part of the library ``grpc``. The generated files are committed, so
-that a checkout runs without protoc. The types come from mypy-protobuf: protoc's own ``--pyi_out`` is not strict enough
-for ``mypy --strict`` and knows no services.
+This is not a setuptools script, in spite of its name: it installs nothing, and pip never runs it. The project's list of
+files gives the script that runs protoc this name. ``pyproject.toml`` is what installs the project.
+
+``*_pb2`` holds the messages, ``*_pb2_grpc`` the stubs and servicers, ``.pyi`` their types. protoc runs from the
+repository root, because the path of a .proto file becomes the import in the generated code: ``protocols.grpc.chat_pb2``
+cannot be mistaken for a part of the library ``grpc``. The generated files are committed, so that a checkout runs without
+protoc. The types come from mypy-protobuf, because protoc's own ``--pyi_out`` is not strict enough for ``mypy --strict``
+and knows no services.
 """
 
 from __future__ import annotations
@@ -27,7 +30,7 @@ OUTPUTS = ("python", "mypy", "grpc_python", "mypy_grpc")
 
 
 def generate(out: Path) -> None:
-    """Write the generated modules to ``out``/protocols/grpc; ends the process with protoc's own words if it refuses."""
+    """Write the generated modules to ``out``/protocols/grpc. Raises SystemExit with protoc's words when protoc refuses."""
     command = [sys.executable, "-m", "grpc_tools.protoc", "-I."]
     for name in PLUGINS:
         plugin = shutil.which(name, path=sysconfig.get_path("scripts"))

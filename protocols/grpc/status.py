@@ -1,6 +1,6 @@
-"""The error table on gRPC: a status, our words as its message, and google.rpc's ErrorInfo and RetryInfo as its details.
+"""The error table on gRPC, both ways: a status, a message, and google.rpc's ErrorInfo and RetryInfo as its details.
 
-Details travel as a serialised ``google.rpc.Status`` in the trailing metadata ``grpc-status-details-bin`` (google.aip.dev/193).
+The details travel as a serialised ``google.rpc.Status`` in the trailing metadata ``grpc-status-details-bin`` (google.aip.dev/193).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ DOMAIN = "genai-protocols"
 
 
 def to_status(error: ChatError) -> grpc.Status:
-    """A refusal as gRPC's status, with its trailing metadata."""
+    """An error of the table as gRPC's status, with its trailing metadata."""
     details = [_packed(ErrorInfo(reason=error.code.upper(), domain=DOMAIN))]
     if error.retry_after_s is not None:
         delay = Duration()
@@ -32,7 +32,7 @@ def to_status(error: ChatError) -> grpc.Status:
 
 
 def from_details(trailing: Iterable[Any] | None, message: str) -> ChatError | None:
-    """The refusal in an answer's trailing metadata; None when the status is not from our table."""
+    """The error in a call's trailing metadata; None when the status was not made by ``to_status``."""
     code, retry_after_s = "", None
     info, retry = ErrorInfo(), RetryInfo()
     for name, value in trailing or ():

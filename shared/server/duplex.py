@@ -49,8 +49,9 @@ _REMEMBERED = 1024
 class Duplex:
     """One connection; use it as ``async with`` and give it the client's messages with ``take``.
 
-    ``send`` writes one message, or committed events of one turn in order; it is never called twice at the same time. A block left
-    with ``shutting_down`` first delivers the turns that it is reading to their ends.
+    ``send`` writes one message, or committed events of one turn in order. It is never called twice at the same time,
+    and a call is cancelled only when the connection ends. A block left with ``shutting_down`` first delivers the turns
+    that it is reading to their ends.
     """
 
     __slots__ = (
@@ -116,6 +117,15 @@ class Duplex:
         refusal = Error(code=error.code, message=error.message, retryable=error.retryable, request_id=request_id)
         await self._send(refusal)
 
+    async def stop(self, task: asyncio.Task[None]) -> None:
+        """Cancel a task that sends on this connection, and wait for its end.
+
+        The task is cancelled between two writes. A write that is cancelled in the middle leaves half a message on the wire.
+        """
+        async with self._lock:
+            task.cancel()
+        await asyncio.wait((task,))
+
     async def _guarded(self, work: Coroutine[None, None, None], request_id: str | None = None) -> None:
         try:
             await work
@@ -145,12 +155,12 @@ class Duplex:
                     await self._pump(reader)
             case CreateSession():
                 session = await service.create_session(message.model_id)
-                self._join(session.session_id)
+                await self._join(session.session_id)
                 await self._send(SessionCreated(session_id=session.session_id, model=session.model))
                 self._listen()
             case JoinSession():
                 await service.get_session(message.session_id)
-                self._join(message.session_id)
+                await self._join(message.session_id)
                 # Asked again: a turn that began meanwhile is running_turn_id, or it will be heard of, and never neither.
                 session = await service.get_session(message.session_id)
                 await self._send(
@@ -206,7 +216,7 @@ class Duplex:
             # The first time, this very request may have made the session that is joined now.
             reader = await start(None)
         if message.session_id is None and self._member is None and reader.session_id and not message.new_session:
-            self._join(reader.session_id, origin)
+            await self._join(reader.session_id, origin)
             self._listen()
         await self._pump(reader)
 
@@ -218,11 +228,11 @@ class Duplex:
             await asyncio.wait((pump,))
         await self._send(Resumed(turn_id=turn_id, after=turn.last_seq, last_seq=turn.last_seq, status=turn.status))
 
-    def _join(self, session_id: str, member: Membership | None = None) -> None:
+    async def _join(self, session_id: str, member: Membership | None = None) -> None:
         if self._member is not None and self._member.session_id == session_id:
             return
         if self._listening is not None:
-            self._listening.cancel()
+            await self.stop(self._listening)
             self._listening = None
         self._leave()
         self._joined = self._service.join(session_id, member)
@@ -261,8 +271,7 @@ class Duplex:
     async def _stop_pump(self, turn_id: str) -> None:
         pump = self._pumps.pop(turn_id, None)
         if pump is not None:
-            pump.cancel()
-            await asyncio.wait((pump,))
+            await self.stop(pump)
 
     async def _read(self, reader: Reader) -> None:
         try:
@@ -285,6 +294,8 @@ class Duplex:
         group: set[asyncio.Task[None]] | None = None,
     ) -> asyncio.Task[None]:
         task = asyncio.create_task(self._guarded(work, request_id))
+        # A task that is cancelled before its first step never awaits the coroutine, and Python would warn.
+        task.add_done_callback(lambda _: work.close())
         for tasks in (self._tasks, group):
             if tasks is not None:
                 tasks.add(task)

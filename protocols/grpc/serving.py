@@ -1,0 +1,102 @@
+"""Listening, the library's options, health, reflection and the drain: what every gRPC server of this project does.
+
+Health is ``grpc.health.v1`` (grpc.io, "Health Checking"), and reflection is ``grpc.reflection.v1alpha``. Neither asks for a key.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+
+import grpc
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from shared.config import Settings
+from shared.server import launch
+from shared.server.context import ServerContext
+from shared.server.signals import Stopping
+
+# After the drain, calls have this long to write their last messages and statuses.
+_STOP_S = 0.4
+
+
+@asynccontextmanager
+async def listening(host: str, port: int, settings: Settings) -> AsyncIterator[tuple[grpc.aio.Server, int]]:
+    """A server that holds its port, and the port's number. Raises OSError when another program holds the port."""
+    # A plain socket tries the port first, because the library writes a log line about a taken port.
+    launch.listen(host, port, settings.stall_timeout_s).close()
+    server = grpc.aio.server(options=options(settings))
+    try:
+        number = server.add_insecure_port(f"[{host}]:{port}" if ":" in host else f"{host}:{port}")
+    except RuntimeError:
+        raise OSError(f"cannot listen on {host}:{port}; choose another --port") from None
+    try:
+        yield server, number
+    finally:
+        await server.stop(None)
+
+
+def options(settings: Settings) -> list[tuple[str, int]]:
+    """The library's options (grpc/impl/channel_arg_names.h) that differ from its defaults."""
+    heartbeat_ms = int(settings.heartbeat_s * 1000)
+    stall_ms = int(settings.stall_timeout_s * 1000)
+    request_ms = int(settings.request_timeout_s * 1000)
+    return [
+        # Off: with it, a second server on the same port would start and would receive half of the connections.
+        ("grpc.so_reuseport", 0),
+        # Twice our own limit, so that our error is sent and not the library's.
+        ("grpc.max_receive_message_length", settings.max_body_bytes * 2),
+        ("grpc.max_send_message_length", -1),
+        # Calls that arrive at the same time wait for their turn. Past 1,000, the library would refuse some of them by chance.
+        ("grpc.server.max_pending_requests", settings.max_streams),
+        ("grpc.server.max_pending_requests_hard_limit", settings.max_streams),
+        # The server sends a PING in each silence, so that it notices a connection that broke without a word.
+        ("grpc.keepalive_time_ms", heartbeat_ms),
+        ("grpc.keepalive_timeout_ms", stall_ms),
+        # The library waits for the answer to a PING by this option, one minute by default, and not by the one above.
+        ("grpc.http2.ping_timeout_ms", stall_ms),
+        # The longest wait for a client's connection preface and its SETTINGS (RFC 9113, section 3.4).
+        ("grpc.server_handshake_timeout_ms", request_ms),
+        ("grpc.http2.settings_timeout", request_ms),
+        ("grpc.keepalive_permit_without_calls", 1),
+        ("grpc.http2.max_pings_without_data", 0),
+        # Clients may send a PING as often as they like: behind a mobile network they have to.
+        ("grpc.http2.max_ping_strikes", 0),
+    ]
+
+
+async def run(
+    server_context: ServerContext, server: grpc.aio.Server, stopping: Stopping, services: Sequence[str]
+) -> None:
+    """Answer calls until a signal, then drain. ``services``: the names that health and reflection list."""
+    about = Health(server_context)
+    health_pb2_grpc.add_HealthServicer_to_server(about, server)
+    names = [*services, health.SERVICE_NAME, reflection.SERVICE_NAME]
+    reflection.enable_server_reflection(names, server)
+    for name in ("", *names):
+        await about.set(name, health_pb2.HealthCheckResponse.SERVING)
+    await server.start()
+    await stopping.asked.wait()
+    await about.enter_graceful_shutdown()
+    await stopping.drain(server_context.service)
+    await server.stop(_STOP_S)
+
+
+class Health(health.aio.HealthServicer):  # type: ignore[name-defined,misc]
+    """``grpc.health.v1.Health``: SERVING means that this server would accept a new turn."""
+
+    def __init__(self, server_context: ServerContext) -> None:
+        super().__init__()
+        self._service = server_context.service
+
+    async def Check(
+        self,
+        request: health_pb2.HealthCheckRequest,
+        context: grpc.aio.ServicerContext[health_pb2.HealthCheckRequest, health_pb2.HealthCheckResponse],
+    ) -> health_pb2.HealthCheckResponse:
+        """The status of one service, or of the server for the empty name. NOT_FOUND for a name that is not served."""
+        answer: health_pb2.HealthCheckResponse = await super().Check(request, context)
+        if answer.status == health_pb2.HealthCheckResponse.SERVING and not await self._service.ready():
+            return health_pb2.HealthCheckResponse(status=health_pb2.HealthCheckResponse.NOT_SERVING)
+        return answer
