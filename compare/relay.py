@@ -19,10 +19,8 @@ from contextlib import aclosing
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal, Self, get_args
 
-from protocols import TRANSPORTS
-from shared.config import Settings
+from protocols import RELAY_OFFSET, TRANSPORTS
 
-ALL_OFFSET = 100
 Way = Literal["up", "down"]
 Fate = Literal["open", "closed", "cut", "refused"]
 
@@ -519,7 +517,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if every == bool(listen or target) or bool(listen) != bool(target):
         parser.error("give --listen and --to, or --all")
     if every:
-        ports = {f"127.0.0.1:{port}": port + ALL_OFFSET for port in _configured_ports()}
+        ports = {f"127.0.0.1:{port}": port + RELAY_OFFSET for port in _configured_ports()}
         lines = [(to, "127.0.0.1", port) for to, port in ports.items()]
     else:
         host, _, port_text = listen.rpartition(":")
@@ -531,8 +529,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _configured_ports() -> list[int]:
     """Where ``serve all`` listens."""
-    settings = Settings()
-    return [getattr(settings, f"{word}_port") for word in TRANSPORTS]
+    return [row.port() for row in TRANSPORTS.values()]
 
 
 async def _relays(faults: Faults, lines: Sequence[tuple[str, str, int]]) -> None:
@@ -558,7 +555,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--listen", metavar="[HOST:]PORT", help="where clients connect; port 0: any free")
     parser.add_argument("--to", metavar="HOST:PORT", help="the server")
     parser.add_argument(
-        "--all", action="store_true", help=f"one in front of each of the five, on its port + {ALL_OFFSET}"
+        "--all", action="store_true", help=f"one in front of each of the five, on its port + {RELAY_OFFSET}"
     )
     parser.add_argument(
         "--network", choices=NETWORKS, help="a line of a stated delay, bandwidth and share of late packets"

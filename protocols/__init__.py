@@ -1,26 +1,28 @@
-"""The table of the five transports: our word for each, its folder, and what it can do by itself."""
+"""The table of the five transports: the word for each, its folder, its port, and what it can do by itself."""
 
 from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from shared.client.protocol import ChatClient
+from shared import transports
+
+if TYPE_CHECKING:
+    # A server imports this table too and must not load a client, so the class is named for the type checker only.
+    from shared.client.protocol import ChatClient
+
+# The relays that damage the line on purpose listen this far above the servers' ports.
+RELAY_OFFSET = 100
 
 
-@dataclass(frozen=True, slots=True)
-class Transport:
-    """One of the five. ``tokens``: the reply arrives token by token; ``holds``: one connection for many turns, both ways."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Transport(transports.Transport):
+    """One of the five, with its folder in this package."""
 
-    word: str
     folder: str
-    title: str
-    default_port: int
-    tokens: bool
-    holds: bool
-    browser: bool
+    relay_offset: int = RELAY_OFFSET
 
     @property
     def address(self) -> str:
@@ -47,15 +49,26 @@ class Transport:
         return self.client_class()(address or self.address, **options)
 
 
-TRANSPORTS: dict[str, Transport] = {
-    transport.word: transport
-    for transport in (
-        Transport("rest", "http_rest", "REST", 8000, tokens=False, holds=False, browser=True),
-        Transport(
-            "ndjson", "streamable_http", "Streamable HTTP (NDJSON)", 8001, tokens=True, holds=False, browser=True
-        ),
-        Transport("sse", "sse", "Server-Sent Events", 8002, tokens=True, holds=False, browser=True),
-        Transport("websocket", "websocket", "WebSocket", 8003, tokens=True, holds=True, browser=True),
-        Transport("grpc", "grpc", "gRPC", 50051, tokens=True, holds=True, browser=False),
-    )
-}
+_ROWS = (
+    Transport(word="rest", folder="http_rest", title="REST", scheme="http", default_port=8000),
+    Transport(
+        word="ndjson",
+        folder="streamable_http",
+        title="Streamable HTTP (NDJSON)",
+        scheme="http",
+        default_port=8001,
+        tokens=True,
+    ),
+    Transport(word="sse", folder="sse", title="Server-Sent Events", scheme="http", default_port=8002, tokens=True),
+    Transport(
+        word="websocket",
+        folder="websocket",
+        title="WebSocket",
+        scheme="http",
+        default_port=8003,
+        tokens=True,
+        holds=True,
+    ),
+    Transport(word="grpc", folder="grpc", title="gRPC", scheme="grpc", default_port=50051, tokens=True, holds=True),
+)
+TRANSPORTS: dict[str, Transport] = {row.word: row for row in _ROWS}

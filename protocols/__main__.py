@@ -48,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return transport.client_main()(rest)
     from shared.client import cli
 
-    return cli.image_main(transport.client_class(), rest)
+    return cli.image_main(transport.client_class(), rest, TRANSPORTS)
 
 
 def _serve_all(argv: Sequence[str]) -> int:

@@ -24,10 +24,10 @@ def serve_all(host: str = "127.0.0.1", port_base: int | None = None, arguments: 
     """
     try:
         settings = Settings()
+        ports = {word: row.port() for word, row in TRANSPORTS.items()}
     except ValidationError as error:
         problems = "; ".join(f"{'.'.join(map(str, e['loc'])).upper()}: {e['msg']}" for e in error.errors())
         return _say(f"the servers cannot start: {problems}", 2)
-    ports = {word: getattr(settings, f"{word}_port") for word in TRANSPORTS}
     if port_base is not None:
         ports = {word: port_base + number for number, word in enumerate(TRANSPORTS)}
     try:
@@ -83,7 +83,7 @@ def _table(servers: Mapping[str, Server], settings: Settings) -> None:
     rows = [("transport", "address", "talk to it")]
     for word, server in servers.items():
         port = server.address.rpartition(":")[2]
-        more = "" if port == str(getattr(settings, f"{word}_port")) else f" --port {port}"
+        more = "" if port == str(TRANSPORTS[word].port()) else f" --port {port}"
         rows.append((word, str(server.log[0]["address"]), f"python -m protocols chat {word}{more}"))
     body = "\n".join(f"  {word:<11}{address:<25}{command}" for word, address, command in rows)
     models = f"{about['model']} ({about['provider']}), {about['image_model']} ({about['image_provider']})"

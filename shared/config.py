@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import re
 import sys
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import AliasChoices, Field, SecretStr, ValidationInfo, field_validator
+from pydantic import AliasChoices, Field, SecretStr, ValidationInfo, create_model, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
@@ -66,11 +67,6 @@ class Settings(BaseSettings):
     allowed_origins: str | None = Field(
         None, description="comma-separated browser origins; unset: the five servers' own"
     )
-    rest_port: int = Field(8000, ge=0, le=65535, description="port of the REST server")
-    ndjson_port: int = Field(8001, ge=0, le=65535, description="port of the streamable HTTP server")
-    sse_port: int = Field(8002, ge=0, le=65535, description="port of the SSE server")
-    websocket_port: int = Field(8003, ge=0, le=65535, description="port of the WebSocket server")
-    grpc_port: int = Field(50051, ge=0, le=65535, description="port of the gRPC server")
     store_url: str = Field(default_factory=default_store_url, description="sqlite:///path, or sqlite:// in memory")
 
     disconnect_grace_s: float = Field(30, ge=0, description="a turn nobody reads is cancelled after this long")
@@ -127,9 +123,21 @@ def clean_key(key: str) -> str:
     return key
 
 
-def settings_help() -> str:
-    """A line a setting with its default, for ``--help``."""
-    lines = []
+class _Ports(BaseSettings):
+    """Ports have no fixed names, because the table of transports is not in this package."""
+
+    model_config = SettingsConfigDict(env_file=".env", extra="ignore")
+
+
+def configured_port(name: str, default: int) -> int:
+    """The port in the setting ``name``, from the environment or ``.env``. Raises ValidationError for a value that is no port."""
+    fields: dict[str, Any] = {name.lower(): (int, Field(default, ge=0, le=65535))}
+    return int(getattr(create_model("Ports", __base__=_Ports, **fields)(), name.lower()))
+
+
+def settings_help(ports: Mapping[str, tuple[int, str]]) -> str:
+    """A line a setting with its default, for ``--help``; ``ports``: the name of each port's setting, its default and what it is."""
+    lines = [f"  {name:<33} {what} (default: {default})" for name, (default, what) in ports.items()]
     for name, field in Settings.model_fields.items():
         default = "in your state directory" if name == "store_url" else field.default
         lines.append(f"  {name.upper():<33} {field.description} (default: {'unset' if default is None else default})")

@@ -263,8 +263,8 @@ async def test_a_wrong_header_ends_the_handshake(keyed: Servers) -> None:
 def test_how_long_a_ticket_lives(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 1_800_000_000.0
     monkeypatch.setattr("shared.server.access.time.time", lambda: now)
-    policy = access_policy(Settings(_env_file=None, api_secret_key=KEY, turn_retention_h=2), "127.0.0.1", 8000)
-    other = access_policy(Settings(_env_file=None, api_secret_key=KEY + "!"), "127.0.0.1", 8000)
+    policy = access_policy(Settings(_env_file=None, api_secret_key=KEY, turn_retention_h=2), "127.0.0.1", [8000])
+    other = access_policy(Settings(_env_file=None, api_secret_key=KEY + "!"), "127.0.0.1", [8000])
     (socket, socket_s), (turn, turn_s) = policy.ticket(), policy.ticket("t")
     assert (socket_s, turn_s) == (30, 7200)
     for given, turn_id, life_s in ((socket, None, socket_s), (turn, "t", turn_s)):
@@ -300,14 +300,14 @@ async def test_no_secret_is_logged(keyed: Servers, http: httpx.AsyncClient, turn
 def test_without_a_key_a_server_stays_at_home(host: str) -> None:
     settings = Settings(_env_file=None)
     with pytest.raises(ValueError, match="API_SECRET_KEY"):
-        access_policy(settings, host, 8000)
-    assert access_policy(Settings(_env_file=None, api_secret_key=KEY), host, 8000).key == KEY
+        access_policy(settings, host, [8000])
+    assert access_policy(Settings(_env_file=None, api_secret_key=KEY), host, [8000]).key == KEY
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.1.2.3", "localhost", "::1", "[::1]"])
 def test_what_home_is(host: str) -> None:
     assert is_loopback(host)
-    assert access_policy(Settings(_env_file=None), host, 8000).key is None
+    assert access_policy(Settings(_env_file=None), host, [8000]).key is None
 
 
 async def test_a_server_refuses_to_start_open(word: str) -> None:
@@ -401,7 +401,7 @@ async def test_allowed_origins(make_servers: MakeServers) -> None:
 
 
 def test_any_origin() -> None:
-    policy = access_policy(Settings(_env_file=None, allowed_origins="*"), "127.0.0.1", 8000)
+    policy = access_policy(Settings(_env_file=None, allowed_origins="*"), "127.0.0.1", [8000])
     policy.check_origin("http://anywhere.example")
     policy.check_host("anywhere.example")
 

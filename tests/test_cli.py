@@ -256,6 +256,7 @@ def test_every_setting_is_in_the_example_with_its_default() -> None:
     text = (ROOT / ".env.example").read_text(encoding="utf-8")
     example = dict(re.findall(r"^#([A-Z_]+)=(.*)$", text, re.MULTILINE))
     defaults = {name.upper(): field.default for name, field in Settings.model_fields.items()}
+    defaults |= {row.port_setting: row.default_port for row in TRANSPORTS.values()}
     assert example.keys() == defaults.keys()
     for name, value in example.items():
         if name != "STORE_URL":

@@ -87,6 +87,40 @@ def test_nobody_imports_backwards(package: str) -> None:
     assert not wrong
 
 
+# What only a server loads, and what only a client loads; what stands directly in ``shared`` both may load.
+SERVER_ONLY = ("shared.chat", "shared.server", "shared.store", "shared.llm", "shared.images")
+CLIENT_ONLY = ("shared.client",)
+
+
+@pytest.mark.parametrize("side", ["server", "client"])
+def test_the_wall_between_the_two_sides(side: str) -> None:
+    """No module of one side's rooms imports the other side's, and the vocabulary imports neither."""
+    ours, theirs = (SERVER_ONLY, CLIENT_ONLY) if side == "server" else (CLIENT_ONLY, SERVER_ONLY)
+    wrong = [
+        f"{path.relative_to(ROOT)}: {name}"
+        for path in sources("shared")
+        for name in imports(path)
+        if any(within(name, room) for room in theirs)
+        and (any(within(module_of(path), room) for room in ours) or path.parent.name == "shared")
+    ]
+    assert not wrong
+
+
+@pytest.mark.parametrize("folder", sorted(LEAVES))
+@pytest.mark.parametrize("side", ["server", "client"])
+def test_what_a_side_loads(folder: str, side: str) -> None:
+    """Importing a leaf's server loads no file that only clients need, and the other way round."""
+    theirs = CLIENT_ONLY if side == "server" else SERVER_ONLY
+    code = f"import sys, protocols.{folder}.{side}; print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert not [name for name in loaded for room in theirs if within(name, room)]
+
+
+def module_of(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
 def test_nobody_outside_names_a_leaf_by_itself() -> None:
     """The table of the five is the way to a leaf, and a leaf holds only what is its own."""
     wrong = [

@@ -132,7 +132,7 @@ def test_every_command(shell: Open, word: str, tmp_path: Path, servers: Servers)
     terminal.do("/health\r", r"^status +ok$")
     terminal.do("/ping\r", rf"^5 round trips over {word}: ")
 
-    if TRANSPORTS[word].browser:
+    if TRANSPORTS[word].scheme == "http":
         terminal.do("/docs\r", r"opened http://.*/docs$")
         terminal.do("/demo\r", r"opened http://.*/demo$")
         assert opened.read_text().split() == [f"http://{servers[word].address}{path}" for path in ("/docs", "/demo")]

@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Sequence
 
 import grpc
 
+from protocols import TRANSPORTS
 from protocols.grpc import chat_pb2 as pb
 from protocols.grpc import image_generation_pb2, serving
 from protocols.grpc.chat_stream import converse
@@ -100,7 +101,7 @@ class ChatService:
                 reader = await self._service.start_image(**to_fields(request.image), attended=False)
             case _:
                 raise ChatError("invalid_request", "Give either chat or image.")
-        return to_message(await self._service.get_turn(reader.turn_id), pb.TurnSnapshot)
+        return to_message(await self._service.snapshot(reader), pb.TurnSnapshot)
 
     async def GetTurn(self, request: pb.GetTurnRequest) -> pb.TurnSnapshot:
         return to_message(await self._service.get_turn(request.turn_id), pb.TurnSnapshot)
@@ -131,7 +132,7 @@ async def serve(server_context: ServerContext, server: grpc.aio.Server, stopping
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the server until a signal; the exit status."""
-    return launch.main("grpc", f"grpcio {grpc.__version__}", serve, argv, listening=serving.listening)
+    return launch.main(TRANSPORTS, "grpc", f"grpcio {grpc.__version__}", serve, argv, listening=serving.listening)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Header, Request, Response
 
+from protocols import TRANSPORTS
 from shared.reply import Picture, Reply
 from shared.server import http
 from shared.server.http import ChatBody, IdempotencyKey, ImageBody, Service
@@ -46,7 +47,7 @@ async def image(
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the server until a signal; the exit status."""
-    return http.main("rest", "FastAPI", router, "GenAI chat over REST", argv)
+    return http.main(TRANSPORTS, "rest", "FastAPI", router, "GenAI chat over REST", argv)
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from typing import Annotated
 from fastapi import APIRouter, Header, Response
 from sse_starlette.sse import EventSourceResponse
 
+from protocols import TRANSPORTS
 from shared.chat.service import ChatService
 from shared.chat.turn_log import Reader
 from shared.errors import ChatError
@@ -85,7 +86,7 @@ def frame(record: Record) -> bytes:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the server until a signal; the exit status."""
-    return http.main("sse", "FastAPI + sse-starlette", router, "GenAI chat over Server-Sent Events", argv)
+    return http.main(TRANSPORTS, "sse", "FastAPI + sse-starlette", router, "GenAI chat over Server-Sent Events", argv)
 
 
 if __name__ == "__main__":

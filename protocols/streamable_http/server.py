@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Sequence
 from fastapi import APIRouter, Response
 from starlette.responses import StreamingResponse
 
+from protocols import TRANSPORTS
 from shared.chat.service import ChatService
 from shared.chat.turn_log import Reader
 from shared.server import http
@@ -64,7 +65,7 @@ def frame(record: Record) -> bytes:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the server until a signal; the exit status."""
-    return http.main("ndjson", "FastAPI", router, "GenAI chat over streamable HTTP (NDJSON)", argv)
+    return http.main(TRANSPORTS, "ndjson", "FastAPI", router, "GenAI chat over streamable HTTP (NDJSON)", argv)
 
 
 if __name__ == "__main__":

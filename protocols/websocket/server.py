@@ -18,6 +18,7 @@ import msgspec
 from fastapi import APIRouter, WebSocket, WebSocketDisconnect
 from starlette.websockets import WebSocketDisconnected
 
+from protocols import TRANSPORTS
 from shared.duplex_messages import Auth, ClientMessage
 from shared.errors import ChatError
 from shared.events import to_json
@@ -135,7 +136,7 @@ def head(opcode: int, size: int) -> bytes:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the server until a signal; the exit status."""
-    return http.main("websocket", "FastAPI + websockets", router, "GenAI chat over WebSocket", argv)
+    return http.main(TRANSPORTS, "websocket", "FastAPI + websockets", router, "GenAI chat over WebSocket", argv)
 
 
 if __name__ == "__main__":

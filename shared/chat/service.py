@@ -281,6 +281,19 @@ class ChatService:
             raise ChatError("turn_expired")
         return _snapshot(row, text)
 
+    async def snapshot(self, reader: Reader) -> Snapshot:
+        """Where a turn stands, for the answer to a request that started or joined it; a turn that has just begun is not read back."""
+        if reader.last_seq > 1:
+            return await self.get_turn(reader.turn_id)
+        return Snapshot(
+            turn_id=reader.turn_id,
+            kind=reader.kind,
+            session_id=reader.session_id,
+            status="running",
+            last_seq=1,
+            text="",
+        )
+
     async def cancel_turn(self, turn_id: str) -> Snapshot:
         """Stop a turn, wherever it is generated; its state, also when it had ended. Raises ``turn_not_found``, ``turn_expired``."""
         snapshot = await self.get_turn(turn_id)

@@ -98,6 +98,7 @@ class Reader:
         if after > len(log.records):
             raise ChatError("cursor_out_of_range")
         self.turn_id = log.turn_id
+        self.kind = log.kind
         self.session_id = log.session_id
         self.after = after
         self.last_seq = len(log.records)

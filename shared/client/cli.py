@@ -52,11 +52,14 @@ class Way(Protocol):
     def title(self) -> str:
         """Its name."""
 
+    def port(self) -> int:
+        """The configured port of its server."""
+
     def client(self, address: str | None = None, **options: Any) -> ChatClient:
         """A client of it."""
 
 
-def main(client: type[ChatClient], argv: Sequence[str] | None = None, ways: Mapping[str, Way] | None = None) -> int:
+def main(client: type[ChatClient], argv: Sequence[str] | None, ways: Mapping[str, Way]) -> int:
     """Send MESSAGE and print the reply as it streams, or open the shell; ``ways`` are where its ``/switch`` can go."""
     word = client.transport
     parser = argparse.ArgumentParser(
@@ -67,10 +70,10 @@ def main(client: type[ChatClient], argv: Sequence[str] | None = None, ways: Mapp
     parser.add_argument("--model", metavar="ID", help="model to ask (default: the session's, else the server's)")
     parser.add_argument("--plain", action="store_true", help="the shell prints raw text instead of Markdown")
     args = parser.parse_args(argv)
-    return _guarded(word, lambda settings: _chat(client, args, settings, ways or {}))
+    return _guarded(word, lambda settings: _chat(client, args, settings, ways))
 
 
-def image_main(client: type[ChatClient], argv: Sequence[str] | None = None) -> int:
+def image_main(client: type[ChatClient], argv: Sequence[str] | None, ways: Mapping[str, Way]) -> int:
     """Ask for a picture of PROMPT, write it to a file, print the file's name."""
     word = client.transport
     parser = argparse.ArgumentParser(prog=f"{word} image", description=f"Ask for a picture over {word}.")
@@ -79,7 +82,7 @@ def image_main(client: type[ChatClient], argv: Sequence[str] | None = None) -> i
     parser.add_argument("--size", metavar="WxH", help="such as 512x512 (default: 1024x1024)")
     parser.add_argument("--out", metavar="FILE", type=Path, help="default: a new file named after the prompt")
     args = parser.parse_args(argv)
-    return _guarded(word, lambda settings: _image(client, args, settings))
+    return _guarded(word, lambda settings: _image(client, args, settings, ways))
 
 
 def _add_common(parser: argparse.ArgumentParser, word: str) -> None:
@@ -131,8 +134,8 @@ def _options(args: argparse.Namespace, settings: Settings) -> dict[str, Any]:
     return {"key": key, "resume": not args.no_resume}
 
 
-def _at(word: str, args: argparse.Namespace, settings: Settings, port: int | None = None) -> str:
-    port = port if port is not None else int(getattr(settings, f"{word}_port"))
+def _at(way: Way, args: argparse.Namespace, port: int | None = None) -> str:
+    port = port if port is not None else way.port()
     return f"[{args.host}]:{port}" if ":" in args.host and "[" not in args.host else f"{args.host}:{port}"
 
 
@@ -145,18 +148,18 @@ def absent(word: str, address: str, default_port: int) -> str:
 
 
 @contextlib.contextmanager
-def _named_absence(word: str, address: str, settings: Settings) -> Any:
+def _named_absence(way: Way, address: str) -> Any:
     try:
         yield
     except ServerAbsent as error:
-        raise ServerAbsent(absent(word, address, getattr(settings, f"{word}_port"))) from error
+        raise ServerAbsent(absent(way.word, address, way.port())) from error
 
 
 async def _chat(make: type[ChatClient], args: argparse.Namespace, settings: Settings, ways: Mapping[str, Way]) -> int:
-    word = make.transport
-    address = _at(word, args, settings, args.port)
+    way = ways[make.transport]
+    address = _at(way, args, args.port)
     options = _options(args, settings)
-    with _named_absence(word, address, settings):
+    with _named_absence(way, address):
         if args.message is None:
             return await _shell(make(address, **options), args, settings, ways)
         message = sys.stdin.read() if args.message == "-" else args.message
@@ -171,11 +174,10 @@ async def _shell(client: ChatClient, args: argparse.Namespace, settings: Setting
 
     def open_client(word: str) -> ChatClient:
         port = args.port if word == client.transport else None
-        made: Callable[..., ChatClient] = ways[word].client if word in ways else type(client)
-        return made(_at(word, args, settings, port), **_options(args, settings))
+        return ways[word].client(_at(ways[word], args, port), **_options(args, settings))
 
     def nothing_there(client: ChatClient) -> str:
-        return absent(client.transport, client.address, getattr(settings, f"{client.transport}_port"))
+        return absent(client.transport, client.address, ways[client.transport].port())
 
     return await shell.run(
         client,
@@ -250,13 +252,13 @@ def _notice(item: Lost | Resumed) -> None:
     sys.stderr.write(f"\n{line}" if sys.stderr.isatty() else line)
 
 
-async def _image(make: type[ChatClient], args: argparse.Namespace, settings: Settings) -> int:
-    word = make.transport
-    address = _at(word, args, settings, args.port)
+async def _image(make: type[ChatClient], args: argparse.Namespace, settings: Settings, ways: Mapping[str, Way]) -> int:
+    way = ways[make.transport]
+    address = _at(way, args, args.port)
     if args.out is not None and not args.out.absolute().parent.is_dir():
         return _fail(f"invalid_request: there is no folder {args.out.absolute().parent}")
     ask = Ask(text=args.prompt, kind="image", size=args.size, session_id=args.session)
-    with _named_absence(word, address, settings):
+    with _named_absence(way, address):
         async with make(address, **_options(args, settings)) as client:
             items = client.image(args.prompt, size=args.size, session_id=args.session, request_id=ask.request_id)
             return await _cancelling(client, ask, _save(items, args))

@@ -10,7 +10,7 @@ import contextlib
 import hmac
 import ipaddress
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
@@ -73,15 +73,14 @@ class AccessPolicy:
         return URLSafeSerializer(self.key or "open", salt="genai-protocols.ticket")
 
 
-def access_policy(settings: Settings, host: str, port: int) -> AccessPolicy:
-    """The checks for a server that listens on ``host`` and ``port``.
+def access_policy(settings: Settings, host: str, ports: Collection[int]) -> AccessPolicy:
+    """The checks for a server on ``host``; pages may come from this machine's servers on ``ports``.
 
     Raises ValueError when it would be open to a network without a key.
     """
     key = settings.api_secret_key.get_secret_value() if settings.api_secret_key else None
     if key is None and not is_loopback(host):
         raise ValueError(f"{host} is not a loopback address: set API_SECRET_KEY first, or use --host 127.0.0.1")
-    ports = {port, settings.rest_port, settings.ndjson_port, settings.sse_port, settings.websocket_port}
     allowed = settings.allowed_origins
     if allowed is not None and allowed.strip() == "*":
         return AccessPolicy(key, None, None, settings.turn_retention_h * 3600)

@@ -2,20 +2,41 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Self
 
 from shared.chat.service import ChatService
 from shared.config import Settings
 from shared.server.access import AccessPolicy
+from shared.transports import Transport
+
+
+@dataclass(frozen=True, slots=True)
+class PagePorts:
+    """Where a page finds one server: its port, and the port of the relay that damages the line on purpose."""
+
+    port: int
+    relay_port: int
+
+    @classmethod
+    def of(cls, transport: Transport, port: int) -> Self:
+        """The ports of a transport whose server listens on ``port``."""
+        return cls(port, port + transport.relay_offset)
 
 
 @dataclass(frozen=True, slots=True)
 class ServerContext:
-    """What a leaf's server gets to work with; ``address`` is as clients write it."""
+    """What a leaf's server gets to work with; ``address`` is as clients write it.
 
-    transport: str
+    ``pages`` are the servers of this machine that a browser can reach, by word; this server is among them where it is
+    one.
+    """
+
+    transport: Transport
     host: str
     port: int
+    pages: Mapping[str, PagePorts]
     settings: Settings
     service: ChatService
     access: AccessPolicy

@@ -8,7 +8,7 @@ import contextlib
 import gc
 import socket
 import sys
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
 
@@ -18,8 +18,9 @@ from shared.chat.service import open_service
 from shared.config import Settings, settings_help
 from shared.logger import Trace, open_logger
 from shared.server.access import access_policy
-from shared.server.context import ServerContext
+from shared.server.context import PagePorts, ServerContext
 from shared.server.signals import Stopping
+from shared.transports import Transport
 
 _GC_THRESHOLD = (20_000, 20, 20)
 
@@ -36,17 +37,19 @@ async def socket_listening(host: str, port: int, settings: Settings) -> AsyncIte
         yield listener, listener.getsockname()[1]
 
 
-def parse(transport: str, argv: Sequence[str] | None) -> argparse.Namespace:
+def parse(transports: Mapping[str, Transport], word: str, argv: Sequence[str] | None) -> argparse.Namespace:
     """The arguments that every server takes."""
     parser = argparse.ArgumentParser(
-        prog=f"{transport} server",
-        description=f"The chat and the image endpoint over {transport}.",
-        epilog=settings_help(),
+        prog=f"{word} server",
+        description=f"The chat and the image endpoint over {word}.",
+        epilog=settings_help(
+            {row.port_setting: (row.default_port, f"port of the {row.title} server") for row in transports.values()}
+        ),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1)")
     parser.add_argument(
-        "--port", type=int, help=f"port to listen on (default: {transport.upper()}_PORT); 0: any free one"
+        "--port", type=int, help=f"port to listen on (default: {transports[word].port_setting}); 0: any free one"
     )
     parser.add_argument("--trace", action="store_true", help="log every event")
     parser.add_argument("--trace-text", action="store_true", help="log prompts and answers too")
@@ -54,7 +57,8 @@ def parse(transport: str, argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def main(
-    transport: str,
+    transports: Mapping[str, Transport],
+    word: str,
     framework: str,
     serve: Serve,
     argv: Sequence[str] | None = None,
@@ -65,20 +69,23 @@ def main(
 
     The port is taken before the banner says so, so that whoever reads it can connect.
     """
-    args = parse(transport, argv)
+    args = parse(transports, word, argv)
     try:
         settings = Settings()
-        port = args.port if args.port is not None else getattr(settings, f"{transport}_port")
+        port = args.port if args.port is not None else transports[word].port()
         if not 0 <= port <= 65535:
             raise ValueError(f"a port is 0 to 65535, not {port}")
         trace = Trace(events=args.trace or args.trace_text, text=args.trace_text)
         with _event_loop() as runner:
-            runner.run(_run(transport, framework, serve, listening, settings, args.host, port, trace))
+            opening = open_context(
+                transports, word, framework, settings, host=args.host, port=port, trace=trace, listening=listening
+            )
+            runner.run(_run(opening, serve))
     except ValidationError as error:
         problems = "; ".join(f"{'.'.join(map(str, e['loc'])).upper()}: {e['msg']}" for e in error.errors())
-        return _refuse(transport, problems)
+        return _refuse(word, problems)
     except (ValueError, OSError) as error:
-        return _refuse(transport, str(error))
+        return _refuse(word, str(error))
     return 0
 
 
@@ -98,25 +105,15 @@ def _event_loop() -> asyncio.Runner:
     return asyncio.Runner(loop_factory=uvloop.new_event_loop)
 
 
-def _refuse(transport: str, why: str) -> int:
-    sys.stderr.write(f"{transport} server cannot start: {why}\n")
+def _refuse(word: str, why: str) -> int:
+    sys.stderr.write(f"{word} server cannot start: {why}\n")
     return 2
 
 
-async def _run(
-    transport: str,
-    framework: str,
-    serve: Serve,
-    listening: Listening,
-    settings: Settings,
-    host: str,
-    port: int,
-    trace: Trace,
-) -> None:
-    opening = open_context(transport, framework, settings, host=host, port=port, trace=trace, listening=listening)
+async def _run(opening: AbstractAsyncContextManager[tuple[ServerContext, Any]], serve: Serve) -> None:
     async with opening as (context, listener):
         _settle()
-        with Stopping(settings.drain_s) as stopping:
+        with Stopping(context.settings.drain_s) as stopping:
             _banner(context)
             await serve(context, listener, stopping)
             context.service.log.info("stopped")
@@ -124,7 +121,8 @@ async def _run(
 
 @asynccontextmanager
 async def open_context(
-    transport: str,
+    transports: Mapping[str, Transport],
+    word: str,
     framework: str,
     settings: Settings,
     *,
@@ -134,12 +132,18 @@ async def open_context(
     listening: Listening = socket_listening,
 ) -> AsyncIterator[tuple[ServerContext, Any]]:
     """A service, its access policy and what listens. Raises ValueError or OSError with what to do instead."""
-    access_policy(settings, host, port)
+    access_policy(settings, host, ())
     async with listening(host, port, settings) as (listener, port):
-        access = access_policy(settings, host, port)
-        log = open_logger(transport)
+        pages = {
+            row.word: PagePorts.of(row, port if row.word == word else row.port())
+            for row in transports.values()
+            if row.scheme == "http"
+        }
+        configured = {row.port() for row in transports.values() if row.scheme == "http"}
+        access = access_policy(settings, host, {port, *configured})
+        log = open_logger(word)
         async with open_service(settings, log=log, trace=trace, framework=framework) as service:
-            yield ServerContext(transport, host, port, settings, service, access), listener
+            yield ServerContext(transports[word], host, port, pages, settings, service, access), listener
 
 
 def listen(host: str, port: int, stall_timeout_s: float) -> socket.socket:
@@ -162,7 +166,8 @@ def listen(host: str, port: int, stall_timeout_s: float) -> socket.socket:
 
 def _banner(context: ServerContext) -> None:
     about = context.service.about()
-    scheme = "" if context.transport == "grpc" else "http://"
+    is_http = context.transport.scheme == "http"
+    scheme = "http://" if is_http else ""
     store = context.settings.store_url
     if not sys.stderr.isatty():
         context.service.log.info("listening", address=scheme + context.address, **about, store=store)
@@ -177,8 +182,8 @@ def _banner(context: ServerContext) -> None:
     ]
     if about.get("hint"):
         lines.append(("note", about["hint"]))
-    if context.transport != "grpc":
+    if is_http:
         lines.append(("docs", f"{scheme}{context.address}/docs"))
-    lines.append(("talk to it", f"python -m protocols chat {context.transport} --port {context.port}"))
+    lines.append(("talk to it", f"python -m protocols chat {context.transport.word} --port {context.port}"))
     body = "\n".join(f"  {name:<12} {value}" for name, value in lines)
-    sys.stderr.write(f"\n  {context.transport} server, Ctrl-C stops it\n{body}\n\n")
+    sys.stderr.write(f"\n  {context.transport.word} server, Ctrl-C stops it\n{body}\n\n")

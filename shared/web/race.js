@@ -5,7 +5,6 @@ import { follow } from "./follow.js";
 
 const WORDS = ["rest", "rest-poll", "ndjson", "sse", "websocket"];
 const SERVER = { "rest-poll": "rest" };
-const RELAY_OFFSET = 100;
 const SVG = "http://www.w3.org/2000/svg";
 const $ = (id) => document.getElementById(id);
 
@@ -26,10 +25,11 @@ function state(kind, words) {
 }
 
 class Lane {
-  constructor(word, module, port) {
+  constructor(word, module, port, relayPort) {
     this.word = word;
     this.title = module.title;
     this.port = port;
+    this.relayPort = relayPort;
     this.module = module;
     this.values = {};
     this.arrivals = [];
@@ -46,8 +46,9 @@ class Lane {
 
   say(name, words) { this.values[name].textContent = words; }
 
-  async reachable(offset) {
-    this.api = new Api(`${location.protocol}//${location.hostname}:${this.port + offset}`);
+  async reachable(throughRelay) {
+    const port = throughRelay ? this.relayPort : this.port;
+    this.api = new Api(`${location.protocol}//${location.hostname}:${port}`);
     try {
       await this.api.json("GET", "/health");
       return true;
@@ -177,18 +178,18 @@ $("start").addEventListener("submit", async (event) => {
   event.preventDefault();
   $("error").hidden = true;
   $("go").disabled = true;
-  const offset = $("slow").checked ? RELAY_OFFSET : 0;
+  const throughRelay = $("slow").checked;
   const up = [];
   for (const lane of lanes) {
-    if (await lane.reachable(offset)) up.push(lane);
-    else lane.say("state", offset ? "no relay here" : "not running");
+    if (await lane.reachable(throughRelay)) up.push(lane);
+    else lane.say("state", throughRelay ? "no relay here" : "not running");
     lane.api.key = $("key").value;
   }
-  $("slow-note").hidden = !offset || up.length > 0;
+  $("slow-note").hidden = !throughRelay || up.length > 0;
   $("slow-note").textContent = "The slow network is a real one, made by the relay: start it with python -m compare relay --all --network mobile";
   if (up.length === 0) {
     $("go").disabled = false;
-    if (!offset) {
+    if (!throughRelay) {
       $("error").hidden = false;
       $("error").textContent = "No server answers. Start them all with: python -m protocols serve all";
     }
@@ -241,10 +242,13 @@ $("seventh").addEventListener("click", async () => {
   }
 });
 
-const { ports } = await (await fetch("/web/lanes.json")).json();
-lanes = await Promise.all(WORDS.map(async (word) => new Lane(word, await import(`./wires/${word.replace("-", "_")}.js`), ports[SERVER[word] ?? word])));
+const { ports, relays } = await (await fetch("/web/lanes.json")).json();
+lanes = await Promise.all(WORDS.map(async (word) => {
+  const server = SERVER[word] ?? word;
+  return new Lane(word, await import(`./wires/${word.replace("-", "_")}.js`), ports[server], relays[server]);
+}));
 WORDS.forEach((word) => $("lanes").append(lanes.find((lane) => lane.word === word).element));
 draw([]);
-const running = (await Promise.all(lanes.map((lane) => lane.reachable(0)))).filter(Boolean).length;
+const running = (await Promise.all(lanes.map((lane) => lane.reachable(false)))).filter(Boolean).length;
 lanes.forEach((lane) => lane.say("state", "ready"));
 state(running === WORDS.length ? "good" : "bad", `${running} of ${WORDS.length} lanes have a server`);

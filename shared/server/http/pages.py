@@ -11,7 +11,6 @@ from shared.server.context import ServerContext
 from shared.server.http.answers import answer
 from shared.server.http.bodies import Context
 
-_RELAY_OFFSET = 100
 PAGES = Path(__file__).parents[2] / "web"
 
 router = APIRouter()
@@ -32,20 +31,11 @@ async def race(context: Context) -> Response:
 @router.get("/web/lanes.json", include_in_schema=False)
 async def lanes(context: Context) -> Response:
     """Where the four HTTP servers of this machine listen, for the race."""
-    ports = _ports(context)
-    return answer({"transport": context.transport, "ports": ports}, headers={"Cache-Control": "no-store"})
-
-
-def _ports(context: ServerContext) -> dict[str, int]:
-    settings = context.settings
-    ports = {
-        "rest": settings.rest_port,
-        "ndjson": settings.ndjson_port,
-        "sse": settings.sse_port,
-        "websocket": settings.websocket_port,
-    }
-    ports[context.transport] = context.port
-    return ports
+    ports = {word: there.port for word, there in context.pages.items()}
+    relays = {word: there.relay_port for word, there in context.pages.items()}
+    return answer(
+        {"transport": context.transport.word, "ports": ports, "relays": relays}, headers={"Cache-Control": "no-store"}
+    )
 
 
 def _page(context: ServerContext, name: str) -> Response:
@@ -54,9 +44,7 @@ def _page(context: ServerContext, name: str) -> Response:
     origins = sorted(origin for origin in context.access.origins or {"http:"} if "[" not in origin)
     # And the relays of the race's slow network, if they run (python -m compare relay --all).
     relays = [
-        f"http://{name}:{port + _RELAY_OFFSET}"
-        for name in ("127.0.0.1", "localhost")
-        for port in _ports(context).values()
+        f"http://{name}:{there.relay_port}" for name in ("127.0.0.1", "localhost") for there in context.pages.values()
     ]
     origins += relays
     sockets = [origin.replace("http", "ws", 1) for origin in origins]

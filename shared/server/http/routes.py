@@ -78,7 +78,7 @@ async def start_turn(service: Service, body: TurnBody, key: IdempotencyKey = Non
         reader = await service.start_image(
             body.prompt or "", size=body.size, session_id=body.session_id, request_id=key, attended=False
         )
-    turn = await service.get_turn(reader.turn_id)
+    turn = await service.snapshot(reader)
     return answer(turn, 202, {"Location": f"/turns/{turn.turn_id}"})
 
 
@@ -153,7 +153,9 @@ async def health(context: Context) -> Response:
     """Readiness: 200 when a new turn would be taken, else 503."""
     ready = await context.service.ready()
     status = "ok" if ready else ("draining" if context.service.draining else "storage_unavailable")
-    return answer({"status": status, "transport": context.transport, **context.service.about()}, 200 if ready else 503)
+    return answer(
+        {"status": status, "transport": context.transport.word, **context.service.about()}, 200 if ready else 503
+    )
 
 
 @router.get("/stats", responses=answers(ServerStats), tags=["server"])
@@ -174,5 +176,5 @@ async def about(context: Context) -> Response:
     """What this server is."""
     links = {"docs": "/docs", "openapi": "/openapi.json", "demo": "/demo", "health": "/health"}
     return answer(
-        {"name": "genai-protocols", "transport": context.transport, **context.service.about(), "links": links}
+        {"name": "genai-protocols", "transport": context.transport.word, **context.service.about(), "links": links}
     )

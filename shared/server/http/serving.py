@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import uvicorn
@@ -20,6 +20,7 @@ from shared.server.context import ServerContext
 from shared.server.http.app import create_app
 from shared.server.signals import Stopping
 from shared.server.tasks import first_of
+from shared.transports import Transport
 
 
 class _Server(uvicorn.Server):
@@ -112,10 +113,17 @@ async def serve(app: FastAPI, context: ServerContext, listener: socket.socket, s
     await serving
 
 
-def main(transport: str, framework: str, routes: APIRouter, title: str, argv: Sequence[str] | None = None) -> int:
-    """Run a leaf's server until a signal; the exit status."""
+def main(
+    transports: Mapping[str, Transport],
+    word: str,
+    framework: str,
+    routes: APIRouter,
+    title: str,
+    argv: Sequence[str] | None = None,
+) -> int:
+    """Run the server of the transport ``word`` until a signal; the exit status. ``transports`` is the table of all."""
 
     async def serve_leaf(context: ServerContext, listener: socket.socket, stopping: Stopping) -> None:
         await serve(create_app(context, routes, title), context, listener, stopping)
 
-    return launch.main(transport, framework, serve_leaf, argv)
+    return launch.main(transports, word, framework, serve_leaf, argv)

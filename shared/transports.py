@@ -1,0 +1,34 @@
+"""One row of the table of transports, as far as shared code needs it; ``protocols`` holds the table and hands it in."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from shared.config import configured_port
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Transport:
+    """One transport: ``word`` is what one types, ``title`` its name.
+
+    ``scheme`` is ``http`` where a browser's page can reach the server. ``tokens``: the reply arrives token by token. ``holds``: one
+    connection carries many turns, both ways. The relays that damage the line on purpose listen ``relay_offset`` above each server.
+    """
+
+    word: str
+    title: str
+    scheme: Literal["http", "grpc"]
+    default_port: int
+    tokens: bool = False
+    holds: bool = False
+    relay_offset: int
+
+    @property
+    def port_setting(self) -> str:
+        """The name of the setting that holds this transport's port, such as ``SSE_PORT``."""
+        return f"{self.word.upper()}_PORT"
+
+    def port(self) -> int:
+        """The configured port: the setting, else the default. Raises pydantic's ValidationError for a value that is no port."""
+        return configured_port(self.port_setting, self.default_port)
