@@ -71,7 +71,7 @@ class ChatService:
         self._owner = str(uuid.uuid4())
         self._members = Members()
         self._logs = TurnLogs(store)
-        self._starting: set[asyncio.Task[TurnLog]] = set()
+        self._starting: set[asyncio.Task[Reader]] = set()
         self._generation = Generation(
             settings,
             store,
@@ -235,10 +235,9 @@ class ChatService:
         recording = asyncio.create_task(self._record(request))
         self._starting.add(recording)
         recording.add_done_callback(self._starting.discard)
-        turn_log = await asyncio.shield(recording)
-        return self._reader(turn_log, 0)
+        return await asyncio.shield(recording)
 
-    async def _record(self, request: TurnRequest) -> TurnLog:
+    async def _record(self, request: TurnRequest) -> Reader:
         if request.session_id is not None:
             known_id(request.session_id, "session_not_found")
         check_key(request.request_id)
@@ -268,8 +267,8 @@ class ChatService:
             )
         )
         if started.joined:
-            return await self._logs.open(started.turn.turn_id)
-        return self._generation.begin(started, request, begun)
+            return self._reader(await self._logs.open(started.turn.turn_id), 0)
+        return self._reader(self._generation.begin(started, request, begun), 0)
 
     async def get_turn(self, turn_id: str) -> Snapshot:
         """Raises ``turn_not_found``, ``turn_expired``."""
@@ -282,7 +281,7 @@ class ChatService:
         return _snapshot(row, text)
 
     async def snapshot(self, reader: Reader) -> Snapshot:
-        """Where a turn stands, for the answer to a request that started or joined it; a turn that has just begun is not read back."""
+        """Where a turn stands, for the answer to the request that started or joined it."""
         if reader.last_seq > 1:
             return await self.get_turn(reader.turn_id)
         return Snapshot(
