@@ -1,4 +1,4 @@
-# make help shows what there is. The environment (.venv) is made once, and again when a requirements file or pyproject.toml changes.
+# make help lists the targets. The environment (.venv) is made once, and again when requirements.lock or pyproject.toml changes.
 # Another interpreter: make PYTHON=python3.13. Without make: see README.md.
 
 PYTHON ?= python3
@@ -11,7 +11,7 @@ RUN := $(VENV)/bin/python
 STAMP := $(VENV)/.complete
 
 .DEFAULT_GOAL := help
-.PHONY: race compare diagrams test-faults help demo serve test test-browser test-live check format proto clean
+.PHONY: help demo serve race compare diagrams test test-browser test-faults test-live check format proto lock clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -38,12 +38,14 @@ format: $(STAMP) ## put the code into its format
 proto: $(STAMP) ## regenerate the code of the .proto files
 	$(RUN) protocols/grpc/setup.py
 
+lock: $(STAMP) ## renew requirements.lock: the newest versions that pyproject.toml allows, with hashes, for every platform
+	$(RUN) -m pip install --disable-pip-version-check --quiet uv
+	$(RUN) -m uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --upgrade --generate-hashes \
+		--no-annotate --custom-compile-command "make lock" --quiet --output-file requirements.lock
+
 clean: ## remove the environment, caches and what the demo drew
-	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis demo-out compare-out
+	rm -rf $(VENV) .venv-newest build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis demo-out compare-out
 	find protocols shared compare sequence_diagrams tests -name __pycache__ -prune -exec rm -rf {} +
-
-# -- the tools on top: their targets go here, each with its "## line" for the help -----------------------------------------
-
 
 race: $(STAMP) ## the lanes live in the terminal, then a table and a verdict (ARGS="--network mobile --cut-after 30")
 	$(RUN) -m compare race $(ARGS)
@@ -67,13 +69,12 @@ test-browser: $(STAMP) ## the pages in real Chromium
 diagrams: $(STAMP) ## play the diagrams' scripts and draw what was recorded
 	$(RUN) -m sequence_diagrams
 
-# -- the environment --------------------------------------------------------------------------------------------------------
-
-$(STAMP): requirements.txt requirements-dev.txt pyproject.toml
+$(STAMP): requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 		|| { echo "Python 3.11 or newer is needed; say which: make PYTHON=python3.12 ..."; exit 1; }
 	@test -x $(RUN) || $(PYTHON) -m venv $(VENV) \
 		|| { echo "No environment could be made; on Debian and Ubuntu: apt install python3-venv"; rm -rf $(VENV); exit 1; }
 	@echo "Installing into $(VENV) (once; about a minute) ..."
-	$(RUN) -m pip install --disable-pip-version-check -r requirements-dev.txt
+	$(RUN) -m pip install --disable-pip-version-check --require-hashes -r requirements.lock
+	$(RUN) -m pip install --disable-pip-version-check --no-build-isolation --no-deps -e .
 	@touch $@
