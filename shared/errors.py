@@ -2,6 +2,15 @@
 
 HTTP statuses are RFC 9110's, the body is RFC 9457's problem+json; gRPC statuses are given by name (google.rpc.Code);
 WebSocket close codes are RFC 6455 section 7.4's and the private 4xxx. Messages never carry a provider's or an exception's own text.
+
+Every exception that a server answers with or that a client raises::
+
+    ChatError            a refusal or a failed turn, with its row of the table
+    ConnectionLost       only in clients: the connection broke, or a stream ended without its terminal event
+      ├─ ServerAbsent    nothing answers at the address; nothing was sent
+      ├─ NotOurServer    the address answers, but not as a server of this transport does; a retry changes nothing
+      ├─ Silent          nothing arrived for ``silence_s``; the server may still be at work
+      └─ Corrupted       a reply does not have the sha256 that the server gave for it; a retry changes nothing
 """
 
 from __future__ import annotations
@@ -125,10 +134,26 @@ def known_code(code: str) -> ErrorCode:
 
 
 class ConnectionLost(Exception):
-    """The client's line to the server broke, or a stream ended without its terminal event; ``after`` is the last seq seen."""
+    """A client's connection broke, or a stream ended without its terminal event. ``after``: the last seq that arrived."""
 
     def __init__(self, message: str, *, after: int = 0, turn_id: str | None = None) -> None:
         self.message = message
         self.after = after
         self.turn_id = turn_id
         super().__init__(message)
+
+
+class ServerAbsent(ConnectionLost):
+    """Nothing answers at the address; nothing was sent."""
+
+
+class NotOurServer(ConnectionLost):
+    """Something answers at the address, but not as a server of this transport does. The message says what it is."""
+
+
+class Silent(ConnectionLost):
+    """Nothing arrived for ``silence_s``. Whether the server is still at work is not known."""
+
+
+class Corrupted(ConnectionLost):
+    """What arrived does not have the sha256 that the server gave for it."""

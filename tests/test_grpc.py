@@ -17,14 +17,14 @@ import pytest
 from google.rpc.error_details_pb2 import ErrorInfo, RetryInfo  # type: ignore[import-untyped]
 from grpc_status import rpc_status
 
-from compare.lines.relay import Relay
+from compare.relay import Relay
 from protocols import TRANSPORTS
 from protocols.grpc import chat_pb2 as pb
 from protocols.grpc.chat_pb2_grpc import ChatServiceStub
 from protocols.grpc.status import from_details, to_status
 from protocols.processes import serving
-from shared.client.protocol import Ask, ChatClient, Lost, Resumed, ServerAbsent, collect, collect_picture
-from shared.errors import ERRORS, ChatError, ConnectionLost, ErrorCode
+from shared.client.protocol import Ask, ChatClient, Lost, Resumed, collect, collect_picture
+from shared.errors import ERRORS, ChatError, ConnectionLost, ErrorCode, ServerAbsent
 from shared.events import Chunk, TurnCancelled, TurnInterrupted, TurnStarted
 from shared.reply import text_sha256
 from tests.conftest import FAST, MakeServers, Servers, until
@@ -188,7 +188,7 @@ async def test_gzip_only_where_the_client_asks(servers: Servers, connect: Connec
         async with Relay(servers["grpc"].address, capture=True) as relay:
             client = await connect(relay.address, gzip=gzip)
             assert (await collect(client.chat(message))).status == "completed"
-            down = b"".join(piece.data for piece in relay.captured if piece.direction == "down")
+            down = b"".join(piece.data for piece in relay.captured if piece.way == "down")
             sizes[gzip] = (relay.up_bytes, relay.down_bytes)
             assert (b"no play makes Jack" in down) is not gzip
             # RFC 1952: the header of a gzip member.

@@ -32,8 +32,8 @@ from wsproto.events import (
 from wsproto.utilities import LocalProtocolError
 
 from protocols.processes import Server
-from shared.client.protocol import Ask, ChatClient, Lost, Resumed, ServerAbsent, collect, collect_picture
-from shared.errors import ChatError, ConnectionLost
+from shared.client.protocol import Ask, ChatClient, Lost, Resumed, collect, collect_picture
+from shared.errors import ChatError, ConnectionLost, ServerAbsent
 from shared.events import Chunk, TurnCancelled, TurnStarted
 from shared.session import SessionUpdate
 from tests.conftest import Connect, MakeServers, Servers, until

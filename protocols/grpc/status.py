@@ -1,23 +1,34 @@
-"""The error table on gRPC, both ways: a status, a message, and google.rpc's ErrorInfo and RetryInfo as its details.
+"""The error table on gRPC, in both directions: ``to_status`` for servers, ``from_status`` for clients.
 
-The details travel as a serialised ``google.rpc.Status`` in the trailing metadata ``grpc-status-details-bin`` (google.aip.dev/193).
+A refusal is a status with our words as its message and google.rpc's ErrorInfo and RetryInfo as its details. The details travel as a
+serialised ``google.rpc.Status`` in the trailing metadata ``grpc-status-details-bin`` (google.aip.dev/193).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import asyncio
+import contextlib
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import grpc
+import msgspec
 from google.protobuf import any_pb2
 from google.protobuf.duration_pb2 import Duration
 from google.rpc.error_details_pb2 import ErrorInfo, RetryInfo  # type: ignore[import-untyped]
 from google.rpc.status_pb2 import Status  # type: ignore[import-untyped]
 from grpc_status import rpc_status
 
-from shared.errors import ChatError
+from shared.errors import ERRORS, ChatError, ConnectionLost, NotOurServer, ServerAbsent
 
 DOMAIN = "genai-protocols"
+# Statuses that the library or a proxy gives when the connection breaks.
+_BROKEN = frozenset({"UNAVAILABLE", "CANCELLED", "UNKNOWN", "INTERNAL", "DEADLINE_EXCEEDED"})
+# Of several codes with one status, the first row of the table.
+_CODE_OF_STATUS = {row.grpc: row.code for row in reversed(ERRORS.values()) if row.grpc not in _BROKEN}
+_NEVER_CONNECTED = ("failed to connect", "errors resolving", "DNS resolution failed")
+# A server accepted the connection and it broke before HTTP/2 had begun: the server is lost, not absent.
+_ACCEPTED = ("Socket closed", "recvmsg")
 
 
 def to_status(error: ChatError) -> grpc.Status:
@@ -29,6 +40,22 @@ def to_status(error: ChatError) -> grpc.Status:
         details.append(_packed(RetryInfo(retry_delay=delay)))
     number, _ = grpc.StatusCode[error.kind.grpc].value
     return rpc_status.to_status(Status(code=number, message=error.message, details=details))
+
+
+def from_status(error: grpc.aio.AioRpcError) -> ChatError | ConnectionLost:
+    """A failed call's status as ChatError when it has our details, else as what the library or a proxy says of the connection."""
+    words = error.details() or ""
+    refusal = from_details(error.trailing_metadata(), words)
+    if refusal is not None:
+        return refusal
+    status = error.code().name
+    if status == "UNAVAILABLE" and words.startswith(_NEVER_CONNECTED) and not any(said in words for said in _ACCEPTED):
+        return ServerAbsent("nothing answers there")
+    if status in _BROKEN:
+        return ConnectionLost(f"the connection broke ({status})")
+    if status == "UNIMPLEMENTED":
+        return NotOurServer("the server speaks HTTP/2, but it does not have the service chat.ChatService")
+    return ChatError(_CODE_OF_STATUS.get(status, "internal"), f"The server answered {status}.")
 
 
 def from_details(trailing: Iterable[Any] | None, message: str) -> ChatError | None:
@@ -43,6 +70,25 @@ def from_details(trailing: Iterable[Any] | None, message: str) -> ChatError | No
                 elif detail.Unpack(retry):
                     retry_after_s = retry.retry_delay.ToMilliseconds() / 1000
     return ChatError.received(code, message, retry_after_s=retry_after_s) if code else None
+
+
+@contextlib.contextmanager
+def failures() -> Iterator[None]:
+    """The library's exceptions in a client's call, as ChatError and ConnectionLost."""
+    try:
+        yield
+    except grpc.aio.AioRpcError as error:
+        raise from_status(error) from error
+    except asyncio.CancelledError:
+        # The library raises CancelledError in the reader of a call that ``cut`` or the end of the channel has cancelled.
+        task = asyncio.current_task()
+        if task is None or task.cancelling():
+            raise
+        raise ConnectionLost("the connection was cut") from None
+    except (grpc.aio.UsageError, asyncio.InvalidStateError) as error:
+        raise ConnectionLost("the connection is closed") from error
+    except msgspec.ValidationError as error:
+        raise ConnectionLost("the server answered with a message that is malformed") from error
 
 
 def _packed(detail: ErrorInfo | RetryInfo) -> any_pb2.Any:

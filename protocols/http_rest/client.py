@@ -1,7 +1,11 @@
 """A client of the chat over plain REST: POST and wait for the whole reply (RFC 9110, RFC 8259).
 
-A lost reply is recovered by repeating the POST with the same ``Idempotency-Key``. ``poll=True`` is the other, named way: start the
-turn and long-poll its events, which gives tokens as they come at the price of a request for each batch.
+    POST /chat                                              200
+    Idempotency-Key: KEY                                    Content-Type: application/json
+    {"message": "Hi", "session_id": null, …}                {"turn_id": …, "status": "completed", "text": "Hello …", …}
+
+A lost reply is recovered by repeating the POST with the same key. ``poll=True`` is another way, and has another name in comparisons
+(``rest-poll``): start the turn with ``POST /turns`` and long-poll its events, one request for each batch.
 """
 
 from __future__ import annotations
@@ -13,18 +17,18 @@ from typing import Any, TypeVar
 
 from protocols import TRANSPORTS
 from shared.client import cli
-from shared.client.http import HttpClient, chat_body, image_body, key_header
-from shared.client.protocol import Ask, ServerAbsent, Silent
-from shared.errors import ConnectionLost
+from shared.client.http import HttpClient
+from shared.client.protocol import Ask
+from shared.errors import ConnectionLost, ServerAbsent, Silent
 from shared.events import AnyEvent
 from shared.reply import Picture, Reply
 
 POLL_S = 20.0
-T = TypeVar("T")
+T = TypeVar("T", Reply, Picture)
 
 
 class Client(HttpClient):
-    """See ChatClient; ``poll``: long-poll instead of waiting for the whole reply."""
+    """See ChatClient. ``poll``: long-poll the events instead of waiting for the whole reply."""
 
     transport = "rest"
 
@@ -32,53 +36,51 @@ class Client(HttpClient):
         super().__init__(address, **options)
         self._poll = poll
 
-    async def _chat(self, ask: Ask) -> AsyncGenerator[AnyEvent | Reply, None]:
-        if self._poll:
-            async for event in self._polled(ask):
-                yield event
-        else:
-            yield await self._whole("/chat", Reply, chat_body(ask), ask)
+    def stream_chat(self, ask: Ask) -> AsyncGenerator[AnyEvent | Reply, None]:
+        body = {"message": ask.text, "session_id": ask.session_id, "model_id": ask.model_id}
+        return self._started_and_polled(ask) if self._poll else self._whole("/chat", Reply, body, ask)
 
-    async def _image(self, ask: Ask) -> AsyncGenerator[AnyEvent | Picture, None]:
-        if self._poll:
-            async for event in self._polled(ask):
-                yield event
-        else:
-            yield await self._whole("/images", Picture, image_body(ask), ask)
+    def stream_image(self, ask: Ask) -> AsyncGenerator[AnyEvent | Picture, None]:
+        body = {"prompt": ask.text, "size": ask.size, "session_id": ask.session_id}
+        return self._started_and_polled(ask) if self._poll else self._whole("/images", Picture, body, ask)
 
-    async def _whole(self, path: str, answer: type[T], body: dict[str, Any], ask: Ask) -> T:
-        """POST and wait. A long reply is as silent as a broken line: after a while ask again, if the server is there at all."""
+    async def _whole(self, path: str, answer: type[T], body: dict[str, Any], ask: Ask) -> AsyncGenerator[T, None]:
+        """POST and wait. A long reply is as silent as a broken connection: after ``silence_s`` ping the server and repeat it."""
         while True:
             try:
-                return await self._ask("POST", path, answer, body, headers=key_header(ask))
+                reply = await self._ask("POST", path, answer, json=body, headers={"Idempotency-Key": ask.request_id})
             except Silent:
                 if not self._resume:
                     raise
-            with _was_there():
-                await self.ping()
+                with _absent_is_lost():
+                    await self.ping()
+            else:
+                yield reply
+                return
 
-    async def _polled(self, ask: Ask) -> AsyncGenerator[AnyEvent, None]:
+    async def _started_and_polled(self, ask: Ask) -> AsyncGenerator[AnyEvent, None]:
         turn = await self.start(ask)
-        with _was_there():
-            async for event in self._read(turn.turn_id, 0):
-                yield event
+        with _absent_is_lost():
+            async with contextlib.aclosing(self.stream_turn(turn.turn_id, 0)) as events:
+                async for event in events:
+                    yield event
 
-    async def _read(self, turn_id: str, after: int) -> AsyncGenerator[AnyEvent, None]:
+    async def stream_turn(self, turn_id: str, after: int) -> AsyncGenerator[AnyEvent, None]:
         running = True
         wait_s = min(POLL_S, self._silence_s / 2)
         while running:
             asked = time.monotonic()
             running, events = await self.poll(turn_id, after, wait_s)
             if running and not events and time.monotonic() - asked < wait_s / 2:
-                raise ConnectionLost("the server sends its readers away")
+                raise ConnectionLost("the server is shutting down and ended the poll early")
             for event in events:
                 after = event.seq
                 yield event
 
 
 @contextlib.contextmanager
-def _was_there() -> Iterator[None]:
-    """Something has been sent already: a server that is not there now is a lost connection."""
+def _absent_is_lost() -> Iterator[None]:
+    """An absent server is a lost connection here, because the turn has begun and the server was there a moment ago."""
     try:
         yield
     except ServerAbsent as error:

@@ -1,6 +1,13 @@
 """A client of the chat over Server-Sent Events: POST, then read ``text/event-stream`` (WHATWG HTML, section 9.2).
 
-A lost stream is taken up again with ``Last-Event-ID``, as a browser's EventSource does by itself.
+    POST /chat/stream                                       200
+    Accept: text/event-stream                               Content-Type: text/event-stream
+    Idempotency-Key: KEY
+    {"message": "Hi", "session_id": null, …}                event: turn_started
+                                                            id: TURN_ID/1
+                                                            data: {"type": "turn_started", "turn_id": …, "seq": 1, …}
+
+After a lost connection ``GET /turns/TURN_ID/stream`` with ``Last-Event-ID: TURN_ID/SEQ`` goes on, as a browser's EventSource does.
 """
 
 from __future__ import annotations
@@ -10,11 +17,12 @@ from typing import Any
 
 from protocols import TRANSPORTS
 from shared.client import cli
-from shared.client.http import HttpClient, chat_body, image_body, key_header
+from shared.client.events import UnknownEvent, read_event
+from shared.client.http import HttpClient
 from shared.client.protocol import Ask
-from shared.events import AnyEvent, from_json
+from shared.events import AnyEvent
 
-ACCEPT = {"Accept": "text/event-stream"}
+EVENT_STREAM = "text/event-stream"
 
 
 class Client(HttpClient):
@@ -22,31 +30,31 @@ class Client(HttpClient):
 
     transport = "sse"
 
-    async def _chat(self, ask: Ask) -> AsyncGenerator[AnyEvent, None]:
-        async for event in self._events("POST", "/chat/stream", json=chat_body(ask), headers=ACCEPT | key_header(ask)):
-            yield event
+    def stream_chat(self, ask: Ask) -> AsyncGenerator[AnyEvent | UnknownEvent, None]:
+        body = {"message": ask.text, "session_id": ask.session_id, "model_id": ask.model_id}
+        return self._events("POST", "/chat/stream", {"Idempotency-Key": ask.request_id}, json=body)
 
-    async def _image(self, ask: Ask) -> AsyncGenerator[AnyEvent, None]:
-        async for event in self._events(
-            "POST", "/images/stream", json=image_body(ask), headers=ACCEPT | key_header(ask)
-        ):
-            yield event
+    def stream_image(self, ask: Ask) -> AsyncGenerator[AnyEvent | UnknownEvent, None]:
+        body = {"prompt": ask.text, "size": ask.size, "session_id": ask.session_id}
+        return self._events("POST", "/images/stream", {"Idempotency-Key": ask.request_id}, json=body)
 
-    async def _read(self, turn_id: str, after: int) -> AsyncGenerator[AnyEvent, None]:
-        cursor = {"Last-Event-ID": f"{turn_id}/{after}"}
-        async for event in self._events("GET", f"/turns/{turn_id}/stream", headers=ACCEPT | cursor):
-            yield event
+    def stream_turn(self, turn_id: str, after: int) -> AsyncGenerator[AnyEvent | UnknownEvent, None]:
+        return self._events("GET", f"/turns/{turn_id}/stream", {"Last-Event-ID": f"{turn_id}/{after}"})
 
-    async def _events(self, method: str, path: str, **options: Any) -> AsyncGenerator[AnyEvent, None]:
-        async with self._stream(method, path, **options) as response:
+    async def _events(
+        self, method: str, path: str, headers: dict[str, str], **body: Any
+    ) -> AsyncGenerator[AnyEvent | UnknownEvent, None]:
+        headers = {"Accept": EVENT_STREAM, **headers}
+        async with self._stream(method, path, media_type=EVENT_STREAM, headers=headers, **body) as response:
             async for data in parse(self._bytes(response)):
-                yield from_json(data)
+                yield read_event(data)
 
 
 async def parse(stream: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-    """The ``data`` of each event of a stream. Lines end in LF here: the JSON in them has no other line break to be split at.
+    """The ``data`` of each event of a stream. An empty line ends an event; a line ends in LF.
 
-    ``event:`` and ``id:`` repeat what the JSON says, comments are heartbeats, ``retry:`` is for browsers.
+    ``event:`` and ``id:`` repeat what the JSON says, ``retry:`` is for browsers, and a line that begins with a colon is a comment:
+    the heartbeat. The standard also ends lines at CR, which JSON escapes, so no line of ours holds one.
     """
     rest = b""
     data: list[bytes] = []

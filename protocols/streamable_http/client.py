@@ -1,6 +1,12 @@
 """A client of the chat over streamable HTTP: POST, then read newline-delimited JSON from one chunked answer (NDJSON).
 
-A lost stream is taken up again with ``?after=``, because the protocol itself has nothing for it.
+    POST /chat/stream                                       200
+    Accept: application/x-ndjson                            Content-Type: application/x-ndjson
+    Idempotency-Key: KEY
+    {"message": "Hi", "session_id": null, …}                {"type": "turn_started", "turn_id": …, "seq": 1, …}
+                                                            {"type": "chunk", "turn_id": …, "seq": 2, "text": "Hello", …}
+
+The protocol itself has nothing for a lost connection, so ``GET /turns/TURN_ID/stream?after=SEQ`` goes on.
 """
 
 from __future__ import annotations
@@ -10,11 +16,12 @@ from typing import Any
 
 from protocols import TRANSPORTS
 from shared.client import cli
-from shared.client.http import HttpClient, chat_body, image_body, key_header
+from shared.client.events import UnknownEvent, read_event
+from shared.client.http import HttpClient
 from shared.client.protocol import Ask
-from shared.events import AnyEvent, from_json
+from shared.events import AnyEvent
 
-ACCEPT = {"Accept": "application/x-ndjson"}
+NDJSON = "application/x-ndjson"
 
 
 class Client(HttpClient):
@@ -22,29 +29,28 @@ class Client(HttpClient):
 
     transport = "ndjson"
 
-    async def _chat(self, ask: Ask) -> AsyncGenerator[AnyEvent, None]:
-        async for event in self._events("POST", "/chat/stream", json=chat_body(ask), headers=ACCEPT | key_header(ask)):
-            yield event
+    def stream_chat(self, ask: Ask) -> AsyncGenerator[AnyEvent | UnknownEvent, None]:
+        body = {"message": ask.text, "session_id": ask.session_id, "model_id": ask.model_id}
+        return self._events("POST", "/chat/stream", {"Idempotency-Key": ask.request_id}, json=body)
 
-    async def _image(self, ask: Ask) -> AsyncGenerator[AnyEvent, None]:
-        async for event in self._events(
-            "POST", "/images/stream", json=image_body(ask), headers=ACCEPT | key_header(ask)
-        ):
-            yield event
+    def stream_image(self, ask: Ask) -> AsyncGenerator[AnyEvent | UnknownEvent, None]:
+        body = {"prompt": ask.text, "size": ask.size, "session_id": ask.session_id}
+        return self._events("POST", "/images/stream", {"Idempotency-Key": ask.request_id}, json=body)
 
-    async def _read(self, turn_id: str, after: int) -> AsyncGenerator[AnyEvent, None]:
-        cursor = {"after": after}
-        async for event in self._events("GET", f"/turns/{turn_id}/stream", params=cursor, headers=ACCEPT):
-            yield event
+    def stream_turn(self, turn_id: str, after: int) -> AsyncGenerator[AnyEvent | UnknownEvent, None]:
+        return self._events("GET", f"/turns/{turn_id}/stream", {}, params={"after": after})
 
-    async def _events(self, method: str, path: str, **options: Any) -> AsyncGenerator[AnyEvent, None]:
-        async with self._stream(method, path, **options) as response:
+    async def _events(
+        self, method: str, path: str, headers: dict[str, str], **options: Any
+    ) -> AsyncGenerator[AnyEvent | UnknownEvent, None]:
+        headers = {"Accept": NDJSON, **headers}
+        async with self._stream(method, path, media_type=NDJSON, headers=headers, **options) as response:
             async for line in parse(self._bytes(response)):
-                yield from_json(line)
+                yield read_event(line)
 
 
 async def parse(stream: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-    """The lines of a stream that are not empty; an empty one is a heartbeat. A line goes to its LF, across any pieces."""
+    """The lines of a stream that are not empty; an empty line is a heartbeat. A line ends in LF, in whatever pieces it arrives."""
     rest = b""
     async for piece in stream:
         *lines, rest = (rest + piece).split(b"\n")

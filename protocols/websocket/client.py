@@ -1,123 +1,169 @@
-"""A client of the chat over a WebSocket (RFC 6455): one held connection, several turns at once, each found by its ``turn_id``.
+"""A client of the chat over a WebSocket (RFC 6455): one held connection, several turns at once, each recognised by its ``turn_id``.
 
-The protocol has no resume of its own: a lost connection is opened again, and ``resume`` names the turn and the cursor. What is no
-conversation (lists, messages, statistics) goes over the HTTP routes of the same server.
+    GET /ws, Sec-WebSocket-Protocol: genai.chat.v1          101
+                                                            {"type": "connected", "connection_id": …, "server_info": …}
+    {"type": "chat", "message": "Hi", "request_id": KEY}    {"type": "turn_started", "request_id": KEY, "turn_id": …, "seq": 1, …}
+                                                            {"type": "chunk", "turn_id": …, "seq": 2, "text": "Hello", …}
+                                                            {"type": "turn_completed", "turn_id": …, "seq": 3, …}
+    {"type": "resume", "turn_id": …, "after": 2}            {"type": "resumed", …}, then the events after seq 2
+    {"type": "cancel", "turn_id": …}                        {"type": "resumed", "status": "cancelled", …}
+
+The protocol has no resume of its own: the client opens a lost connection again and sends ``resume`` with its cursor. Lists,
+messages and statistics go over the HTTP routes of the same server.
 """
 
 from __future__ import annotations
 
-import functools
-import operator
-from collections.abc import Sequence
-from typing import Any
+import asyncio
+import time
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import aclosing
+from typing import Any, TypeVar
 
-import msgspec
-from websockets.asyncio.client import ClientConnection, connect
-from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus
-from websockets.typing import Subprotocol
+from websockets.exceptions import InvalidStatus
 
 from protocols import TRANSPORTS
-from protocols.websocket.connection import HeldClient, Wire
+from protocols.websocket.connection import Connection, open_connection
+from protocols.websocket.conversation import Conversation
 from shared.client import cli
-from shared.client.http import problem_of
-from shared.client.protocol import ClientCounts, ServerAbsent
-from shared.duplex_messages import ClientMessage, ServerMessage
-from shared.errors import ERRORS, ChatError, ConnectionLost
-from shared.events import EVENT_TYPES, AnyEvent, Event, ImageChunk, to_json
+from shared.client.events import UnknownEvent
+from shared.client.http import HttpClient
+from shared.client.protocol import Ask
+from shared.client.strangers import stranger_at
+from shared.duplex_messages import (
+    Cancel,
+    Chat,
+    CreateSession,
+    Image,
+    Ping,
+    Pong,
+    Resumed,
+    SessionCreated,
+    TypingStart,
+    TypingStop,
+)
+from shared.errors import ConnectionLost, NotOurServer, ServerAbsent
+from shared.events import TERMINAL, AnyEvent
+from shared.reply import Snapshot
+from shared.session import Session, SessionUpdate
 
-SUBPROTOCOL = Subprotocol("genai.chat.v1")
-MAX_MESSAGE_BYTES = 16 * 1024 * 1024
-CONNECT_S = 5.0
-CLOSE_S = 1.0
-_REFUSALS = {row.ws_close: row.code for row in ERRORS.values() if row.ws_close is not None}
+T = TypeVar("T", bound=AnyEvent | UnknownEvent | SessionUpdate)
 
 
-class ImageChunkHead(Event, frozen=True, kw_only=True, tag="image_chunk"):
-    """The text half of an ``image_chunk``: the next frame is binary and holds so many bytes."""
-
-    image_id: str
-    offset: int
-    bytes: int
-
-
-_EVENTS = functools.reduce(operator.or_, (ImageChunkHead, *(kind for kind in EVENT_TYPES if kind is not ImageChunk)))
-_decoder: msgspec.json.Decoder[Any] = msgspec.json.Decoder(_EVENTS | ServerMessage)
-
-
-class Client(HeldClient):
+class Client(HttpClient):
     """See ChatClient."""
 
     transport = "websocket"
+    holds_connection = True
 
-    async def _open_wire(self) -> Wire:
+    def __init__(self, address: str, **options: Any) -> None:
+        super().__init__(address, **options)
+        self._conversation: Conversation | None = None
+        self._opening = asyncio.Lock()
+
+    async def connect(self) -> None:
+        await self._connected()
+
+    async def _connected(self) -> Conversation:
+        """The conversation on the held connection, which is opened when there is none or it was lost."""
+        async with self._opening:
+            if self._conversation is None or self._conversation.lost:
+                self._conversation = Conversation(await self._dial())
+                await self._conversation.connected()
+                self._answered = True
+            return self._conversation
+
+    async def _dial(self) -> Connection:
         try:
-            connection = await connect(
-                f"ws{self.address.removeprefix('http')}/ws",
-                subprotocols=[SUBPROTOCOL],
-                additional_headers={"Authorization": f"Bearer {self._key}"} if self._key else None,
-                # permessage-deflate costs CPU and 40 KiB a connection, and a token is too short to gain from it.
-                compression=None,
-                max_size=MAX_MESSAGE_BYTES,
-                open_timeout=CONNECT_S,
-                close_timeout=CLOSE_S,
-                # Together the silence after which a half-open connection is given up.
-                ping_interval=self._silence_s / 2,
-                ping_timeout=self._silence_s / 2,
-                proxy=None,
-            )
+            return await open_connection(self.address, self._key, self._silence_s, self.counts)
         except InvalidStatus as error:
-            raise problem_of(bytes(error.response.body or b""), error.response.status_code) from error
-        except InvalidHandshake as error:
-            raise ConnectionLost("the handshake broke off") from error
-        except OSError as error:
-            raise ServerAbsent("nothing answers there") from error
-        return _Socket(connection, self.counts)
+            answer = error.response
+            raise await self._refusal(answer.status_code, answer.headers, bytes(answer.body or b"")) from error
+        except ServerAbsent:
+            raise
+        except ConnectionLost as error:
+            if not self._answered and (stranger := await stranger_at(self.address, self.transport)):
+                raise NotOurServer(stranger) from error
+            raise
 
+    def stream_chat(self, ask: Ask) -> AsyncGenerator[AnyEvent | UnknownEvent, None]:
+        message = Chat(
+            message=ask.text,
+            session_id=ask.session_id,
+            model_id=ask.model_id,
+            request_id=ask.request_id,
+            new_session=ask.session_id is None,
+        )
+        return self._reading(lambda conversation: conversation.turn(message))
 
-class _Socket:
-    """The connection as messages; see Wire."""
+    def stream_image(self, ask: Ask) -> AsyncGenerator[AnyEvent | UnknownEvent, None]:
+        message = Image(prompt=ask.text, size=ask.size, session_id=ask.session_id, request_id=ask.request_id)
+        return self._reading(lambda conversation: conversation.turn(message))
 
-    def __init__(self, connection: ClientConnection, counts: ClientCounts) -> None:
-        self._connection = connection
-        self._counts = counts
+    def stream_turn(self, turn_id: str, after: int) -> AsyncGenerator[AnyEvent | UnknownEvent, None]:
+        return self._reading(lambda conversation: conversation.resume(turn_id, after))
 
-    async def send(self, message: ClientMessage) -> None:
+    def watch(self, session_id: str) -> AsyncGenerator[AnyEvent | UnknownEvent | SessionUpdate, None]:
+        return self._reading(lambda conversation: conversation.watch(session_id))
+
+    async def _reading(self, read: Callable[[Conversation], AsyncGenerator[T, None]]) -> AsyncGenerator[T, None]:
+        """Read on the connection. A reader that leaves before the end closes the connection, unless others use it.
+
+        The protocol has no message for leaving a turn, and a server sends its events as long as the connection is open.
+        """
+        conversation = await self._connected()
+        ended = False
         try:
-            await self._connection.send(to_json(message), text=True)
-        except ConnectionClosed as error:
-            raise ConnectionLost("the connection broke") from error
+            async with aclosing(read(conversation)) as items:
+                async for item in items:
+                    ended = isinstance(item, TERMINAL)
+                    yield item
+        except (GeneratorExit, asyncio.CancelledError):
+            if not ended and conversation.idle and conversation is self._conversation:
+                await self._hang_up()
+            raise
 
-    async def receive(self) -> AnyEvent | ServerMessage:
-        try:
-            item = _decoder.decode(await self._frame())
-            return await self._whole(item) if isinstance(item, ImageChunkHead) else item
-        except ConnectionClosed as error:
-            code = error.rcvd.code if error.rcvd else None
-            if code in _REFUSALS:
-                raise ChatError(_REFUSALS[code]) from error
-            raise ConnectionLost(f"the connection broke (close code {code or 'none'})") from error
-        except msgspec.DecodeError as error:
-            self.abort()
-            raise ConnectionLost("the server sent something that is not ours") from error
+    async def create_session(self, model_id: str | None = None) -> Session:
+        conversation = await self._connected()
+        if conversation.watched:
+            # ``create_session`` joins the new session, and this connection has to stay in the session that is watched.
+            return await super().create_session(model_id)
+        made = await conversation.command(CreateSession(model_id=model_id), SessionCreated)
+        conversation.joined = made.session_id
+        return await self.get_session(made.session_id)
 
-    async def _frame(self) -> bytes:
-        data = await self._connection.recv(decode=False)
-        self._counts.bytes_received += len(data)
-        return data
+    async def cancel(self, turn_id: str) -> Snapshot:
+        def has_stopped(answer: Resumed) -> bool:
+            return answer.turn_id == turn_id and answer.status != "running"
 
-    async def _whole(self, head: ImageChunkHead) -> ImageChunk:
-        """The pair of frames as one event."""
-        data = await self._frame()
-        given = msgspec.structs.asdict(head)
-        if len(data) != given.pop("bytes"):
-            raise ConnectionLost("a piece of a picture is not whole")
-        return ImageChunk(**given, data=data)
+        conversation = await self._connected()
+        await conversation.command(Cancel(turn_id=turn_id), Resumed, has_stopped)
+        return await self.get_turn(turn_id)
 
-    async def close(self) -> None:
-        await self._connection.close()
+    async def typing(self, session_id: str, typing: bool) -> None:
+        conversation = await self._connected()
+        await conversation.join(session_id)
+        await conversation.connection.send(TypingStart() if typing else TypingStop())
 
-    def abort(self) -> None:
-        self._connection.transport.abort()
+    async def ping(self) -> float:
+        conversation = await self._connected()
+        begun = time.perf_counter()
+        await conversation.command(Ping(), Pong)
+        return (time.perf_counter() - begun) * 1000
+
+    async def cut(self) -> None:
+        if self._conversation is not None:
+            self._conversation.connection.abort()
+        await super().cut()
+
+    async def aclose(self) -> None:
+        await self._hang_up()
+        await super().aclose()
+
+    async def _hang_up(self) -> None:
+        conversation, self._conversation = self._conversation, None
+        if conversation is not None:
+            await conversation.close()
 
 
 def main(argv: Sequence[str] | None = None) -> int:

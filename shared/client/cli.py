@@ -18,9 +18,9 @@ from typing import Any, Protocol
 from pydantic import ValidationError
 
 from shared.client.files import free_name
-from shared.client.protocol import Ask, ChatClient, Item, Lost, Resumed, ServerAbsent
+from shared.client.protocol import Ask, ChatClient, Item, Lost, Resumed
 from shared.config import Settings
-from shared.errors import ChatError, ConnectionLost
+from shared.errors import ChatError, ConnectionLost, ServerAbsent
 from shared.events import (
     Chunk,
     ImageChunk,

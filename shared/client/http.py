@@ -1,4 +1,8 @@
-"""What the four HTTP clients share: the common routes over httpx, the key, and turning HTTP's failures into ours."""
+"""What the HTTP clients share: the common routes over httpx, and HTTP's failures as exceptions of ours.
+
+Each leaf shows its own requests: method, path, headers, body. Every request here also has ``Authorization: Bearer KEY`` where there
+is a key.
+"""
 
 from __future__ import annotations
 
@@ -7,23 +11,34 @@ import contextlib
 import socket
 import time
 import weakref
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
 import httpx
 import msgspec
 
-from shared.client.protocol import Ask, ChatClient, ServerAbsent, Silent
-from shared.errors import ChatError, ConnectionLost
+from shared.client.protocol import Ask, ChatClient
+from shared.client.strangers import describe_body, stranger_at
+from shared.errors import ChatError, ConnectionLost, ErrorCode, NotOurServer, ServerAbsent, Silent
 from shared.events import AnyEvent
 from shared.reply import Snapshot
 from shared.session import Message, ModelInfo, Session, SessionPage
 from shared.stats import ServerStats
 
 T = TypeVar("T")
+JSON = "application/json"
 _CONNECT_S = 5.0
+_MAX_REFUSAL_BYTES = 64 * 1024
+# What a gateway says when it cannot reach the server behind it (RFC 9110, sections 15.6.3 to 15.6.5).
 _GATEWAY = frozenset({502, 503, 504})
+# What a proxy may refuse by itself, without a body of ours.
+_PROXY_REFUSALS: dict[int, ErrorCode] = {
+    401: "unauthenticated",
+    403: "permission_denied",
+    413: "payload_too_large",
+    429: "rate_limited",
+}
 
 
 class _Messages(msgspec.Struct):
@@ -40,43 +55,54 @@ class _Polled(msgspec.Struct):
     events: list[AnyEvent]
 
 
+class _Health(msgspec.Struct):
+    status: str
+    transport: str | None = None
+
+
+class _Problem(msgspec.Struct):
+    code: str
+    detail: str
+
+
 class HttpClient(ChatClient):
-    """The common routes; a leaf adds how a turn travels."""
+    """The common routes. A leaf adds how a turn travels."""
 
     def __init__(self, address: str, **options: Any) -> None:
         super().__init__(address if "://" in address else f"http://{address}", **options)
-        headers = {"Authorization": f"Bearer {self._key}"} if self._key else {}
         self._http = httpx.AsyncClient(
             base_url=self.address,
-            headers=headers,
+            headers={"Authorization": f"Bearer {self._key}"} if self._key else {},
             timeout=httpx.Timeout(self._silence_s, connect=_CONNECT_S),
             limits=httpx.Limits(max_connections=None, max_keepalive_connections=100),
             trust_env=False,
             # Reading the certificates takes 70 ms, and plain HTTP has no use for them.
             verify=self.address.startswith("https:"),
         )
+        self._answered = False
+        # Answers whose body is still being read.
         self._open: set[httpx.Response] = set()
-        # Requests without a head of an answer yet, and whether they were cut; the connections that were used.
+        # Tasks that wait for the head of an answer, and whether ``cut`` has cancelled them.
         self._waiting: dict[asyncio.Task[Any], bool] = {}
-        self._wires: weakref.WeakSet[Any] = weakref.WeakSet()
+        # The TCP connections that were used.
+        self._streams: weakref.WeakSet[Any] = weakref.WeakSet()
 
     async def connect(self) -> None:
-        """Nothing to hold: each request connects, or takes a connection that is still open."""
+        """Nothing to open: each request connects, or uses a connection that is still open."""
 
     async def aclose(self) -> None:
         await self._http.aclose()
 
     async def cut(self) -> None:
         for response in list(self._open):
-            stream = response.extensions["network_stream"]
-            sock = stream.get_extra_info("socket")
+            sock = response.extensions["network_stream"].get_extra_info("socket")
             with contextlib.suppress(OSError):
                 sock.shutdown(socket.SHUT_RDWR)
         for task in self._waiting:
             self._waiting[task] = task.cancel() or self._waiting[task]
 
     async def create_session(self, model_id: str | None = None) -> Session:
-        return await self._ask("POST", "/sessions", Session, {"model_id": model_id})
+        return await self._ask("POST", "/sessions", Session, json={"model_id": model_id})
 
     async def get_session(self, session_id: str) -> Session:
         return await self._ask("GET", f"/sessions/{session_id}", Session)
@@ -96,8 +122,11 @@ class HttpClient(ChatClient):
         await self._request("DELETE", f"/sessions/{session_id}")
 
     async def start(self, ask: Ask) -> Snapshot:
-        body = image_body(ask) if ask.kind == "image" else chat_body(ask)
-        return await self._ask("POST", "/turns", Snapshot, body, headers=key_header(ask))
+        if ask.kind == "image":
+            body = {"prompt": ask.text, "size": ask.size, "session_id": ask.session_id}
+        else:
+            body = {"message": ask.text, "session_id": ask.session_id, "model_id": ask.model_id}
+        return await self._ask("POST", "/turns", Snapshot, json=body, headers={"Idempotency-Key": ask.request_id})
 
     async def get_turn(self, turn_id: str) -> Snapshot:
         return await self._ask("GET", f"/turns/{turn_id}", Snapshot)
@@ -106,7 +135,7 @@ class HttpClient(ChatClient):
         return await self._ask("POST", f"/turns/{turn_id}/cancel", Snapshot)
 
     async def get_image(self, image_id: str) -> bytes:
-        return (await self._request("GET", f"/images/{image_id}")).content
+        return (await self._request("GET", f"/images/{image_id}", media_type="image/")).content
 
     async def list_models(self) -> list[ModelInfo]:
         return (await self._ask("GET", "/models", _Models)).models
@@ -115,8 +144,18 @@ class HttpClient(ChatClient):
         return await self._ask("GET", "/stats", ServerStats)
 
     async def health(self) -> dict[str, Any]:
-        with http_failures():
-            answer: dict[str, Any] = (await self._http.get("/health")).json()
+        """``{"status": "ok", "transport": WORD, …}``. A server that takes no new turns answers 503 with another status."""
+        async with self._sent("GET", "/health") as response:
+            if not response.is_success and response.status_code != 503:
+                raise await self._refused(response)
+            body = await _beginning(response)
+            try:
+                status = msgspec.json.decode(body, type=_Health)
+            except msgspec.MsgspecError:
+                raise await self._refusal(response.status_code, response.headers, body) from None
+        if status.transport not in (None, self.transport):
+            raise NotOurServer(await stranger_at(self.address, self.transport) or f"{self.address} is another server")
+        answer: dict[str, Any] = msgspec.json.decode(body)
         return answer
 
     async def ping(self) -> float:
@@ -128,36 +167,58 @@ class HttpClient(ChatClient):
         return f"{self.address}{path}"
 
     async def poll(self, turn_id: str, after: int, wait_s: float) -> tuple[bool, list[AnyEvent]]:
-        """One long poll: whether the turn still runs, and the events after the cursor."""
+        """One long poll, answered within ``wait_s``: whether the turn still runs, and the events after the cursor."""
         polled = await self._ask("GET", f"/turns/{turn_id}/events", _Polled, params={"after": after, "wait": wait_s})
         return polled.status == "running", polled.events
 
-    async def _ask(self, method: str, path: str, answer: type[T], json: Any = None, **options: Any) -> T:
-        response = await self._request(method, path, json=json, **options)
-        return decode(response.content, answer)
+    async def _ask(self, method: str, path: str, answer: type[T], **options: Any) -> T:
+        """Send a request and decode the JSON of its answer."""
+        return self._decoded((await self._request(method, path, **options)).content, answer)
 
-    async def _request(self, method: str, path: str, **options: Any) -> httpx.Response:
-        async with self._stream(method, path, **options) as response:
+    async def _request(self, method: str, path: str, *, media_type: str = JSON, **options: Any) -> httpx.Response:
+        """Send a request and read the whole answer."""
+        async with self._stream(method, path, media_type=media_type, **options) as response:
             await response.aread()
         self.counts.bytes_received += response.num_bytes_downloaded
         return response
 
     @asynccontextmanager
-    async def _stream(self, method: str, path: str, **options: Any) -> AsyncIterator[httpx.Response]:
-        """An answer whose body is still to be read. Raises ChatError for an error status, ConnectionLost for a broken line."""
-        with http_failures():
-            response = await self._send(self._http.build_request(method, path, **options))
-            try:
-                if response.is_error:
-                    raise problem_of(await response.aread(), response.status_code)
+    async def _stream(
+        self, method: str, path: str, *, media_type: str, **options: Any
+    ) -> AsyncIterator[httpx.Response]:
+        """An answer of ``media_type`` whose body is still to be read; closed when the block is left.
+
+        Raises ChatError for a refusal, NotOurServer for an answer that no server of ours gives, ConnectionLost otherwise.
+        """
+        async with self._sent(method, path, **options) as response:
+            if not response.is_success:
+                raise await self._refused(response)
+            if response.status_code != 204 and not response.headers.get("content-type", "").startswith(media_type):
+                raise await self._refused(response)
+            self._answered = True
+            yield response
+
+    @asynccontextmanager
+    async def _sent(self, method: str, path: str, **options: Any) -> AsyncIterator[httpx.Response]:
+        """An answer with any status."""
+        try:
+            with http_failures():
+                response = await self._send(self._http.build_request(method, path, **options))
                 self._open.add(response)
-                yield response
-            finally:
-                self._open.discard(response)
-                await response.aclose()
+                try:
+                    yield response
+                finally:
+                    self._open.discard(response)
+                    await response.aclose()
+        except (NotOurServer, ServerAbsent):
+            raise
+        except ConnectionLost as error:
+            if not self._answered and (stranger := await stranger_at(self.address, self.transport)):
+                raise NotOurServer(stranger) from error
+            raise
 
     async def _send(self, request: httpx.Request) -> httpx.Response:
-        """Until the head of the answer is there; ``cut`` reaches this, too."""
+        """Send a request and wait for the head of its answer. ``cut`` reaches this wait, too."""
         task = asyncio.current_task()
         assert task is not None
         self._waiting[task] = False
@@ -169,9 +230,9 @@ class HttpClient(ChatClient):
             raise
         finally:
             del self._waiting[task]
-        wire = response.extensions["network_stream"]
-        if wire not in self._wires:
-            self._wires.add(wire)
+        stream = response.extensions["network_stream"]
+        if stream not in self._streams:
+            self._streams.add(stream)
             self.counts.connections += 1
         return response
 
@@ -183,49 +244,74 @@ class HttpClient(ChatClient):
             self.counts.bytes_received += len(data)
             yield data
 
+    def _decoded(self, data: bytes, answer: type[T]) -> T:
+        try:
+            return msgspec.json.decode(data, type=answer)
+        except msgspec.MsgspecError as error:
+            raise NotOurServer(f"{self.address} answers with JSON that is not of this chat") from error
 
-def chat_body(ask: Ask) -> dict[str, Any]:
-    """The JSON body of a chat."""
-    return {"message": ask.text, "session_id": ask.session_id, "model_id": ask.model_id}
+    async def _refused(self, response: httpx.Response) -> Exception:
+        """Why an answer is not the one that was asked for."""
+        return await self._refusal(response.status_code, response.headers, await _beginning(response))
+
+    async def _refusal(self, status: int, headers: Mapping[str, str], body: bytes) -> Exception:
+        """The same for an answer in parts: a ChatError of ours, a lost connection, or the name of the stranger that answers."""
+        refusal = problem_of(body, status) if status >= 400 else None
+        if isinstance(refusal, ChatError) and status not in (403, 404, 405):
+            return refusal
+        if not self._answered and (stranger := await stranger_at(self.address, self.transport)):
+            return NotOurServer(stranger)
+        if refusal is not None:
+            return refusal
+        if 300 <= status < 400:
+            where = headers.get("location", "nowhere")[:200]
+            return NotOurServer(
+                f"{self.address} answers {status}, a redirect to {where}; give the chat server's own address"
+            )
+        what = describe_body(headers.get("content-type", ""), body)
+        return NotOurServer(
+            f"{self.address} answers {status} with {what}: not an answer of the {self.transport} server"
+        )
 
 
-def image_body(ask: Ask) -> dict[str, Any]:
-    """The JSON body of a picture."""
-    return {"prompt": ask.text, "size": ask.size, "session_id": ask.session_id}
+async def _beginning(response: httpx.Response) -> bytes:
+    """The first 64 KiB of a body; a stranger's may have no end."""
+    body = b""
+    async for data in response.aiter_bytes():
+        body += data
+        if len(body) >= _MAX_REFUSAL_BYTES:
+            break
+    return body
 
 
-def key_header(ask: Ask) -> dict[str, str]:
-    """The header that makes a repeated request join its turn (draft-ietf-httpapi-idempotency-key-header)."""
-    return {"Idempotency-Key": ask.request_id}
+def problem_of(body: bytes, status: int) -> ChatError | ConnectionLost | None:
+    """The refusal in an answer with an error status: problem+json (RFC 9457), or what a gateway or proxy says by its status alone.
 
-
-def decode(data: bytes, answer: type[T]) -> T:
-    """A JSON answer of ours. Raises ConnectionLost when it is not one."""
+    None when neither a server of ours nor a proxy before it answers so.
+    """
     try:
-        return msgspec.json.decode(data, type=answer)
-    except msgspec.MsgspecError as error:
-        raise ConnectionLost("the server answered something that is not ours") from error
-
-
-def problem_of(body: bytes, status: int) -> ChatError | ConnectionLost:
-    """The error in a problem+json body (RFC 9457); ConnectionLost when a gateway says that it cannot reach the server."""
-    try:
-        problem = msgspec.json.decode(body)
-        return ChatError.received(problem["code"], problem["detail"], http_status=status)
-    except (msgspec.MsgspecError, KeyError, TypeError):
+        problem = msgspec.json.decode(body, type=_Problem)
+    except msgspec.MsgspecError:
         if status in _GATEWAY:
             return ConnectionLost(f"a gateway answered {status}")
-        return ChatError("internal", f"The server answered {status}.", http_status=status)
+        if status in _PROXY_REFUSALS:
+            return ChatError(
+                _PROXY_REFUSALS[status], f"A proxy, or another server, answered {status}.", http_status=status
+            )
+        return None
+    return ChatError.received(problem.code, problem.detail, http_status=status)
 
 
 @contextlib.contextmanager
 def http_failures() -> Iterator[None]:
-    """httpx's transport errors as ours."""
+    """httpx's exceptions as ours."""
     try:
         yield
     except (httpx.ConnectError, httpx.ConnectTimeout) as error:
         raise ServerAbsent("nothing answers there") from error
     except httpx.ReadTimeout as error:
         raise Silent("nothing came for too long") from error
-    except (httpx.TransportError, httpx.StreamError) as error:
+    except httpx.DecodingError as error:
+        raise NotOurServer("the answer is compressed, and damaged") from error
+    except (httpx.RequestError, httpx.StreamError) as error:
         raise ConnectionLost(f"the connection broke ({type(error).__name__})") from error

@@ -9,8 +9,8 @@ import time
 from contextlib import aclosing
 from functools import partial
 
-from shared.client.protocol import ChatClient, ServerAbsent
-from shared.errors import ChatError, ConnectionLost
+from shared.client.protocol import ChatClient
+from shared.errors import ChatError, ConnectionLost, ServerAbsent
 from shared.events import TurnStarted
 from tests.faults.harness import (
     LANES,

@@ -9,9 +9,7 @@ from contextlib import aclosing
 from functools import partial
 from typing import Any
 
-from compare.lines.capture import Direction
-from compare.lines.faults import Faults
-from compare.lines.relay import Relay
+from compare.relay import Faults, Relay, Way
 from shared.client.protocol import ChatClient
 from tests.faults.harness import (
     LANES,
@@ -83,19 +81,19 @@ async def _through(
         # Not connected before it asks: a line may break as early as that.
         async with aclosing(world.client(lane, relay.address, **options)) as client:
             await one.follow(client.image(asked, size="256x192") if image else client.chat(asked))
-        totals.notes["cuts"] += relay.fault_count
-        if one.lost > relay.fault_count + sum(connection.state == "refused" for connection in relay.connections):
-            totals.blame("other", f"{asked}: lost its line {one.lost} times, and it was cut {relay.fault_count} times")
+        totals.notes["cuts"] += relay.struck
+        if one.lost > relay.struck + sum(line.fate == "refused" for line in relay.connections):
+            totals.blame("other", f"{asked}: lost its line {one.lost} times, and it was cut {relay.struck} times")
     judge(totals, one, asked)
     return one
 
 
-async def _bytes_of(world: World, lane: Lane, asked: str, direction: str = "down", *, image: bool = False) -> int:
+async def _bytes_of(world: World, lane: Lane, asked: str, way: str = "down", *, image: bool = False) -> int:
     """How many bytes an uncut turn is, one way."""
     async with Relay(world.servers[lane.word].address) as relay, world.client(lane, relay.address) as client:
         async with asyncio.timeout(2 * world.patience_s):
             await Shown(asked).follow(client.image(asked, size="256x192") if image else client.chat(asked))
-        return relay.down_bytes if direction == "down" else relay.up_bytes
+        return relay.down_bytes if way == "down" else relay.up_bytes
 
 
 async def cuts_at_bytes(world: World, plan: Plan) -> Totals:
@@ -103,9 +101,9 @@ async def cuts_at_bytes(world: World, plan: Plan) -> Totals:
     totals = Totals("bytes", plan.seed)
     shown: list[Shown] = []
     sizes = {
-        (lane.name, direction, image): await _bytes_of(world, lane, "/tokens 80 measure", direction, image=image)
+        (lane.name, way, image): await _bytes_of(world, lane, "/tokens 80 measure", way, image=image)
         for lane in plan.lanes
-        for direction in ("up", "down")
+        for way in ("up", "down")
         for image in (False, True)
     }
     lanes = plan.lanes
@@ -114,10 +112,10 @@ async def cuts_at_bytes(world: World, plan: Plan) -> Totals:
         dice = plan.random("bytes", nth)
         lane = lanes[nth % len(lanes)]
         image = nth // len(lanes) % 10 == 9
-        direction: Direction = "up" if dice.random() < 0.2 else "down"
+        way: Way = "up" if dice.random() < 0.2 else "down"
         faults = Faults(
-            cut_after_bytes=dice.randrange(sizes[lane.name, direction, image]),
-            direction=direction,
+            cut_after_bytes=dice.randrange(sizes[lane.name, way, image]),
+            way=way,
             reset=dice.random() < 0.5,
             times=dice.choice((1, 1, 2, 3)),
             slice_bytes=dice.choice((None, None, None, 997 if image else 7)),
@@ -226,9 +224,9 @@ async def handovers(world: World, plan: Plan) -> Totals:
 
     async def _check_cursor(totals: Totals, client: ChatClient, one: Shown, after: int) -> None:
         """What the wire itself gives from a cursor, before the client drops what it has already."""
-        given = [event async for event in client._read(one.turn_id, after)]
+        given = [event async for event in client.stream_turn(one.turn_id, after)]
         if given != one.events[after:]:
-            totals.blame("twice", f"{one.asked}: from cursor {after} the wire gives {[e.seq for e in given][:3]} …")  # type: ignore[union-attr]
+            totals.blame("twice", f"{one.asked}: from cursor {after} the wire gives {[e.seq for e in given][:3]} …")
 
     def pairs() -> Iterator[Job]:
         for first in plan.event_lanes:

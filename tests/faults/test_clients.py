@@ -11,11 +11,10 @@ from contextlib import aclosing
 import pytest
 import pytest_asyncio
 
-from compare.lines.faults import Faults
-from compare.lines.relay import Relay
+from compare.relay import Faults, Relay
 from shared.client.http import problem_of
-from shared.client.protocol import Ask, Lost, Resumed, ServerAbsent
-from shared.errors import ChatError, ConnectionLost
+from shared.client.protocol import Ask, Lost, Resumed
+from shared.errors import ChatError, ConnectionLost, ServerAbsent
 from tests.faults.harness import LANES, Lane, Shown, World, expected, until
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")

@@ -9,10 +9,10 @@ from typing import Literal
 
 from rich.text import Text
 
-from shared.client.protocol import ChatClient, ServerAbsent
+from shared.client.protocol import ChatClient
 from shared.client.shell import text
 from shared.client.shell.tally import Tally
-from shared.errors import ChatError, ConnectionLost
+from shared.errors import ChatError, ConnectionLost, ServerAbsent
 
 State = Literal["idle", "up", "down"]
 # What one can do about a refusal, where that is one thing.

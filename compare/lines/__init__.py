@@ -1,1 +1,0 @@
-"""The lines between clients and servers: the relay with its faults, proxies, and the readers of captured bytes."""

@@ -1,0 +1,249 @@
+"""Which reader waits for which message of one WebSocket connection: several turns, commands and a watched session at once.
+
+A turn's events have a ``turn_id``. The first of them, ``turn_started``, repeats the ``request_id`` of the message that asked. An
+answer to a command is recognised by its type and its fields, because only ``error`` repeats a command's ``request_id``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import AsyncGenerator, Callable
+from typing import Any, TypeVar
+
+import msgspec
+
+from protocols.websocket.connection import Connection, Received
+from shared.client.events import UnknownEvent
+from shared.duplex_messages import (
+    Chat,
+    ClientMessage,
+    Connected,
+    Error,
+    Image,
+    JoinSession,
+    Resume,
+    Resumed,
+    ServerMessage,
+    SessionJoined,
+)
+from shared.errors import ChatError, ConnectionLost
+from shared.events import TERMINAL, AnyEvent, Event, TurnStarted
+from shared.session import SessionUpdate
+
+A = TypeVar("A", bound=msgspec.Struct)
+TurnEvent = AnyEvent | UnknownEvent
+Inbox = asyncio.Queue[TurnEvent | SessionUpdate | Exception]
+_CONNECTED = "connected"
+
+
+class Conversation:
+    """Everything that one client does on one connection. ``joined`` is the session that the connection is in."""
+
+    def __init__(self, connection: Connection) -> None:
+        self.connection = connection
+        self.lost = False
+        self.joined: str | None = None
+        # Inboxes by the request_id of a turn that has not started yet, by turn_id, and by the watched session.
+        self._starting: dict[str, set[Inbox]] = {}
+        self._reading: dict[str, set[Inbox]] = {}
+        self._watching: dict[Inbox, str] = {}
+        # Commands that wait for their answer: by request_id, what the answer looks like.
+        self._commands: dict[str, tuple[Callable[[ServerMessage], bool], asyncio.Future[Any]]] = {}
+        self._connected = self._expect(_CONNECTED, Connected)
+        self._receiving = asyncio.create_task(self._receive())
+
+    @property
+    def idle(self) -> bool:
+        """Whether no reader and no command waits for anything."""
+        return not (self._starting or self._reading or self._watching or self._commands)
+
+    @property
+    def watched(self) -> bool:
+        """Whether the joined session is watched."""
+        return bool(self._watching)
+
+    async def connected(self) -> None:
+        """Wait for the server's first message, ``connected``. Raises ChatError (a wrong key), ConnectionLost."""
+        await self._connected
+
+    async def close(self) -> None:
+        """Close the connection. Returns when it is closed and every reader has been told."""
+        await self.connection.close()
+        await self._receiving
+
+    async def turn(self, message: Chat | Image) -> AsyncGenerator[TurnEvent, None]:
+        """Start a turn, or join the turn with this ``request_id``, and read it to its end."""
+        assert message.request_id is not None
+        inbox: Inbox = asyncio.Queue()
+        self._starting.setdefault(message.request_id, set()).add(inbox)
+        try:
+            await self.connection.send(message)
+            while True:
+                event = await _next_event(inbox)
+                yield event
+                if isinstance(event, TERMINAL):
+                    return
+        finally:
+            self._forget(inbox)
+
+    async def resume(self, turn_id: str, after: int) -> AsyncGenerator[TurnEvent, None]:
+        """The events of a turn after a cursor; none when the turn had ended there."""
+        inbox: Inbox = asyncio.Queue()
+
+        def answers(message: Resumed) -> bool:
+            if (message.turn_id, message.after) != (turn_id, after):
+                return False
+            # Events that arrive before ``resumed`` belong to the subscription that this one replaces.
+            self._reading.setdefault(turn_id, set()).add(inbox)
+            return True
+
+        try:
+            state = await self.command(Resume(turn_id=turn_id, after=after), Resumed, answers)
+            ended = state.status != "running" and state.last_seq <= after
+            while not ended:
+                event = await _next_event(inbox)
+                yield event
+                ended = isinstance(event, TERMINAL)
+        finally:
+            self._forget(inbox)
+
+    async def watch(self, session_id: str) -> AsyncGenerator[TurnEvent | SessionUpdate, None]:
+        """Join a session and yield its hints and the turns that others start in it, each event once."""
+        self._check_watched(session_id)
+        inbox: Inbox = asyncio.Queue()
+        last_seq: dict[str, int] = {}
+        self._watching[inbox] = session_id
+        try:
+            await self.join(session_id)
+            while True:
+                item = await inbox.get()
+                if isinstance(item, Exception):
+                    raise item
+                if not isinstance(item, SessionUpdate):
+                    if item.seq <= last_seq.get(item.turn_id, 0):
+                        continue
+                    last_seq[item.turn_id] = item.seq
+                yield item
+        finally:
+            del self._watching[inbox]
+            self._forget(inbox)
+
+    async def join(self, session_id: str) -> None:
+        """Be in a session: a connection is in one at a time. Raises ``invalid_request`` when another session is watched."""
+        self._check_watched(session_id)
+        if self.joined != session_id:
+            join = JoinSession(session_id=session_id)
+            await self.command(join, SessionJoined, lambda answer: answer.session_id == session_id)
+            self.joined = session_id
+
+    def _check_watched(self, session_id: str) -> None:
+        if any(watched != session_id for watched in self._watching.values()):
+            raise ChatError("invalid_request", "This connection watches another session; use a client of its own.")
+
+    async def command(
+        self, message: ClientMessage, kind: type[A], fits: Callable[[A], bool] = lambda answer: True
+    ) -> A:
+        """Send a command and wait for its answer. Raises ChatError when the server refuses, ConnectionLost."""
+        request_id = str(uuid.uuid4())
+        answer = self._expect(request_id, kind, fits)
+        try:
+            await self.connection.send(msgspec.structs.replace(message, request_id=request_id))
+            return await answer
+        finally:
+            self._commands.pop(request_id, None)
+
+    def _expect(
+        self, request_id: str, kind: type[A], fits: Callable[[A], bool] = lambda answer: True
+    ) -> asyncio.Future[A]:
+        answer: asyncio.Future[A] = asyncio.get_running_loop().create_future()
+        self._commands[request_id] = (lambda message: isinstance(message, kind) and fits(message), answer)
+        return answer
+
+    async def _receive(self) -> None:
+        """Hand out messages until the connection ends; then tell everybody who waits."""
+        refusal: ChatError | None = None
+        why = "the connection was closed"
+        try:
+            while True:
+                message = await self.connection.receive()
+                if message is not None:
+                    self._hand_out(message)
+        except ChatError as error:
+            refusal, why = error, error.message
+        except ConnectionLost as error:
+            why = error.message
+        finally:
+            self._end(why, refusal)
+
+    def _hand_out(self, message: Received) -> None:
+        if isinstance(message, Event | UnknownEvent):
+            self._deliver(message)
+        elif isinstance(message, SessionUpdate):
+            for inbox, session_id in self._watching.items():
+                if session_id == message.session_id:
+                    inbox.put_nowait(message)
+        elif isinstance(message, Error):
+            self._refuse(message)
+        else:
+            for request_id, (fits, answer) in self._commands.items():
+                if fits(message):
+                    del self._commands[request_id]
+                    if not answer.done():
+                        answer.set_result(message)
+                    return
+
+    def _deliver(self, event: TurnEvent) -> None:
+        if isinstance(event, TurnStarted):
+            askers = self._starting.pop(event.request_id or "", None)
+            if askers:
+                self._reading.setdefault(event.turn_id, set()).update(askers)
+            elif event.turn_id not in self._reading:
+                watchers = {inbox for inbox, session_id in self._watching.items() if session_id == event.session_id}
+                if watchers:
+                    self._reading[event.turn_id] = watchers
+        readers = self._reading.get(event.turn_id, ())
+        for inbox in readers:
+            inbox.put_nowait(event)
+        if readers and isinstance(event, TERMINAL):
+            del self._reading[event.turn_id]
+
+    def _refuse(self, error: Error) -> None:
+        refusal = ChatError.received(error.code, error.message)
+        for inbox in self._starting.pop(error.request_id or "", ()):
+            inbox.put_nowait(refusal)
+        # A server that does not repeat the request_id answers commands in their order.
+        request_id = error.request_id if error.request_id is not None else next(iter(self._commands), "")
+        _, answer = self._commands.pop(request_id, (None, None))
+        if answer is not None and not answer.done():
+            answer.set_exception(refusal)
+
+    def _end(self, why: str, refusal: ChatError | None) -> None:
+        """Fail everybody who waits. A refusal, given by a close code, concerns only requests without an answer yet."""
+        self.lost = True
+        lost = ConnectionLost(why)
+        for inboxes in self._starting.values():
+            for inbox in inboxes:
+                inbox.put_nowait(refusal or lost)
+        for inbox in {inbox for inboxes in self._reading.values() for inbox in inboxes} | self._watching.keys():
+            inbox.put_nowait(lost)
+        for _, answer in self._commands.values():
+            if not answer.done():
+                answer.set_exception(refusal or lost)
+                # Read once, because the task that waited may have been cancelled, and asyncio logs an exception nobody reads.
+                answer.exception()
+
+    def _forget(self, inbox: Inbox) -> None:
+        for table in (self._starting, self._reading):
+            for name in [name for name, inboxes in table.items() if inbox in inboxes]:
+                table[name].discard(inbox)
+                if not table[name]:
+                    del table[name]
+
+
+async def _next_event(inbox: Inbox) -> TurnEvent:
+    item = await inbox.get()
+    if isinstance(item, Exception):
+        raise item
+    assert not isinstance(item, SessionUpdate)
+    return item

@@ -1,0 +1,144 @@
+"""The five clients beside a good server: leaving early, and what else can answer at an address."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import sys
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from compare.relay import Relay
+from protocols import TRANSPORTS
+from shared.client.protocol import ChatClient, collect
+from shared.errors import ConnectionLost
+from tests.conftest import Servers, until
+
+STREAMING = [word for word, transport in TRANSPORTS.items() if transport.tokens]
+HOLDING_WORDS = "/tokens 20 /stall 60 hello"
+_ESTABLISHED = "01"
+
+
+def open_connections(address: str) -> int:
+    """How many TCP connections to this address are established in this machine's kernel now."""
+    port = int(address.rpartition(":")[2])
+    # gRPC uses IPv6 sockets for IPv4, too.
+    lines = [line for name in ("tcp", "tcp6") for line in Path(f"/proc/net/{name}").read_text().splitlines()[1:]]
+    rows = [line.split() for line in lines]
+    return sum(row[3] == _ESTABLISHED and int(row[2].rpartition(":")[2], 16) == port for row in rows)
+
+
+def running_calls() -> list[object]:
+    """The gRPC calls of this process that have not ended."""
+    calls = [each for each in gc.get_objects() if type(each).__name__ in ("UnaryStreamCall", "StreamStreamCall")]
+    return [call for call in calls if not call.done()]
+
+
+@pytest.fixture
+async def relay(servers: Servers, word: str) -> AsyncIterator[Relay]:
+    """An address of its own, so that the connections to it are those of one client."""
+    async with Relay(servers[word].address) as relay:
+        yield relay
+
+
+async def read_until(client: ChatClient, seq: int, reached: asyncio.Event) -> None:
+    """Read a turn that stalls after its 20th chunk; ``reached`` is set at ``seq``. Never ends by itself."""
+    async with aclosing(client.chat(HOLDING_WORDS)) as items:
+        async for item in items:
+            if getattr(item, "seq", 0) == seq:
+                reached.set()
+
+
+def assert_nothing_open(word: str, relay: Relay) -> None:
+    """gRPC keeps its connection and ends the call; the others have closed the connection."""
+    assert running_calls() == []
+    assert open_connections(relay.address) == (1 if word == "grpc" else 0)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc/net/tcp")
+@pytest.mark.parametrize("word", STREAMING)
+async def test_closing_the_stream_early_closes_what_is_under_it(word: str, relay: Relay) -> None:
+    async with TRANSPORTS[word].client(relay.address) as client:
+        async with aclosing(client.chat(HOLDING_WORDS)) as items:
+            async for item in items:
+                if getattr(item, "seq", 0) == 5:
+                    break
+            assert open_connections(relay.address) == 1
+        assert_nothing_open(word, relay)
+        before = client.counts.connections
+        assert (await collect(client.chat("hello"))).status == "completed"
+        assert client.counts.connections == (before if word == "grpc" else before + 1)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc/net/tcp")
+async def test_cancelling_the_reader_closes_what_is_under_it(word: str, relay: Relay) -> None:
+    """The reader's task ends only when the connection or call is closed; on plain REST it waits for its answer."""
+    async with TRANSPORTS[word].client(relay.address) as client:
+        reached = asyncio.Event()
+        reading = asyncio.create_task(read_until(client, 5, reached))
+        await (until(lambda: relay.up_bytes) if word == "rest" else reached.wait())
+        reading.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await reading
+        assert_nothing_open(word, relay)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc/net/tcp")
+@pytest.mark.parametrize("word", ["websocket", "grpc"])
+async def test_no_longer_watching_closes_what_is_under_it(word: str, servers: Servers, relay: Relay) -> None:
+    async with (
+        TRANSPORTS[word].client(relay.address) as client,
+        servers[word].client() as other,
+        servers["rest"].client() as maker,
+    ):
+        session = await maker.create_session()
+        async with aclosing(client.watch(session.session_id)) as items:
+            first: asyncio.Task[Any] = asyncio.create_task(anext(items))
+            await until(lambda: is_joined(other, session.session_id))
+            first.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await first
+        assert_nothing_open(word, relay)
+
+
+async def is_joined(client: ChatClient, session_id: str) -> bool:
+    return (await client.get_session(session_id)).connections == 1
+
+
+async def test_leaving_one_of_two_turns_keeps_their_connection(servers: Servers) -> None:
+    """A WebSocket carries both: the turn that goes on needs the connection, and the events of the other are dropped."""
+    async with servers["websocket"].client() as client:
+        reached = asyncio.Event()
+        left = asyncio.create_task(read_until(client, 5, reached))
+        stays = asyncio.create_task(collect(client.chat("/tokens 20 /stall 0.5 stay")))
+        await reached.wait()
+        left.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await left
+        assert (await stays).status == "completed"
+        assert (await collect(client.chat("hello"))).status == "completed"
+        assert (client.counts.connections, client.counts.lost) == (1, 0)
+
+
+async def test_grpc_counts_the_connections_that_there_were(servers: Servers) -> None:
+    """Neither a cut of nothing nor a channel that never connected counts; a reconnect of the library does."""
+    async with Relay(servers["grpc"].address) as relay:
+        client = TRANSPORTS["grpc"].client(relay.address)
+        await client.cut()
+        assert client.counts.connections == 0
+        await client.connect()
+        await until(lambda: client.counts.connections == 1)
+        relay.cut()
+        await until(lambda: client.counts.connections == 1 and open_connections(relay.address) == 0)
+        assert (await collect(client.chat("hello"))).status == "completed"
+        assert client.counts.connections == 2 == len(relay.connections)
+        await client.aclose()
+    unreachable = TRANSPORTS["grpc"].client("127.0.0.1:1")
+    with pytest.raises(ConnectionLost):
+        await unreachable.connect()
+    assert unreachable.counts.connections == 0
