@@ -1,6 +1,6 @@
-"""The messages on a held connection, both ways: the WebSocket's JSON objects by these names, and gRPC's ``Chat`` in its ``oneof``.
+"""The messages of a conversation in both directions: JSON objects on the WebSocket, a ``oneof`` in gRPC's ``Chat``.
 
-The events themselves stand in ``events.py``.
+The events of turns, which the server sends between its messages, are in ``events.py``.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ class _Message(msgspec.Struct, frozen=True, kw_only=True, tag_field="type"):
 
 
 class _Asked(_Message, frozen=True, kw_only=True):
-    """What a client sends. Any of it may bear a ``request_id``, which an ``error`` repeats; of a turn it is also the key."""
+    """A message of the client. Its ``request_id`` is repeated in an ``error``; where a turn starts it is also the key."""
 
     request_id: str | None = None
 
 
 class Chat(_Asked, frozen=True, kw_only=True, tag="chat"):
-    """Ask; without ``session_id`` in the joined session, or in a new one that is joined then.
+    """Start a chat in the named session, else in the joined one, else in a new session, which is joined then.
 
-    ``new_session``: in a new one whatever is joined, and that stays as it is.
+    ``new_session`` starts the chat in a new session. The joined session stays joined.
     """
 
     message: str
@@ -34,7 +34,7 @@ class Chat(_Asked, frozen=True, kw_only=True, tag="chat"):
 
 
 class Image(_Asked, frozen=True, kw_only=True, tag="image"):
-    """Ask for a picture; outside any session when ``session_id`` is absent."""
+    """Start a picture; without ``session_id`` it belongs to no session."""
 
     prompt: str
     size: str | None = None
@@ -54,32 +54,32 @@ class JoinSession(_Asked, frozen=True, kw_only=True, tag="join_session"):
 
 
 class Resume(_Asked, frozen=True, kw_only=True, tag="resume"):
-    """Read a turn from a cursor; replaces its live subscription on this connection."""
+    """Read a turn from a cursor, in place of the events of this turn that this connection is being sent."""
 
     turn_id: str
     after: int
 
 
 class Cancel(_Asked, frozen=True, kw_only=True, tag="cancel"):
-    """Stop a turn; answered with ``resumed``, which tells its state, when it has stopped."""
+    """Stop a turn; the answer is ``resumed`` with the turn's state, when the turn has stopped."""
 
     turn_id: str
 
 
 class TypingStart(_Asked, frozen=True, kw_only=True, tag="typing_start"):
-    """Someone types."""
+    """The user types."""
 
 
 class TypingStop(_Asked, frozen=True, kw_only=True, tag="typing_stop"):
-    """Someone stopped typing."""
+    """The user stopped typing."""
 
 
 class Ping(_Asked, frozen=True, kw_only=True, tag="ping"):
-    """Asks for a ``pong``."""
+    """Ask for a ``pong``."""
 
 
 class Auth(_Asked, frozen=True, kw_only=True, tag="auth"):
-    """A browser's first message where a key is wanted: a ticket."""
+    """A ticket: the first message of a browser where the server wants a key."""
 
     ticket: str
 
@@ -88,7 +88,7 @@ ClientMessage = Chat | Image | CreateSession | JoinSession | Resume | Cancel | T
 
 
 class ServerInfo(msgspec.Struct, frozen=True):
-    """Which server this is."""
+    """The provider, the model and the framework of a server."""
 
     provider: str
     model: str
@@ -110,7 +110,7 @@ class SessionCreated(_Message, frozen=True, kw_only=True, tag="session_created")
 
 
 class SessionJoined(_Message, frozen=True, kw_only=True, tag="session_joined"):
-    """The session was joined; ``running_turn_id`` can be resumed."""
+    """The session was joined; a turn that runs in it (``running_turn_id``) can be resumed."""
 
     session_id: str
     model: str | None
@@ -119,7 +119,7 @@ class SessionJoined(_Message, frozen=True, kw_only=True, tag="session_joined"):
 
 
 class Resumed(_Message, frozen=True, kw_only=True, tag="resumed"):
-    """Before the events of every resume: what there is. Also the answer to ``cancel``, with ``after`` = ``last_seq``."""
+    """The state of a turn, before the events of every resume. The answer to ``cancel`` too, with ``after`` = ``last_seq``."""
 
     turn_id: str
     after: int
@@ -132,7 +132,7 @@ class Pong(_Message, frozen=True, kw_only=True, tag="pong"):
 
 
 class Error(_Message, frozen=True, kw_only=True, tag="error", omit_defaults=True):
-    """A refusal; the connection stays open. ``request_id`` names the refused request where it had one."""
+    """A refusal; the connection stays open. ``request_id`` is the one of the refused message, if it had one."""
 
     code: str
     message: str

@@ -19,7 +19,7 @@ FinishReason = Literal["stop", "length", "other"]
 
 
 class Usage(msgspec.Struct, frozen=True):
-    """What the provider counted, in its own tokens; null where it did not say."""
+    """What the provider counted, in the provider's tokens; null where the provider gives no count."""
 
     input_tokens: int | None = None
     output_tokens: int | None = None
@@ -102,7 +102,7 @@ class TurnFailed(Event, frozen=True, kw_only=True, tag="turn_failed"):
 
 
 class TurnCancelled(Event, frozen=True, kw_only=True, tag="turn_cancelled"):
-    """Someone cancelled; the partial text stays. ``sha256`` is null for an image without a final picture."""
+    """A client cancelled the turn; the partial text stays. ``sha256`` is null for an image without a final picture."""
 
     usage: Usage
     chunks: int
@@ -110,7 +110,7 @@ class TurnCancelled(Event, frozen=True, kw_only=True, tag="turn_cancelled"):
 
 
 class TurnInterrupted(Event, frozen=True, kw_only=True, tag="turn_interrupted"):
-    """The generating process stopped or lost its lease; what was shown is kept."""
+    """The generating process stopped or lost its lease; the text that was shown stays."""
 
     chunks: int
     sha256: str | None

@@ -1,6 +1,6 @@
-"""The server's terminal: a banner and a line per stage on a terminal, JSON lines elsewhere.
+"""What a server logs: readable columns on a terminal, one JSON object a line elsewhere.
 
-Never a key, a prompt or an answer; prompts and answers only where ``--trace-text`` was given.
+A key is never logged. Prompts and answers are logged only with ``--trace-text``.
 """
 
 from __future__ import annotations
@@ -12,37 +12,37 @@ from typing import Any, Protocol, TextIO
 
 
 class Logger(Protocol):
-    """A structured logger (structlog's): an event and its fields."""
+    """A structured logger (structlog's): each line is an event and its fields."""
 
     def info(self, event: str, **fields: Any) -> Any:
-        """A stage."""
+        """Log a step of normal work."""
 
     def warning(self, event: str, **fields: Any) -> Any:
-        """Something an operator may want to know."""
+        """Log what an operator may want to know."""
 
     def error(self, event: str, **fields: Any) -> Any:
-        """Something that went wrong."""
+        """Log what went wrong."""
 
     def exception(self, event: str, **fields: Any) -> Any:
-        """The same, with the traceback."""
+        """Log what went wrong, with the traceback of the exception that is being handled."""
 
 
 @dataclass(frozen=True, slots=True)
 class Trace:
-    """How much the operator asked to see: every event (``--trace``), texts too (``--trace-text``)."""
+    """How much a server logs: every event (``--trace``), and prompts and answers too (``--trace-text``)."""
 
     events: bool = False
     text: bool = False
 
 
 def short(identifier: str | None) -> str:
-    """The first eight characters of an id, as the log shows sessions and turns."""
+    """The first eight characters of an id; log lines name sessions and turns by them."""
     return identifier[:8] if identifier else "-"
 
 
 def open_logger(transport: str, stream: TextIO | None = None, level: int = logging.INFO) -> Logger:
-    """A logger bound to one transport: readable columns on a terminal, one JSON object a line where there is none."""
-    # Clients import this module too, for names; only a server pays for the library.
+    """A logger for one transport's server, on ``stream`` or else on stderr."""
+    # Imported here, because clients import this module for its names and do without the library.
     import structlog
 
     out = stream or sys.stderr
@@ -54,11 +54,11 @@ def open_logger(transport: str, stream: TextIO | None = None, level: int = loggi
         ]
     else:
         processors += [structlog.processors.TimeStamper(fmt="iso", utc=True), structlog.processors.JSONRenderer()]
-    log = structlog.wrap_logger(
+    logger = structlog.wrap_logger(
         structlog.WriteLogger(out),
         processors=processors,
         wrapper_class=structlog.make_filtering_bound_logger(level),
     )
-    # On a terminal the banner has said which transport this is.
-    bound: Logger = log if out.isatty() else log.bind(transport=transport)
+    # On a terminal the start text has named the transport.
+    bound: Logger = logger if out.isatty() else logger.bind(transport=transport)
     return bound

@@ -1,4 +1,4 @@
-"""A turn as one object: where it stands, its whole reply, its picture, and the sum of its events."""
+"""A turn as one object: its state now, its whole reply or picture, and the sum of its events."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from shared.events import (
 
 
 class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
-    """Where a turn stands now; ``text`` is the reply so far."""
+    """A turn as it is now; ``text`` is the reply so far."""
 
     turn_id: str
     kind: Kind
@@ -40,7 +40,7 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Reply(msgspec.Struct, frozen=True, kw_only=True):
-    """A whole turn in one object: what plain REST answers with, and what the other transports' events add up to."""
+    """A whole turn: plain REST answers with it, and the events of the other transports add up to it."""
 
     turn_id: str
     session_id: str | None
@@ -55,7 +55,7 @@ class Reply(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Picture(msgspec.Struct, frozen=True, kw_only=True):
-    """A whole picture in one object; ``image`` is base64 (RFC 4648) in JSON, ``sha256`` is of its bytes."""
+    """A whole picture; ``image`` is base64 (RFC 4648) in JSON, and ``sha256`` is of the picture's bytes."""
 
     turn_id: str
     image_id: str
@@ -73,7 +73,7 @@ def text_sha256(text: str) -> str:
 
 
 class Fold:
-    """Adds a turn's events up to a Reply; the same for a server that answers at once and for a client that reads a stream."""
+    """Adds the events of a turn up to a Reply or a Picture, for servers that answer in one piece and for clients."""
 
     def __init__(self) -> None:
         self.started: TurnStarted | None = None
@@ -83,7 +83,7 @@ class Fold:
         self._texts: list[str] = []
 
     def add(self, event: AnyEvent) -> None:
-        """Take one event."""
+        """Add the next event."""
         if isinstance(event, Chunk):
             self._texts.append(event.text)
         elif isinstance(event, ImageChunk):
@@ -104,7 +104,7 @@ class Fold:
 
     @property
     def sha256(self) -> str | None:
-        """What the terminal event's ``sha256`` must be: of the text, or of the final picture; None without one."""
+        """The ``sha256`` that the terminal event must have: of the text, or of the final picture, which may be missing (None)."""
         if self.started is not None and self.started.kind == "image":
             done = self.completed
             return hashlib.sha256(self.pictures[done.image_id][1]).hexdigest() if done else None

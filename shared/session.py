@@ -10,9 +10,10 @@ from shared.events import Status
 
 
 class Session(msgspec.Struct, frozen=True, kw_only=True):
-    """A conversation. ``model`` null: the server's default, resolved for each turn; ``connections``: joined in this process.
+    """A conversation. A null ``model`` is the server's default, resolved for each turn.
 
-    The model is given the newest whole turns that fit in ``max_context_chars``.
+    ``connections`` counts the connections that are joined in this process. The model is given the newest turns that fit
+    in ``max_context_chars``, each whole.
     """
 
     session_id: str
@@ -29,7 +30,7 @@ class Session(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class SessionPage(msgspec.Struct, frozen=True, kw_only=True):
-    """Newest first; ``next_cursor`` is null on the last page; ``active_sessions`` counts all used within SESSION_ACTIVE_S."""
+    """Sessions, newest first. ``next_cursor`` is null on the last page. ``active_sessions`` were used in SESSION_ACTIVE_S."""
 
     sessions: list[Session]
     next_cursor: str | None
@@ -37,7 +38,7 @@ class SessionPage(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Message(msgspec.Struct, frozen=True, kw_only=True):
-    """One message, in order; ``status`` is its turn's."""
+    """One message of a session; ``status`` is the status of the message's turn."""
 
     message_id: str
     turn_id: str
@@ -49,7 +50,7 @@ class Message(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ModelInfo(msgspec.Struct, frozen=True):
-    """A model id one may ask for."""
+    """A model id that a request may name."""
 
     model: str
     default: bool
@@ -58,7 +59,7 @@ class ModelInfo(msgspec.Struct, frozen=True):
 class SessionUpdate(
     msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="type", tag="session_update"
 ):
-    """A hint to the other connections of a session: at most once, without a seq."""
+    """A hint to the other connections of a session; it comes at most once and has no seq."""
 
     session_id: str
     update_type: Literal["user_typing", "message_added", "session_cleared", "session_deleted"]
@@ -67,7 +68,7 @@ class SessionUpdate(
 
 
 class TurnBegan(msgspec.Struct, frozen=True):
-    """A turn started in a joined session, here or in another process."""
+    """A turn started in a joined session, in this process or in another one."""
 
     session_id: str
     turn_id: str

@@ -28,23 +28,23 @@ async def test_a_write_that_has_begun_ends_when_another_message_ends_its_turn(tm
 
     settings = Settings(store_url=f"sqlite:///{tmp_path}/chat.db", offline_tokens_per_s=0, offline_first_token_ms=0)
     async with (
-        open_service(settings, log=open_logger("test"), framework="none") as service,
+        open_service(settings, logger=open_logger("test"), framework="none") as service,
         Duplex(service, send) as duplex,
     ):
-        await duplex.take(CreateSession())
+        await duplex.handle(CreateSession())
         gate.clear()
-        await duplex.take(Chat(message="/tokens 40 hello", request_id="one"))
+        await duplex.handle(Chat(message="/tokens 40 hello", request_id="one"))
         await until(lambda: len(begun) > len(ended))
         [events] = begun[len(ended) :]
         assert isinstance(events, list)
         turn_id = events[0].turn_id
         elsewhere = await service.create_session()
-        resuming = asyncio.create_task(duplex.take(Resume(turn_id=turn_id, after=0)))
+        resuming = asyncio.create_task(duplex.handle(Resume(turn_id=turn_id, after=0)))
         while not resuming.done() and len(begun) == len(ended) + 1:
             gate.set()
             await asyncio.sleep(0)
         await resuming
-        await duplex.take(JoinSession(session_id=elsewhere.session_id))
+        await duplex.handle(JoinSession(session_id=elsewhere.session_id))
         await duplex.finish()
         assert begun == ended
     after_resumed = ended[next(i for i, item in enumerate(ended) if isinstance(item, Resumed)) + 1 :]

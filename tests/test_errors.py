@@ -160,9 +160,6 @@ async def waiting(servers: Servers) -> AsyncIterator[Callable[..., Awaitable[tup
         await client.aclose()
 
 
-# -- what is wrong with a request --------------------------------------------------------------------------------------
-
-
 async def test_invalid_request(wire: Wire, servers: Servers, client: Connect) -> None:
     server = servers[wire.word]
     check(await wire.ask(server, "chat", message=" \n "), wire, "invalid_request", held=held(wire))
@@ -252,9 +249,6 @@ async def test_cursor_out_of_range(
         assert await raised(events(here.read(turn_id, 99_999))) == "cursor_out_of_range"
 
 
-# -- what the model says -----------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("direction", ["/fail", "/fail-first"])
 @pytest.mark.parametrize("code", [code for code in FAILURES if code != "model_not_found"])
 async def test_the_model_fails(wire: Wire, code: str, direction: str, servers: Servers, client: Connect) -> None:
@@ -306,9 +300,6 @@ def running_of(servers: Servers, prompt: str, count: int) -> list[str]:
     rows = connection.execute("SELECT turn_id FROM turns WHERE input = ? AND status = 'running'", (prompt,)).fetchall()
     connection.close()
     return [row[0] for row in rows] if len(rows) == count else []
-
-
-# -- who may ask -------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("headers", [{}, {"X-API-Key": "wrong"}, {"Authorization": "Bearer wrong"}], ids=str)
@@ -364,9 +355,6 @@ async def test_permission_denied_by_the_articles_service(keyed: Servers) -> None
     )
     check(outcome, wire, "invalid_request")
     assert outcome.message == "Prompt is required"
-
-
-# -- what is too much --------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -449,9 +437,6 @@ async def test_turn_expired(wire: Wire, tight: Servers, client: Connect) -> None
     assert len(await here.list_messages(reply.session_id)) == 2
 
 
-# -- what goes wrong here ----------------------------------------------------------------------------------------------
-
-
 async def test_storage_unavailable(tight: Servers, client: Connect) -> None:
     """Somebody else holds the database for longer than we wait; when it lets go, all is well."""
     clients = {word: await client(word, on=tight) for word in WORDS}
@@ -490,9 +475,6 @@ async def test_internal(wire: Wire, tight: Servers, client: Connect) -> None:
     assert outcome.message == ERRORS["internal"].message
     assert await raised(events(here.read(reply.turn_id, 0))) == "internal"
     assert (await collect(here.chat("Hello"))).status == "completed"
-
-
-# -- when it stops -----------------------------------------------------------------------------------------------------
 
 
 async def test_shutting_down(make_servers: MakeServers, client: Connect) -> None:

@@ -47,9 +47,6 @@ async def code_of(work: Awaitable[object]) -> str:
     return refused.value.code
 
 
-# -- lists -----------------------------------------------------------------------------------------------------------------
-
-
 async def test_pages(few: Servers, client: Connect) -> None:
     """Newest first, each once, the same over every transport; what is made meanwhile does not shift them."""
     clients = {word: await client(word, on=few) for word in WORDS}
@@ -106,9 +103,6 @@ async def test_active_sessions(few: Servers, client: Connect) -> None:
 
 async def no_more(client: ChatClient) -> bool:
     return (await client.list_sessions(1)).active_sessions == 0
-
-
-# -- one session -------------------------------------------------------------------------------------------------------------
 
 
 async def test_a_session_is_the_same_everywhere(word: str, client: Connect) -> None:
@@ -237,9 +231,6 @@ async def test_two_at_once_in_a_session_are_one(word: str, client: Connect) -> N
     running = (await here.get_session(session_id)).running_turn_id
     assert running is not None
     await here.cancel(running)
-
-
-# -- clearing and deleting ---------------------------------------------------------------------------------------------------
 
 
 async def test_clear(word: str, client: Connect) -> None:

@@ -61,5 +61,5 @@ async def _listen(duplex: Duplex, requests: AsyncIterator[bytes], max_bytes: int
                 raise
             await duplex.refuse(error)
         else:
-            await duplex.take(message)
+            await duplex.handle(message)
     await duplex.finish()

@@ -83,7 +83,7 @@ def _guarded(
         except ChatError as error:
             refusal = error
         except Exception as error:  # noqa: BLE001 - the library would send the exception's text to the client
-            server_context.service.log.error("internal error", rpc=method.full_name, why=type(error).__name__)
+            server_context.service.logger.error("internal error", rpc=method.full_name, why=type(error).__name__)
             refusal = ChatError("internal")
         status = to_status(refusal)
         await context.abort(status.code, status.details, status.trailing_metadata)

@@ -70,7 +70,7 @@ async def _take(socket: WebSocket, duplex: Duplex, max_bytes: int) -> None:
     """Read until the client leaves or this server stops. Raises what closes the connection; all else is answered."""
     while (message := await socket.receive())["type"] == "websocket.receive":
         try:
-            await duplex.take(parse(message, max_bytes))
+            await duplex.handle(parse(message, max_bytes))
         except ChatError as error:
             if error.kind.ws_close is not None:
                 raise

@@ -1,4 +1,4 @@
-"""What a request may say: checked once, before any transport's server records anything."""
+"""The limits of a request, checked once for all transports, before anything is recorded."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _KEY = re.compile(r"[\x20-\x7e]{1,255}")
 
 
 def check_text(text: str | None, name: str) -> None:
-    """Raise ``invalid_request`` for an empty text and for what cannot travel on every wire: NUL and lone surrogates."""
+    """Raise ``invalid_request`` for an empty text, and for NUL and lone surrogates, which not every wire can carry."""
     if text is None:
         return
     if not text.strip():
@@ -27,7 +27,7 @@ def check_text(text: str | None, name: str) -> None:
 
 
 def check_input(text: str, name: str, max_chars: int) -> None:
-    """Raise ``invalid_request`` for a message or prompt that is no text, or too long."""
+    """Raise ``invalid_request`` for a message or prompt that ``check_text`` refuses, or that is too long."""
     check_text(text, name)
     if len(text) > max_chars:
         raise ChatError("invalid_request", f"{name} is longer than {max_chars} characters.")
@@ -48,7 +48,7 @@ def parse_page(cursor: str) -> tuple[float, str]:
     """Time and id of the session after which a page of sessions begins. Raises ``invalid_request``."""
     match = _PAGE.fullmatch(cursor)
     if match is None:
-        raise ChatError("invalid_request", "cursor is not one that this list gave.")
+        raise ChatError("invalid_request", "cursor is not a cursor that this list gave.")
     return float(match[1]), match[2]
 
 
@@ -59,7 +59,7 @@ def check_key(key: str | None) -> None:
 
 
 def known_id(identifier: str, code: ErrorCode) -> str:
-    """An id that could be ours; any other is simply not found (``code``), and never reaches the store."""
+    """The id, if it could be one of this chat. Raises ``code``: any other id is not found, and never reaches the store."""
     if not identifier.isascii() or not 1 <= len(identifier) <= 64 or "\0" in identifier:
         raise ChatError(code)
     return identifier

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 
 from shared.llm.tokens import is_one_character
 
-# A JSON escape takes at most six bytes, so a line with so many characters stays under 64 KiB, where common readers stop.
+# A JSON escape takes at most six bytes, so a line with so many characters stays under 64 KiB, where common readers
+# stop.
 MAX_CHUNK_CHARS = 8192
 _LOOK_BACK_CHARS = 64
 
@@ -14,8 +15,8 @@ _LOOK_BACK_CHARS = 64
 class ChunkTexts:
     """Cuts the pieces of one reply into the texts of its chunks.
 
-    JSON may escape an emoji as two UTF-16 surrogates, and a provider may send them in two frames: the first half is kept back
-    until the second half comes. A half that stays alone becomes U+FFFD, because it has no UTF-8.
+    JSON may escape an emoji as two UTF-16 surrogates, and a provider may send them in two frames: the first half is
+    kept back until the second half comes. A half that stays alone becomes U+FFFD, because it has no UTF-8.
     """
 
     def __init__(self) -> None:

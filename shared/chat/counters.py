@@ -1,4 +1,4 @@
-"""What a server counts since it started, and the same in Prometheus' text on ``/metrics``."""
+"""What a server has counted since it started, and the same in Prometheus' text format for ``/metrics``."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from shared.stats import ServerStats
 
 @dataclass(slots=True)
 class Counters:
-    """The running counts of one process. A request is one turn asked for; it succeeds when the turn completes."""
+    """The counts of one process. A request is a request for a turn, and succeeds when the turn completes."""
 
     started_at: float = field(default_factory=lambda: time.time() * 1000)
     requests_total: int = 0

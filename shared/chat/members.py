@@ -1,32 +1,38 @@
-"""Who is joined to which session in this process: the connections that are told what happens in it."""
+"""The connections of this process that joined a session, and what each is told about it."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 
 from shared.session import SessionUpdate, TurnBegan
 
 
 class Membership:
-    """A connection that joined a session: hints about it and the turns that start in it, for as long as the block runs."""
+    """One connection in one session. Iterate over it for the turns that start in the session, and for hints about it.
+
+    ``after_signal`` is the newest signal of the store when the connection joined. What older signals told happened
+    before the connection joined, so it is left out.
+    """
 
     def __init__(self, session_id: str) -> None:
         self.session_id = session_id
-        self._queue: asyncio.Queue[SessionUpdate | TurnBegan] = asyncio.Queue()
+        self.after_signal = 0
+        self._queue: asyncio.Queue[tuple[SessionUpdate | TurnBegan, int | None]] = asyncio.Queue()
 
-    def put(self, item: SessionUpdate | TurnBegan) -> None:
-        """Hand one over."""
-        self._queue.put_nowait(item)
+    def put(self, item: SessionUpdate | TurnBegan, signal_id: int | None) -> None:
+        """Queue an item; ``signal_id`` is None for what happened in this process."""
+        self._queue.put_nowait((item, signal_id))
 
     async def __aiter__(self) -> AsyncIterator[SessionUpdate | TurnBegan]:
         while True:
-            yield await self._queue.get()
+            item, signal_id = await self._queue.get()
+            if signal_id is None or signal_id > self.after_signal:
+                yield item
 
 
 class Members:
-    """The joined connections of this process."""
+    """The joined connections of this process, by session."""
 
     def __init__(self) -> None:
         self._of: dict[str, set[Membership]] = {}
@@ -38,26 +44,34 @@ class Members:
         """How many connections are joined to a session."""
         return len(self._of.get(session_id, ()))
 
-    @contextlib.contextmanager
-    def join(self, session_id: str, member: Membership | None = None) -> Iterator[Membership]:
-        """Be a connection of a session, as ``member`` where there is one already; iterate it for what happens there."""
-        member = member or Membership(session_id)
+    def add(self, member: Membership, session_id: str) -> None:
+        """Join a connection to a session."""
         member.session_id = session_id
         self._of.setdefault(session_id, set()).add(member)
-        try:
-            yield member
-        finally:
-            members = self._of[session_id]
-            members.discard(member)
-            if not members:
-                del self._of[session_id]
 
-    def tell(self, item: SessionUpdate | TurnBegan, origin: Membership | None = None) -> None:
-        """Hand an item to every connection of its session but the one that caused it."""
+    def remove(self, member: Membership) -> None:
+        """The opposite of ``add``."""
+        members = self._of[member.session_id]
+        members.discard(member)
+        if not members:
+            del self._of[member.session_id]
+
+    def tell(
+        self, item: SessionUpdate | TurnBegan, *, origin: Membership | None = None, signal_id: int | None = None
+    ) -> None:
+        """Queue an item for every connection of its session but ``origin``, which caused it."""
         for member in self._of.get(item.session_id, ()):
             if member is not origin:
-                member.put(item)
+                member.put(item, signal_id)
 
-    def message_added(self, session_id: str, count: int | None, origin: Membership | None = None) -> None:
-        """Tell that a session has a message more, and how many now."""
-        self.tell(SessionUpdate(session_id=session_id, update_type="message_added", message_count=count), origin)
+    def message_added(
+        self,
+        session_id: str,
+        count: int | None,
+        *,
+        origin: Membership | None = None,
+        signal_id: int | None = None,
+    ) -> None:
+        """Tell that a session has one more message, and how many it has now."""
+        update = SessionUpdate(session_id=session_id, update_type="message_added", message_count=count)
+        self.tell(update, origin=origin, signal_id=signal_id)

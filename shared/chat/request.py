@@ -13,10 +13,11 @@ from shared.events import Kind
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TurnRequest:
-    """What a client asks for; ``text`` is the message of a chat or the prompt of an image.
+    """A request for a turn; ``text`` is the message of a chat or the prompt of an image.
 
-    ``size`` is ``WIDTHxHEIGHT`` in pixels for an image and None for a chat. A turn that is not ``attended`` runs on though nobody
-    reads it. ``origin`` is the held connection that asked, if one did; that connection gets no hint about its own turn.
+    ``size`` is ``WIDTHxHEIGHT`` in pixels for an image and None for a chat. A turn that is not ``attended`` runs on
+    though nobody reads it. ``origin`` is the membership of the connection that asks, if it has one; it gets no hint
+    about its own turn.
     """
 
     kind: Kind

@@ -1,7 +1,8 @@
-"""The chat itself: the only thing a server calls.
+"""The chat itself: the one object that the servers of all transports call.
 
-``start_chat`` and ``start_image`` refuse before the first byte or record a turn; ``open`` reads any log from any cursor, whether it
-is generated here, in another process, or long ended. RunningTurn and replay are one code path.
+``start_chat`` and ``start_image`` refuse a request before the first byte, or record a turn and generate it. ``open``
+reads the log of any turn from any cursor: a turn that is generated here, one that another process generates, or one
+that ended long ago.
 """
 
 from __future__ import annotations
@@ -10,18 +11,21 @@ import asyncio
 import time
 import uuid
 from collections.abc import AsyncIterator
-from contextlib import AbstractContextManager, asynccontextmanager
+from contextlib import asynccontextmanager
 
 import msgspec
 
 from shared.chat.checks import DEFAULT_SIZE, check_input, check_key, check_text, known_id, parse_page, parse_size
+from shared.chat.committer import Committer
 from shared.chat.counters import Counters
+from shared.chat.dependencies import Dependencies
 from shared.chat.generation import Generation
+from shared.chat.housekeeping import Housekeeping
 from shared.chat.members import Members, Membership
 from shared.chat.request import TurnRequest
 from shared.chat.turn_log import Reader, TurnLog
 from shared.chat.turn_logs import TurnLogs
-from shared.chat.upkeep import Upkeep
+from shared.chat.watch import Watch
 from shared.config import Settings
 from shared.errors import ChatError
 from shared.events import now_ms
@@ -37,14 +41,15 @@ from shared.store.open import open_store
 from shared.store.protocol import NewTurn, Store, StoredImage, TurnRow
 
 _LIST_LIMIT = 50
-# So long a closing service waits at least for what it let in to be recorded.
-_STARTED_S = 1.0
+_MAX_LIST_LIMIT = 200
+# A service that stops waits at least so long for the turns that are being recorded.
+_RECORDING_S = 1.0
 
 
 class ChatService:
     """One chat for any number of transports and processes on one store; use ``open_service``.
 
-    ``origin`` arguments name the membership that caused something, so that it is not told of it again.
+    An ``origin`` is the membership of the connection that asks. It gets no hint about what it did itself.
     """
 
     def __init__(
@@ -54,12 +59,12 @@ class ChatService:
         chat_model: ChatModel,
         image_model: ImageModel,
         *,
-        log: Logger,
+        logger: Logger,
         trace: Trace,
         framework: str,
     ) -> None:
         self.settings = settings
-        self.log = log
+        self.logger = logger
         self.counters = Counters()
         self.draining = False
         self.closed = asyncio.Event()
@@ -70,59 +75,56 @@ class ChatService:
         self._trace = trace
         self._owner = str(uuid.uuid4())
         self._members = Members()
-        self._logs = TurnLogs(store)
-        self._starting: set[asyncio.Task[Reader]] = set()
-        self._generation = Generation(
-            settings,
-            store,
-            chat_model,
-            image_model,
+        self._turn_logs = TurnLogs(store)
+        self._recording: set[asyncio.Task[Reader]] = set()
+        dependencies = Dependencies(
+            settings=settings,
+            store=store,
+            chat_model=chat_model,
+            image_model=image_model,
             owner=self._owner,
-            logs=self._logs,
             members=self._members,
+            turn_logs=self._turn_logs,
             counters=self.counters,
-            log=log,
+            logger=logger,
             trace=trace,
         )
-        self._upkeep = Upkeep(
-            settings,
-            store,
-            owner=self._owner,
-            generation=self._generation,
-            logs=self._logs,
-            members=self._members,
-            log=log,
-        )
-
-    # -- sessions ---------------------------------------------------------------------------------------------------
+        self._committer = Committer(dependencies)
+        self._generation = Generation(dependencies, self._committer)
+        self._watch = Watch(dependencies, self._generation)
+        self._housekeeping = Housekeeping(dependencies, self._generation, self._committer)
+        self._loops: list[asyncio.Task[None]] = []
 
     async def create_session(self, model_id: str | None = None) -> Session:
-        """Make a session; ``model_id`` None means the server's default, resolved for each turn."""
+        """Make a session. Without ``model_id`` each of its turns uses the server's default model.
+
+        Raises ``invalid_request`` for an empty model id, ``shutting_down``.
+        """
         self._refuse_draining()
         check_text(model_id, "model_id")
         session_id = str(uuid.uuid4())
         await self._store.create_session(session_id, model_id, now_ms())
         self.counters.sessions_created += 1
-        self._traced("session created", session_id)
+        self._trace_stored("session created", session_id)
         return await self.get_session(session_id)
 
     async def get_session(self, session_id: str) -> Session:
-        """Raises ``session_not_found``."""
+        """One session. Raises ``session_not_found``."""
         session = await self._store.get_session(known_id(session_id, "session_not_found"))
         if session is None:
             raise ChatError("session_not_found")
-        return self._here(session)
+        return self._with_local_facts(session)
 
     async def list_sessions(self, limit: int | None = None, cursor: str | None = None) -> SessionPage:
-        """A page of sessions, newest first. Raises ``invalid_request`` for a limit outside 1-200 or a cursor not ours."""
+        """A page of sessions, newest first. Raises ``invalid_request`` for a limit outside 1-200 or an unknown cursor."""
         if limit is None:
             limit = _LIST_LIMIT
-        if not 1 <= limit <= 200:
-            raise ChatError("invalid_request", "limit must be between 1 and 200.")
+        if not 1 <= limit <= _MAX_LIST_LIMIT:
+            raise ChatError("invalid_request", f"limit must be between 1 and {_MAX_LIST_LIMIT}.")
         before = parse_page(cursor) if cursor else None
         active_since = now_ms() - self.settings.session_active_s * 1000
         sessions, active = await self._store.list_sessions(limit + 1, before, active_since)
-        page = [self._here(session) for session in sessions[:limit]]
+        page = [self._with_local_facts(session) for session in sessions[:limit]]
         more = len(sessions) > limit
         return SessionPage(
             sessions=page,
@@ -130,8 +132,8 @@ class ChatService:
             active_sessions=active,
         )
 
-    def _here(self, session: Session) -> Session:
-        """A session with what only this process knows."""
+    def _with_local_facts(self, session: Session) -> Session:
+        """The session with its connections in this process and with this server's limit of the context."""
         return msgspec.structs.replace(
             session,
             connections=self._members.count(session.session_id),
@@ -139,37 +141,47 @@ class ChatService:
         )
 
     async def list_messages(self, session_id: str) -> list[Message]:
-        """All messages in order. Raises ``session_not_found``."""
+        """All messages of a session, in order. Raises ``session_not_found``."""
         return await self._store.list_messages(known_id(session_id, "session_not_found"))
 
     async def clear_session(self, session_id: str, origin: Membership | None = None) -> None:
-        """Drop the messages, keep the logs. Raises ``session_not_found``, ``turn_in_progress``."""
+        """Drop the messages of a session, and keep the logs. Raises ``session_not_found``, ``turn_in_progress``."""
         await self._store.clear_session(known_id(session_id, "session_not_found"), self._owner, now_ms())
-        self._traced("session cleared", session_id)
-        self._members.tell(SessionUpdate(session_id=session_id, update_type="session_cleared"), origin)
+        self._trace_stored("session cleared", session_id)
+        self._members.tell(SessionUpdate(session_id=session_id, update_type="session_cleared"), origin=origin)
 
     async def delete_session(self, session_id: str, origin: Membership | None = None) -> None:
-        """Drop the session and everything in it. Raises ``session_not_found``, ``turn_in_progress``."""
+        """Drop a session with its turns and their logs. Raises ``session_not_found``, ``turn_in_progress``."""
         await self._store.delete_session(known_id(session_id, "session_not_found"), self._owner, now_ms())
-        self._traced("session deleted", session_id)
-        self._members.tell(SessionUpdate(session_id=session_id, update_type="session_deleted"), origin)
+        self._trace_stored("session deleted", session_id)
+        self._members.tell(SessionUpdate(session_id=session_id, update_type="session_deleted"), origin=origin)
 
-    def _traced(self, what: str, session_id: str) -> None:
-        """What has been committed, beside the events."""
+    def _trace_stored(self, what: str, session_id: str) -> None:
+        """With ``--trace``: log a change of a session that has been committed."""
         if self._trace.events:
-            self.log.info("stored", what=what, session=short(session_id))
+            self.logger.info("stored", what=what, session=short(session_id))
 
-    def join(self, session_id: str, member: Membership | None = None) -> AbstractContextManager[Membership]:
-        """Be a connection of a session (check first that it exists); iterate the membership for what happens in it."""
-        return self._members.join(session_id, member)
+    async def join(self, session_id: str, member: Membership | None = None) -> Membership:
+        """Join a connection to a session that exists; iterate over the membership for what happens there from now on."""
+        member = member or Membership(session_id)
+        # The connection is added first, so that it misses nothing, and then skips the signals that are older than this
+        # moment.
+        self._members.add(member, session_id)
+        try:
+            member.after_signal = await self._store.last_signal()
+        except BaseException:
+            self._members.remove(member)
+            raise
+        return member
+
+    def leave(self, member: Membership) -> None:
+        """The opposite of ``join``."""
+        self._members.remove(member)
 
     def typing(self, member: Membership, typing: bool) -> None:
-        """Tell the session's other connections in this process that someone types, or stopped."""
-        self._members.tell(
-            SessionUpdate(session_id=member.session_id, update_type="user_typing", typing=typing), member
-        )
-
-    # -- turns ------------------------------------------------------------------------------------------------------
+        """Tell the session's other connections in this process that someone types, or stopped typing."""
+        update = SessionUpdate(session_id=member.session_id, update_type="user_typing", typing=typing)
+        self._members.tell(update, origin=member)
 
     async def start_chat(
         self,
@@ -181,10 +193,12 @@ class ChatService:
         attended: bool = True,
         origin: Membership | None = None,
     ) -> Reader:
-        """Start a reply, or join the turn that ``request_id`` already started; a reader of that turn from its first event.
+        """Start a reply, or join the turn that ``request_id`` started before; a reader of that turn from its first
+        event.
 
-        Raises ``invalid_request``, ``session_not_found``, ``turn_in_progress``, ``idempotency_key_reused``,
-        ``too_many_streams``, ``shutting_down``; then nothing was recorded. Without a session the service makes one.
+        Without ``session_id`` the service makes a session. Raises ``invalid_request``, ``session_not_found``,
+        ``turn_in_progress``, ``idempotency_key_reused``, ``too_many_streams``, ``shutting_down``; then nothing was
+        recorded.
         """
         check_input(message, "message", self.settings.max_message_chars)
         check_text(model_id, "model_id")
@@ -227,14 +241,14 @@ class ChatService:
         )
 
     async def _start(self, request: TurnRequest) -> Reader:
-        """Record the turn and begin to generate it.
+        """Record a turn and begin to generate it.
 
-        Recording goes on when the caller is cancelled (gRPC cancels a handler whose client leaves), because a recorded turn must be
-        generated.
+        Recording goes on when the caller is cancelled (gRPC cancels a handler whose client leaves), because a recorded
+        turn must be generated.
         """
         recording = asyncio.create_task(self._record(request))
-        self._starting.add(recording)
-        recording.add_done_callback(self._starting.discard)
+        self._recording.add(recording)
+        recording.add_done_callback(self._recording.discard)
         return await asyncio.shield(recording)
 
     async def _record(self, request: TurnRequest) -> Reader:
@@ -242,11 +256,12 @@ class ChatService:
             known_id(request.session_id, "session_not_found")
         check_key(request.request_id)
         self._refuse_draining()
-        # The client that asks also reads, except for an unattended turn. The limits are checked before anything is recorded.
+        # The client that asks also reads, except for an unattended turn. The limits are checked before anything is
+        # recorded.
         no_reader = request.attended and self.counters.streams_active >= self.settings.max_streams
         if no_reader or len(self._generation.running) >= self.settings.max_running_turns:
             raise ChatError("too_many_streams")
-        now, begun = now_ms(), time.perf_counter()
+        now, begun_s = now_ms(), time.perf_counter()
         is_chat = request.kind == "chat"
         started = await self._store.start_turn(
             NewTurn(
@@ -262,16 +277,15 @@ class ChatService:
                 owner=self._owner,
                 now=now,
                 lease_until=now + self.settings.lease_s * 1000,
-                attended=request.attended,
                 max_context_chars=self.settings.max_context_chars,
             )
         )
         if started.joined:
-            return self._reader(await self._logs.open(started.turn.turn_id), 0)
-        return self._reader(self._generation.begin(started, request, begun), 0)
+            return self._reader(await self._turn_logs.open(started.turn.turn_id), 0)
+        return self._reader(self._generation.begin(started, request, begun_s), 0)
 
     async def get_turn(self, turn_id: str) -> Snapshot:
-        """Raises ``turn_not_found``, ``turn_expired``."""
+        """A turn as it is now. Raises ``turn_not_found``, ``turn_expired``."""
         found = await self._store.read_text(known_id(turn_id, "turn_not_found"))
         if found is None:
             raise ChatError("turn_not_found")
@@ -281,7 +295,7 @@ class ChatService:
         return _snapshot(row, text)
 
     async def snapshot(self, reader: Reader) -> Snapshot:
-        """Where a turn stands, for the answer to the request that started or joined it."""
+        """A turn as it is now, for the answer to the request that started or joined the turn."""
         if reader.last_seq > 1:
             return await self.get_turn(reader.turn_id)
         return Snapshot(
@@ -294,11 +308,14 @@ class ChatService:
         )
 
     async def cancel_turn(self, turn_id: str) -> Snapshot:
-        """Stop a turn, wherever it is generated; its state, also when it had ended. Raises ``turn_not_found``, ``turn_expired``."""
+        """Stop a turn, whichever process generates it; the turn as it is then. A turn that has ended stays as it is.
+
+        Raises ``turn_not_found``, ``turn_expired``.
+        """
         snapshot = await self.get_turn(turn_id)
         if snapshot.status != "running":
             return snapshot
-        # Not ``open``: a cancel is never refused because too many streams are open.
+        # ``open`` would refuse the cancel when too many streams are open.
         reader = await self._open(turn_id, snapshot.last_seq)
         if not self._generation.stop(turn_id, "cancelled"):
             await self._store.signal(self._owner, "cancel", now_ms(), turn_id=turn_id)
@@ -309,16 +326,16 @@ class ChatService:
 
     def cut_turn(self, turn_id: str) -> None:
         """End this process's streams of a turn without a terminal event, to show what a client does then."""
-        turn_log = self._logs.get(known_id(turn_id, "turn_not_found"))
+        turn_log = self._turn_logs.get(known_id(turn_id, "turn_not_found"))
         if turn_log is None:
-            raise ChatError("turn_not_found", "Nobody reads this turn here.")
+            raise ChatError("turn_not_found", "No stream of this turn is open here.")
         turn_log.cut()
 
     async def open(self, turn_id: str, after: int) -> Reader:
         """A reader of the turn's events after seq ``after``.
 
-        Raises ``turn_not_found``, ``turn_expired``, ``cursor_out_of_range``, ``too_many_streams``, and ``invalid_request`` for
-        a negative cursor.
+        Raises ``turn_not_found``, ``turn_expired``, ``cursor_out_of_range``, ``too_many_streams``, and
+        ``invalid_request`` for a negative cursor.
         """
         if self.counters.streams_active >= self.settings.max_streams:
             raise ChatError("too_many_streams")
@@ -328,48 +345,40 @@ class ChatService:
         known_id(turn_id, "turn_not_found")
         if after < 0:
             raise ChatError("invalid_request", "after must not be negative.")
-        turn_log = await self._logs.open(turn_id)
+        turn_log = await self._turn_logs.open(turn_id)
         if after > len(turn_log.records) and not turn_log.ended:
-            await self._logs.reach(turn_log, after)
+            await self._turn_logs.reach(turn_log, after)
         return self._reader(turn_log, after)
 
     def _reader(self, turn_log: TurnLog, after: int) -> Reader:
         turn_log.last_read = time.monotonic()
-        return Reader(turn_log, after, self.settings.heartbeat_s, self.counters, self.log)
+        return Reader(turn_log, after, self.settings.heartbeat_s, self.counters, self.logger)
 
-    # -- the server as a whole ----------------------------------------------------------------------------------------
-
-    async def drain(self, grace_s: float) -> None:
-        """Stop well: refuse new turns, let running ones finish for ``grace_s``, interrupt the rest, send the readers away."""
-        self.draining = True
-        self._logs.drain()
-        # What was let in before is a running turn as soon as the store has it.
-        if self._starting:
-            await asyncio.wait(set(self._starting), timeout=max(grace_s, _STARTED_S))
-        await self._generation.finish(grace_s)
-        self.closed.set()
+    async def get_image(self, image_id: str) -> StoredImage:
+        """A picture with its bytes. Raises ``image_not_found``."""
+        image = await self._store.get_image(known_id(image_id, "image_not_found"))
+        if image is None:
+            raise ChatError("image_not_found")
+        return image
 
     def models(self) -> list[ModelInfo]:
-        """The model ids one may ask for, the default marked."""
+        """The model ids that a client may ask for, the default marked."""
         return [ModelInfo(model, model == self._chat_model.default_model) for model in self._chat_model.models]
 
     def about(self) -> dict[str, str]:
-        """Which provider and model are at work."""
+        """The providers and models of this server, and how to get better ones."""
+        hints = {"chat": self._chat_model.hint, "images": self._image_model.hint}
         return {
             "provider": self._chat_model.provider,
             "model": self._chat_model.default_model,
             "image_provider": self._image_model.provider,
             "image_model": self._image_model.default_model,
             "framework": self._framework,
-            "hint": ", ".join(
-                f"{what}: {hint}"
-                for what, hint in (("chat", self._chat_model.hint), ("images", self._image_model.hint))
-                if hint
-            ),
+            "hint": ", ".join(f"{what}: {hint}" for what, hint in hints.items() if hint),
         }
 
     async def ready(self) -> bool:
-        """Whether a new turn would be taken: not draining, and the store answers."""
+        """Whether a new turn would be taken: the service is not draining, and the store answers."""
         if self.draining:
             return False
         try:
@@ -379,7 +388,7 @@ class ChatService:
         return True
 
     async def stats(self) -> ServerStats:
-        """What this server has counted."""
+        """What this server has counted since it started."""
         _, active = await self._store.list_sessions(1, None, now_ms() - self.settings.session_active_s * 1000)
         counters = self.counters
         return ServerStats(
@@ -398,14 +407,15 @@ class ChatService:
             framework=self._framework,
         )
 
-    async def get_image(self, image_id: str) -> StoredImage:
-        """Raises ``image_not_found``."""
-        image = await self._store.get_image(known_id(image_id, "image_not_found"))
-        if image is None:
-            raise ChatError("image_not_found")
-        return image
-
-    # -- checks -------------------------------------------------------------------------------------------------------
+    async def drain(self, grace_s: float) -> None:
+        """Stop well: refuse new turns, let running ones finish for ``grace_s``, interrupt the rest, end the other streams."""
+        self.draining = True
+        self._turn_logs.drain()
+        # A turn that the store is recording runs as soon as it is recorded, and then has the same grace period.
+        if self._recording:
+            await asyncio.wait(set(self._recording), timeout=max(grace_s, _RECORDING_S))
+        await self._generation.finish(grace_s)
+        self.closed.set()
 
     def _refuse_draining(self) -> None:
         if self.draining:
@@ -414,25 +424,34 @@ class ChatService:
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Commit, watch and keep house for as long as the block runs; then stop at once and close everything."""
-        await self._upkeep.begin()
-        works = (self._generation.commit_forever, self._upkeep.watch_forever, self._upkeep.keep_house_forever)
-        tasks = [asyncio.create_task(work()) for work in works]
+        await self.begin()
         try:
             yield
         finally:
             await self.drain(0)
-            self._generation.abandon()
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            await self.abandon()
             await self._chat_model.aclose()
             await self._image_model.aclose()
             await self._store.close()
 
+    async def begin(self) -> None:
+        """Start the loops that commit, watch and keep house."""
+        await self._watch.begin()
+        await self._housekeeping.begin()
+        forever = (self._committer.commit_forever, self._watch.watch_forever, self._housekeeping.keep_house_forever)
+        self._loops = [asyncio.create_task(loop()) for loop in forever]
+
+    async def abandon(self) -> None:
+        """Stop the loops and every turn where it is, without a terminal event, as the death of the process would."""
+        turns = self._generation.abandon()
+        for loop in self._loops:
+            loop.cancel()
+        await asyncio.gather(*self._loops, *turns, return_exceptions=True)
+
 
 @asynccontextmanager
 async def open_service(
-    settings: Settings, *, log: Logger, trace: Trace | None = None, framework: str = ""
+    settings: Settings, *, logger: Logger, trace: Trace | None = None, framework: str = ""
 ) -> AsyncIterator[ChatService]:
     """A service on the store and models that the settings name. Raises ValueError with what to set when it cannot start."""
     store = open_store(settings.store_url)
@@ -441,7 +460,7 @@ async def open_service(
         store,
         open_chat_model(settings),
         open_image_model(settings),
-        log=log,
+        logger=logger,
         trace=trace or Trace(),
         framework=framework,
     )

@@ -1,6 +1,7 @@
-"""The logs that this process holds: those of the turns it generates, and those that someone here reads.
+"""The logs that this process has in memory: those of the turns that it generates, and those that it has readers for.
 
-A log is held as long as somebody has it in hand; what nobody reads is in the store and nowhere else.
+A log stays in memory only while something refers to it: its producer, a reader, or a task that loads it. Every other
+log is in the store and nowhere else.
 """
 
 from __future__ import annotations
@@ -13,12 +14,12 @@ from shared.chat.turn_log import TurnLog
 from shared.errors import ChatError
 from shared.store.protocol import Store, TurnRow
 
-# What is committed is published as soon as the event loop comes round.
+# A committed record is published as soon as the event loop comes round; this is a generous wait for that.
 _PUBLISHED_S = 1.0
 
 
 class TurnLogs:
-    """TurnLogs by turn id. ``generated`` ones are written here; all others follow the store."""
+    """The logs in memory, by turn id. A log that this process does not generate follows the store."""
 
     def __init__(self, store: Store) -> None:
         self.draining = False
@@ -28,35 +29,35 @@ class TurnLogs:
         self._loading: dict[str, asyncio.Task[TurnLog]] = {}
 
     def held(self) -> list[TurnLog]:
-        """All logs in hand."""
+        """All logs in memory."""
         return list(self._held.values())
 
     def followed(self) -> list[TurnLog]:
-        """The unfinished logs that another process writes."""
-        return [log for log in self.held() if not log.over and log not in self._generated]
+        """The logs in memory of turns that another process generates now."""
+        return [turn_log for turn_log in self.held() if not turn_log.over and turn_log not in self._generated]
 
     def get(self, turn_id: str) -> TurnLog | None:
-        """The log if it is in hand."""
+        """The log if it is in memory."""
         return self._held.get(turn_id)
 
-    def generate(self, log: TurnLog) -> None:
-        """Hold a log that this process writes."""
-        self._held[log.turn_id] = log
-        self._generated.add(log)
+    def generate(self, turn_log: TurnLog) -> None:
+        """Add the log of a turn that this process generates."""
+        self._held[turn_log.turn_id] = turn_log
+        self._generated.add(turn_log)
 
-    def release(self, log: TurnLog) -> None:
-        """This process writes it no longer."""
-        self._generated.discard(log)
+    def release(self, turn_log: TurnLog) -> None:
+        """This process does not generate the turn any more."""
+        self._generated.discard(turn_log)
 
     async def open(self, turn_id: str) -> TurnLog:
-        """The log, read from the store when it is not in hand; those who ask at the same time share one.
+        """The log, read from the store when it is not in memory. Callers that ask at the same time share one read.
 
         Raises ``turn_not_found``, ``turn_expired``.
         """
         held = self._held.get(turn_id)
         if held is not None:
             if held.over:
-                # Somebody still has it in hand, though it may have been deleted meanwhile, or have expired.
+                # A reader keeps the log in memory, though the turn may have been deleted or have expired meanwhile.
                 _refuse_gone(await self._store.get_turn(turn_id))
             return held
         task = self._loading.get(turn_id)
@@ -68,42 +69,41 @@ class TurnLogs:
     async def _load(self, turn_id: str) -> TurnLog:
         found = await self._store.read(turn_id, 0)
         row = _refuse_gone(found[0] if found else None)
-        records = found[1] if found else []
-        log = TurnLog(turn_id, row.kind, row.session_id)
-        log.publish(records)
-        log = self._held.setdefault(turn_id, log)
-        if not log.over and log not in self._generated:
-            # What was committed between the first read and being held was announced to nobody here.
-            await self.catch_up(log)
-            if self.draining and not log.ended:
-                log.close()
-        return log
+        turn_log = TurnLog(turn_id, row.kind, row.session_id)
+        turn_log.publish(found[1] if found else [])
+        turn_log = self._held.setdefault(turn_id, turn_log)
+        if not turn_log.over and turn_log not in self._generated:
+            # The watch follows the log from now on. It did not tell of what was committed since the read.
+            await self.catch_up(turn_log)
+            if self.draining and not turn_log.ended:
+                turn_log.close()
+        return turn_log
 
-    async def reach(self, log: TurnLog, after: int) -> None:
-        """Have all up to ``after`` that the store has: a reader may have seen elsewhere what has not come round to us yet."""
-        if log not in self._generated:
-            await self.catch_up(log)
+    async def reach(self, turn_log: TurnLog, after: int) -> None:
+        """Bring a log up to seq ``after`` if the store has that much: another process may have shown it to the reader."""
+        if turn_log not in self._generated:
+            await self.catch_up(turn_log)
             return
-        row = await self._store.get_turn(log.turn_id)
-        while row is not None and len(log.records) < after <= row.last_seq and not log.over:
-            await log.wait(time.monotonic() + _PUBLISHED_S)
+        row = await self._store.get_turn(turn_log.turn_id)
+        while row is not None and len(turn_log.records) < after <= row.last_seq and not turn_log.over:
+            await turn_log.wait(time.monotonic() + _PUBLISHED_S)
 
-    async def catch_up(self, log: TurnLog) -> None:
-        """Publish what the store has and the log has not; a log whose turn is gone is closed."""
-        found = await self._store.read(log.turn_id, len(log.records))
+    async def catch_up(self, turn_log: TurnLog) -> None:
+        """Publish what the store has and the log lacks. A log whose turn was deleted is closed."""
+        found = await self._store.read(turn_log.turn_id, len(turn_log.records))
         if found is None:
-            log.close()
+            turn_log.close()
             return
-        # Two may catch up at once, so what the other one has published meanwhile is dropped.
-        records = [record for record in found[1] if record.seq > len(log.records)]
+        # Two tasks may catch up at once: a record that the other one has published meanwhile is dropped.
+        records = [record for record in found[1] if record.seq > len(turn_log.records)]
         if records:
-            log.publish(records)
+            turn_log.publish(records)
 
     def drain(self) -> None:
-        """Send away the readers of turns that go on in another process."""
+        """End the streams of turns that another process generates: these turns go on, and their readers resume elsewhere."""
         self.draining = True
-        for log in self.followed():
-            log.close()
+        for turn_log in self.followed():
+            turn_log.close()
 
 
 def _refuse_gone(row: TurnRow | None) -> TurnRow:

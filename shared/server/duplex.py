@@ -1,7 +1,9 @@
-"""A held connection in both directions: the WebSocket and gRPC's ``Chat`` are this, in two framings.
+"""A conversation in both directions: one WebSocket connection, or one gRPC ``Chat`` call. The two differ in framing
+alone.
 
-A client's messages come in one after the other; answers, events of any number of turns, and hints about the joined session go out
-(see ``messages.py``).
+The client sends messages, and they are handled one after the other. The server sends answers to them, the events of any
+number of turns at the same time, and hints about the session that the connection has joined.
+``shared/duplex_messages.py`` has the messages.
 """
 
 from __future__ import annotations
@@ -38,48 +40,50 @@ from shared.duplex_messages import (
 )
 from shared.errors import ChatError
 from shared.logger import short
-from shared.session import SessionUpdate
+from shared.session import SessionUpdate, TurnBegan
 from shared.store.record import Record
 
 Outgoing = list[Record] | ServerMessage
-# A turn's start is told within moments of its events, so it is enough to remember the newest that were read.
-_REMEMBERED = 1024
+# A session tells that a turn began within moments of the turn's first events, so the newest ids are enough.
+_MAX_STREAMED = 1024
 
 
 class Duplex:
-    """One connection; use it as ``async with`` and give it the client's messages with ``take``.
+    """One connection. Use it as ``async with``, and give each of the client's messages to ``handle``.
 
-    ``send`` writes one message, or committed events of one turn in order. It is never called twice at the same time,
-    and a call is cancelled only when the connection ends. A block left with ``shutting_down`` first delivers the turns
-    that it is reading to their ends.
+    ``write`` sends one message, or committed events of one turn in order. There is never more than one call of
+    ``write`` at a time, and a call is cancelled only when the connection ends. A block that is left with the error
+    ``shutting_down`` first sends the turns that it streams to their ends.
     """
 
     __slots__ = (
         "_cancels",
-        "_joined",
         "_listening",
-        "_lock",
         "_member",
-        "_pumps",
-        "_read_here",
         "_service",
-        "_starting",
+        "_start_lock",
+        "_streamed",
+        "_streams",
         "_tasks",
         "_write",
+        "_write_lock",
         "connection_id",
     )
 
-    def __init__(self, service: ChatService, send: Callable[[Outgoing], Awaitable[None]]) -> None:
+    def __init__(self, service: ChatService, write: Callable[[Outgoing], Awaitable[None]]) -> None:
         self.connection_id = str(uuid.uuid4())
         self._service = service
-        self._write = send
-        self._lock = asyncio.Lock()
-        self._starting = asyncio.Lock()
-        self._joined: contextlib.AbstractContextManager[Membership] | None = None
+        self._write = write
+        self._write_lock = asyncio.Lock()
+        # Held while a turn is started here, until its stream has begun.
+        self._start_lock = asyncio.Lock()
+        # The joined session, and the task that sends what happens there.
         self._member: Membership | None = None
         self._listening: asyncio.Task[None] | None = None
-        self._pumps: dict[str, asyncio.Task[None]] = {}
-        self._read_here: dict[str, None] = {}
+        # The task that sends a turn's events, by turn id; and the ids of all turns that had such a task.
+        self._streams: dict[str, asyncio.Task[None]] = {}
+        self._streamed: dict[str, None] = {}
+        # All tasks of this connection; and those that cancel a turn, which go on when the client leaves.
         self._tasks: set[asyncio.Task[None]] = set()
         self._cancels: set[asyncio.Task[None]] = set()
 
@@ -88,7 +92,7 @@ class Duplex:
         info = ServerInfo(about["provider"], about["model"], about["framework"])
         await self._send(Connected(connection_id=self.connection_id, server_info=info))
         self._service.counters.connections_active += 1
-        self._service.log.info("connected", connection=short(self.connection_id))
+        self._service.logger.info("connected", connection=short(self.connection_id))
         return self
 
     async def __aexit__(self, kind: object, error: BaseException | None, trace: object) -> None:
@@ -97,32 +101,34 @@ class Duplex:
                 await self.finish()
         finally:
             self._service.counters.connections_active -= 1
-            self._service.log.info("disconnected", connection=short(self.connection_id))
-            self._leave()
+            self._service.logger.info("disconnected", connection=short(self.connection_id))
+            if self._member is not None:
+                self._service.leave(self._member)
             for task in self._tasks - self._cancels:
                 task.cancel()
             await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    async def take(self, message: ClientMessage) -> None:
-        """Do what one message asks. A refusal is sent as ``error``; one that closes connections is raised."""
-        await self._guarded(self._take(message), message.request_id)
-
-    async def finish(self) -> None:
-        """The client will say no more: send the turns that are being read to their ends, and do what it cancelled."""
-        while unfinished := {*self._pumps.values(), *self._cancels}:
-            await asyncio.wait(unfinished)
+    async def handle(self, message: ClientMessage) -> None:
+        """Do what a message asks. A refusal is sent as ``error``; an error that closes the connection is raised."""
+        await self._guarded(self._handle(message), message.request_id)
 
     async def refuse(self, error: ChatError, request_id: str | None = None) -> None:
-        """Answer what was no message at all."""
+        """Send an ``error``, also for what the client sent that is not a message."""
         refusal = Error(code=error.code, message=error.message, retryable=error.retryable, request_id=request_id)
         await self._send(refusal)
 
-    async def stop(self, task: asyncio.Task[None]) -> None:
-        """Cancel a task that sends on this connection, and wait for its end.
+    async def finish(self) -> None:
+        """Send the turns that are streamed to their ends, and finish the client's cancels; the client will send no more."""
+        while unfinished := {*self._streams.values(), *self._cancels}:
+            await asyncio.wait(unfinished)
 
-        The task is cancelled between two writes. A write that is cancelled in the middle leaves half a message on the wire.
+    async def stop(self, task: asyncio.Task[None]) -> None:
+        """Cancel a task of this connection, and wait for its end.
+
+        The task is cancelled between two writes. A write that is cancelled in the middle leaves half a message on the
+        wire.
         """
-        async with self._lock:
+        async with self._write_lock:
             task.cancel()
         await asyncio.wait((task,))
 
@@ -133,69 +139,36 @@ class Duplex:
             if error.kind.ws_close is not None:
                 raise
             await self.refuse(error, request_id)
-        except Exception as error:  # noqa: BLE001 - the connection must live on, and the text of a fault must not travel
-            self._service.log.error("internal error", why=type(error).__name__)
+        except Exception as error:  # noqa: BLE001 - the connection lives on, and the text of the exception must not travel
+            self._service.logger.error("internal error", why=type(error).__name__)
             await self.refuse(ChatError("internal"), request_id)
 
-    async def _take(self, message: ClientMessage) -> None:
-        service = self._service
+    async def _handle(self, message: ClientMessage) -> None:
         match message:
             case Chat():
-                async with self._starting:
-                    await self._chat(message)
+                await self._chat(message)
             case Image():
-                async with self._starting:
-                    reader = await service.start_image(
-                        message.prompt,
-                        size=message.size,
-                        session_id=message.session_id,
-                        request_id=message.request_id,
-                        origin=self._member,
-                    )
-                    await self._pump(reader)
+                await self._image(message)
             case CreateSession():
-                session = await service.create_session(message.model_id)
-                await self._join(session.session_id)
-                await self._send(SessionCreated(session_id=session.session_id, model=session.model))
-                self._listen()
+                await self._create_session(message)
             case JoinSession():
-                await service.get_session(message.session_id)
-                await self._join(message.session_id)
-                # Asked again: a turn that began meanwhile is running_turn_id, or it will be heard of, and never neither.
-                session = await service.get_session(message.session_id)
-                await self._send(
-                    SessionJoined(
-                        session_id=session.session_id,
-                        model=session.model,
-                        message_count=session.message_count,
-                        running_turn_id=session.running_turn_id,
-                    )
-                )
-                self._listen()
+                await self._join_session(message)
             case Resume():
-                reader = await service.open(message.turn_id, message.after)
-                await self._stop_pump(message.turn_id)
-                await self._send(
-                    Resumed(
-                        turn_id=message.turn_id, after=message.after, last_seq=reader.last_seq, status=reader.status
-                    )
-                )
-                await self._pump(reader)
+                await self._resume(message)
             case Cancel():
-                await service.get_turn(message.turn_id)
-                # Not given up when the client leaves: a cancel that was sent counts.
-                self._spawn(self._cancel(message.turn_id), message.request_id, self._cancels)
+                await self._cancel(message)
             case TypingStart() | TypingStop():
                 if self._member is None:
                     raise ChatError("invalid_request", "Join a session first.")
-                service.typing(self._member, isinstance(message, TypingStart))
+                self._service.typing(self._member, isinstance(message, TypingStart))
             case Ping():
                 await self._send(Pong())
             case Auth():
-                # Already in: a ticket more changes nothing.
+                # The connection is authenticated already, and one more ticket changes nothing.
                 pass
 
     async def _chat(self, message: Chat) -> None:
+        """Start a chat in the session that the message names, else in the joined one, else in a new one that is joined then."""
         joined = None if self._member is None or message.new_session else self._member.session_id
         origin = self._member or Membership("")
 
@@ -208,96 +181,143 @@ class Duplex:
                 origin=origin,
             )
 
-        try:
-            reader = await start(joined if message.session_id is None else message.session_id)
-        except ChatError as error:
-            if error.code != "idempotency_key_reused" or joined is None or message.session_id is not None:
-                raise
-            # The first time, this very request may have made the session that is joined now.
-            reader = await start(None)
-        if message.session_id is None and self._member is None and reader.session_id and not message.new_session:
-            await self._join(reader.session_id, origin)
-            self._listen()
-        await self._pump(reader)
+        async with self._start_lock:
+            try:
+                reader = await start(joined if message.session_id is None else message.session_id)
+            except ChatError as error:
+                if error.code != "idempotency_key_reused" or joined is None or message.session_id is not None:
+                    raise
+                # The client repeats a request. The first one came before the session was joined, because it made this
+                # session.
+                reader = await start(None)
+            if message.session_id is None and self._member is None and reader.session_id and not message.new_session:
+                await self._join(reader.session_id, origin)
+                self._listen()
+            await self._stream(reader)
 
-    async def _cancel(self, turn_id: str) -> None:
+    async def _image(self, message: Image) -> None:
+        async with self._start_lock:
+            reader = await self._service.start_image(
+                message.prompt,
+                size=message.size,
+                session_id=message.session_id,
+                request_id=message.request_id,
+                origin=self._member,
+            )
+            await self._stream(reader)
+
+    async def _create_session(self, message: CreateSession) -> None:
+        session = await self._service.create_session(message.model_id)
+        await self._join(session.session_id)
+        await self._send(SessionCreated(session_id=session.session_id, model=session.model))
+        self._listen()
+
+    async def _join_session(self, message: JoinSession) -> None:
+        await self._service.get_session(message.session_id)
+        await self._join(message.session_id)
+        # Read again after joining: a turn that started in between is either ``running_turn_id`` here, or told by the
+        # session.
+        session = await self._service.get_session(message.session_id)
+        await self._send(
+            SessionJoined(
+                session_id=session.session_id,
+                model=session.model,
+                message_count=session.message_count,
+                running_turn_id=session.running_turn_id,
+            )
+        )
+        self._listen()
+
+    async def _resume(self, message: Resume) -> None:
+        reader = await self._service.open(message.turn_id, message.after)
+        await self._stop_stream(message.turn_id)
+        resumed = Resumed(turn_id=message.turn_id, after=message.after, last_seq=reader.last_seq, status=reader.status)
+        await self._send(resumed)
+        await self._stream(reader)
+
+    async def _cancel(self, message: Cancel) -> None:
+        """Refuse an unknown turn at once; cancel a known one in a task, because the client's next message need not wait."""
+        await self._service.get_turn(message.turn_id)
+        task = self._spawn(self._cancel_and_answer(message.turn_id), message.request_id)
+        self._cancels.add(task)
+        task.add_done_callback(self._cancels.discard)
+
+    async def _cancel_and_answer(self, turn_id: str) -> None:
         turn = await self._service.cancel_turn(turn_id)
-        pump = self._pumps.get(turn_id)
-        if pump is not None:
-            # The terminal event comes first, then the answer that the turn has stopped.
-            await asyncio.wait((pump,))
+        stream = self._streams.get(turn_id)
+        if stream is not None:
+            # The terminal event is sent before the answer.
+            await asyncio.wait((stream,))
         await self._send(Resumed(turn_id=turn_id, after=turn.last_seq, last_seq=turn.last_seq, status=turn.status))
 
     async def _join(self, session_id: str, member: Membership | None = None) -> None:
+        """Join a session in place of the one that was joined before."""
         if self._member is not None and self._member.session_id == session_id:
             return
         if self._listening is not None:
             await self.stop(self._listening)
             self._listening = None
-        self._leave()
-        self._joined = self._service.join(session_id, member)
-        self._member = self._joined.__enter__()
-
-    def _leave(self) -> None:
-        if self._joined is not None:
-            self._joined.__exit__(None, None, None)
-            self._joined = None
+        if self._member is not None:
+            self._service.leave(self._member)
+            self._member = None
+        self._member = await self._service.join(session_id, member)
 
     def _listen(self) -> None:
+        """Send what happens in the joined session, from now on: after the answer that says that it is joined."""
         if self._listening is None and self._member is not None:
-            self._listening = self._spawn(self._hear(self._member))
+            self._listening = self._spawn(self._send_session(self._member))
 
-    async def _hear(self, member: Membership) -> None:
+    async def _send_session(self, member: Membership) -> None:
         async for item in member:
-            if isinstance(item, SessionUpdate):
-                await self._send(item)
-                continue
-            # One that is being started here is read by who starts it.
-            async with self._starting:
-                if item.turn_id not in self._read_here:
-                    with contextlib.suppress(ChatError):
-                        reader = await self._service.open(item.turn_id, 0)
-                        if item.turn_id not in self._read_here:
-                            await self._pump(reader)
+            match item:
+                case SessionUpdate():
+                    await self._send(item)
+                case TurnBegan():
+                    await self._stream_begun(item.turn_id)
 
-    async def _pump(self, reader: Reader) -> None:
-        """Send a turn from the reader's cursor on; what is being sent of it so far ends."""
-        await self._stop_pump(reader.turn_id)
-        self._read_here[reader.turn_id] = None
-        if len(self._read_here) > _REMEMBERED:
-            del self._read_here[next(iter(self._read_here))]
-        self._pumps[reader.turn_id] = self._spawn(self._read(reader))
+    async def _stream_begun(self, turn_id: str) -> None:
+        """Stream a turn that began in the joined session, unless this connection has started the turn itself."""
+        async with self._start_lock:
+            if turn_id not in self._streamed:
+                # A turn that was deleted meanwhile, or one stream too many: the client has asked nothing, so it gets no
+                # error.
+                with contextlib.suppress(ChatError):
+                    reader = await self._service.open(turn_id, 0)
+                    # The client may have resumed the turn meanwhile.
+                    if turn_id not in self._streamed:
+                        await self._stream(reader)
 
-    async def _stop_pump(self, turn_id: str) -> None:
-        pump = self._pumps.pop(turn_id, None)
-        if pump is not None:
-            await self.stop(pump)
+    async def _stream(self, reader: Reader) -> None:
+        """Send a turn's events from the reader's cursor on, in place of a stream of this turn that runs."""
+        await self._stop_stream(reader.turn_id)
+        self._streamed[reader.turn_id] = None
+        if len(self._streamed) > _MAX_STREAMED:
+            del self._streamed[next(iter(self._streamed))]
+        self._streams[reader.turn_id] = self._spawn(self._send_events(reader))
 
-    async def _read(self, reader: Reader) -> None:
+    async def _stop_stream(self, turn_id: str) -> None:
+        stream = self._streams.pop(turn_id, None)
+        if stream is not None:
+            await self.stop(stream)
+
+    async def _send_events(self, reader: Reader) -> None:
         try:
             with reader:
                 async for records in reader:
                     if records:
                         await self._send(records)
         finally:
-            if self._pumps.get(reader.turn_id) is asyncio.current_task():
-                del self._pumps[reader.turn_id]
+            if self._streams.get(reader.turn_id) is asyncio.current_task():
+                del self._streams[reader.turn_id]
 
     async def _send(self, item: Outgoing) -> None:
-        async with self._lock:
+        async with self._write_lock:
             await self._write(item)
 
-    def _spawn(
-        self,
-        work: Coroutine[None, None, None],
-        request_id: str | None = None,
-        group: set[asyncio.Task[None]] | None = None,
-    ) -> asyncio.Task[None]:
+    def _spawn(self, work: Coroutine[None, None, None], request_id: str | None = None) -> asyncio.Task[None]:
         task = asyncio.create_task(self._guarded(work, request_id))
         # A task that is cancelled before its first step never awaits the coroutine, and Python would warn.
         task.add_done_callback(lambda _: work.close())
-        for tasks in (self._tasks, group):
-            if tasks is not None:
-                tasks.add(task)
-                task.add_done_callback(tasks.discard)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
         return task

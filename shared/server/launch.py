@@ -116,7 +116,7 @@ async def _run(opening: AbstractAsyncContextManager[tuple[ServerContext, Any]], 
         with Stopping(context.settings.drain_s) as stopping:
             _banner(context)
             await serve(context, listener, stopping)
-            context.service.log.info("stopped")
+            context.service.logger.info("stopped")
 
 
 @asynccontextmanager
@@ -141,8 +141,8 @@ async def open_context(
         }
         configured = {row.port() for row in transports.values() if row.scheme == "http"}
         access = access_policy(settings, host, {port, *configured})
-        log = open_logger(word)
-        async with open_service(settings, log=log, trace=trace, framework=framework) as service:
+        logger = open_logger(word)
+        async with open_service(settings, logger=logger, trace=trace, framework=framework) as service:
             yield ServerContext(transports[word], host, port, pages, settings, service, access), listener
 
 
@@ -170,7 +170,7 @@ def _banner(context: ServerContext) -> None:
     scheme = "http://" if is_http else ""
     store = context.settings.store_url
     if not sys.stderr.isatty():
-        context.service.log.info("listening", address=scheme + context.address, **about, store=store)
+        context.service.logger.info("listening", address=scheme + context.address, **about, store=store)
         return
     key = "required (API_SECRET_KEY)" if context.access.key else "none (loopback only)"
     lines = [

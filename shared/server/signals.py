@@ -1,4 +1,4 @@
-"""The signals that end a server, and the drain that follows the first of them."""
+"""The signals that stop a server (SIGINT, SIGTERM), and the drain that follows the first one."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Stopping:
-    """The signals that end a server: the first asks it to stop well, the second to stop at once."""
+    """The signals that stop a server: after the first it drains, after the second it stops at once."""
 
     def __init__(self, drain_s: float) -> None:
         self.grace_s = drain_s
@@ -42,7 +42,7 @@ class Stopping:
     async def drain(self, service: ChatService) -> None:
         """Wait for the first signal, then drain: SIGTERM leaves running turns DRAIN_S, SIGINT none; a second ends the wait."""
         await self.asked.wait()
-        service.log.info("stopping", grace_s=self.grace_s, running=service.counters.streams_active)
+        service.logger.info("stopping", grace_s=self.grace_s, running=service.counters.streams_active)
         draining = asyncio.create_task(service.drain(self.grace_s))
         insisted = asyncio.create_task(self.insisted.wait())
         await asyncio.wait((draining, insisted), return_when=asyncio.FIRST_COMPLETED)

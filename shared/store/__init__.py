@@ -1,1 +1,1 @@
-"""Where sessions, turns and their logs live: one protocol, one file an engine, ``open`` chooses."""
+"""Where sessions, turns and their logs live: one protocol, a module or folder for each engine, ``open`` chooses."""

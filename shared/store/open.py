@@ -1,4 +1,4 @@
-"""The store that ``STORE_URL`` names."""
+"""Opening the store that ``STORE_URL`` names."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ def open_store(url: str) -> Store:
     """The store that ``STORE_URL`` names. Raises ValueError with what to set instead when it cannot be used."""
     scheme, _, path = url.partition("://")
     if scheme == "sqlite" and (path == "" or path.startswith("/")):
-        from shared.store.sqlite import SqliteStore
+        from shared.store.sqlite.store import SqliteStore
 
         return SqliteStore(path[1:] or None)
     if scheme in ("redis", "rediss"):

@@ -1,7 +1,7 @@
-"""Where sessions, turns and their logs live: one protocol, SQLite now, Redis later.
+"""The protocol of a store, where sessions, turns and their logs live.
 
-"Committed" on SQLite means: in the write-ahead log with ``synchronous=NORMAL``. It survives the death of the process (kill -9);
-after the death of the machine the newest commits may be missing, never a part of one.
+"Committed" on SQLite means: in the write-ahead log with ``synchronous=NORMAL``. A committed event survives the death of
+the process (kill -9). After the death of the machine the newest commits may be missing, and never a part of one.
 """
 
 from __future__ import annotations
@@ -21,9 +21,10 @@ SignalKind = Literal["turn_started", "cancel", "message_added", "session_cleared
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NewTurn:
-    """A turn that is asked for. Times are epoch ms; ``owner`` names the generating process; ``model_id`` is what was asked for.
+    """A turn to be recorded. Times are epoch ms; ``owner`` is the id of the generating process.
 
-    ``attended``: it is cancelled when nobody reads it. ``max_context_chars`` caps the context, newest whole turns first.
+    ``model_id`` is the model that the request names, if any. ``max_context_chars`` bounds the context: the newest turns
+    that fit are given to the model, each whole.
     """
 
     turn_id: str
@@ -38,7 +39,6 @@ class NewTurn:
     owner: str
     now: float
     lease_until: float
-    attended: bool
     max_context_chars: int
 
 
@@ -60,9 +60,10 @@ class TurnRow:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Started:
-    """The outcome of ``start_turn``; ``joined``: the key was known, so this is an earlier turn and nothing was started.
+    """The outcome of ``start_turn``. ``joined``: the key was known, so ``turn`` is an earlier turn and nothing was
+    started.
 
-    ``message_count`` counts the session's messages with the new one; it is null without a session.
+    ``message_count`` counts the session's messages with the new one, and is null without a session.
     """
 
     turn: TurnRow
@@ -91,7 +92,7 @@ class StoredImage:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class End:
-    """What becomes of a turn with its terminal event; ``text`` is the reply as it stays in the messages."""
+    """How a turn ends with its terminal event; ``text`` is the reply that the session's messages keep."""
 
     status: Status
     text: str
@@ -113,7 +114,7 @@ class Append:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Signal:
-    """A word from one process to the others, such as a cancel; kept for a minute."""
+    """A notice from one process to the others, such as a cancel; a store keeps it for a minute."""
 
     signal_id: int
     origin: str
@@ -124,9 +125,9 @@ class Signal:
 
 
 class Store(Protocol):
-    """Everything that outlives a process.
+    """Everything that outlives a process. Times are epoch ms.
 
-    Every method may raise ChatError ``storage_unavailable``; what else it raises is said with it. Times are epoch ms.
+    Every method may raise ChatError ``storage_unavailable``, besides the codes that its docstring names.
     """
 
     async def create_session(self, session_id: str, model_id: str | None, now: float) -> None:
@@ -163,9 +164,10 @@ class Store(Protocol):
         ...
 
     async def append(self, batch: Sequence[Append]) -> list[bool]:
-        """Append to several logs in one commit.
+        """Append to several logs in one commit; for each entry whether it was appended.
 
-        False where the writer no longer owns a running turn or its seq does not follow the log's: that entry wrote nothing.
+        An entry is not appended when its owner does not own the running turn any more, or when its seq does not follow
+        the log's.
         """
         ...
 
@@ -186,29 +188,29 @@ class Store(Protocol):
         ...
 
     def keep_leases(self, owner: str, lease_s: float) -> None:
-        """From now on renew the leases of ``owner``'s running turns for as long as this process lives, from a thread.
+        """Renew the leases of ``owner``'s running turns from a thread, for as long as this process lives.
 
-        A process that is busy for seconds must not lose its turns; one that is stopped or dead does.
+        A process whose event loop is busy for seconds keeps its turns. A process that is stopped or dead loses them.
         """
         ...
 
     async def renew(
         self, owner: str, lease_until: float, read: Sequence[str], now: float, dropped: Sequence[str] = ()
     ) -> None:
-        """Renew the leases of all running turns of ``owner`` but those in ``dropped``, whose leases end now.
+        """Renew the leases of ``owner``'s running turns. The leases of the turns in ``dropped`` end now.
 
-        The turns in ``read`` are noted as being read now.
+        The turns in ``read`` have a reader in this process now; the store notes the time.
         """
         ...
 
     async def reap(self, now: float) -> list[str]:
-        """End every running turn whose lease is over with ``turn_interrupted``; their ids."""
+        """Interrupt every running turn whose lease is over (``turn_interrupted``); their ids."""
         ...
 
     async def signal(
         self, origin: str, kind: SignalKind, now: float, *, session_id: str | None = None, turn_id: str | None = None
     ) -> None:
-        """Tell the other processes."""
+        """Send a signal to the other processes."""
         ...
 
     async def changes(self, after: int) -> list[Signal] | None:
@@ -224,7 +226,7 @@ class Store(Protocol):
         ...
 
     async def close(self) -> None:
-        """Finish what was asked for and close."""
+        """Finish the operations that wait, and close."""
         ...
 
 

@@ -1,4 +1,4 @@
-"""Bugs to be planted in a server, one at a time, and the check that has to find each: the proof that the checks bite."""
+"""Bugs that a test plants in a server, one at a time, and the check that must find each: they prove that the checks work."""
 
 from __future__ import annotations
 
@@ -9,18 +9,22 @@ from dataclasses import dataclass
 from typing import Any
 
 import apsw
+import msgspec
 
-from shared.chat import generation
-from shared.chat.generation import Generation, RunningTurn
+from shared.chat import producer
+from shared.chat.committer import Committer
+from shared.chat.generation import Generation
+from shared.chat.housekeeping import Housekeeping
+from shared.chat.producer import Producer
+from shared.chat.running_turn import RunningTurn, StopReason
 from shared.chat.service import ChatService
 from shared.chat.turn_log import Reader, TurnLog
-from shared.chat.upkeep import Upkeep
-from shared.events import now_ms
+from shared.events import AnyEvent, now_ms
 from shared.reply import text_sha256
-from shared.store import sqlite
 from shared.store.protocol import Append, NewTurn, Signal, Started
 from shared.store.record import Record
-from shared.store.sqlite import SqliteStore
+from shared.store.sqlite import turns
+from shared.store.sqlite.store import SqliteStore
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,26 +54,24 @@ def _bug(kind: str, share: float, says: str, *words: str) -> Callable[[Callable[
     return register
 
 
-def _publish_once(log: TurnLog, records: Iterable[Record]) -> None:
-    news = [record for record in records if record.seq > len(log.records)]
-    log.records.extend(news)
-    log.ended = bool(log.records) and log.records[-1].terminal
-    log._wake()
+def _publish_once(turn_log: TurnLog, records: Iterable[Record]) -> None:
+    news = [record for record in records if record.seq > len(turn_log.records)]
+    turn_log.records.extend(news)
+    turn_log.ended = bool(turn_log.records) and turn_log.records[-1].terminal
+    turn_log._wake()
 
 
 @_bug("kills", 0.015, r"not in the store", "sse")
 def shown_before_it_is_committed() -> None:
-    commit = Generation._commit
+    commit = Committer._commit_group
 
-    async def late(self: Generation, batch: list[Append]) -> list[bool]:
-        for entry in batch:
-            live = self.running.get(entry.turn_id)
-            if live is not None:
-                live.log.publish(entry.records)
+    async def late(self: Committer, turns: list[RunningTurn]) -> None:
+        for turn in turns:
+            turn.turn_log.publish(turn.uncommitted)
         await asyncio.sleep(0.3)
-        return await commit(self, batch)
+        await commit(self, turns)
 
-    Generation._commit = late  # type: ignore[method-assign]
+    Committer._commit_group = late  # type: ignore[method-assign]
     TurnLog.publish = _publish_once  # type: ignore[method-assign,assignment]
 
 
@@ -103,7 +105,7 @@ def cancel_is_swallowed() -> None:
 
 @_bug("cancels", 0.04, r"a cancel took")
 def cancel_lets_the_model_talk_on() -> None:
-    def only_note(self: RunningTurn, why: str) -> None:
+    def only_note(self: RunningTurn, why: StopReason) -> None:
         self.stopped = self.stopped or why
 
     RunningTurn.stop = only_note  # type: ignore[method-assign]
@@ -111,10 +113,10 @@ def cancel_lets_the_model_talk_on() -> None:
 
 @_bug("sleepers", 0.05, r"ended interrupted, not completed")
 def lease_is_forgotten() -> None:
-    async def only_reap(self: Upkeep) -> None:
-        await self._store.reap(now_ms())
+    async def only_reap(self: Housekeeping) -> None:
+        await self._dependencies.store.reap(now_ms())
 
-    Upkeep.renew = only_reap  # type: ignore[method-assign]
+    Housekeeping._renew_leases = only_reap  # type: ignore[method-assign]
     SqliteStore.keep_leases = lambda self, owner, lease_s: None  # type: ignore[method-assign]
 
 
@@ -148,22 +150,22 @@ def last_event_is_dropped() -> None:
 
 @_bug("duplicates", 0.06, r"generated: .* turns")
 def key_is_ignored() -> None:
-    start = sqlite._start_turn
+    start = turns.start_turn
 
-    def keyless(c: apsw.Connection, new: NewTurn) -> Started:
-        return start(c, NewTurn(**{**_fields(new), "request_id": None}))
+    def keyless(connection: apsw.Connection, new: NewTurn) -> Started:
+        return start(connection, NewTurn(**{**_fields(new), "request_id": None}))
 
-    sqlite._start_turn = keyless
+    turns.start_turn = keyless
 
 
 @_bug("duplicates", 0.06, r"another body with the same key was not refused")
 def body_is_not_compared() -> None:
-    start = sqlite._start_turn
+    start = turns.start_turn
 
-    def trusting(c: apsw.Connection, new: NewTurn) -> Started:
-        return start(c, NewTurn(**{**_fields(new), "request_hash": "same"}))
+    def trusting(connection: apsw.Connection, new: NewTurn) -> Started:
+        return start(connection, NewTurn(**{**_fields(new), "request_hash": "same"}))
 
-    sqlite._start_turn = trusting
+    turns.start_turn = trusting
 
 
 @_bug("events", 0.01, r"its model ran 2 times")
@@ -172,25 +174,26 @@ def model_runs_twice() -> None:
 
     def twice(self: Generation, *args: Any) -> None:
         begin(self, *args)
-        self._log.info("chat started", session="-", turn=args[0].turn.turn_id[:8])
+        self._dependencies.logger.info("chat started", session="-", turn=args[0].turn.turn_id[:8])
 
     Generation.begin = twice  # type: ignore[method-assign,assignment]
 
 
 @_bug("events", 0.01, r"ends: .* 2 terminal events")
 def turn_ends_twice() -> None:
-    end = Generation._end
+    append = Producer._append
 
-    def twice(self: Generation, live: RunningTurn, *args: Any) -> None:
-        end(self, live, *args)
-        end(self, live, *args)
+    def twice(self: Producer, turn: RunningTurn, event: AnyEvent) -> None:
+        append(self, turn, event)
+        if turn.end is not None:
+            append(self, turn, msgspec.structs.replace(event, seq=turn.seq + 1))
 
-    Generation._end = twice  # type: ignore[method-assign,assignment]
+    Producer._append = twice  # type: ignore[method-assign]
 
 
 @_bug("events", 0.01, r"sha256|hashed")
 def another_text_is_hashed() -> None:
-    generation.text_sha256 = lambda text: text_sha256(text.strip() + "\n")  # type: ignore[attr-defined]
+    producer.text_sha256 = lambda text: text_sha256(text.strip() + "\n")  # type: ignore[attr-defined]
 
 
 @_bug("hand-over", 0.1, r"hash|wire gives", "ndjson", "sse")
@@ -214,17 +217,21 @@ def orphans_are_never_reaped() -> None:
 
 @_bug("sleepers", 0.05, r"ended completed, not interrupted|different logs", "sse")
 def fence_is_ignored() -> None:
-    append = sqlite._append
+    append = turns.append
 
-    def anyway(c: apsw.Connection, entry: Append) -> bool:
-        c.execute("UPDATE turns SET status = 'running', owner = ? WHERE turn_id = ?", (entry.owner, entry.turn_id))
-        last = c.execute("SELECT last_seq FROM turns WHERE turn_id = ?", (entry.turn_id,)).fetchone()
-        c.execute("UPDATE turns SET last_seq = ? WHERE turn_id = ?", (entry.records[0].seq - 1, entry.turn_id))
+    def anyway(connection: apsw.Connection, entry: Append) -> bool:
+        connection.execute(
+            "UPDATE turns SET status = 'running', owner = ? WHERE turn_id = ?", (entry.owner, entry.turn_id)
+        )
+        last = connection.execute("SELECT last_seq FROM turns WHERE turn_id = ?", (entry.turn_id,)).fetchone()
+        connection.execute("UPDATE turns SET last_seq = ? WHERE turn_id = ?", (entry.records[0].seq - 1, entry.turn_id))
         if last is not None and last[0] >= entry.records[0].seq:
-            c.execute("DELETE FROM segments WHERE turn_id = ? AND last_seq >= ?", (entry.turn_id, entry.records[0].seq))
-        return append(c, entry)
+            connection.execute(
+                "DELETE FROM segments WHERE turn_id = ? AND last_seq >= ?", (entry.turn_id, entry.records[0].seq)
+            )
+        return append(connection, entry)
 
-    sqlite._append = anyway
+    turns.append = anyway
 
 
 @_bug("leaving", 0.1, r"cancelled .* after it was left|ended cancelled, not completed")
@@ -234,24 +241,24 @@ def leaving_is_cancelling() -> None:
     def cancel(self: Reader, *exc: object) -> None:
         leave(self, *exc)
         if not self.complete:
-            self._log.last_read = -1e9
-            self._log.left = True  # type: ignore[attr-defined]
+            self._turn_log.last_read = -1e9
+            self._turn_log.left = True  # type: ignore[attr-defined]
 
-    async def at_once(self: Upkeep, now: float) -> None:
-        for live in list(self._generation.running.values()):
-            if getattr(live.log, "left", False) and not live.log.readers:
-                live.stop("cancelled")
+    async def at_once(self: Housekeeping, now: float) -> None:
+        for turn in list(self._generation.running.values()):
+            if getattr(turn.turn_log, "left", False) and not turn.turn_log.readers:
+                turn.stop("cancelled")
 
     Reader.__exit__ = cancel  # type: ignore[method-assign]
-    Upkeep._leave_unread = at_once  # type: ignore[method-assign]
+    Housekeeping._cancel_unread = at_once  # type: ignore[method-assign]
 
 
 @_bug("leaving", 0.1, r"completed .* after it was left")
 def nobody_is_missed() -> None:
-    async def never(self: Upkeep, now: float) -> None:
+    async def never(self: Housekeeping, now: float) -> None:
         pass
 
-    Upkeep._leave_unread = never  # type: ignore[method-assign]
+    Housekeeping._cancel_unread = never  # type: ignore[method-assign]
 
 
 @_bug("restarts", 0.1, r"ended interrupted, not completed", "ndjson", "websocket")

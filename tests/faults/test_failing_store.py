@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from shared.chat import generation
+from shared.chat import committer
 from shared.chat.service import ChatService, open_service
 from shared.config import Settings
 from shared.errors import ChatError
@@ -19,7 +19,7 @@ from shared.events import AnyEvent, TurnCompleted, TurnInterrupted
 from shared.logger import open_logger
 from shared.store.protocol import Append, TurnRow
 from shared.store.record import Record
-from shared.store.sqlite import SqliteStore
+from shared.store.sqlite.store import SqliteStore
 from tests.faults.harness import rows, until
 
 
@@ -40,7 +40,7 @@ def config(tmp_path: Path) -> Settings:
 async def opened(config: Settings) -> AsyncIterator[tuple[ChatService, io.StringIO]]:
     """A service and what it logs."""
     said = io.StringIO()
-    async with open_service(config, log=open_logger("test", said)) as service:
+    async with open_service(config, logger=open_logger("test", said)) as service:
         yield service, said
 
 
@@ -87,12 +87,12 @@ async def test_a_turn_that_the_store_will_not_take_is_interrupted_and_costs_no_o
         return await append(self, batch)
 
     monkeypatch.setattr(SqliteStore, "append", poison)
-    monkeypatch.setattr(generation, "_COMMIT_TRIES_S", 0.3)
+    monkeypatch.setattr(committer, "_TRIES_S", 0.3)
     async with opened(config) as (service, _):
         session = await service.create_session()
         bad = await service.start_chat("/tokens 400 bad", session_id=session.session_id)
         good = await service.start_chat("/tokens 100 good")
-        await until(lambda: service._logs.get(bad.turn_id).records[3:], 5, "it begins")  # type: ignore[union-attr]
+        await until(lambda: service._turn_logs.get(bad.turn_id).records[3:], 5, "it begins")  # type: ignore[union-attr]
         poisoned = bad.turn_id
         seen, others = await asyncio.gather(events(service, bad.turn_id), events(service, good.turn_id))
         if not isinstance(seen[-1], TurnInterrupted):
@@ -119,7 +119,7 @@ async def test_a_turn_that_was_taken_away_stops_and_costs_no_other(
     async with opened(config) as (service, said):
         taken = await service.start_chat("/tokens 2000 taken away")
         other = await service.start_chat("/tokens 200 goes on")
-        log = service._logs.get(taken.turn_id)
+        log = service._turn_logs.get(taken.turn_id)
         assert log is not None
         await until(lambda: log.records[20:], 5, "it begins")
         # As another process would that has waited for the lease in vain.
@@ -140,7 +140,7 @@ async def test_news_are_not_missed_when_the_store_fails_in_between(
     async with opened(config) as (writer, _), opened(config) as (follower, _):
         turn = await writer.start_chat("/tokens 60 followed")
         reading = asyncio.create_task(events(follower, turn.turn_id))
-        log = await until(lambda: follower._logs.get(turn.turn_id), 5, "it is followed")
+        log = await until(lambda: follower._turn_logs.get(turn.turn_id), 5, "it is followed")
         await until(lambda: log.records[10:], 5, "it is heard of")
         read, store = SqliteStore.read, follower._store
 
@@ -168,7 +168,7 @@ async def test_a_cursor_that_is_ahead_of_this_process_is_waited_for(
                 return None if self is follower._store else await changes(self, after)
 
             monkeypatch.setattr(SqliteStore, "changes", deaf)
-            log = writer._logs.get(turn.turn_id)
+            log = writer._turn_logs.get(turn.turn_id)
             assert log is not None
             await until(lambda: log.records[50:], 5, "it goes on")
             seen = len(log.records)

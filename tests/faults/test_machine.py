@@ -76,34 +76,27 @@ class Session:
 
 
 class Process:
-    """A service that can crash: its tasks stop where they are, and nobody says goodbye."""
+    """A service that can crash: its tasks stop where they are, and no turn gets a terminal event."""
 
     def __init__(self, config: Settings) -> None:
-        log = open_logger("machine", io.StringIO())
         self._store = open_store(config.store_url)
-        chat_model, image_model = open_chat_model(config), open_image_model(config)
         self.service = ChatService(
-            config, self._store, chat_model, image_model, log=log, trace=Trace(), framework="machine"
+            config,
+            self._store,
+            open_chat_model(config),
+            open_image_model(config),
+            logger=open_logger("machine", io.StringIO()),
+            trace=Trace(),
+            framework="machine",
         )
-        self._tasks: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
         """What ``running`` does when it begins."""
-        await self.service._upkeep.begin()
-        works = (
-            self.service._generation.commit_forever,
-            self.service._upkeep.watch_forever,
-            self.service._upkeep.keep_house_forever,
-        )
-        self._tasks = [asyncio.create_task(work()) for work in works]
+        await self.service.begin()
 
     async def crash(self) -> None:
-        """And nothing of what it does when it ends; what its threads were writing may still be written."""
-        for task in self._tasks:
-            task.cancel()
-        lives = [live.task for live in self.service._generation.running.values() if live.task is not None]
-        self.service._generation.abandon()
-        await asyncio.gather(*self._tasks, *lives, return_exceptions=True)
+        """Nothing of what ``running`` does when it ends. What the store's threads are writing may still be written."""
+        await self.service.abandon()
         await self._store.close()
 
 
@@ -150,8 +143,6 @@ class ChatMachine(RuleBasedStateMachine):
             self.do(process.crash())
         self.loop.close()
         self.folder.cleanup()
-
-    # -- what is done ------------------------------------------------------------------------------------------------------
 
     @rule(target=sessions, on=PAIR)
     def create(self, on: int) -> Session:
@@ -242,8 +233,6 @@ class ChatMachine(RuleBasedStateMachine):
             for process in self.pair:
                 self._refused(process.service.get_session(session.session_id), "session_not_found")
 
-    # -- what must be true ---------------------------------------------------------------------------------------------------
-
     @invariant()
     def messages_are_what_was_said(self) -> None:
         for session in {id(turn.session): turn.session for turn in self.all_turns}.values():
@@ -284,7 +273,7 @@ class ChatMachine(RuleBasedStateMachine):
         history: list[ContextMessage] = []
         for turn in session.turns:
             self.do(self._read(turn, 0, None))
-            if turn.ended == "completed" or turn.text:
+            if turn.text:
                 history += [ContextMessage("user", turn.asked), ContextMessage("model", turn.text)]
         return history
 

@@ -96,5 +96,5 @@ async def _on_http_error(request: Request, error: Exception) -> Response:
 
 async def _on_exception(request: Request, error: Exception) -> Response:
     context: ServerContext = request.app.state.context
-    context.service.log.error("internal error", path=request.url.path, why=type(error).__name__)
+    context.service.logger.error("internal error", path=request.url.path, why=type(error).__name__)
     return problem(ChatError("internal"))

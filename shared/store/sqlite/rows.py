@@ -1,0 +1,151 @@
+"""Rows of the tables as the objects that the store's protocol names."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any, Literal
+
+import apsw
+
+from shared.events import Status
+from shared.session import Message, Session
+from shared.store.protocol import Signal, SignalKind, StoredImage, TurnRow
+
+Role = Literal["user", "model"]
+# A reply counts as a message once its turn has ended and it has something in it, or completed.
+HAS_REPLY = "(status <> 'running' AND (text <> '' OR image_id IS NOT NULL OR status = 'completed'))"
+SELECT_SESSION = f"""
+SELECT s.session_id, s.model_id, s.created_at, s.last_activity_at,
+  (SELECT count(*) FROM turns t WHERE t.session_id = s.session_id AND t.cleared = 0),
+  (SELECT count(*) FROM turns t WHERE t.session_id = s.session_id AND t.cleared = 0 AND {HAS_REPLY}),
+  (SELECT turn_id FROM turns t WHERE t.session_id = s.session_id AND t.cleared = 0 AND t.status = 'running'),
+  (SELECT turn_id FROM turns t WHERE t.session_id = s.session_id AND t.cleared = 0 ORDER BY number DESC LIMIT 1)
+FROM sessions s
+"""
+SELECT_TURN = (
+    "SELECT turn_id, kind, session_id, status, last_seq, owner, lease_until, last_read_at, ended_at, expired FROM turns"
+)
+
+
+@contextlib.contextmanager
+def snapshot(connection: apsw.Connection) -> Iterator[None]:
+    """Several reads of one state of the database. Inside a transaction there is one already."""
+    if connection.in_transaction:
+        yield
+        return
+    connection.execute("BEGIN")
+    try:
+        yield
+    finally:
+        connection.execute("COMMIT")
+
+
+def to_session(row: Any) -> Session:
+    """A row of ``SELECT_SESSION``."""
+    return Session(
+        session_id=row[0],
+        model=row[1],
+        created_at=row[2],
+        last_activity_at=row[3],
+        message_count=row[4] + row[5],
+        user_messages=row[4],
+        model_messages=row[5],
+        running_turn_id=row[6],
+        last_turn_id=row[7],
+    )
+
+
+def to_message(turn_id: str, role: Role, text: str, status: Status, image_id: str | None, created_at: float) -> Message:
+    """One message of a turn; the model's text is the reply as it stays."""
+    return Message(
+        message_id=f"{turn_id}:{role}",
+        turn_id=turn_id,
+        role=role,
+        text=text,
+        status=status,
+        image_id=image_id,
+        created_at=created_at,
+    )
+
+
+def select_turn(connection: apsw.Connection, turn_id: str) -> TurnRow | None:
+    """The turn, unless it is no longer found."""
+    row = connection.execute(SELECT_TURN + " WHERE turn_id = ? AND expired < 2", (turn_id,)).fetchone()
+    return to_turn_row(row) if row else None
+
+
+def to_turn_row(row: Any) -> TurnRow:
+    """A row of ``SELECT_TURN``."""
+    return TurnRow(
+        turn_id=row[0],
+        kind=row[1],
+        session_id=row[2],
+        status=row[3],
+        last_seq=row[4],
+        owner=row[5],
+        lease_until=row[6],
+        last_read_at=row[7],
+        ended_at=row[8],
+        expired=bool(row[9]),
+    )
+
+
+def count_messages(connection: apsw.Connection, session_id: str) -> int:
+    """How many messages a session has: one for each turn, and one for each reply."""
+    row = connection.execute(
+        f"SELECT count(*) + coalesce(sum({HAS_REPLY}), 0) FROM turns WHERE session_id = ? AND cleared = 0",
+        (session_id,),
+    ).fetchone()
+    return int(row[0]) if row else 0
+
+
+def insert_signal(
+    connection: apsw.Connection,
+    now: float,
+    origin: str,
+    kind: SignalKind,
+    session_id: str | None,
+    turn_id: str | None = None,
+    message_count: int | None = None,
+) -> None:
+    """Tell the other processes, with the transaction."""
+    connection.execute(
+        "INSERT INTO signals (at, origin, kind, session_id, turn_id, message_count) VALUES (?, ?, ?, ?, ?, ?)",
+        (now, origin, kind, session_id, turn_id, message_count),
+    )
+
+
+def select_signals(connection: apsw.Connection, after: int) -> list[Signal]:
+    """The signals whose id is above ``after``, in order."""
+    rows = connection.execute(
+        "SELECT signal_id, origin, kind, session_id, turn_id, message_count FROM signals WHERE signal_id > ?"
+        " ORDER BY signal_id",
+        (after,),
+    )
+    return [
+        Signal(signal_id=row[0], origin=row[1], kind=row[2], session_id=row[3], turn_id=row[4], message_count=row[5])
+        for row in rows
+    ]
+
+
+def select_image(connection: apsw.Connection, image_id: str) -> StoredImage | None:
+    """The picture with its bytes, if there is one."""
+    row = connection.execute(
+        "SELECT image_id, turn_id, mime_type, width, height, sha256, preview, revised_prompt, data FROM images"
+        " WHERE image_id = ?",
+        (image_id,),
+    ).fetchone()
+    if row is None:
+        return None
+    return StoredImage(
+        image_id=row[0],
+        turn_id=row[1],
+        mime_type=row[2],
+        width=row[3],
+        height=row[4],
+        sha256=row[5],
+        preview=bool(row[6]),
+        revised_prompt=row[7],
+        data=row[8],
+    )

@@ -1,0 +1,210 @@
+"""Starting, appending to and ending a turn: what happens inside the store's transactions."""
+
+from __future__ import annotations
+
+import apsw
+
+from shared.errors import ChatError
+from shared.events import TurnInterrupted, TurnStarted
+from shared.llm.model import ContextMessage
+from shared.store.protocol import Append, NewTurn, Started, TurnRow, refuse_missing
+from shared.store.record import Record, partial
+from shared.store.sqlite.logs import insert_segment, read_log
+from shared.store.sqlite.rows import count_messages, insert_signal, select_turn
+
+
+def insert_session(connection: apsw.Connection, session_id: str, model_id: str | None, now: float) -> None:
+    """Make a session."""
+    connection.execute("INSERT INTO sessions VALUES (?, ?, ?, ?)", (session_id, model_id, now, now))
+
+
+def refuse_running(connection: apsw.Connection, session_id: str, now: float) -> None:
+    """Raise ``session_not_found``, ``turn_in_progress``. A running turn whose lease is over is interrupted instead."""
+    refuse_missing(connection.execute("SELECT 1 FROM sessions WHERE session_id = ?", (session_id,)).fetchone())
+    row = connection.execute(
+        "SELECT turn_id, lease_until FROM turns WHERE session_id = ? AND cleared = 0 AND status = 'running'",
+        (session_id,),
+    ).fetchone()
+    if row is None:
+        return
+    if row[1] >= now:
+        raise ChatError("turn_in_progress")
+    interrupt(connection, row[0], now)
+
+
+def read_context(connection: apsw.Connection, session_id: str, max_chars: int) -> tuple[ContextMessage, ...]:
+    """What the model is told of a session: the newest turns that fit in ``max_chars``, oldest first, both messages of
+    each.
+
+    A failed turn is left out, and so is a turn whose reply has no text: providers refuse an empty message.
+    """
+    turns: list[tuple[str, str]] = []
+    chars = 0
+    for text_in, text in connection.execute(
+        "SELECT input, text FROM turns WHERE session_id = ? AND cleared = 0 AND kind = 'chat'"
+        " AND status IN ('completed', 'cancelled', 'interrupted') AND text <> '' ORDER BY number DESC",
+        (session_id,),
+    ):
+        if not text.strip():
+            continue
+        chars += len(text_in) + len(text)
+        if chars > max_chars:
+            break
+        turns.append((text_in, text))
+    return tuple(
+        message
+        for text_in, text in reversed(turns)
+        for message in (ContextMessage("user", text_in), ContextMessage("model", text))
+    )
+
+
+def start_turn(connection: apsw.Connection, new: NewTurn) -> Started:
+    """Check, record the turn with its first event, and collect the context; see the protocol."""
+    if new.request_id is not None:
+        row = connection.execute(
+            "SELECT turn_id, request_hash FROM turns WHERE request_id = ?", (new.request_id,)
+        ).fetchone()
+        if row is not None:
+            if row[1] != new.request_hash:
+                raise ChatError("idempotency_key_reused")
+            turn = select_turn(connection, row[0])
+            if turn is not None:
+                return Started(turn=turn, joined=True)
+    session_id = new.session_id
+    session_model: str | None = None
+    if session_id is not None:
+        row = connection.execute("SELECT model_id FROM sessions WHERE session_id = ?", (session_id,)).fetchone()
+        refuse_missing(row)
+        session_model = row[0] if row else None
+        refuse_running(connection, session_id, new.now)
+    elif new.new_session_id is not None:
+        session_id = new.new_session_id
+        insert_session(connection, session_id, new.model_id, new.now)
+    context: tuple[ContextMessage, ...] = ()
+    if new.kind == "chat" and session_id is not None:
+        context = read_context(connection, session_id, new.max_context_chars)
+    model = (new.model_id or session_model or new.default_model) if new.kind == "chat" else new.default_model
+    event = TurnStarted(
+        turn_id=new.turn_id,
+        seq=1,
+        at=new.now,
+        session_id=session_id,
+        kind=new.kind,
+        input=new.input,
+        model=model,
+        context_messages=len(context),
+        request_id=new.request_id,
+    )
+    first = Record.of(event)
+    connection.execute(
+        "INSERT INTO turns (turn_id, session_id, kind, input, request_id, request_hash, status, last_seq, owner,"
+        " lease_until, last_read_at, created_at) VALUES (?, ?, ?, ?, ?, ?, 'running', 1, ?, ?, ?, ?)",
+        (
+            new.turn_id,
+            session_id,
+            new.kind,
+            new.input,
+            new.request_id,
+            new.request_hash if new.request_id is not None else None,
+            new.owner,
+            new.lease_until,
+            new.now,
+            new.now,
+        ),
+    )
+    insert_segment(connection, new.turn_id, [first])
+    count: int | None = None
+    if session_id is not None:
+        connection.execute("UPDATE sessions SET last_activity_at = ? WHERE session_id = ?", (new.now, session_id))
+        count = count_messages(connection, session_id)
+        insert_signal(connection, new.now, new.owner, "turn_started", session_id, new.turn_id, count)
+    return Started(
+        turn=TurnRow(
+            turn_id=new.turn_id,
+            kind=new.kind,
+            session_id=session_id,
+            status="running",
+            last_seq=1,
+            owner=new.owner,
+            lease_until=new.lease_until,
+            last_read_at=new.now,
+            ended_at=None,
+            expired=False,
+        ),
+        joined=False,
+        model=model,
+        context=context,
+        first=first,
+        message_count=count,
+        made_session=new.session_id is None and session_id is not None,
+    )
+
+
+def append(connection: apsw.Connection, entry: Append) -> bool:
+    """Append to one log; False, and nothing written, when the turn is not this owner's or the seq does not follow."""
+    first, last = entry.records[0].seq, entry.records[-1].seq
+    # The fence: only the owner of a running turn appends, and only what follows the last record.
+    connection.execute(
+        "UPDATE turns SET last_seq = ?, lease_until = ? WHERE turn_id = ? AND owner = ? AND status = 'running'"
+        " AND last_seq = ?",
+        (last, entry.lease_until, entry.turn_id, entry.owner, first - 1),
+    )
+    if connection.changes() != 1:
+        return False
+    insert_segment(connection, entry.turn_id, entry.records)
+    for image in entry.images:
+        connection.execute(
+            "INSERT INTO images VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            (
+                image.image_id,
+                image.turn_id,
+                image.mime_type,
+                image.width,
+                image.height,
+                image.sha256,
+                int(image.preview),
+                image.revised_prompt,
+                image.data,
+            ),
+        )
+    if entry.end is not None:
+        _end_turn(connection, entry)
+    return True
+
+
+def _end_turn(connection: apsw.Connection, entry: Append) -> None:
+    """Set a turn's status and reply with its terminal event."""
+    end = entry.end
+    assert end is not None
+    connection.execute(
+        "UPDATE turns SET status = ?, ended_at = ?, text = ?, image_id = ? WHERE turn_id = ?",
+        (end.status, end.ended_at, end.text, end.image_id, entry.turn_id),
+    )
+    row = connection.execute("SELECT session_id FROM turns WHERE turn_id = ?", (entry.turn_id,)).fetchone()
+    if row is not None and row[0] is not None:
+        connection.execute("UPDATE sessions SET last_activity_at = ? WHERE session_id = ?", (end.ended_at, row[0]))
+        if end.text or end.image_id or end.status == "completed":
+            insert_signal(
+                connection,
+                end.ended_at,
+                entry.owner,
+                "message_added",
+                row[0],
+                entry.turn_id,
+                count_messages(connection, row[0]),
+            )
+
+
+def interrupt(connection: apsw.Connection, turn_id: str, now: float) -> None:
+    """End a running turn whose process is gone; what was shown of it is kept."""
+    turn = select_turn(connection, turn_id)
+    if turn is None or turn.status != "running":
+        return
+    text, chunks, sha256 = partial(record.event for record in read_log(connection, turn_id, 0))
+    event = TurnInterrupted(turn_id=turn_id, seq=turn.last_seq + 1, at=now, chunks=chunks, sha256=sha256)
+    insert_segment(connection, turn_id, [Record.of(event)])
+    image = connection.execute("SELECT image_id FROM images WHERE turn_id = ? AND preview = 0", (turn_id,)).fetchone()
+    connection.execute(
+        "UPDATE turns SET status = 'interrupted', last_seq = ?, ended_at = ?, text = ?, image_id = ? WHERE turn_id = ?",
+        (event.seq, now, text, image[0] if image else None, turn_id),
+    )

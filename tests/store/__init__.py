@@ -1,0 +1,1 @@
+"""What every store must do, whichever engine it is; one suite for the Store protocol, run over each."""

@@ -1,0 +1,137 @@
+"""The stores under test, and the turns and records that the tests make.
+
+A store that is added later is one more line in ``BACKENDS``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from shared.errors import ChatError
+from shared.events import (
+    AnyEvent,
+    Chunk,
+    Status,
+    TurnCancelled,
+    TurnCompleted,
+    TurnFailed,
+    TurnInterrupted,
+    Usage,
+)
+from shared.reply import text_sha256
+from shared.store.protocol import Append, End, NewTurn, Started, Store
+from shared.store.record import Record
+
+NOW = 1_800_000_000_000.125
+LEASE_MS = 3000.0
+PNG = bytes(range(256)) * 800
+
+
+@dataclass(frozen=True)
+class Backend:
+    """A store under test; ``shared``: other processes can open the same one."""
+
+    name: str
+    url: Callable[[Path], str]
+    shared: bool
+
+
+BACKENDS = (
+    Backend("sqlite-file", lambda folder: f"sqlite:///{folder}/chat.db", shared=True),
+    Backend("sqlite-memory", lambda folder: "sqlite://", shared=False),
+)
+every = pytest.mark.parametrize("backend", BACKENDS, ids=lambda backend: backend.name)
+shared = pytest.mark.parametrize("backend", [b for b in BACKENDS if b.shared], ids=lambda backend: backend.name)
+
+
+def asked(text: str = "Hi", **given: Any) -> NewTurn:
+    new = NewTurn(
+        turn_id=str(uuid.uuid4()),
+        kind="chat",
+        input=text,
+        session_id=None,
+        new_session_id=None,
+        model_id=None,
+        default_model="m-default",
+        request_id=None,
+        request_hash=hashlib.sha256(text.encode()).hexdigest(),
+        owner="me",
+        now=NOW,
+        lease_until=NOW + LEASE_MS,
+        max_context_chars=1000,
+    )
+    return replace(new, **given)
+
+
+def chunks(turn_id: str, first_seq: int, *texts: str) -> list[Record]:
+    return [
+        Record.of(Chunk(turn_id=turn_id, seq=seq, at=NOW + seq, text=text)) for seq, text in enumerate(texts, first_seq)
+    ]
+
+
+def entry(started: Started, records: list[Record], **given: Any) -> Append:
+    turn = started.turn
+    return replace(
+        Append(turn_id=turn.turn_id, owner=turn.owner, lease_until=turn.lease_until, records=records), **given
+    )
+
+
+async def end(
+    store: Store, started: Started, *texts: str, status: Status = "completed", at: float = NOW + 50, after: int = 1
+) -> None:
+    """Say these chunks after seq ``after`` and end the turn."""
+    turn_id, text, seq = started.turn.turn_id, "".join(texts), after + 1 + len(texts)
+    sha256 = text_sha256(text)
+    events: dict[str, AnyEvent] = {
+        "completed": TurnCompleted(
+            turn_id=turn_id,
+            seq=seq,
+            at=at,
+            finish_reason="stop",
+            usage=Usage(1, 2),
+            chunks=len(texts),
+            message_count=2,
+            elapsed_ms=50,
+            sha256=sha256,
+        ),
+        "failed": TurnFailed(
+            turn_id=turn_id, seq=seq, at=at, code="model_timeout", message="Late.", retryable=True, usage=Usage()
+        ),
+        "cancelled": TurnCancelled(turn_id=turn_id, seq=seq, at=at, usage=Usage(), chunks=len(texts), sha256=sha256),
+        "interrupted": TurnInterrupted(turn_id=turn_id, seq=seq, at=at, chunks=len(texts), sha256=sha256),
+    }
+    records = [*chunks(turn_id, after + 1, *texts), Record.of(events[status])]
+    ended = End(status=status, text=text, image_id=None, ended_at=at)
+    assert await store.append([entry(started, records, end=ended)]) == [True]
+
+
+async def talk(store: Store, session_id: str, text: str, *texts: str, status: Status = "completed") -> Started:
+    started = await store.start_turn(asked(text, session_id=session_id))
+    await end(store, started, *texts, status=status)
+    return started
+
+
+async def new_session(store: Store, model_id: str | None = None, now: float = NOW) -> str:
+    session_id = str(uuid.uuid4())
+    await store.create_session(session_id, model_id, now)
+    return session_id
+
+
+async def log(store: Store, turn_id: str, after: int = 0) -> list[AnyEvent]:
+    found = await store.read(turn_id, after)
+    assert found is not None
+    assert [record.seq for record in found[1]] == list(range(after + 1, found[0].last_seq + 1))
+    return [record.event for record in found[1]]
+
+
+async def refused(work: Any) -> str:
+    with pytest.raises(ChatError) as refusal:
+        await work
+    return refusal.value.code
