@@ -17,7 +17,7 @@ from tests.conftest import MakeServers, Servers, until
 from tests.raw_websocket import raw, stats, until_seq
 
 LIMIT_BYTES = 50_000
-KEY = {"X-API-Key": "open sesame"}
+KEY = {"X-API-Key": "open-sesame"}
 
 
 @pytest.fixture
@@ -30,7 +30,7 @@ def server(servers: Servers) -> Server:
 def strict(make_servers: MakeServers) -> Servers:
     """A server with a key, a small frame limit, short time-outs and a short grace period."""
     return make_servers(
-        API_SECRET_KEY="open sesame",
+        API_SECRET_KEY="open-sesame",
         MAX_BODY_BYTES=str(LIMIT_BYTES),
         HEARTBEAT_S="0.5",
         STALL_TIMEOUT_S="1",
@@ -126,7 +126,7 @@ async def test_wrong_key_is_401_at_the_handshake(strict: Servers) -> None:
         assert json.loads(one.body)["code"] == "unauthenticated"
 
 
-@pytest.mark.parametrize("headers", [KEY, {"Authorization": "Bearer open sesame"}])
+@pytest.mark.parametrize("headers", [KEY, {"Authorization": "Bearer open-sesame"}])
 async def test_right_key(strict: Servers, headers: dict[str, str]) -> None:
     async with raw(strict["websocket"], headers=headers) as one:
         one.say(type="ping")
