@@ -80,8 +80,7 @@ class ChatService:
         return to_message(await self._service.list_sessions(**to_fields(request)), pb.SessionPage)
 
     async def ListMessages(self, request: pb.ListMessagesRequest) -> pb.ListMessagesResponse:
-        messages = await self._service.list_messages(request.session_id)
-        return pb.ListMessagesResponse(messages=[to_message(message, pb.Message) for message in messages])
+        return to_message(await self._service.list_messages(**to_fields(request)), pb.ListMessagesResponse)
 
     async def ClearSession(self, request: pb.ClearSessionRequest) -> pb.ClearSessionResponse:
         await self._service.clear_session(request.session_id)

@@ -15,8 +15,7 @@ from shared.server.http.answers import json_response, no_reader, while_connected
 from shared.server.http.bodies import KEY_DESCRIPTION, After, Context, Service, SessionBody, TicketBody, TurnBody
 from shared.server.http.images import image_response
 from shared.server.http.schemas import openapi_json
-from shared.session import Message as ChatMessage
-from shared.session import Session, SessionPage
+from shared.session import MessagePage, Session, SessionPage
 from shared.stats import ServerStats
 from shared.store.record import Record
 
@@ -58,10 +57,15 @@ async def get_session(service: Service, session_id: str) -> Response:
     return json_response(await service.get_session(session_id))
 
 
-@router.get("/sessions/{session_id}/messages", responses=openapi_json(list[ChatMessage]), tags=["sessions"])
-async def list_messages(service: Service, session_id: str) -> Response:
-    """All messages of a session, in order."""
-    return json_response({"messages": await service.list_messages(session_id)})
+@router.get("/sessions/{session_id}/messages", responses=openapi_json(MessagePage), tags=["sessions"])
+async def list_messages(
+    service: Service,
+    session_id: str,
+    limit: Annotated[int | None, Query()] = None,
+    cursor: Annotated[str | None, Query()] = None,
+) -> Response:
+    """A page of a session's messages, in order; a page ends before its texts pass 3 MiB."""
+    return json_response(await service.list_messages(session_id, limit, cursor))
 
 
 @router.post("/sessions/{session_id}/clear", status_code=204, tags=["sessions"])
