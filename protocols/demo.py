@@ -29,7 +29,7 @@ from rich.text import Text
 from protocols import TRANSPORTS
 from protocols.processes import catching_signals, serving_all
 from shared.client.protocol import ChatClient, Item, Lost, Resumed, collect
-from shared.config import Settings
+from shared.config import Settings, settings_problems
 from shared.errors import ChatError, ConnectionLost
 from shared.events import AnyEvent, Chunk, ImageChunk
 from shared.images.offline import OfflineImages
@@ -151,7 +151,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return asyncio.run(_until_signal(console, args))
     except ValidationError as error:
-        wrong = "; ".join(f"{'.'.join(map(str, e['loc'])).upper()}: {e['msg']}" for e in error.errors())
+        wrong = settings_problems(error)
         return _end(f"settings: {wrong}", 2)
     except (RuntimeError, OSError) as error:
         return _end(str(error), 2)

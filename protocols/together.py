@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from protocols import TRANSPORTS
 from protocols.processes import Server, catching_signals, run_together, serving_all
-from shared.config import Settings
+from shared.config import Settings, settings_problems
 from shared.server.tasks import first_of
 
 
@@ -26,7 +26,7 @@ def serve_all(host: str = "127.0.0.1", port_base: int | None = None, arguments: 
         settings = Settings()
         ports = {word: row.port() for word, row in TRANSPORTS.items()}
     except ValidationError as error:
-        problems = "; ".join(f"{'.'.join(map(str, e['loc'])).upper()}: {e['msg']}" for e in error.errors())
+        problems = settings_problems(error)
         return _say(f"the servers cannot start: {problems}", 2)
     if port_base is not None:
         ports = {word: port_base + number for number, word in enumerate(TRANSPORTS)}

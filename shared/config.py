@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import AliasChoices, Field, SecretStr, ValidationInfo, create_model, field_validator
+from pydantic import AliasChoices, Field, SecretStr, ValidationError, ValidationInfo, create_model, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
@@ -142,3 +142,9 @@ def settings_help(ports: Mapping[str, tuple[int, str]]) -> str:
         default = "in your state directory" if name == "store_url" else field.default
         lines.append(f"  {name.upper():<33} {field.description} (default: {'unset' if default is None else default})")
     return "settings (environment or .env):\n" + "\n".join(lines)
+
+
+def settings_problems(error: ValidationError) -> str:
+    """What is wrong with which setting, in one line: ``SSE_PORT: Input should be a valid integer``."""
+    problems = ((".".join(map(str, each["loc"])).upper(), each["msg"]) for each in error.errors())
+    return "; ".join(f"{name}: {message.removeprefix('Value error, ')}" for name, message in problems)

@@ -54,14 +54,10 @@ class JoinSession(_Asked, frozen=True, kw_only=True, tag="join_session"):
 
 
 class Resume(_Asked, frozen=True, kw_only=True, tag="resume"):
-    """Read a turn from a cursor, in place of the events of this turn that this connection is being sent.
-
-    ``epoch``: that of the terminal event that the client has read; None is 0.
-    """
+    """Read a turn from a cursor, in place of the events of this turn that this connection is being sent."""
 
     turn_id: str
     after: int
-    epoch: int | None = None
 
 
 class Cancel(_Asked, frozen=True, kw_only=True, tag="cancel"):
@@ -144,8 +140,4 @@ class Error(_Message, frozen=True, kw_only=True, tag="error", omit_defaults=True
     request_id: str | None = None
 
 
-class Heartbeat(_Message, frozen=True, kw_only=True, tag="heartbeat"):
-    """On gRPC's ``Chat`` only, after a silence. A WebSocket has pings of its own for this (RFC 6455, section 5.5.2)."""
-
-
-ServerMessage = Connected | SessionCreated | SessionJoined | Resumed | Pong | Error | Heartbeat | SessionUpdate
+ServerMessage = Connected | SessionCreated | SessionJoined | Resumed | Pong | Error | SessionUpdate

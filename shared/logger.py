@@ -35,11 +35,6 @@ class Trace:
     text: bool = False
 
 
-def short(identifier: str | None) -> str:
-    """The first eight characters of an id; log lines name sessions and turns by them."""
-    return identifier[:8] if identifier else "-"
-
-
 def open_logger(transport: str, stream: TextIO | None = None, level: int = logging.INFO) -> Logger:
     """A logger for one transport's server, on ``stream`` or else on stderr."""
     # Imported here, because clients import this module for its names and do without the library.

@@ -37,11 +37,8 @@ class SessionPage(msgspec.Struct, frozen=True, kw_only=True):
     active_sessions: int
 
 
-class Message(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One message of a session; ``status`` is the status of the message's turn.
-
-    ``truncated``, which is absent in JSON when it is false: the text was cut at 3 MiB, and the turn's log has all of it.
-    """
+class Message(msgspec.Struct, frozen=True, kw_only=True):
+    """One message of a session; ``status`` is the status of the message's turn."""
 
     message_id: str
     turn_id: str
@@ -50,14 +47,6 @@ class Message(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     status: Status
     image_id: str | None
     created_at: float
-    truncated: bool = False
-
-
-class MessagePage(msgspec.Struct, frozen=True, kw_only=True):
-    """Messages in order. A page ends before its texts pass 3 MiB; ``next_cursor`` is null on the last page."""
-
-    messages: list[Message]
-    next_cursor: str | None
 
 
 class ModelInfo(msgspec.Struct, frozen=True):
@@ -83,3 +72,8 @@ class TurnBegan(msgspec.Struct, frozen=True):
 
     session_id: str
     turn_id: str
+
+
+def short(identifier: str | None) -> str:
+    """The first eight characters of an id, as logs and clients show sessions and turns; ``-`` for none."""
+    return identifier[:8] if identifier else "-"

@@ -37,7 +37,7 @@ def port_of(servers: Servers, word: str) -> str:
 class Run(Protocol):
     """``python -m protocols`` with these arguments: its status, what it wrote, what it complained about."""
 
-    def __call__(self, *arguments: str, stdin: str = "", **env: str) -> tuple[int, str, str]: ...
+    def __call__(self, *arguments: str, stdin: str | bytes = "", **env: str) -> tuple[int, str, str]: ...
 
 
 @pytest.fixture
@@ -45,9 +45,10 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFi
     """In this process, in an empty folder: starting Python for each would take most of the time."""
     monkeypatch.chdir(tmp_path)
 
-    def run_here(*arguments: str, stdin: str = "", **env: str) -> tuple[int, str, str]:
+    def run_here(*arguments: str, stdin: str | bytes = "", **env: str) -> tuple[int, str, str]:
         with monkeypatch.context() as patch:
-            patch.setattr(sys, "stdin", io.StringIO(stdin))
+            given = stdin.encode() if isinstance(stdin, str) else stdin
+            patch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(given), encoding="utf-8"))
             for name, value in env.items():
                 patch.setenv(name, value)
             try:

@@ -13,7 +13,7 @@ import time
 from shared.chat.dependencies import Dependencies
 from shared.chat.running_turn import RunningTurn
 from shared.events import AnyEvent, now_ms
-from shared.logger import short
+from shared.session import short
 from shared.store.protocol import Append
 
 _TRIES_S = 2.0

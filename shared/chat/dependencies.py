@@ -10,7 +10,8 @@ from shared.chat.turn_logs import TurnLogs
 from shared.config import Settings
 from shared.images.model import ImageModel
 from shared.llm.model import ChatModel
-from shared.logger import Logger, Trace, short
+from shared.logger import Logger, Trace
+from shared.session import short
 from shared.store.protocol import Store
 from shared.store.record import Record
 

@@ -12,8 +12,7 @@ from shared.chat.request import TurnRequest
 from shared.chat.running_turn import RunningTurn, StopReason
 from shared.chat.turn_log import TurnLog
 from shared.errors import ChatError
-from shared.logger import short
-from shared.session import TurnBegan
+from shared.session import TurnBegan, short
 from shared.store.protocol import Started
 
 _LAST_EVENTS_S = 1.5

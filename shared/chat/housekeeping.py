@@ -10,7 +10,7 @@ from shared.chat.dependencies import Dependencies
 from shared.chat.generation import Generation
 from shared.errors import ChatError
 from shared.events import now_ms
-from shared.logger import short
+from shared.session import short
 
 _PURGE_S = 60.0
 _WEEK_MS = 7 * 24 * 3600 * 1000

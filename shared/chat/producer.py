@@ -33,8 +33,8 @@ from shared.events import (
 )
 from shared.images.model import ImagePart
 from shared.llm.model import ContextMessage
-from shared.logger import short
 from shared.reply import text_sha256
+from shared.session import short
 from shared.store.protocol import End, Started, StoredImage
 
 # A model that never waits would keep the event loop busy: after so many uncommitted events its producer waits for a

@@ -15,8 +15,9 @@ from typing import Self
 from shared.chat.counters import Counters
 from shared.errors import ChatError
 from shared.events import TERMINAL_STATUS, Kind, Status
-from shared.logger import Logger, short
+from shared.logger import Logger
 from shared.reply import Fold
+from shared.session import short
 from shared.store.record import Record
 
 # The most records that a reader gets at once; a piece of a picture is large.

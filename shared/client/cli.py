@@ -1,6 +1,7 @@
-"""A client from the command line: one message and its reply, one picture, or the interactive shell. The same for all five.
+"""A client from the command line: one message and its reply, one picture, or the interactive shell. The same for all transports.
 
-Exit status: 0 done, 1 refused or failed, 2 nothing answers there (or wrong settings), 130 interrupted; why is one line on stderr.
+Exit status: 0 done, 1 refused or failed, 2 no server of ours answers there or a setting is wrong, 130 interrupted. One line
+on stderr says why.
 """
 
 from __future__ import annotations
@@ -10,57 +11,23 @@ import asyncio
 import contextlib
 import os
 import sys
-from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping, Sequence
-from contextlib import aclosing
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from pydantic import ValidationError
 
-from shared.client.files import free_name
-from shared.client.protocol import Ask, ChatClient, Item, Lost, Resumed
-from shared.config import Settings
-from shared.errors import ChatError, ConnectionLost, ServerAbsent
-from shared.events import (
-    Chunk,
-    ImageChunk,
-    ImageCompleted,
-    ImageStarted,
-    TurnCancelled,
-    TurnFailed,
-    TurnInterrupted,
-    to_json,
-)
-from shared.reply import Fold, Picture, Reply
-
-DONE, FAILED, ABSENT, INTERRUPTED = 0, 1, 2, 130
-
-_CANCEL_S = 3.0
-# What a terminal would act on: the C0 and C1 controls but tab and newline. Files and pipes get every character as it came.
-_CONTROLS = dict.fromkeys((*range(9), *range(11, 32), *range(127, 160)), "�")
-_CONTROLS[0x0D] = _CONTROLS[0x85] = ""
+from shared.client import text
+from shared.client.exit_status import ABSENT, FAILED, INTERRUPTED, fail
+from shared.client.one_shot import print_reply, save_picture
+from shared.client.protocol import Ask, ChatClient
+from shared.client.transport import Transport, Transports
+from shared.config import Settings, clean_key, settings_problems
+from shared.errors import ChatError, ConnectionLost, NotOurServer, ServerAbsent
 
 
-class Way(Protocol):
-    """A row of the table of transports, as far as the shell needs it."""
-
-    @property
-    def word(self) -> str:
-        """Our word for the transport."""
-
-    @property
-    def title(self) -> str:
-        """Its name."""
-
-    def port(self) -> int:
-        """The configured port of its server."""
-
-    def client(self, address: str | None = None, **options: Any) -> ChatClient:
-        """A client of it."""
-
-
-def main(client: type[ChatClient], argv: Sequence[str] | None, ways: Mapping[str, Way]) -> int:
-    """Send MESSAGE and print the reply as it streams, or open the shell; ``ways`` are where its ``/switch`` can go."""
+def main(client: type[ChatClient], argv: Sequence[str] | None, transports: Transports) -> int:
+    """Send MESSAGE and print the reply as it streams, or open the shell. ``transports``: where its ``/switch`` can go."""
     word = client.transport
     parser = argparse.ArgumentParser(
         prog=f"{word} client", description=f"Chat over {word}: interactively, or one message with MESSAGE."
@@ -69,11 +36,11 @@ def main(client: type[ChatClient], argv: Sequence[str] | None, ways: Mapping[str
     _add_common(parser, word)
     parser.add_argument("--model", metavar="ID", help="model to ask (default: the session's, else the server's)")
     parser.add_argument("--plain", action="store_true", help="the shell prints raw text instead of Markdown")
-    args = parser.parse_args(argv)
-    return _guarded(word, lambda settings: _chat(client, args, settings, ways))
+    args = _parsed(parser, argv)
+    return _guarded(word, lambda settings: _chat(client, args, settings, transports))
 
 
-def image_main(client: type[ChatClient], argv: Sequence[str] | None, ways: Mapping[str, Way]) -> int:
+def image_main(client: type[ChatClient], argv: Sequence[str] | None, transports: Transports) -> int:
     """Ask for a picture of PROMPT, write it to a file, print the file's name."""
     word = client.transport
     parser = argparse.ArgumentParser(prog=f"{word} image", description=f"Ask for a picture over {word}.")
@@ -81,66 +48,90 @@ def image_main(client: type[ChatClient], argv: Sequence[str] | None, ways: Mappi
     _add_common(parser, word)
     parser.add_argument("--size", metavar="WxH", help="such as 512x512 (default: 1024x1024)")
     parser.add_argument("--out", metavar="FILE", type=Path, help="default: a new file named after the prompt")
-    args = parser.parse_args(argv)
-    return _guarded(word, lambda settings: _image(client, args, settings, ways))
+    args = _parsed(parser, argv)
+    return _guarded(word, lambda settings: _image(client, args, settings, transports))
 
 
 def _add_common(parser: argparse.ArgumentParser, word: str) -> None:
     parser.add_argument("--host", default="127.0.0.1", help="where the server is (default: 127.0.0.1)")
-    parser.add_argument("--port", type=_port, help=f"its port (default: {word.upper()}_PORT)")
+    parser.add_argument("--port", type=_port, help=f"the server's port (default: {word.upper()}_PORT)")
     parser.add_argument("--session", metavar="ID", help="go on in this session")
     parser.add_argument("--json", action="store_true", help="raw events, one JSON object a line")
     parser.add_argument("--no-resume", action="store_true", help="a lost connection is the end")
-    parser.add_argument("--key", help="the server's API_SECRET_KEY (default: ours)")
+    parser.add_argument("--key", help="the server's key (default: API_SECRET_KEY)")
 
 
-def _port(text: str) -> int:
-    port = int(text)
+def _port(given: str) -> int:
+    port = int(given)
     if not 0 < port < 65536:
         raise argparse.ArgumentTypeError("a port is 1 to 65535")
     return port
 
 
+def _parsed(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> argparse.Namespace:
+    """The arguments, each as text that can be sent. A path keeps the bytes that it was given with."""
+    args = parser.parse_args(argv)
+    for name, value in vars(args).items():
+        if isinstance(value, str):
+            setattr(args, name, _entered(value, f"the argument {name.upper()}"))
+    return args
+
+
+def _entered(given: str, what: str) -> str:
+    """The text, and a note on stderr when some of it was not valid."""
+    sent = text.entered(given)
+    if sent != given and sent.count("\ufffd") > given.count("\ufffd"):
+        sys.stderr.write(f"{what} is {text.NOT_UTF8}\n")
+    return sent
+
+
 def _guarded(word: str, work: Callable[[Settings], Coroutine[Any, Any, int]]) -> int:
-    """Run ``work`` to an exit status; whatever can go wrong becomes one line on stderr."""
+    """Run ``work`` to an exit status. Whatever goes wrong becomes one line on stderr."""
+    # Python has no stream object for a descriptor that was closed before it started (``>&-``).
+    if sys.stderr is None:
+        sys.stderr = os.fdopen(os.open(os.devnull, os.O_WRONLY), "w", encoding="utf-8")
+    if sys.stdout is None:
+        return fail(f"{word} client: stdout is closed, so the reply has nowhere to go")
     try:
         return asyncio.run(work(Settings()))
     except ValidationError as error:
-        problems = "; ".join(f"{'.'.join(map(str, e['loc'])).upper()}: {e['msg']}" for e in error.errors())
-        return _fail(f"settings: {problems}", ABSENT)
+        return fail(f"settings: {settings_problems(error)}", ABSENT)
     except ServerAbsent as error:
-        return _fail(error.message, ABSENT)
+        return fail(error.message, ABSENT)
+    except NotOurServer as error:
+        return fail(f"not_our_server: {error.message}", ABSENT)
     except ChatError as error:
-        return _fail(f"{error.code}: {error.message}")
+        return fail(f"{error.code}: {error.message}")
     except ConnectionLost as error:
-        return _fail(f"connection_lost: {error.message} (after seq {error.after})")
+        return fail(f"connection_lost: {error.message} (after seq {error.after})")
     except BrokenPipeError:
-        # Who read us has left (``| head``): nothing more to say, not even at exit.
+        # The reader of stdout has left (``| head``). Python would complain once more at exit, when it flushes stdout.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED
     except OSError as error:
-        return _fail(f"{word} client: {error}")
+        return fail(f"{word} client: {error}")
     except KeyboardInterrupt:
         return INTERRUPTED
 
 
-def _fail(line: str, status: int = FAILED) -> int:
-    sys.stderr.write(f"{line}\n")
-    return status
-
-
 def _options(args: argparse.Namespace, settings: Settings) -> dict[str, Any]:
-    key = args.key or (settings.api_secret_key.get_secret_value() if settings.api_secret_key else None)
+    """The options of a client. Raises ``invalid_request`` for a key that no header can carry."""
+    key = settings.api_secret_key.get_secret_value() if settings.api_secret_key else None
+    if args.key is not None:
+        try:
+            key = clean_key(args.key)
+        except ValueError as error:
+            raise ChatError("invalid_request", f"--key: {error}") from error
     return {"key": key, "resume": not args.no_resume}
 
 
-def _at(way: Way, args: argparse.Namespace, port: int | None = None) -> str:
-    port = port if port is not None else way.port()
+def _address(transport: Transport, args: argparse.Namespace, port: int | None) -> str:
+    port = port if port is not None else transport.port()
     return f"[{args.host}]:{port}" if ":" in args.host and "[" not in args.host else f"{args.host}:{port}"
 
 
 def absent(word: str, address: str, default_port: int) -> str:
-    """The line for a server that is not there, with the command that starts it."""
+    """The line for a server that does not answer, with the command that starts it."""
     host_port = address.rpartition("/")[2]
     port = host_port.rpartition(":")[2]
     more = "" if port == str(default_port) else f" --port {port}"
@@ -148,156 +139,66 @@ def absent(word: str, address: str, default_port: int) -> str:
 
 
 @contextlib.contextmanager
-def _named_absence(way: Way, address: str) -> Any:
+def _absence_explained(transport: Transport, address: str) -> Iterator[None]:
     try:
         yield
     except ServerAbsent as error:
-        raise ServerAbsent(absent(way.word, address, way.port())) from error
+        raise ServerAbsent(absent(transport.word, address, transport.port())) from error
 
 
-async def _chat(make: type[ChatClient], args: argparse.Namespace, settings: Settings, ways: Mapping[str, Way]) -> int:
-    way = ways[make.transport]
-    address = _at(way, args, args.port)
+async def _chat(make: type[ChatClient], args: argparse.Namespace, settings: Settings, transports: Transports) -> int:
+    transport = transports[make.transport]
+    address = _address(transport, args, args.port)
     options = _options(args, settings)
-    with _named_absence(way, address):
+    with _absence_explained(transport, address):
         if args.message is None:
-            return await _shell(make(address, **options), args, settings, ways)
-        message = sys.stdin.read() if args.message == "-" else args.message
+            return await _shell(make(address, **options), args, settings, transports)
+        message = _stdin() if args.message == "-" else args.message
         ask = Ask(text=message, session_id=args.session, model_id=args.model)
         async with make(address, **options) as client:
-            items = client.chat(message, session_id=args.session, model_id=args.model, request_id=ask.request_id)
-            return await _cancelling(client, ask, _print(items, raw=args.json))
+            return await print_reply(client, ask, raw=args.json)
 
 
-async def _shell(client: ChatClient, args: argparse.Namespace, settings: Settings, ways: Mapping[str, Way]) -> int:
+def _stdin() -> str:
+    """All of stdin as text. Raises ``invalid_request`` when it is closed."""
+    if sys.stdin is None:
+        raise ChatError("invalid_request", "stdin is closed; give the message as an argument.")
+    given = sys.stdin.buffer.read().decode(sys.stdin.encoding or "utf-8", "surrogateescape")
+    return _entered(given.removeprefix("\ufeff").replace("\r\n", "\n"), "stdin")
+
+
+async def _image(make: type[ChatClient], args: argparse.Namespace, settings: Settings, transports: Transports) -> int:
+    transport = transports[make.transport]
+    address = _address(transport, args, args.port)
+    if args.out is not None and not args.out.absolute().parent.is_dir():
+        raise ChatError("invalid_request", f"There is no folder {text.line(str(args.out.absolute().parent))}.")
+    ask = Ask(text=args.prompt, kind="image", size=args.size, session_id=args.session)
+    with _absence_explained(transport, address):
+        async with make(address, **_options(args, settings)) as client:
+            return await save_picture(client, ask, args.out, raw=args.json)
+
+
+async def _shell(client: ChatClient, args: argparse.Namespace, settings: Settings, transports: Transports) -> int:
+    # Imported here, because one message needs neither prompt_toolkit nor rich, which take a third of its time.
     from shared.client import shell
+
+    if sys.stdin is None:
+        raise ChatError("invalid_request", "stdin is closed; give the message as an argument.")
 
     def open_client(word: str) -> ChatClient:
         port = args.port if word == client.transport else None
-        return ways[word].client(_at(ways[word], args, port), **_options(args, settings))
+        made: ChatClient = transports[word].client(_address(transports[word], args, port), **_options(args, settings))
+        return made
 
     def nothing_there(client: ChatClient) -> str:
-        return absent(client.transport, client.address, ways[client.transport].port())
+        return absent(client.transport, client.address, transports[client.transport].port())
 
     return await shell.run(
         client,
         open_client,
-        ways,
+        transports,
+        absent=nothing_there,
         session_id=args.session,
         model_id=args.model,
         plain=args.plain,
-        absent=nothing_there,
     )
-
-
-async def _cancelling(client: ChatClient, ask: Ask, work: Coroutine[Any, Any, int]) -> int:
-    """Run ``work``; when Ctrl-C interrupts it, the turn is cancelled on the server before we leave."""
-    task = asyncio.ensure_future(work)
-    try:
-        return await task
-    except asyncio.CancelledError:
-        # The key names our turn on every transport, also where plain REST has not told us its id yet: starting it again joins it.
-        with contextlib.suppress(ChatError, ConnectionLost, TimeoutError):
-            async with asyncio.timeout(_CANCEL_S):
-                await client.cancel((await client.start(ask)).turn_id)
-        return _fail("\ncancelled" if sys.stderr.isatty() else "cancelled", INTERRUPTED)
-
-
-async def _print(items: AsyncGenerator[Item, None], *, raw: bool) -> int:
-    """The reply on stdout as it comes; what happens to the line, and how a turn ended badly, on stderr."""
-    ended: str | None = None
-    last = "\n"
-    try:
-        async with aclosing(items):
-            async for item in items:
-                if isinstance(item, Lost | Resumed):
-                    _notice(item)
-                elif raw:
-                    _write(to_json(item).decode() + "\n", exact=True)
-                elif isinstance(item, Chunk | Reply):
-                    _write(item.text)
-                    last = item.text or last
-                ended = _ended_badly(item) or ended
-    finally:
-        if not last.endswith("\n"):
-            _write("\n")
-    return _fail(ended) if ended else DONE
-
-
-def _ended_badly(item: Item) -> str | None:
-    if isinstance(item, TurnFailed):
-        return f"{item.code}: {item.message}"
-    if isinstance(item, TurnCancelled) or (isinstance(item, Reply) and item.status == "cancelled"):
-        return "cancelled: someone cancelled this turn; what was said is kept"
-    if isinstance(item, TurnInterrupted) or (isinstance(item, Reply) and item.status == "interrupted"):
-        return "interrupted: the server stopped in the middle of this turn; what was said is kept"
-    return None
-
-
-def _write(text: str, *, exact: bool = False) -> None:
-    """To stdout at once; a terminal gets no control characters from a model."""
-    out = sys.stdout
-    if not exact and out.isatty():
-        text = text.translate(_CONTROLS)
-    out.buffer.write(text.encode())
-    out.buffer.flush()
-
-
-def _notice(item: Lost | Resumed) -> None:
-    if isinstance(item, Lost):
-        line = f"[lost after seq {item.after}: {item.why}]\n"
-    else:
-        line = f"[back after {item.elapsed_ms:.0f} ms, going on after seq {item.after}]\n"
-    # On a terminal the reply stands in the way.
-    sys.stderr.write(f"\n{line}" if sys.stderr.isatty() else line)
-
-
-async def _image(make: type[ChatClient], args: argparse.Namespace, settings: Settings, ways: Mapping[str, Way]) -> int:
-    way = ways[make.transport]
-    address = _at(way, args, args.port)
-    if args.out is not None and not args.out.absolute().parent.is_dir():
-        return _fail(f"invalid_request: there is no folder {args.out.absolute().parent}")
-    ask = Ask(text=args.prompt, kind="image", size=args.size, session_id=args.session)
-    with _named_absence(way, address):
-        async with make(address, **_options(args, settings)) as client:
-            items = client.image(args.prompt, size=args.size, session_id=args.session, request_id=ask.request_id)
-            return await _cancelling(client, ask, _save(items, args))
-
-
-async def _save(items: AsyncGenerator[Item, None], args: argparse.Namespace) -> int:
-    fold, picture = Fold(), None
-    async with aclosing(items):
-        async for item in items:
-            if isinstance(item, Lost | Resumed):
-                _notice(item)
-                continue
-            if args.json:
-                _write(to_json(item).decode() + "\n", exact=True)
-            if isinstance(item, Picture):
-                picture = item
-            elif not isinstance(item, Reply):
-                fold.add(item)
-                _progress(item, fold)
-    picture = picture or fold.picture()
-    path = args.out or free_name(args.prompt, picture.mime_type)
-    await asyncio.to_thread(path.write_bytes, picture.image)
-    line = f"{path}  {picture.width}x{picture.height}, {len(picture.image)} bytes\n"
-    if args.json:
-        sys.stderr.write(line)
-    else:
-        _write(f"{path}\n")
-    return DONE
-
-
-def _progress(item: Item, fold: Fold) -> None:
-    if not sys.stderr.isatty():
-        return
-    if isinstance(item, ImageChunk):
-        started, data = fold.pictures[item.image_id]
-        what = "preview" if started.preview else "picture"
-        sys.stderr.write(
-            f"\r{what} {100 * len(data) // max(started.size_bytes, 1):3d} % of {started.size_bytes} bytes "
-        )
-    elif isinstance(item, ImageStarted | ImageCompleted):
-        sys.stderr.write("\r\x1b[K")
-    sys.stderr.flush()

@@ -57,6 +57,9 @@ class Transport(Protocol):
     def title(self) -> str:
         """The full name, such as ``Server-Sent Events``."""
 
+    def port(self) -> int:
+        """The configured port of the server."""
+
     def client(self, address: str | None = None, **options: Any) -> Any:
         """A client of the transport; ``options`` are those of ChatClient."""
 

@@ -15,7 +15,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from shared.chat.service import open_service
-from shared.config import Settings, settings_help
+from shared.config import Settings, settings_help, settings_problems
 from shared.logger import Trace, open_logger
 from shared.server.access import access_policy
 from shared.server.context import PagePorts, ServerContext
@@ -82,7 +82,7 @@ def main(
             )
             runner.run(_run(opening, serve))
     except ValidationError as error:
-        problems = "; ".join(f"{'.'.join(map(str, e['loc'])).upper()}: {e['msg']}" for e in error.errors())
+        problems = settings_problems(error)
         return _refuse(word, problems)
     except (ValueError, OSError) as error:
         return _refuse(word, str(error))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import TypeVar, cast
 
 import msgspec
 
@@ -21,8 +20,6 @@ from shared.events import (
 )
 from shared.reply import text_sha256
 
-# Bytes, or text where the wire's library takes text.
-Frame = TypeVar("Frame", bytes, str)
 _IMAGE_CHUNK = "image_chunk"
 
 
@@ -60,8 +57,8 @@ class Record:
         self.stored = stored
         self.data = data
         self._event = event
-        self._framer: Callable[[Record], bytes | str] | None = None
-        self._frame: bytes | str = b""
+        self._framer: Callable[[Record], bytes] | None = None
+        self._frame = b""
 
     @classmethod
     def of(cls, event: AnyEvent) -> Record:
@@ -114,14 +111,14 @@ class Record:
         """Whether this event ends the turn."""
         return self.type in TERMINAL_STATUS
 
-    def framed(self, frame: Callable[[Record], Frame]) -> Frame:
-        """The event in a wire's framing, made once for all readers; a piece of a picture is framed for each reader."""
+    def framed(self, frame: Callable[[Record], bytes]) -> bytes:
+        """The event's bytes in a wire's framing, made once however many readers there are."""
         if self.data is not None:
             return frame(self)
         if self._framer is not frame:
             self._frame = frame(self)
             self._framer = frame
-        return cast(Frame, self._frame)
+        return self._frame
 
 
 def partial(events: Iterable[AnyEvent]) -> tuple[str, int, str | None]:

@@ -1,28 +1,29 @@
-"""Completion: commands by their names, and what their arguments can be: sessions, models, transports."""
+"""Completion of commands and of their arguments: sessions, models, transports."""
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Iterable
+from collections.abc import AsyncGenerator, Iterable, Mapping
 
 from prompt_toolkit.completion import CompleteEvent, Completer, Completion
 from prompt_toolkit.document import Document
 
-from shared.client.shell import text
-from shared.client.shell.commands import COMMANDS, Choices
-from shared.client.shell.shell import Shell
+from shared.client import text
+from shared.client.shell.shell import Choices, Command, Shell
 from shared.errors import ChatError, ConnectionLost
+from shared.session import short
 
 _PATIENCE_S = 1.0
 _FRESH_S = 3.0
 _SESSIONS = 50
 
 
-class Words(Completer):
-    """Completes what begins with a slash; ``shell`` is set when there is one."""
+class CommandCompleter(Completer):
+    """Completes lines that begin with a slash. ``shell`` is set after the screen that uses this completer was made."""
 
-    def __init__(self) -> None:
+    def __init__(self, commands: Mapping[str, Command]) -> None:
+        self._commands = commands
         self.shell: Shell | None = None
         self._known: dict[Choices, tuple[float, list[tuple[str, str]]]] = {}
 
@@ -36,9 +37,9 @@ class Words(Completer):
         if not line.startswith("/") or "\n" in line or (self.shell is not None and self.shell.asking):
             return
         name, space, argument = line[1:].partition(" ")
-        command = COMMANDS.get(name)
+        command = self._commands.get(name)
         if not space:
-            choices = [(each.name, each.brief) for each in COMMANDS.values()]
+            choices = [(each.name, each.brief) for each in self._commands.values()]
             typed = name
         elif command is not None and " " not in argument.lstrip():
             choices = await self._choices(command.choices)
@@ -52,7 +53,7 @@ class Words(Completer):
     async def _choices(self, kind: Choices) -> list[tuple[str, str]]:
         at, known = self._known.get(kind, (0.0, []))
         if time.monotonic() - at > _FRESH_S:
-            # A server that is slow or away costs the menu, not the typing.
+            # With a slow or absent server there is no menu, but typing goes on.
             try:
                 async with asyncio.timeout(_PATIENCE_S):
                     known = await self._ask(kind)
@@ -66,14 +67,14 @@ class Words(Completer):
         if shell is None or kind == "none":
             return []
         if kind == "commands":
-            return [(each.name, each.brief) for each in COMMANDS.values()]
+            return [(each.name, each.brief) for each in self._commands.values()]
         if kind == "transports":
             return [(word, transport.title) for word, transport in shell.transports.items()]
-        if shell.link.parted:
+        if shell.active.parted:
             return []
-        client = shell.link.client
+        client = shell.active.client
         if kind == "models":
             models = await client.list_models()
             return [(text.line(each.model), "the server's default" if each.default else "") for each in models]
         page = await client.list_sessions(_SESSIONS)
-        return [(text.short(each.session_id), text.plural(each.message_count, "message")) for each in page.sessions]
+        return [(short(each.session_id), text.plural(each.message_count, "message")) for each in page.sessions]

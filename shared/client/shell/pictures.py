@@ -1,6 +1,6 @@
-"""Pictures in the terminal: kitty's graphics protocol or sixel (iTerm2 too) where the terminal says it has one, else half-blocks.
+"""Pictures in the terminal: kitty's graphics protocol or sixel where the terminal answers that it has one, else half-blocks.
 
-textual-image asks the terminal when it is imported and reads the answer from stdin: once, with our line out of the way.
+textual-image asks the terminal when it is imported and reads the answer from stdin. So it is imported once, without the input line.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ _DA1 = re.compile(rb"\x1b\[\?[\d;]*c")
 _ANSWERS = re.compile(rb"\x1b\[[?\d;]*[ct]|\x1b_G.*?\x1b\\")
 
 
-class Easel:
-    """Draws pictures on one screen."""
+class TerminalPictures:
+    """Draws pictures on one screen, with what its terminal can draw."""
 
     def __init__(self, screen: Screen) -> None:
         self._screen = screen
@@ -37,7 +37,7 @@ class Easel:
         self._asking = asyncio.Lock()
 
     async def prepare(self) -> None:
-        """Learn what the terminal can draw."""
+        """Ask the terminal, once, what it can draw."""
         async with self._asking:
             if self._library is None and self._screen.interactive:
                 async with self._screen.bare():
@@ -46,41 +46,41 @@ class Easel:
                     self._screen.add(typed)
 
     async def preview(self, data: bytes) -> list[str]:
-        """A small picture of half-blocks as rows; none where it cannot be read."""
+        """A small picture of half-blocks as rows; no rows when the data are no readable picture."""
         if self._library is None:
             return []
         picture = await asyncio.to_thread(_scaled, data)
         if picture is None:
             return []
         columns = self._columns(picture, _PREVIEW_COLUMNS, _PREVIEW_ROWS)
-        return self._screen.paint.rows(self._library.HalfcellImage(picture, width=columns, height="auto"), columns)
+        return self._screen.painter.rows(self._library.HalfcellImage(picture, width=columns, height="auto"), columns)
 
     async def draw(self, data: bytes) -> None:
-        """The picture itself, into the scrollback."""
+        """Draw a picture into the scrollback."""
         if self._library is None:
             return
         picture = await asyncio.to_thread(_scaled, data)
         if picture is None:
             return
-        columns = self._columns(picture, min(_MAX_COLUMNS, self._screen.paint.width - 1), _MAX_ROWS)
+        columns = self._columns(picture, min(_MAX_COLUMNS, self._screen.painter.width - 1), _MAX_ROWS)
         drawing = self._library.Image(picture, width=columns, height="auto")
-        # Sixels take a while to make; kitty's sequences are written as they are made, so not beside our own writes.
+        # Sixels take long to compute, so that runs in a thread. Drawing for kitty writes to the terminal itself, so it may not.
         away = self._library.Image is self._library.SixelImage
         drawn = await asyncio.to_thread(_drawn, drawing) if away else _drawn(drawing)
         self._screen.raw(drawn)
 
     def _columns(self, picture: Image.Image, columns: int, rows: int) -> int:
-        """As wide as fits into both; a cell is about twice as high as it is wide."""
+        """The width in cells that fits into both limits. A cell is about twice as high as it is wide."""
         rows = max(2, min(rows, self._screen.live_height - 4))
         return max(2, min(columns, 2 * rows * picture.width // picture.height))
 
 
 def _learn() -> tuple[Any, str]:
-    """The library, set to what the terminal can draw, and what was typed meanwhile."""
-    # It warns, with a traceback, of every terminal that does not tell the size of its cells.
+    """The library, which has asked the terminal, and the text that was typed meanwhile."""
+    # The library warns, with a traceback, of a terminal that does not tell the size of its cells.
     logging.getLogger("textual_image").setLevel(logging.CRITICAL)
     library = importlib.import_module("textual_image.renderable")
-    # Measuring asks for the size of a cell, once.
+    # Measuring makes the library ask for the size of a cell, once.
     Console(file=io.StringIO()).measure(library.HalfcellImage(Image.new("RGB", (2, 2)), width=1, height=1))
     if sys.platform == "win32":
         return library, ""
@@ -88,9 +88,9 @@ def _learn() -> tuple[Any, str]:
 
 
 def _late_answers() -> str:
-    """Take in what the terminal still has to say: a slow one answers when the library has stopped waiting. What else was typed.
+    """Read the answers that arrive after the library stopped waiting. Returns the text that the user typed between them.
 
-    Terminals answer in order, and all answer DA1 (ECMA-48 section 8.3.24): its answer is the last one.
+    Terminals answer in order, and every terminal answers DA1 (ECMA-48 section 8.3.24), so the answer to DA1 is the last one.
     """
     import termios
     import tty
@@ -110,7 +110,7 @@ def _late_answers() -> str:
 
 
 def _scaled(data: bytes) -> Image.Image | None:
-    """The picture, no larger than a terminal can show; None when this is no picture that Pillow can read."""
+    """The picture, no larger than a terminal can show; None when Pillow cannot read it."""
     try:
         with Image.open(io.BytesIO(data)) as picture:
             picture.thumbnail((_MAX_PIXELS, _MAX_PIXELS))

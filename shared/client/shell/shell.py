@@ -1,29 +1,31 @@
-"""The shell itself: what is typed goes to a command or to the model; what is interrupted stops; what has changed is drawn.
+"""The shell itself: typed lines go to a command or to the model, Ctrl-C stops what runs, and changes are drawn.
 
-Commands run one after the other in a task of their own, a turn in another, so nothing that one types waits for either.
+Commands run one after the other in one task and turns in another, so typing waits for neither.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import difflib
 import signal
 import sys
 import time
-from collections.abc import Coroutine, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Literal
 
 from rich.text import Text
 
+from shared.client import text
 from shared.client.protocol import Ask
-from shared.client.shell import text, view
-from shared.client.shell.commands import COMMANDS, nearest
-from shared.client.shell.link import Link
-from shared.client.shell.paint import Renderable
-from shared.client.shell.room import Back, Began, Dropped, News, Room
-from shared.client.shell.screen import Input, Interrupt, Line, Look, Screen, Typing
-from shared.client.shell.turns import Turns, Wanted
+from shared.client.shell import view
+from shared.client.shell.active_client import ActiveClient
+from shared.client.shell.current_session import CurrentSession, OtherTurn, SessionNews, WatchLost, WatchRestored
+from shared.client.shell.painter import Renderable
+from shared.client.shell.screen import EnteredLine, Footer, Input, Interrupt, Screen, Typing
+from shared.client.shell.turns import Turns, TurnToShow
+from shared.client.transport import Transports
 from shared.errors import ChatError, ConnectionLost
 from shared.session import SessionUpdate
 
@@ -31,43 +33,46 @@ _FRAME_S = 1 / 30
 _IDLE_S = 1.0
 _SHOW_COMMAND_S = 0.3
 _CANCEL_S = 3.0
-_TOLD = {
+# After a Ctrl-C at the empty prompt a second one within this time leaves.
+_SECOND_CTRL_C_S = 2.0
+_UPDATES = {
     "session_cleared": "someone else emptied this session",
-    "session_deleted": "someone else deleted this session; the next message makes a new one",
+    "session_deleted": "someone else deleted this session; the next message creates a new one",
 }
 
+Choices = Literal["none", "commands", "sessions", "models", "transports"]
 
-class Transport(Protocol):
-    """What the shell reads of a row of the table of transports."""
 
-    @property
-    def word(self) -> str:
-        """Our word for it, such as ``sse``."""
+@dataclass(frozen=True, slots=True)
+class Command:
+    """One row of the table of commands. ``choices``: what completes its argument; ``more``: what ``/help NAME`` adds."""
 
-    @property
-    def title(self) -> str:
-        """Its name, such as ``Server-Sent Events``."""
+    name: str
+    arguments: str
+    brief: str
+    run: Callable[[Shell, str], Awaitable[None]]
+    more: str = ""
+    choices: Choices = "none"
 
 
 @dataclass(slots=True)
 class Shell:
-    """One user at one screen."""
+    """One user at one screen. ``commands`` has ``use``, with which the shell enters the session that it was started for."""
 
     screen: Screen
-    link: Link
-    room: Room
+    active: ActiveClient
+    session: CurrentSession
     turns: Turns
-    transports: Mapping[str, Transport]
+    transports: Transports
+    commands: Mapping[str, Command]
     _lines: asyncio.Queue[str] = field(default_factory=asyncio.Queue)
     _question: tuple[str, asyncio.Future[bool]] | None = None
     _command: asyncio.Task[None] | None = None
     _command_line: str = ""
     _command_since: float = 0.0
     _stopping: asyncio.Task[bool] | None = None
-    _armed: bool = False
-    _drop_told: bool = False
-
-    # -- for the commands
+    _leaves_until: float = 0.0
+    _loss_shown: bool = False
 
     def say(self, words: Renderable) -> None:
         """Print an answer to a command."""
@@ -78,17 +83,23 @@ class Shell:
         self.screen.note(Text(words, style=style))
 
     def fail(self, words: str) -> None:
-        """Print why a command could not do it."""
+        """Print why a command failed."""
         self.note(words, "red")
         self.turns.failed = True
 
+    def no_such_command(self, name: str) -> str:
+        """The words for a command that is not in the table, with the nearest one that is."""
+        near = next(iter(difflib.get_close_matches(name.lower(), self.commands, n=1, cutoff=0.6)), None)
+        hint = f", did you mean /{near}?" if near else "; /help lists them."
+        return f"There is no /{text.line(name, 40)}{hint}"
+
     @property
     def asking(self) -> bool:
-        """Whether the next line answers a question of ours."""
+        """Whether the next line answers a question of the shell."""
         return self._question is not None
 
     async def confirm(self, question: str) -> bool:
-        """Ask the user; no, where nobody is there to say yes."""
+        """Ask the user. False in a pipe, where no user can answer."""
         if not self.screen.interactive:
             self.fail(f"{question} Say so with --yes.")
             return False
@@ -100,11 +111,9 @@ class Shell:
         finally:
             self._question = None
 
-    # -- the life of it
-
     async def live(self, session_id: str | None) -> None:
-        """From the first line to the last."""
-        self.screen.look = self._look
+        """Run from the first line to the last. ``session_id``: the session to enter."""
+        self.screen.footer = self._footer
         if not self.screen.interactive:
             await self.open(session_id)
         async with asyncio.TaskGroup() as tasks:
@@ -112,7 +121,9 @@ class Shell:
             background = [tasks.create_task(work) for work in self._background(session_id)]
             try:
                 with _signals(self.screen):
-                    await self._serve()
+                    async for item in self.screen.inputs():
+                        await self._handle(item)
+                        self.turns.changed.set()
             finally:
                 for task in background:
                     task.cancel()
@@ -121,29 +132,24 @@ class Shell:
     def _background(self, session_id: str | None) -> list[Coroutine[None, None, None]]:
         if not self.screen.interactive:
             return []
-        return [self._work(session_id), self._hear_forever(), self._paint()]
+        return [self._work(session_id), self._read_news(), self._draw()]
 
-    async def _serve(self) -> None:
-        """Take what the user does until they leave."""
-        async for item in self.screen.inputs():
-            await self._take(item)
-            self.turns.changed.set()
-
-    async def _take(self, item: Input) -> None:
-        if isinstance(item, Line):
-            self._armed = False
-            self.room.type("")
+    async def _handle(self, item: Input) -> None:
+        if isinstance(item, EnteredLine):
+            self._leaves_until = 0.0
+            self.session.type("")
             if self._question is not None:
                 self._answer_question(item.text)
             elif self.screen.interactive:
                 self._lines.put_nowait(item.text)
             else:
-                # In a pipe each line waits for the one before it.
+                # In a pipe each line waits for the line before it.
                 await self.do(item.text)
                 await self.turns.idle()
         elif isinstance(item, Typing):
-            self._armed = self._armed and not item.text
-            self.room.type(item.text)
+            if item.text:
+                self._leaves_until = 0.0
+            self.session.type(item.text)
         elif isinstance(item, Interrupt):
             self._interrupt(item)
 
@@ -155,31 +161,32 @@ class Shell:
             answer.set_result(said.strip().lower() in ("y", "yes"))
 
     def _interrupt(self, item: Interrupt) -> None:
-        """Ctrl-C: what runs is stopped; with nothing to stop and nothing typed it is a way to leave, at the second time."""
-        answer = self.turns.answer
-        armed, self._armed = self._armed, True
+        """Ctrl-C stops what runs, or clears what is typed. At an empty prompt with nothing running, two of them leave."""
+        shown = self.turns.shown
+        leaves, self._leaves_until = time.monotonic() < self._leaves_until, 0.0
         if self._question is not None:
             self._answer_question("no")
         elif self._command is not None and not self._command.done():
             self._command.cancel()
-        elif answer is not None and answer.ours and not answer.stopping:
+        elif shown is not None and shown.ours and not shown.stopping:
             self._stopping = asyncio.create_task(self.turns.stop())
         elif item.typed:
             self.screen.set_line("")
-        elif armed:
+        elif leaves:
             self.screen.leave()
         else:
-            theirs = answer is not None and not answer.ours
-            self.note("Ctrl-C once more leaves" + ("; /stop would stop it for everyone" if theirs else ""))
+            self._leaves_until = time.monotonic() + _SECOND_CTRL_C_S
+            others = shown is not None and not shown.ours
+            self.note("Ctrl-C once more leaves" + ("; /stop would stop it for everyone" if others else ""))
 
     async def _work(self, session_id: str | None) -> None:
-        """Do the lines in order; one can be interrupted without the others."""
-        await self._one("connecting", self.open(session_id))
+        """Do the lines in order. Ctrl-C interrupts the current line alone."""
+        await self._do_one("connecting", self.open(session_id))
         while True:
             line = await self._lines.get()
-            await self._one(line, self.do(line))
+            await self._do_one(line, self.do(line))
 
-    async def _one(self, name: str, work: Coroutine[None, None, None]) -> None:
+    async def _do_one(self, name: str, work: Coroutine[None, None, None]) -> None:
         self._command_line, self._command_since = name, time.monotonic()
         self._command = asyncio.create_task(work)
         try:
@@ -195,79 +202,77 @@ class Shell:
         self.turns.changed.set()
 
     async def do(self, line: str) -> None:
-        """A command, or something to say to the model: a line that begins with a space is never a command."""
+        """Run a command, or send a message: a line that begins with a space is never a command."""
         if not line.startswith("/"):
-            self.turns.want(Wanted(Ask(text=line.strip())))
+            self.turns.show(TurnToShow(Ask(text=line.strip())))
             return
         name, _, argument = line[1:].strip().partition(" ")
         if self.screen.interactive:
-            self.screen.rows(["", *self.screen.paint.rows(Text(text.line(line), style="bold cyan"))])
-        command = COMMANDS.get(name)
+            self.screen.rows(["", *self.screen.painter.rows(Text(text.line(line), style="bold cyan"))])
+        command = self.commands.get(name)
         if command is None:
-            near = nearest(name)
-            hint = f", did you mean /{near}?" if near else "; /help lists them."
-            self.fail(f"There is no /{text.line(name, 40)}{hint} (Begin with a space to say it to the model.)")
+            self.fail(f"{self.no_such_command(name)} (A line that begins with a space goes to the model.)")
             return
         try:
             await command.run(self, argument.strip())
         except (ChatError, ConnectionLost) as error:
-            self.screen.note(self.link.explain(error))
+            self.screen.note(self.active.explain(error))
             self.turns.failed = True
 
     async def open(self, session_id: str | None) -> None:
-        """Connect, and say where we are."""
+        """Connect, and say to which server and model."""
         try:
-            async with self.link.asking() as client:
+            async with self.active.asking() as client:
                 stats = await client.stats()
-                title = self.transports[self.link.word].title if self.link.word in self.transports else self.link.word
+                word = self.active.word
+                title = self.transports[word].title if word in self.transports else word
                 about = f"{title} at {client.address} · {stats.model} ({stats.provider}) · {stats.framework}"
                 if self.screen.interactive:
                     self.note(text.line(about))
                 if session_id is not None:
-                    await COMMANDS["use"].run(self, session_id)
+                    await self.commands["use"].run(self, session_id)
         except (ChatError, ConnectionLost) as error:
             if not self.screen.interactive:
                 raise
-            self.screen.note(self.link.explain(error))
+            self.screen.note(self.active.explain(error))
 
-    async def _hear_forever(self) -> None:
-        """What happens without us."""
-        async for news in self.room.news():
-            self._hear(news)
+    async def _read_news(self) -> None:
+        """Show what happens in the session without this shell."""
+        async for news in self.session.news():
+            self._show_news(news)
             self.turns.changed.set()
 
-    def _hear(self, news: News) -> None:
-        if isinstance(news, Began):
-            self.turns.want(Wanted(turn_id=news.turn_id))
-        elif isinstance(news, Dropped):
-            self._drop_told = self.turns.answer is None
-            if self._drop_told:
+    def _show_news(self, news: SessionNews) -> None:
+        if isinstance(news, OtherTurn):
+            self.turns.show(TurnToShow(turn_id=news.turn_id))
+        elif isinstance(news, WatchLost):
+            # A turn that is being read says by itself that the connection was lost.
+            self._loss_shown = self.turns.shown is None
+            if self._loss_shown:
                 self.note(f"── connection lost: {text.line(news.why)}; trying again ──")
-        elif isinstance(news, Back):
-            if self._drop_told:
+        elif isinstance(news, WatchRestored):
+            if self._loss_shown:
                 self.note(f"── connected again after {text.duration(news.elapsed_ms)} ──")
-        elif isinstance(news, SessionUpdate) and news.update_type in _TOLD:
-            self.note(_TOLD[news.update_type])
+        elif isinstance(news, SessionUpdate) and news.update_type in _UPDATES:
+            self.note(_UPDATES[news.update_type])
             if news.update_type == "session_deleted":
-                self.room.session_id = None
+                self.session.session_id = None
 
-    # -- drawing
-
-    def _look(self) -> Look:
-        """The prompt and the live rows as they are now."""
+    def _footer(self) -> Footer:
+        """The live rows and the prompt as they are now."""
         slow = time.monotonic() - self._command_since > _SHOW_COMMAND_S
         command = self._command_line if slow and self._question is None else ""
         question = self._question[0] if self._question else None
-        return Look(
-            view.prompt(self.link, self.room, self.turns.answer, question),
-            view.live(self.screen.paint, self.screen.live_height, self.turns, self.room, command),
+        return Footer(
+            view.prompt(self.active, self.session, self.turns.shown, question),
+            view.live(self.screen.painter, self.screen.live_height, self.turns, self.session, command),
             "" if question else view.HINT,
         )
 
-    async def _paint(self) -> None:
-        """Draw whenever something has changed, at most thirty times a second and half of the time."""
+    async def _draw(self) -> None:
+        """Draw whenever something has changed, at most thirty times a second, and for at most half of the time."""
         while True:
-            moving = self.turns.answer is not None or bool(self._command_line) or self.room.someone_types
+            moving = self.turns.shown is not None or bool(self._command_line) or self.session.someone_types
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(view.SPIN_S if moving else _IDLE_S):
                     await self.turns.changed.wait()
@@ -280,30 +285,28 @@ class Shell:
             await asyncio.sleep(max(_FRAME_S, time.monotonic() - began))
 
     async def _leave(self) -> None:
-        """The last words, and everything closed."""
+        """Close everything, and say how to come back."""
         if not self.screen.interactive:
-            # Interrupted in the middle of a pipe's turn: nobody will ever read the rest.
-            if self.turns.answer is not None:
+            # Interrupted in the middle of a turn: in a pipe no reader comes back for the rest.
+            if self.turns.shown is not None:
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(_CANCEL_S):
                         await self.turns.stop()
-            await self.room.unwatch()
-            await self.link.client.aclose()
+            await self.session.unwatch()
+            await self.active.client.aclose()
             return
-        answer = await self.turns.leave()
-        await self.room.unwatch()
-        await self.link.client.aclose()
-        if answer is not None and answer.ours and answer.sent:
-            self.note(
-                "the answer goes on at the server for its grace period (DISCONNECT_GRACE_S, 30 s); come back to it with:"
-            )
-        if self.room.session_id is not None:
-            self.note(f"python -m protocols chat {self.link.word} --session {self.room.session_id}")
+        left = await self.turns.leave()
+        await self.session.unwatch()
+        await self.active.client.aclose()
+        if left is not None and left.ours and left.sent:
+            self.note("the answer goes on at the server for its grace period (DISCONNECT_GRACE_S, 30 s)")
+        if self.session.session_id is not None:
+            self.note(f"to come back: python -m protocols chat {self.active.word} --session {self.session.session_id}")
 
 
 @contextlib.contextmanager
 def _signals(screen: Screen) -> Iterator[None]:
-    """A terminal that goes away, or whoever ends us, finds the terminal as it was."""
+    """SIGTERM, and SIGHUP of a closed terminal window, leave the shell, so that the terminal is restored."""
     loop = asyncio.get_running_loop()
     numbers = (signal.SIGTERM, signal.SIGHUP) if screen.interactive and sys.platform != "win32" else ()
     for number in numbers:

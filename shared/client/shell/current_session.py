@@ -1,4 +1,4 @@
-"""The session one is in, and who else is: on a held connection, the turns that others start and whether they type."""
+"""The session that the user is in, and on a held connection the other users in it: their turns, and whether they type."""
 
 from __future__ import annotations
 
@@ -9,55 +9,59 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import aclosing
 from dataclasses import dataclass
 
-from shared.client.shell.link import Link
+from shared.client.shell.active_client import ActiveClient
 from shared.errors import ChatError, ConnectionLost
 from shared.events import TurnStarted
 from shared.session import SessionUpdate
 
 _BACKOFF_S = (0.1, 0.2, 0.5, 1.0, 2.0)
-# Once at once, and once when joining must have happened.
+# The session is read at once, and again when the connection has certainly joined it.
 _LOOKS_S = (0.0, 0.5)
-_AGAIN_S = 3.0
-_SHOWN_S = 10.0
-# The hint about what we did ourselves comes on another connection, before the answer or after it, or never.
+# The server forgets that a user types, so the hint is sent again while the line holds text.
+_TYPING_AGAIN_S = 3.0
+_TYPING_SHOWN_S = 10.0
+# The hint about this shell's own clearing or deleting arrives before the answer, after it, or never.
 _EXPECTED_S = 5.0
 
 
 @dataclass(frozen=True, slots=True)
-class Began:
-    """Someone else's turn runs."""
+class OtherTurn:
+    """A turn runs in the session that this shell did not show yet."""
 
     turn_id: str
     request_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class Dropped:
-    """The held connection broke; ``why``."""
+class WatchLost:
+    """The held connection was lost."""
 
     why: str
 
 
 @dataclass(frozen=True, slots=True)
-class Back:
-    """The held connection is there again, after ``elapsed_ms``."""
+class WatchRestored:
+    """The held connection is open again, ``elapsed_ms`` after it was lost."""
 
     elapsed_ms: float
 
 
-News = Began | SessionUpdate | Dropped | Back
+SessionNews = OtherTurn | SessionUpdate | WatchLost | WatchRestored
 
 
-class Room:
-    """``model_id``: the model of sessions that are made here; ``listed``: the ids that /sessions showed, by number."""
+class CurrentSession:
+    """``session_id``: None before the first message. ``model_id``: the model of sessions that this shell creates.
 
-    def __init__(self, link: Link, *, session_id: str | None, model_id: str | None, company: bool) -> None:
+    ``listed``: the ids that /sessions showed, by number. ``watches``: show what others do, where a connection is held.
+    """
+
+    def __init__(self, active: ActiveClient, *, session_id: str | None, model_id: str | None, watches: bool) -> None:
         self.session_id = session_id
         self.model_id = model_id
         self.listed: list[str] = []
-        self._link = link
-        self._company = company
-        self._news: asyncio.Queue[News] = asyncio.Queue()
+        self._active = active
+        self._watches = watches
+        self._news: asyncio.Queue[SessionNews] = asyncio.Queue()
         self._watching: asyncio.Task[None] | None = None
         self._telling: asyncio.Task[None] | None = None
         self._told_at = 0.0
@@ -70,43 +74,43 @@ class Room:
 
     @property
     def someone_types(self) -> bool:
-        """Whether someone else types now; a hint that was not taken back is forgotten after a while."""
+        """Whether someone else types now. A hint that typing began counts for _TYPING_SHOWN_S."""
         return time.monotonic() < self._typed_until
 
-    async def news(self) -> AsyncIterator[News]:
-        """What happens in the session, without us."""
+    async def news(self) -> AsyncIterator[SessionNews]:
+        """What happens in the session without this shell."""
         while True:
             yield await self._news.get()
 
-    async def make(self, model_id: str | None = None) -> str:
-        """Make a session and go there."""
+    async def create(self, model_id: str | None = None) -> str:
+        """Create a session and enter it."""
         await self.unwatch()
-        async with self._link.asking() as client:
+        async with self._active.asking() as client:
             session = await client.create_session(model_id or self.model_id)
-        self._link.tally.sessions_made += 1
+        self._active.stats.sessions_created += 1
         await self.enter(session.session_id)
         return session.session_id
 
     async def enter(self, session_id: str | None) -> None:
-        """Go to a session, or to none."""
+        """Enter a session, or none."""
         await self.unwatch()
         self.session_id, self._last_turn = session_id, None
         self.watch()
 
     def watch(self) -> None:
-        """Listen to the session, where a connection is held."""
+        """Watch the session in a task, where a connection is held."""
         watched = self._watching is not None and not self._watching.done()
         if (
-            self._company
+            self._watches
             and not watched
             and self.session_id
-            and self._link.client.holds_connection
-            and not self._link.parted
+            and self._active.client.holds_connection
+            and not self._active.parted
         ):
             self._watching = asyncio.create_task(self._watch(self.session_id))
 
     async def unwatch(self) -> None:
-        """Listen no more."""
+        """Stop watching."""
         tasks = [task for task in (self._watching, self._telling) if task is not None]
         self._watching = self._telling = None
         self._told, self._typed_until = False, 0.0
@@ -116,12 +120,12 @@ class Room:
             await asyncio.wait(tasks)
 
     def nudge(self) -> None:
-        """The server is there again, as someone else found out: no need to wait longer."""
+        """Try at once to watch again: a turn has found that the server is back."""
         self._nudged.set()
 
     @contextlib.contextmanager
     def doing(self, update_type: str) -> Iterator[None]:
-        """What we do to the session ourselves, unless it is refused: its next hint is no news from someone else."""
+        """While this shell clears or deletes the session: the hint about it is not shown as another user's doing."""
         what = (self.session_id, update_type)
         self._expected[what] = time.monotonic() + _EXPECTED_S
         try:
@@ -137,17 +141,17 @@ class Room:
             self._nudged.clear()
             looking = asyncio.create_task(self._look(session_id))
             try:
-                async with aclosing(self._link.client.watch(session_id)) as items:
+                async with aclosing(self._active.client.watch(session_id)) as items:
                     async for item in items:
-                        self._hear(item)
+                        self._receive(item)
             except ChatError:
-                # The session is gone, or this server refuses us; the next request says so in words.
+                # The session is gone, or the server refuses this client; the next request says so in words.
                 return
             except ConnectionLost as error:
-                self._link.state = "down"
+                self._active.state = "down"
                 if self._lost_at is None:
                     self._lost_at, tries = time.monotonic(), 0
-                    self._news.put_nowait(Dropped(error.message))
+                    self._news.put_nowait(WatchLost(error.message))
             finally:
                 looking.cancel()
             with contextlib.suppress(TimeoutError):
@@ -156,41 +160,44 @@ class Room:
             tries += 1
 
     async def _look(self, session_id: str) -> None:
-        """What began before we listened: joining replays nothing. An answer also says that the line is back."""
+        """Find a turn that began before the session was watched: joining replays nothing.
+
+        An answer also shows that the server is back.
+        """
         for after_s in _LOOKS_S:
             await asyncio.sleep(after_s)
             try:
-                session = await self._link.client.get_session(session_id)
+                session = await self._active.client.get_session(session_id)
             except (ChatError, ConnectionLost):
                 continue
             if self._lost_at is not None:
-                self._link.state = "up"
-                self._news.put_nowait(Back((time.monotonic() - self._lost_at) * 1000))
+                self._active.state = "up"
+                self._news.put_nowait(WatchRestored((time.monotonic() - self._lost_at) * 1000))
                 self._lost_at = None
             turn_id, missed = session.running_turn_id, session.last_turn_id
             if self._last_turn is not None and missed != self._last_turn:
                 turn_id = turn_id or missed
             self._last_turn = missed or ""
             if turn_id is not None:
-                self._news.put_nowait(Began(turn_id))
+                self._news.put_nowait(OtherTurn(turn_id))
 
-    def _hear(self, item: object) -> None:
+    def _receive(self, item: object) -> None:
         if isinstance(item, TurnStarted):
             self._typed_until, self._last_turn = 0.0, item.turn_id
-            self._news.put_nowait(Began(item.turn_id, item.request_id))
+            self._news.put_nowait(OtherTurn(item.turn_id, item.request_id))
         elif isinstance(item, SessionUpdate):
             if item.update_type == "user_typing":
-                self._typed_until = time.monotonic() + _SHOWN_S if item.typing else 0.0
+                self._typed_until = time.monotonic() + _TYPING_SHOWN_S if item.typing else 0.0
             if self._expected.pop((item.session_id, item.update_type), 0.0) > time.monotonic():
                 return
             self._news.put_nowait(item)
 
     def type(self, text: str) -> None:
-        """Tell the others that we type, or no longer do; commands are nobody's business."""
+        """Tell the others that this user types, or stopped. Commands do not count as typing."""
         typing = bool(text) and not text.startswith("/")
         now = time.monotonic()
-        stale = typing and now - self._told_at > _AGAIN_S
-        watched = self._watching is not None and self._link.state != "down"
+        stale = typing and now - self._told_at > _TYPING_AGAIN_S
+        watched = self._watching is not None and self._active.state != "down"
         if self.session_id and watched and (typing != self._told or stale):
             self._told, self._told_at = typing, now
             before, self._telling = self._telling, None
@@ -200,4 +207,4 @@ class Room:
         if before is not None:
             await asyncio.wait((before,))
         with contextlib.suppress(ChatError, ConnectionLost):
-            await self._link.client.typing(session_id, typing)
+            await self._active.client.typing(session_id, typing)

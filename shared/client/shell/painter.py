@@ -1,4 +1,4 @@
-"""What rich draws, as rows of text with SGR sequences (ECMA-48, section 8.3.117): for the scrollback, and for the live region."""
+"""What rich draws, as rows of text with SGR sequences (ECMA-48, section 8.3.117), for the scrollback and the footer."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ from rich.segment import Segment
 from rich.text import Text
 from rich.theme import Theme
 
-from shared.client.shell.markdown import Block, Rendered, code_of, parser
+from shared.client.shell.markdown import Block, parser
+from shared.client.shell.markdown_drawing import Rendered, code_of
 
 Renderable = ConsoleRenderable | RichCast | str
 _MAX_TEXT_CELLS = 120
-# Foreground colours of the terminal's own palette: they can be read on black and on white.
+# Foreground colours of the terminal's own palette, which are readable on black and on white.
 _THEME = Theme(
     {
         "markdown.h1": "bold underline",
@@ -33,8 +34,8 @@ _THEME = Theme(
 )
 
 
-class Paint:
-    """Draws for one terminal; ``columns`` asks for its width now. ``plain``: Markdown stays as it was said."""
+class Painter:
+    """Draws for one terminal. ``columns`` gives its width now. ``plain``: Markdown is shown as source."""
 
     def __init__(self, columns: Callable[[], int], *, plain: bool, colours: bool = True) -> None:
         self.plain = plain
@@ -54,17 +55,17 @@ class Paint:
 
     @property
     def width(self) -> int:
-        """The cells that text may take."""
+        """The width for text, in cells."""
         return max(8, min(self._columns(), _MAX_TEXT_CELLS))
 
     def rows(self, renderable: Renderable, width: int | None = None) -> list[str]:
-        """Anything of rich's as rows; a string is text, never markup."""
+        """Text, or anything that rich can draw, as rows. A string is text, never markup."""
         drawn = Text(renderable) if isinstance(renderable, str) else renderable
         options = self._console.options.update(width=width or self.width, height=None)
         return [self._row(row) for row in self._console.render_lines(drawn, options, pad=False)]
 
     def block(self, block: Block) -> list[str]:
-        """A finished block; code is as long as its lines are and the terminal wraps it, so that copying it gives it back."""
+        """A finished block. A line of code stays one row, which the terminal wraps, so that copied code has its own lines."""
         if self.plain:
             return block.source.removesuffix("\n").split("\n")
         rows = self._code(block) or _stripped(self.rows(Rendered(block, self._parser)))
@@ -75,7 +76,7 @@ class Paint:
         return [self._row(line.render(self._console)) for line in code_of(block, self._parser)]
 
     def tail(self, block: Block, width: int) -> list[str]:
-        """What is not done yet, folded to ``width``; drawn again only when it has changed."""
+        """The unfinished end of a reply, folded to ``width``. Drawn again only when it has changed."""
         if self._tail[0] != (block, width):
             self._tail = (block, width), self._draw_tail(block, width)
         return self._tail[1]
@@ -90,7 +91,7 @@ class Paint:
         parts = [part for part in segments if not part.control and part.text != "\n"]
         if self._console.no_color:
             parts = list(Segment.remove_color(parts))
-        # What is blank at the end of a row would become rows of its own in a narrower window.
+        # Blanks at the end of a row would become rows of their own in a narrower window.
         while parts and not parts[-1].text.strip(" ") and not (parts[-1].style and parts[-1].style.bgcolor):
             parts.pop()
         if parts and not (parts[-1].style and parts[-1].style.bgcolor):
@@ -101,7 +102,7 @@ class Paint:
 
 
 def _stripped(rows: list[str]) -> list[str]:
-    """Without the empty rows at both ends; the space between blocks is not rich's matter."""
+    """The rows without the empty ones at both ends: ``block`` sets the space between blocks."""
     start, stop = 0, len(rows)
     while start < stop and not rows[start]:
         start += 1

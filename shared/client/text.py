@@ -1,4 +1,4 @@
-"""Text as a terminal may see it: nothing that a server or a model says is acted on.
+"""Text for a terminal: nothing in it that a server or a model sent makes the terminal act.
 
 Control characters (ECMA-48's C0, DEL and C1) become visible signs, so an escape sequence can be read and does nothing.
 """
@@ -7,7 +7,10 @@ from __future__ import annotations
 
 from rich.cells import cell_len
 
-# Unicode's control pictures (U+2400) for C0 and DEL; line separators that terminals do not agree on get the sign for a newline.
+# The words for a user whose text ``entered`` had to change.
+NOT_UTF8 = "not valid UTF-8: what could not be read was replaced by \ufffd"
+
+# Unicode's control pictures (U+2400) for C0 and DEL. Terminals treat the other line separators differently, so they get a sign.
 _NEWLINE_SIGN = "\u2424"
 _SIGNS: dict[int, str] = {
     **{code: chr(0x2400 + code) for code in range(32)},
@@ -23,26 +26,34 @@ del _SIGNS[0x09], _SIGNS[0x0A]
 _LINE_SIGNS = {**_SIGNS, 0x09: " ", 0x0A: _NEWLINE_SIGN}
 
 
+def entered(given: str) -> str:
+    """Text as a user gave it, fit to be sent: the two halves of a character are joined, and what is no character is U+FFFD.
+
+    A shell argument or a pasted text may hold bytes that are not UTF-8, which Python keeps as lone surrogates (PEP 383).
+    """
+    return given.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+
+
 def visible(text: str) -> str:
-    """The text with every control character but tab and newline as a sign; CR LF is a newline."""
+    """The text with a sign for every control character but tab and newline. CR LF becomes a newline."""
     return text.replace("\r\n", "\n").translate(_SIGNS)
 
 
+def json_visible(data: bytes) -> str:
+    """One line of JSON with those characters escaped that ``visible`` would replace: the same JSON, and nothing acts."""
+    return "".join(f"\\u{ord(char):04x}" if ord(char) in _SIGNS else char for char in data.decode())
+
+
 def line(text: str, max_cells: int = 0) -> str:
-    """The same on one line, cut with an ellipsis where it is wider than ``max_cells`` (0: as long as it is)."""
+    """The same on one line, cut with an ellipsis where it is wider than ``max_cells`` (0: never cut)."""
     text = visible(text).strip().translate(_LINE_SIGNS)
     if not max_cells or cell_len(text) <= max_cells:
         return text
-    # A character is at most two cells wide, so this start is all that can matter.
+    # A character may have no width, so the start may be longer than max_cells.
     text = text[: max_cells * 4]
     while text and cell_len(text) > max_cells - 1:
         text = text[:-1]
     return text.rstrip() + "…"
-
-
-def short(identifier: str | None) -> str:
-    """The first eight characters of an id: enough to tell sessions apart."""
-    return identifier[:8] if identifier else "-"
 
 
 def plural(count: int, noun: str) -> str:

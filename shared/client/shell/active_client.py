@@ -1,4 +1,4 @@
-"""The client in use: whether it reaches its server, what it has counted, and how another takes its place."""
+"""The client in use: whether it reaches its server, its statistics, and its replacement by another."""
 
 from __future__ import annotations
 
@@ -9,28 +9,31 @@ from typing import Literal
 
 from rich.text import Text
 
+from shared.client import text
 from shared.client.protocol import ChatClient
-from shared.client.shell import text
-from shared.client.shell.tally import Tally
+from shared.client.shell.client_stats import ClientStats
 from shared.errors import ChatError, ConnectionLost, ServerAbsent
 
 State = Literal["idle", "up", "down"]
-# What one can do about a refusal, where that is one thing.
+# What the user can do about a refusal.
 _ADVICE = {
     "turn_in_progress": "/stop stops it",
-    "session_not_found": "/new makes one, /sessions lists them",
-    "unauthenticated": "set API_SECRET_KEY to the server's key, or start me with --key",
-    "model_not_found": "/new MODEL takes another; Tab after it lists them",
+    "session_not_found": "/new creates one, /sessions lists them",
+    "unauthenticated": "set API_SECRET_KEY to the server's key, or start this client with --key",
+    "model_not_found": "/new MODEL chooses another; Tab after it lists them",
     "turn_expired": "/history still has the text",
 }
 
 
 class Unreachable(ConnectionLost):
-    """Another client than the one in use cannot be had; the message is the whole line."""
+    """A client that should replace the one in use cannot reach its server. The message is the whole line."""
 
 
-class Link:
-    """``state``: idle before the first request and after /disconnect, up or down as the last one went."""
+class ActiveClient:
+    """``state``: idle before the first request and after /disconnect, else up or down as the last request ended.
+
+    ``parted``: the client is not connected, before the first request and after /disconnect.
+    """
 
     def __init__(
         self, client: ChatClient, open_client: Callable[[str], ChatClient], absent: Callable[[ChatClient], str]
@@ -38,7 +41,7 @@ class Link:
         self.client = client
         self.state: State = "idle"
         self.parted = True
-        self.tallies: dict[str, Tally] = {}
+        self.stats_by_word: dict[str, ClientStats] = {}
         self._open_client = open_client
         self._absent = absent
 
@@ -48,16 +51,16 @@ class Link:
         return self.client.transport
 
     @property
-    def tally(self) -> Tally:
-        """The numbers of the transport in use."""
+    def stats(self) -> ClientStats:
+        """The statistics of the transport in use."""
         counts = self.client.counts
-        tally = self.tallies.setdefault(self.word, Tally(self.word, counts))
-        tally.renew(counts)
-        return tally
+        stats = self.stats_by_word.setdefault(self.word, ClientStats(self.word, counts))
+        stats.renew(counts)
+        return stats
 
     @contextlib.asynccontextmanager
     async def asking(self) -> AsyncIterator[ChatClient]:
-        """The client, connected, for something to ask of the server. Raises what the client raises."""
+        """The connected client, for one request; how the request ends sets ``state``. Raises what the client raises."""
         try:
             if self.parted:
                 await self.connect()
@@ -71,30 +74,30 @@ class Link:
         self.state = "up"
 
     async def connect(self) -> None:
-        """Open the client; after ``disconnect`` a new one."""
-        tally = self.tally
+        """Connect the client, which is a new one after ``disconnect``."""
+        stats = self.stats
         try:
             await self.client.connect()
         except ConnectionLost:
             self.state = "down"
             raise
-        tally.renew(self.client.counts)
+        stats.renew(self.client.counts)
         self.parted, self.state = False, "up" if self.client.holds_connection else self.state
 
     async def disconnect(self) -> None:
-        """Close the client; its address stays."""
+        """Close the client, and make another for the same address."""
         old, word = self.client, self.word
         self.client = await asyncio.to_thread(self._open_client, word)
         self.parted, self.state = True, "idle"
         await old.aclose()
 
     async def open(self, word: str) -> ChatClient:
-        """A connected client of another transport, not yet in use. Raises ConnectionLost with words that help."""
-        # In a thread, because a transport's library is imported when it is first used.
+        """A connected client of another transport, not yet in use. Raises Unreachable."""
+        # In a thread, because a transport's library is imported at its first use.
         client = await asyncio.to_thread(self._open_client, word)
         try:
             await client.connect()
-            # Only where a connection is held does connecting show that there is a server.
+            # Where no connection is held, connecting does not show whether a server is there.
             await client.ping()
         except (ChatError, ConnectionLost) as error:
             await client.aclose()
@@ -102,14 +105,14 @@ class Link:
         return client
 
     def adopt(self, client: ChatClient) -> ChatClient:
-        """Use another client from now on; the one before it is given back, to be closed."""
+        """Use another client from now on. Returns the client before it, for the caller to close."""
         old, self.client = self.client, client
         self.parted, self.state = False, "up"
-        self.tally.renew(client.counts)
+        self.stats.renew(client.counts)
         return old
 
     def explain(self, error: ChatError | ConnectionLost) -> Text:
-        """One line for what went wrong, and what one can do."""
+        """One line for what went wrong, and what the user can do."""
         return Text(text.line(self._words(error, self.client)), style="red")
 
     def _words(self, error: ChatError | ConnectionLost, client: ChatClient) -> str:

@@ -1,4 +1,4 @@
-"""One turn as the shell sees it: what has come, when, over which transports, and what a reader is told at its end."""
+"""One turn as the shell shows it: what has arrived, when, over which transports, and the lines at its end."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import time
 from dataclasses import dataclass, field
 from itertools import pairwise
 
+from shared.client import text
 from shared.client.protocol import Ask, Item, Lost, Resumed
-from shared.client.shell import text
-from shared.client.shell.markdown import Blocks
-from shared.client.shell.tally import Tally
+from shared.client.shell.client_stats import ClientStats
+from shared.client.shell.markdown import MarkdownStream
 from shared.events import (
     TERMINAL,
     AnyEvent,
@@ -29,16 +29,20 @@ from shared.reply import Fold, Picture, Reply, text_sha256
 
 
 @dataclass(frozen=True, slots=True)
-class Leg:
-    """From this event on the turn came over this transport."""
+class Span:
+    """From seq ``first_seq`` on, the turn's events came over the transport ``word``."""
 
     word: str
     first_seq: int
 
 
 @dataclass(slots=True)
-class Answer:
-    """A turn that is being shown. ``ask`` is None for a turn that someone else began."""
+class ShownTurn:
+    """A turn that is being shown. ``ask`` is None for a turn that this shell did not ask for.
+
+    ``word``: the transport in use. ``first``, ``last``, ``thinking``: when the first chunk, the last chunk and
+    the event ``thinking`` arrived, by ``time.perf_counter``. ``seams``: how often the connection was lost or the transport changed.
+    """
 
     word: str
     ask: Ask | None = None
@@ -59,62 +63,62 @@ class Answer:
     seams: int = 0
     sent: bool = False
     stopping: bool = False
-    legs: list[Leg] = field(default_factory=list)
+    spans: list[Span] = field(default_factory=list)
     fold: Fold = field(default_factory=Fold)
-    blocks: Blocks = field(default_factory=Blocks)
+    reply_text: MarkdownStream = field(default_factory=MarkdownStream)
     preview: list[str] = field(default_factory=list)
     _gap_from: float | None = None
 
     def __post_init__(self) -> None:
         if self.ask is not None:
             self.kind = self.ask.kind
-        self.legs.append(Leg(self.word, 1))
+        self.spans.append(Span(self.word, 1))
 
     @property
     def ours(self) -> bool:
-        """Whether this shell asked."""
+        """Whether this shell asked for the turn."""
         return self.ask is not None
 
     @property
     def waited_ms(self) -> float:
-        """Since the request was sent."""
+        """The time since the request was sent."""
         return (time.perf_counter() - self.began) * 1000
 
     @property
     def text(self) -> str:
-        """What was said so far."""
+        """The reply so far."""
         return self.reply.text if self.reply is not None else self.fold.text
 
     def send(self) -> None:
-        """The request goes out now: the clock starts."""
+        """Start the clock: the request is sent now."""
         self.sent, self.began = True, time.perf_counter()
 
-    def take(self, item: Item, tally: Tally) -> None:
-        """Take in what the client gave; our own turns are counted."""
+    def add(self, item: Item, stats: ClientStats) -> None:
+        """Add what the client yielded. ``stats`` counts the turns that this shell asked for."""
         if isinstance(item, Lost):
             self.lost, self.lost_at, self._gap_from = item, time.perf_counter(), None
             self.seams += 1
         elif isinstance(item, Resumed):
             self.lost = None
         elif isinstance(item, Reply):
-            self._take_reply(item, tally)
+            self._add_reply(item, stats)
         elif isinstance(item, Picture):
             self.picture, self.turn_id = item, item.turn_id
         else:
-            self._take_event(item, tally)
+            self._add_event(item, stats)
 
-    def _take_reply(self, reply: Reply, tally: Tally) -> None:
+    def _add_reply(self, reply: Reply, stats: ClientStats) -> None:
         self.reply, self.turn_id = reply, reply.turn_id
         self.first = self.last = time.perf_counter()
-        self.blocks.feed(reply.text)
+        self.reply_text.feed(reply.text)
         if self.ours:
-            tally.first_ms.append(self.waited_ms)
+            stats.first_ms.append(self.waited_ms)
 
-    def _take_event(self, event: AnyEvent, tally: Tally) -> None:
+    def _add_event(self, event: AnyEvent, stats: ClientStats) -> None:
         self.turn_id, self.after, self.lost = event.turn_id, event.seq, None
         self.fold.add(event)
         if isinstance(event, Chunk):
-            self._take_chunk(event, tally)
+            self._add_chunk(event, stats)
         elif isinstance(event, Thinking):
             self.thinking = time.perf_counter()
         elif isinstance(event, TurnStarted):
@@ -122,38 +126,38 @@ class Answer:
         elif isinstance(event, TERMINAL):
             self.end = event
 
-    def _take_chunk(self, chunk: Chunk, tally: Tally) -> None:
+    def _add_chunk(self, chunk: Chunk, stats: ClientStats) -> None:
         now = time.perf_counter()
         if self.ours:
-            tally.chunks += 1
+            stats.chunks += 1
             if self.first is None:
-                tally.streamed += 1
-                tally.first_ms.append((now - self.began) * 1000)
+                stats.streamed += 1
+                stats.first_ms.append((now - self.began) * 1000)
             if self._gap_from is not None:
-                tally.gaps_ms.append((now - self._gap_from) * 1000)
+                stats.gaps_ms.append((now - self._gap_from) * 1000)
         self.chunks += 1
         self.first = now if self.first is None else self.first
         self.last = self._gap_from = now
-        self.blocks.feed(chunk.text)
+        self.reply_text.feed(chunk.text)
 
     def go_over_to(self, word: str) -> None:
-        """From the next event on it comes over another transport."""
+        """The next events come over another transport."""
         self.word, self._gap_from = word, None
         self.seams += 1
-        self.legs.append(Leg(word, self.after + 1))
+        self.spans.append(Span(word, self.after + 1))
 
-    def count(self, tally: Tally) -> None:
-        """Add the finished turn to the numbers of the transport it ended on."""
+    def count(self, stats: ClientStats) -> None:
+        """Count the ended turn for the transport on which it ended."""
         ended = self.status
-        tally.done += ended == "completed"
-        tally.cancelled += ended == "cancelled"
-        tally.failed += ended not in ("completed", "cancelled")
+        stats.done += ended == "completed"
+        stats.cancelled += ended == "cancelled"
+        stats.failed += ended not in ("completed", "cancelled")
         if ended == "completed":
-            tally.response_ms.append(self.waited_ms)
+            stats.response_ms.append(self.waited_ms)
 
     @property
     def status(self) -> str:
-        """How it ended; ``incomplete`` when it did not."""
+        """How the turn ended; ``incomplete`` without a terminal event."""
         if self.reply is not None:
             return self.reply.status
         if self.picture is not None:
@@ -162,30 +166,30 @@ class Answer:
 
     @property
     def progress(self) -> tuple[str, int, int] | None:
-        """Of a picture: which (``preview 1``, ``picture``), its bytes so far, and all of them."""
+        """Of an image turn: the newest picture (``preview 1``, ``picture``), its bytes so far and its size in bytes."""
         if not self.fold.pictures:
             return None
         started, data = list(self.fold.pictures.values())[-1]
         previews = sum(image.preview for image, _ in self.fold.pictures.values())
         return f"preview {previews}" if started.preview else "picture", len(data), started.size_bytes
 
-    def whole(self, event: AnyEvent) -> bytes | None:
-        """The bytes of a preview or picture that this event made whole."""
+    def completed_by(self, event: AnyEvent) -> bytes | None:
+        """The bytes of the preview or picture whose last piece this event is; None for any other event."""
         if not isinstance(event, ImageChunk | ImageStarted):
             return None
         started, data = self.fold.pictures[event.image_id]
         return bytes(data) if len(data) == started.size_bytes else None
 
     def final_picture(self) -> Picture | None:
-        """The picture, when it came to its end."""
+        """The final picture; None while it is not whole."""
         if self.picture is None and self.kind == "image" and isinstance(self.end, TurnCompleted):
             self.picture = self.fold.picture()
         return self.picture
 
     @property
     def summary(self) -> str:
-        """The quiet line: first token, tokens a second, total, chunks; over which transport."""
-        words = " → ".join(dict.fromkeys(leg.word for leg in self.legs))
+        """The line of numbers: transports, first token, tokens a second, total, chunks."""
+        words = " → ".join(dict.fromkeys(span.word for span in self.spans))
         total = text.duration(self.waited_ms)
         parts = [_ENDED.get(self.status, ""), words]
         if self.reply is not None:
@@ -193,7 +197,7 @@ class Answer:
             parts += [f"whole reply after {total}" if whole else total, *_rate(self.reply.usage, self.waited_ms)]
         elif self.first is not None and self.last is not None:
             parts += [f"first token {text.duration((self.first - self.began) * 1000)}"] * self.ours
-            # What was read again after a seam came faster than it was said.
+            # After a seam stored events arrive faster than the model made them, so a rate would be wrong.
             rate = _rate(self._usage, (self.last - self.first) * 1000) if not self.seams else []
             parts += [*rate, total, text.plural(self.chunks, "chunk")]
         else:
@@ -207,21 +211,21 @@ class Answer:
 
     @property
     def proof(self) -> str | None:
-        """What was checked, when something happened on the way: the numbers of the events, and the hash of what they say."""
+        """What was checked when the turn came over several connections: which events came where, and the sha256; else None."""
         if self.seams and self.reply is not None:
             return "one reply: nothing lost, nothing twice (sha256 compared)"
         if not self.seams or self.end is None or isinstance(self.end, TurnFailed) or self.status == "incomplete":
             return None
-        legs = [*self.legs, Leg("", self.after + 1)]
-        ways = ", ".join(
-            f"{a.word} {a.first_seq}–{b.first_seq - 1}" for a, b in pairwise(legs) if a.first_seq < b.first_seq
+        spans = [*self.spans, Span("", self.after + 1)]
+        parts = ", ".join(
+            f"{a.word} {a.first_seq}–{b.first_seq - 1}" for a, b in pairwise(spans) if a.first_seq < b.first_seq
         )
         same = self.end.sha256 == (self.fold.sha256 if self.kind == "image" else text_sha256(self.fold.text))
         verdict = "nothing lost, nothing twice" if same else "but the text does not have the server's sha256"
-        return f"events {ways}: {verdict}{' (sha256 compared)' if same else ''}"
+        return f"events {parts}: {verdict}{' (sha256 compared)' if same else ''}"
 
 
-# A rate over less is the network's, not the model's.
+# Over a shorter time the rate would be the network's, not the model's.
 _MIN_SPAN_MS = 50
 
 
@@ -237,8 +241,8 @@ _STATUS = (
     (TurnInterrupted, "interrupted"),
 )
 _ENDED = {
-    "cancelled": "stopped, what was said stays",
-    "interrupted": "interrupted by the server, what was said stays",
+    "cancelled": "stopped, partial answer kept",
+    "interrupted": "interrupted by the server, partial answer kept; the rest was not generated",
     "failed": "failed",
     "incomplete": "not complete",
 }

@@ -1,0 +1,170 @@
+"""One message and its reply, or one picture, from the command line: the reply goes to stdout, everything about it to stderr."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import sys
+from collections.abc import AsyncGenerator, Coroutine
+from contextlib import aclosing
+from pathlib import Path
+from typing import Any
+
+from shared.client import text
+from shared.client.exit_status import DONE, INTERRUPTED, fail
+from shared.client.files import free_name
+from shared.client.protocol import Ask, ChatClient, Item, Lost, Resumed
+from shared.errors import ChatError, ConnectionLost
+from shared.events import (
+    Chunk,
+    ImageChunk,
+    ImageCompleted,
+    ImageStarted,
+    Thinking,
+    TurnCancelled,
+    TurnFailed,
+    TurnInterrupted,
+    to_json,
+)
+from shared.reply import Fold, Picture, Reply
+
+_CANCEL_S = 3.0
+
+
+async def print_reply(client: ChatClient, ask: Ask, *, raw: bool) -> int:
+    """Send a message and print the reply as it arrives. ``raw``: one JSON object a line. Returns the exit status."""
+    return await _cancelled_by_ctrl_c(client, ask, _print_reply(client.follow(ask), raw=raw))
+
+
+async def save_picture(client: ChatClient, ask: Ask, out: Path | None, *, raw: bool) -> int:
+    """Ask for a picture, write it to ``out`` (None: a new file named after the prompt), and print the file's name."""
+    return await _cancelled_by_ctrl_c(client, ask, _save_picture(client.follow(ask), ask, out, raw=raw))
+
+
+async def _cancelled_by_ctrl_c(client: ChatClient, ask: Ask, work: Coroutine[Any, Any, int]) -> int:
+    """Run ``work``. Ctrl-C cancels the turn on the server, too."""
+    task = asyncio.ensure_future(work)
+    try:
+        return await task
+    except asyncio.CancelledError:
+        # Plain REST tells the turn's id only at the end; starting the request again with its key gives the same turn.
+        with contextlib.suppress(ChatError, ConnectionLost, TimeoutError):
+            async with asyncio.timeout(_CANCEL_S):
+                await client.cancel((await client.start(ask)).turn_id)
+        return fail("\ncancelled" if sys.stderr.isatty() else "cancelled", INTERRUPTED)
+
+
+async def _print_reply(items: AsyncGenerator[Item, None], *, raw: bool) -> int:
+    bad_end: str | None = None
+    out = _Stdout()
+    try:
+        async with aclosing(items):
+            async for item in items:
+                _progress_of_reply(item)
+                if isinstance(item, Lost | Resumed):
+                    _notice(item)
+                elif raw:
+                    out.write_json(to_json(item))
+                elif isinstance(item, Chunk | Reply):
+                    out.write(item.text)
+                bad_end = _bad_end(item) or bad_end
+    finally:
+        out.end()
+    return fail(bad_end) if bad_end else DONE
+
+
+class _Stdout:
+    """Writes at once. A pipe or file gets every character; on a terminal no character of a model makes the terminal act."""
+
+    def __init__(self) -> None:
+        self._terminal = sys.stdout.isatty()
+        self._line_open = False
+        self._held = ""
+
+    def write(self, words: str) -> None:
+        """Write a part of the reply."""
+        if self._terminal:
+            # CR LF may arrive in two pieces.
+            words = self._held + words
+            self._held = "\r" if words.endswith("\r") else ""
+            words = text.visible(words.removesuffix(self._held))
+        if words:
+            self._line_open = not words.endswith("\n")
+            self._write(words.encode())
+
+    def write_json(self, data: bytes) -> None:
+        """Write one JSON object as a line."""
+        self._write((text.json_visible(data).encode() if self._terminal else data) + b"\n")
+
+    def end(self) -> None:
+        """End the last line."""
+        if self._line_open:
+            self._line_open = False
+            self._write(b"\n")
+
+    def _write(self, data: bytes) -> None:
+        sys.stdout.buffer.write(data)
+        sys.stdout.buffer.flush()
+
+
+def _bad_end(item: Item) -> str | None:
+    if isinstance(item, TurnFailed):
+        return f"{item.code}: {item.message}"
+    if isinstance(item, TurnCancelled) or (isinstance(item, Reply) and item.status == "cancelled"):
+        return "cancelled: someone cancelled this turn; the partial answer is kept"
+    if isinstance(item, TurnInterrupted) or (isinstance(item, Reply) and item.status == "interrupted"):
+        return "interrupted: the server stopped in the middle of this turn; the rest was not generated, the partial answer is kept"
+    return None
+
+
+def _notice(item: Lost | Resumed) -> None:
+    if isinstance(item, Lost):
+        line = f"[lost after seq {item.after}: {text.line(item.why)}]\n"
+    else:
+        line = f"[back after {item.elapsed_ms:.0f} ms, going on after seq {item.after}]\n"
+    # On a terminal the cursor may stand in the middle of the reply.
+    sys.stderr.write(f"\n{line}" if sys.stderr.isatty() else line)
+
+
+def _progress_of_reply(item: Item) -> None:
+    """On a terminal, say that the model thinks until its first text arrives."""
+    if sys.stderr.isatty() and isinstance(item, Thinking):
+        sys.stderr.write("[the model is thinking]\n")
+
+
+async def _save_picture(items: AsyncGenerator[Item, None], ask: Ask, out: Path | None, *, raw: bool) -> int:
+    fold, picture, stdout = Fold(), None, _Stdout()
+    async with aclosing(items):
+        async for item in items:
+            if isinstance(item, Lost | Resumed):
+                _notice(item)
+                continue
+            if raw:
+                stdout.write_json(to_json(item))
+            if isinstance(item, Picture):
+                picture = item
+            elif not isinstance(item, Reply):
+                fold.add(item)
+                _progress_of_picture(item, fold)
+    picture = picture or fold.picture()
+    path = out or free_name(ask.text, picture.mime_type)
+    await asyncio.to_thread(path.write_bytes, picture.image)
+    if raw:
+        sys.stderr.write(f"{path}  {picture.width}x{picture.height}, {len(picture.image)} bytes\n")
+    else:
+        stdout.write(f"{path}\n")
+    return DONE
+
+
+def _progress_of_picture(item: Item, fold: Fold) -> None:
+    if not sys.stderr.isatty():
+        return
+    if isinstance(item, ImageChunk):
+        started, data = fold.pictures[item.image_id]
+        what = "preview" if started.preview else "picture"
+        sys.stderr.write(
+            f"\r{what} {100 * len(data) // max(started.size_bytes, 1):3d} % of {started.size_bytes} bytes "
+        )
+    elif isinstance(item, ImageStarted | ImageCompleted):
+        sys.stderr.write("\r\x1b[K")
+    sys.stderr.flush()

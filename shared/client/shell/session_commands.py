@@ -1,0 +1,190 @@
+"""The commands about sessions: make, list, choose, show, empty and delete them."""
+
+from __future__ import annotations
+
+from rich.text import Text
+
+from shared.client import text
+from shared.client.protocol import Ask
+from shared.client.shell.markdown import MarkdownStream
+from shared.client.shell.shell import Shell
+from shared.client.shell.tables import moment, table
+from shared.client.shell.turns import TurnToShow, asked
+from shared.errors import ChatError
+from shared.session import Message, Session, short
+
+_LISTED = 20
+_MAX_PAGES = 10
+_MAX_MAX_PAGES = 10
+_YES = ("--yes", "-y")
+
+
+async def new(shell: Shell, argument: str) -> None:
+    await leave_running_turn(shell)
+    session_id = await shell.session.create(argument or None)
+    model = f" with {text.line(argument)}" if argument else ""
+    shell.note(f"session {session_id}{model}")
+
+
+async def sessions(shell: Shell, argument: str) -> None:
+    async with shell.active.asking() as client:
+        page = await client.list_sessions(_LISTED)
+    shell.session.listed = [session.session_id for session in page.sessions]
+    if not page.sessions:
+        shell.say("no sessions yet; the first message creates one")
+        return
+    shell.say(
+        table(
+            (_session_row(shell, number, session) for number, session in enumerate(page.sessions, 1)),
+            header=("", "N", "session", "messages", "model", "last used", ""),
+        )
+    )
+    more = " · there are more" if page.next_cursor else ""
+    shell.note(f"{text.plural(page.active_sessions, 'session')} active{more} · /use N goes to one")
+
+
+def _session_row(shell: Shell, number: int, session: Session) -> tuple[str, ...]:
+    here = session.session_id == shell.session.session_id
+    running = "an answer is running" if session.running_turn_id else ""
+    others = text.plural(session.connections, "connection") if session.connections else ""
+    return (
+        "▸" if here else "",
+        str(number),
+        short(session.session_id),
+        str(session.message_count),
+        session.model or "default",
+        moment(session.last_activity_at),
+        " · ".join(part for part in (running, others) if part),
+    )
+
+
+async def use(shell: Shell, argument: str) -> None:
+    if not argument:
+        shell.fail("Which session? /use N with a number of /sessions, or the beginning of an id.")
+        return
+    session_id = await _session_id_of(shell, argument)
+    if session_id is None:
+        shell.fail(f"No session begins with {text.line(argument, 40)}; /sessions lists them.")
+        return
+    async with shell.active.asking() as client:
+        session = await client.get_session(session_id)
+    await leave_running_turn(shell)
+    await shell.session.enter(session_id)
+    counted = text.plural(session.message_count, "message")
+    shell.note(f"session {session_id}, {counted}; /history shows them")
+    if session.running_turn_id is not None:
+        shell.turns.show(TurnToShow(turn_id=session.running_turn_id))
+
+
+async def _session_id_of(shell: Shell, argument: str) -> str | None:
+    """The id that ``argument`` means: a number of /sessions, an id, or its beginning; None when no session fits.
+
+    Raises ``invalid_request`` when the beginning fits several.
+    """
+    if argument.isdecimal() and 0 < int(argument) <= len(shell.session.listed):
+        return shell.session.listed[int(argument) - 1]
+    if len(argument) == 36:
+        return argument
+    found: list[str] = []
+    cursor: str | None = None
+    async with shell.active.asking() as client:
+        for _ in range(_MAX_PAGES):
+            page = await client.list_sessions(100, cursor)
+            ids = [session.session_id for session in page.sessions]
+            if argument.isdecimal() and not shell.session.listed and 0 < int(argument) <= len(ids):
+                shell.session.listed = ids
+                return ids[int(argument) - 1]
+            found += [session_id for session_id in ids if session_id.startswith(argument.lower())]
+            cursor = page.next_cursor
+            if cursor is None:
+                break
+    if len(found) > 1:
+        raise ChatError("invalid_request", f"{len(found)} sessions begin with that; give a few characters more.")
+    return found[0] if found else None
+
+
+async def leave_running_turn(shell: Shell) -> None:
+    """Stop showing the running turn, which goes on at the server, before another session is shown."""
+    answer = await shell.turns.leave()
+    here = short(shell.session.session_id)
+    if answer is not None and answer.sent:
+        shell.note(f"the answer in {here} goes on at the server; /use {here}")
+
+
+async def info(shell: Shell, argument: str) -> None:
+    session_id = _current(shell)
+    async with shell.active.asking() as client:
+        session = await client.get_session(session_id)
+    running = f"turn {short(session.running_turn_id)}" if session.running_turn_id else "nothing"
+    shell.say(
+        table(
+            (
+                ("session", session.session_id),
+                ("model", session.model or "the server's default"),
+                (
+                    "messages",
+                    f"{session.message_count} ({session.user_messages} yours, {session.model_messages} the model's)",
+                ),
+                ("context", f"the newest turns within {session.max_context_chars:,} characters"),
+                ("created", moment(session.created_at)),
+                ("last used", moment(session.last_activity_at)),
+                ("running", running),
+                ("connections", str(session.connections)),
+                ("transport", f"{shell.active.word} at {shell.active.client.address}"),
+            )
+        )
+    )
+
+
+async def history(shell: Shell, argument: str) -> None:
+    session_id = _current(shell)
+    async with shell.active.asking() as client:
+        messages = await client.list_messages(session_id)
+    if not messages:
+        shell.say("no messages yet")
+    for message in messages:
+        _say_message(shell, message)
+
+
+def _say_message(shell: Shell, message: Message) -> None:
+    screen = shell.screen
+    if message.role == "user":
+        screen.rows(["", *screen.painter.rows(asked(Ask(text=message.text)))])
+    elif message.image_id:
+        screen.say(Text(f"[picture {text.line(message.image_id)}]"))
+    else:
+        reply = MarkdownStream(plain=screen.painter.plain)
+        reply.feed(message.text)
+        while done := reply.finished(end=True):
+            for block in done:
+                screen.rows(screen.painter.block(block))
+    if message.status != "completed" and message.role == "model":
+        shell.note(message.status)
+
+
+async def reset(shell: Shell, argument: str) -> None:
+    session_id = _current(shell)
+    async with shell.active.asking() as client:
+        session = await client.get_session(session_id)
+        counted = text.plural(session.message_count, "message")
+    if argument in _YES or await shell.confirm(f"Empty session {short(session_id)} of its {counted}?"):
+        with shell.session.doing("session_cleared"):
+            async with shell.active.asking() as client:
+                await client.clear_session(session_id)
+        shell.note("emptied")
+
+
+async def delete(shell: Shell, argument: str) -> None:
+    session_id = _current(shell)
+    if argument in _YES or await shell.confirm(f"Delete session {short(session_id)} and its turns?"):
+        with shell.session.doing("session_deleted"):
+            async with shell.active.asking() as client:
+                await client.delete_session(session_id)
+        await shell.session.enter(None)
+        shell.note("deleted; the next message creates a new session")
+
+
+def _current(shell: Shell) -> str:
+    if shell.session.session_id is None:
+        raise ChatError("session_not_found", "You are in no session yet.")
+    return shell.session.session_id

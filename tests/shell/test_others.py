@@ -1,0 +1,96 @@
+"""Other users of the session, and servers that end and come back."""
+
+from __future__ import annotations
+
+import signal
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+import pytest
+
+from protocols import TRANSPORTS
+from protocols.processes import Server, serving
+from tests.conftest import Backstage, MakeServers
+from tests.shell.helpers import CTRL_C, CTRL_D, Open, quiet, session_of
+
+
+@pytest.mark.parametrize("word", ["websocket", "grpc"])
+def test_two_shells_in_one_session(shell: Open, word: str) -> None:
+    ada = shell(word)
+    ada.do("My name is Ada.\r", quiet(word))
+    session = session_of(ada)
+    bob = shell(word, "--session", session, ready=rf"^{session[:8]} {word} ● ❯")
+    bob.wait(rf"^session {session}, 2 messages")
+    ada.do("thinking", r"❯ thinking$")
+    bob.wait(r"^someone else is typing …$")
+    ada.type("\x15")
+    while "typing" in "\n".join(bob.screen.display):
+        assert bob.read()
+    ada.do(" /stall 2 for both\r", r"You asked, in turn 2")
+    bob.wait(r"^someone else ❯ /stall 2 for both$")
+    bob.wait(r"You asked, in turn 2")
+    # Their answer is not ours to stop with Ctrl-C; what we say comes after it.
+    bob.do(CTRL_C, r"^Ctrl-C once more leaves; /stop would stop it for everyone$")
+    bob.do("What is my name?\r", r"^next ❯ What is my name\?$")
+    bob.wait(r"Your name is Ada\.")
+    ada.wait(r"^someone else ❯ What is my name\?$")
+    ada.wait(r"Your name is Ada\.")
+    # Someone on a transport that holds nothing is heard, too.
+    carl = shell("rest", "--session", session, ready=rf"^{session[:8]} rest ● ❯")
+    carl.do("Hello from far away.\r", quiet("rest"))
+    for terminal in (ada, bob):
+        terminal.wait(r"^someone else ❯ Hello from far away\.$")
+        terminal.wait(r"I am turn 4\.$")
+    carl.do("/reset --yes\r", r"^emptied$")
+    ada.wait(r"^someone else emptied this session$")
+
+
+def test_no_server_is_one_line(shell: Open, word: str) -> None:
+    terminal = shell(word, more={f"{word.upper()}_PORT": "1"}, ready=rf"^new {word} ● ❯")
+    line = rf"^nothing answers at 127\.0\.0\.1:1; start it with: python -m protocols serve {word}$"
+    terminal.wait(line)
+    terminal.do("hello?\r", line)
+    terminal.do("/server\r", line)
+    other = "sse" if word != "sse" else "rest"
+    terminal.do(f"/switch {other}\r", rf"^now over .*{TRANSPORTS[other].title}")
+    terminal.do(f"/switch {word}\r", line)
+    terminal.do("Then here.\r", quiet(other))
+
+
+def test_a_server_dies_and_comes_back(
+    shell: Open, word: str, backstage: Backstage, make_servers: MakeServers, tmp_path: Path
+) -> None:
+    env = make_servers(store=tmp_path / "chat.db", LEASE_S="0.3").env
+
+    async def start(port: int) -> tuple[Server, AsyncExitStack]:
+        stack = AsyncExitStack()
+        return await stack.enter_async_context(serving(word, port=port, env=env)), stack
+
+    server, stack = backstage.run(start(0))
+    port = int(server.address.rpartition(":")[2])
+    terminal = shell(word, more={f"{word.upper()}_PORT": str(port)})
+    terminal.do("My name is Ada.\r", quiet(word))
+    waiting = r"waiting for the first token · \d\.\d s" if word == "rest" else r"You asked, in turn 2"
+    terminal.do(" /stall 60 then die\r", waiting)
+    server.process.send_signal(signal.SIGKILL)
+    terminal.wait(r"^── lost after seq \d+: .*; trying again ──$")
+    backstage.run(stack.aclose())
+    server, stack = backstage.run(start(port))
+    # What was said is there, and nothing is generated twice behind one's back.
+    terminal.wait(r"^interrupted by the server, partial answer kept; the rest was not generated · ")
+    terminal.do("What is my name?\r", quiet(word))
+    assert "Your name is Ada." in terminal.text
+    # While nobody is there, each try is one line.
+    server.process.send_signal(signal.SIGKILL)
+    backstage.run(stack.aclose())
+    if TRANSPORTS[word].holds:
+        terminal.wait(r"^── connection lost: ")
+    terminal.do("Anyone?\r", rf"^nothing answers at .*python -m protocols serve {word}$")
+    server, stack = backstage.run(start(port))
+    if TRANSPORTS[word].holds:
+        terminal.wait(r"^── connected again after ")
+    terminal.do("And now?\r", quiet(word))
+    terminal.type(CTRL_D)
+    assert terminal.left() == 0
+    backstage.run(stack.aclose())
+    assert "Traceback" not in terminal.raw
