@@ -14,11 +14,11 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field, replace
 
-from compare import proxies
 from compare.floors.load import cpu_s, rss_bytes
-from compare.lanes import LANES, Course, Running, describe, generated, now_ms, shuffled, take, warm_up
+from compare.lanes import LANES, Course, Running, generated, now_ms, shuffled, take, warm_up
+from compare.lines import proxies
+from compare.lines.faults import NETWORKS, Faults, describe
 from compare.metrics import Objectives, Sample, Take, goodput
-from compare.relay import NETWORKS, Faults
 from compare.results import About
 from protocols import TRANSPORTS
 from shared.client.protocol import ChatClient, Lost, Resumed, collect_picture
@@ -502,17 +502,17 @@ def _failed(experiment: str, lane: str, why: str) -> Take:
 
 def _kinds(scale: Scale) -> list[str]:
     """The proxies that are measured; in a quick run the two that differ most."""
-    return [kind for kind in proxies.KINDS if scale.paced_s or kind in ("compressing", "gzip and buffering")]
+    return [kind for kind in proxies.CONFIGURATIONS if scale.paced_s or kind in ("compressing", "gzip and buffering")]
 
 
 async def real_proxies(bench: Bench) -> None:
     """nginx as people have it: plain, ignoring what the app asks for, and compressing."""
     if not proxies.available():
-        for kind in proxies.KINDS:
+        for kind in proxies.CONFIGURATIONS:
             bench.unmeasured[f"nginx, {kind}"] = "no nginx here (Debian: apt-get install nginx-light)"
         return
     rounds = max(6, bench.scale.line_rounds)
-    for kind, what in proxies.KINDS.items():
+    for kind, what in proxies.CONFIGURATIONS.items():
         name = f"nginx, {kind}"
         if kind not in _kinds(bench.scale):
             bench.unmeasured[name] = "not in --quick"

@@ -17,8 +17,9 @@ from dataclasses import dataclass, field
 from importlib import metadata
 from typing import Any
 
+from compare.lines.faults import Faults, describe
+from compare.lines.relay import Relay
 from compare.metrics import Arrival, Take
-from compare.relay import Faults, Relay
 from protocols import TRANSPORTS
 from protocols.processes import Server, serving
 from shared.client.protocol import ChatClient, Item, Lost, Resumed
@@ -312,19 +313,3 @@ def setup(faults: Faults | None = None) -> dict[str, str]:
         "network": describe(faults),
         "clock": "wall clock of one machine; an event's `at` and its arrival are read from the same clock",
     }
-
-
-def describe(faults: Faults | None) -> str:
-    """A network in words."""
-    if faults is None:
-        return "loopback"
-    said = ["loopback through the relay"]
-    if faults.delay_s:
-        said.append(f"{faults.delay_s * 1000:g} ms each way")
-    if faults.bytes_per_s:
-        said.append(f"{faults.bytes_per_s * 8 / 1e6:g} Mbit/s")
-    if faults.late_share:
-        said.append(f"{faults.late_share:.1%} of packets {faults.late_s * 1000:g} ms late")
-    if faults.buffer_bytes:
-        said.append(f"a buffer of {faults.buffer_bytes} bytes or {faults.buffer_s * 1000:g} ms")
-    return ", ".join(said)

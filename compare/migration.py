@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 import grpc
 import httpx
 
-from compare.relay import Relay
+from compare.lines.relay import Relay
 from protocols.grpc import chat_pb2, image_generation_pb2
 from protocols.grpc.chat_pb2_grpc import ChatServiceStub
 from protocols.grpc.image_generation_pb2_grpc import ImageGenerationServiceStub

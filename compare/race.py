@@ -20,8 +20,8 @@ from rich.table import Table
 from rich.text import Text
 
 from compare.lanes import LANES, Course, Running, generated, running, setup, shuffled, take, warm_up
+from compare.lines.faults import NETWORKS, Faults
 from compare.metrics import METRICS, Arrival, Figure, Take, differ, findings, summarise, verdict
-from compare.relay import NETWORKS, Faults
 from protocols.processes import catching_signals
 from shared.client.protocol import Item
 from shared.errors import ChatError, ConnectionLost

@@ -16,9 +16,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from compare import migration
-from compare.decode import steps
-from compare.relay import Relay
-from compare.wire import Span, Unit, units
+from compare.lines.relay import Relay
+from compare.lines.spans.read import units
+from compare.lines.spans.span import Span, WireUnit
+from compare.lines.steps.read import steps
 from protocols import TRANSPORTS
 from protocols.processes import serving
 from sequence_diagrams.script import FILES, SETTINGS
@@ -89,24 +90,24 @@ def wire(word: str) -> str:
             lines += _unit(unit, readable=word != "grpc")
     sums = []
     for way, counted in (("up", relay.up_bytes), ("down", relay.down_bytes)):
-        mine = [unit for unit in found if unit.way == way]
+        mine = [unit for unit in found if unit.direction == way]
         kinds = " · ".join(f"{kind} {sum(unit.size(kind) for unit in mine)}" for kind in ("text", "event", "framing"))
         sums.append(f"{_ARROWS[way]} {counted} bytes in all: {kinds}")
     return "\n".join([*lines, *sums, "```", ""])
 
 
-def _unit(unit: Unit, *, readable: bool) -> list[str]:
-    lines = [f"{_ARROWS[unit.way]} {unit.title.replace('  ', ' ')}, {unit.size()} bytes"]
+def _unit(unit: WireUnit, *, readable: bool) -> list[str]:
+    lines = [f"{_ARROWS[unit.direction]} {unit.title.replace('  ', ' ')}, {unit.size()} bytes"]
     payload, mask = b"", b""
     for span in unit.spans:
-        if span.what.startswith("head:"):
+        if span.meaning.startswith("head:"):
             head = span.data.decode().strip().replace("\r", "")
             lines += [f"      {line}" for line in head.split("\n")[1:]]
-        elif span.what.startswith("CRLF ends"):
+        elif span.meaning.startswith("CRLF ends"):
             continue
-        elif not readable or span.what.startswith(_FRAMES):
+        elif not readable or span.meaning.startswith(_FRAMES):
             lines.append(_framing(span))
-            mask = span.data if span.what == "mask key" else mask
+            mask = span.data if span.meaning == "mask key" else mask
         else:
             payload += bytes(byte ^ mask[i % 4] for i, byte in enumerate(span.data)) if mask else span.data
     if payload and len(payload) == 2:
@@ -119,8 +120,8 @@ def _unit(unit: Unit, *, readable: bool) -> list[str]:
 
 def _framing(span: Span) -> str:
     shown = " ".join(f"{byte:02x}" for byte in span.data[:_HEX_BYTES]) + (" …" if len(span.data) > _HEX_BYTES else "")
-    words = span.what
-    number = "tag and" in span.what
+    words = span.meaning
+    number = "tag and" in span.meaning
     if (
         span.kind != "framing"
         and not number

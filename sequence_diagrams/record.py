@@ -9,7 +9,8 @@ from datetime import datetime
 from itertools import accumulate
 from typing import Any
 
-from compare.decode import Step, steps
+from compare.lines.steps.read import steps
+from compare.lines.steps.step import Step
 from sequence_diagrams.script import CUTTING, RETURNING, SIGKILL, Mark, Stage
 
 # Participants: the client, the server, the store, the model.
@@ -64,9 +65,9 @@ def moments(stage: Stage) -> list[Moment]:
     """Everything that happened, in order of time. Raises RuntimeError when a byte that passed is in no step."""
     found = steps(stage.relay.captured)
     for way, total in (("up", stage.relay.up_bytes), ("down", stage.relay.down_bytes)):
-        accounted = sum(step.size for step in found if step.way == way)
+        accounted = sum(step.size for step in found if step.direction == way)
         cut_off = total - accounted
-        if cut_off and not any(line.fate == "cut" for line in stage.relay.connections):
+        if cut_off and not any(line.state == "cut" for line in stage.relay.connections):
             raise RuntimeError(f"{cut_off} bytes {way} are in no step")
     names = _names(found)
     wire = list(_wire(stage.word, found, names))
@@ -120,14 +121,14 @@ def _wire(word: str, found: Sequence[Step], names: dict[str, str]) -> Iterator[M
         if step.kind == "frame":
             # HTTP/2's own; shown once, where a connection opens.
             if step.name in ("preface", "SETTINGS"):
-                opening.setdefault(f"{step.connection}{step.way}", []).append(step)
+                opening.setdefault(f"{step.connection}{step.direction}", []).append(step)
                 first.setdefault(step.connection, step.at)
                 if step.name == "SETTINGS":
-                    together = opening[f"{step.connection}{step.way}"]
-                    text = "preface, SETTINGS" if step.way == "up" else "SETTINGS"
+                    together = opening[f"{step.connection}{step.direction}"]
+                    text = "preface, SETTINGS" if step.direction == "up" else "SETTINGS"
                     arrow = _arrow(step, text, sum(it.size for it in together), names)
                     # Either side may be first: neither waits for the other.
-                    at = first[step.connection] + (0.0 if step.way == "up" else 0.001)
+                    at = first[step.connection] + (0.0 if step.direction == "up" else 0.001)
                     yield replace(arrow, at=at, clock=step.at)
             continue
         if word != "grpc":
@@ -139,19 +140,19 @@ def _wire(word: str, found: Sequence[Step], names: dict[str, str]) -> Iterator[M
             told[key] = step.at
             yield _arrow(step, _text(word, step), step.size, names)
             continue
-        if step.kind == "close" and step.way == "up":
+        if step.kind == "close" and step.direction == "up":
             # A reader that has the terminal event resets the stream, if that has not ended by then.
             continue
         if step.kind == "request":
             methods[key] = step.name.rpartition("/")[2]
-        group = pending.setdefault((*key, step.way), [])
+        group = pending.setdefault((*key, step.direction), [])
         group.append(step)
         streams = methods[key] in _STREAMING
-        done = step.kind == "event" if step.way == "up" else streams or step.kind in ("end", "close")
+        done = step.kind == "event" if step.direction == "up" else streams or step.kind in ("end", "close")
         if step.kind == "close" or (step.kind == "response" and "grpc-status" in step.name):
             done = True
         if done:
-            pending[(*key, step.way)] = []
+            pending[(*key, step.direction)] = []
             text = "<br/>".join(_text(word, it) for it in group if _text(word, it))
             last = group[-1]
             yield _arrow(replace(step, at=last.at), text, sum(it.size for it in group), names)
@@ -161,7 +162,7 @@ def _arrow(step: Step, text: str, size: int, names: dict[str, str]) -> Moment:
     for value, name in names.items():
         text = text.replace(value, name)
     text = _UUID.sub("{id}", text)
-    source, target = (C, S) if step.way == "up" else (S, C)
+    source, target = (C, S) if step.direction == "up" else (S, C)
     seq = _seq(step) if step.name == "chunk" else 0
     return Moment(
         at=step.at, source=source, target=target, text=text, size=size, seq=seq, stream=(step.connection, step.stream)
@@ -182,7 +183,7 @@ def _text(word: str, step: Step) -> str:
     ]
     match step.kind:
         case "event" if word == "grpc":
-            if step.way == "down" and "seq" in step.payload:
+            if step.direction == "down" and "seq" in step.payload:
                 return f"DATA Event {{{step.name}, seq {step.payload['seq']}}}"
             return f"DATA {step.name} {_fields(step.payload)}".rstrip()
         case "event" if word == "sse":
@@ -265,7 +266,7 @@ def _short(text: str) -> str:
 def _cuts(stage: Stage, found: Sequence[Step]) -> Iterator[Moment]:
     """Where a line broke, that the client was turned away for a while, and how it came back."""
     killed = next((mark for mark in stage.marks if mark.text == SIGKILL), None)
-    broken = [line for line in stage.relay.connections if line.fate == "cut"]
+    broken = [line for line in stage.relay.connections if line.state == "cut"]
     if killed is not None:
         yield Moment(at=killed.at + 0.001, source=S, target=C, text="the line ends without a terminal event", lost=True)
     elif broken:
@@ -278,7 +279,7 @@ def _cuts(stage: Stage, found: Sequence[Step]) -> Iterator[Moment]:
         yield Moment(at=passed[-1].at + 0.002, text=CUTTING[stage.word], colour="red")
     else:
         return
-    refused = [line.number for line in stage.relay.connections if line.fate == "refused"]
+    refused = [line.number for line in stage.relay.connections if line.state == "refused"]
     after = refused[-1] if refused else broken[-1].number
     first = next(step for step in found if step.connection > after)
     again = next((mark.at for mark in stage.marks if killed and mark.colour == "green"), first.at)

@@ -10,7 +10,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
-from compare.relay import Faults, Relay
+from compare.lines.faults import Faults
+from compare.lines.relay import Relay
 from protocols import TRANSPORTS
 from protocols.processes import Server, serving
 from shared.client.protocol import ChatClient, collect
@@ -80,7 +81,7 @@ class Stage:
     def _closed(self) -> bool:
         # grpc.aio: a call that was read to its end holds its channel, and the channel its connection, in a cycle.
         gc.collect()
-        return all(line.fate != "open" for line in self.relay.connections)
+        return all(line.state != "open" for line in self.relay.connections)
 
 
 Script = Callable[[Stage], Awaitable[None]]
@@ -155,7 +156,7 @@ async def resume(stage: Stage) -> None:
     # Twelve tokens, a silence after the sixth: the line is cut before it, and the client is back before its end.
     chatting = asyncio.create_task(collect(stage.client.chat("/tokens 12 /stall 6 hello")))
     await stage.committed(7)
-    await _until(lambda: any(line.fate == "refused" for line in stage.relay.connections))
+    await _until(lambda: any(line.state == "refused" for line in stage.relay.connections))
     stage.relay.refuse(0)
     await chatting
     await stage.leave()
@@ -226,7 +227,7 @@ async def _settled(stage: Stage) -> None:
 
 def _turn_id(stage: Stage) -> str:
     """The running turn, from what has passed the relay (its first event names it)."""
-    from compare.decode import steps
+    from compare.lines.steps.read import steps
 
     for step in reversed(steps(stage.relay.captured)):
         payload = step.payload.get("event", step.payload) if isinstance(step.payload, dict) else {}

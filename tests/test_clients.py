@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from compare.relay import Relay
+from compare.lines.relay import Relay
 from protocols import TRANSPORTS
 from shared.client.protocol import ChatClient, collect
 from shared.errors import ConnectionLost

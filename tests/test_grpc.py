@@ -17,7 +17,7 @@ import pytest
 from google.rpc.error_details_pb2 import ErrorInfo, RetryInfo  # type: ignore[import-untyped]
 from grpc_status import rpc_status
 
-from compare.relay import Relay
+from compare.lines.relay import Relay
 from protocols import TRANSPORTS
 from protocols.grpc import chat_pb2 as pb
 from protocols.grpc.chat_pb2_grpc import ChatServiceStub
@@ -188,7 +188,7 @@ async def test_gzip_only_where_the_client_asks(servers: Servers, connect: Connec
         async with Relay(servers["grpc"].address, capture=True) as relay:
             client = await connect(relay.address, gzip=gzip)
             assert (await collect(client.chat(message))).status == "completed"
-            down = b"".join(piece.data for piece in relay.captured if piece.way == "down")
+            down = b"".join(piece.data for piece in relay.captured if piece.direction == "down")
             sizes[gzip] = (relay.up_bytes, relay.down_bytes)
             assert (b"no play makes Jack" in down) is not gzip
             # RFC 1952: the header of a gzip member.

@@ -16,7 +16,8 @@ from pathlib import Path
 import pytest
 
 from compare import migration
-from compare.relay import Faults, Relay
+from compare.lines.faults import Faults
+from compare.lines.relay import Relay
 from protocols import TRANSPORTS
 from protocols.processes import serving
 from sequence_diagrams.pages import ARTICLE, COMMAND, PAGES, canonical, renew

@@ -12,7 +12,10 @@ from dataclasses import fields
 
 import pytest
 
-from compare.relay import EVENT_START, NETWORKS, Connection, Faults, Relay, _parser
+from compare.lines.faults import NETWORKS, Faults
+from compare.lines.positions import EVENT_START
+from compare.lines.relay import Connection, Relay
+from compare.relay import argument_parser
 from protocols.grpc.convert import to_event_bytes
 from shared.events import Chunk, TurnStarted, from_json, to_json
 
@@ -100,10 +103,10 @@ async def test_bytes_pass_unchanged_and_are_counted() -> None:
         assert await reader.read() == up
         writer.close()
         line = await ended(relay)
-        assert (line.up_bytes, line.down_bytes, line.fate) == (len(up), len(up), "closed")
+        assert (line.up_bytes, line.down_bytes, line.state) == (len(up), len(up), "closed")
         assert (relay.up_bytes, relay.down_bytes) == (len(up), len(up))
-        for way in ("up", "down"):
-            assert b"".join(piece.data for piece in relay.captured if piece.way == way) == up
+        for direction in ("up", "down"):
+            assert b"".join(piece.data for piece in relay.captured if piece.direction == direction) == up
         assert [piece.at for piece in relay.captured] == sorted(piece.at for piece in relay.captured)
 
 
@@ -115,7 +118,7 @@ async def test_fin_after_n_bytes(position: int) -> None:
         assert await reader.read() == data[:position]
         writer.close()
         line = await ended(relay)
-        assert (line.fate, line.down_bytes, relay.struck) == ("cut", position, 1)
+        assert (line.state, line.down_bytes, relay.fault_count) == ("cut", position, 1)
         # The next connection goes through.
         reader, writer = await connect(relay)
         assert await reader.readexactly(len(data)) == data
@@ -158,7 +161,7 @@ async def test_cut_on_the_way_up() -> None:
         while data := await reader.read(1000):
             got.extend(data)
 
-    async with server(handler) as target, Relay(target, Faults(cut_after_bytes=7, way="up")) as relay:
+    async with server(handler) as target, Relay(target, Faults(cut_after_bytes=7, direction="up")) as relay:
         reader, writer = await connect(relay)
         writer.write(b"0123456789")
         assert await reader.read() == b""
@@ -363,7 +366,7 @@ async def test_it_refuses_for_a_time_and_comes_back() -> None:
             finally:
                 writer.close()
         assert time.monotonic() - begun >= 0.28
-        assert {line.fate for line in relay.connections} >= {"cut", "refused"}
+        assert {line.state for line in relay.connections} >= {"cut", "refused"}
 
 
 @pytest.mark.parametrize("reset", [False, True])
@@ -396,14 +399,16 @@ async def test_a_server_that_is_gone_resets_the_client() -> None:
         with pytest.raises(ConnectionResetError):
             await reader.read()
         writer.close()
-        assert (await ended(relay)).fate == "refused"
+        assert (await ended(relay)).state == "refused"
 
 
 def test_every_fault_is_an_option() -> None:
-    options = {action.dest for action in _parser()._actions}
+    options = {action.dest for action in argument_parser()._actions}
     assert options >= {fault.name for fault in fields(Faults)}
-    given = vars(_parser().parse_args(["--listen", "0", "--to", "a:1", "--delay-s", "0.5", "--reset", "--way", "up"]))
-    assert (given["delay_s"], given["reset"], given["way"], given["times"]) == (0.5, True, "up", None)
+    given = vars(
+        argument_parser().parse_args(["--listen", "0", "--to", "a:1", "--delay-s", "0.5", "--reset", "--way", "up"])
+    )
+    assert (given["delay_s"], given["reset"], given["direction"], given["times"]) == (0.5, True, "up", None)
 
 
 def test_networks_are_stated() -> None:

@@ -14,7 +14,8 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPT = """
 import asyncio, pathlib, tempfile
-from compare.relay import Faults, Relay
+from compare.lines.faults import Faults
+from compare.lines.relay import Relay
 from protocols import TRANSPORTS
 from protocols.processes import serving
 from shared.client.protocol import Lost, Resumed

@@ -17,7 +17,8 @@ from pathlib import Path
 import pytest
 from playwright.async_api import Browser, Page, Route, async_playwright, expect
 
-from compare.relay import NETWORKS, Relay
+from compare.lines.faults import NETWORKS
+from compare.lines.relay import Relay
 from protocols import RELAY_OFFSET
 from protocols.processes import Server, serving
 from shared.events import to_json

@@ -9,7 +9,9 @@ from contextlib import aclosing
 from functools import partial
 from typing import Any
 
-from compare.relay import Faults, Relay, Way
+from compare.lines.capture import Direction
+from compare.lines.faults import Faults
+from compare.lines.relay import Relay
 from shared.client.protocol import ChatClient
 from tests.faults.harness import (
     LANES,
@@ -81,19 +83,19 @@ async def _through(
         # Not connected before it asks: a line may break as early as that.
         async with aclosing(world.client(lane, relay.address, **options)) as client:
             await one.follow(client.image(asked, size="256x192") if image else client.chat(asked))
-        totals.notes["cuts"] += relay.struck
-        if one.lost > relay.struck + sum(line.fate == "refused" for line in relay.connections):
-            totals.blame("other", f"{asked}: lost its line {one.lost} times, and it was cut {relay.struck} times")
+        totals.notes["cuts"] += relay.fault_count
+        if one.lost > relay.fault_count + sum(connection.state == "refused" for connection in relay.connections):
+            totals.blame("other", f"{asked}: lost its line {one.lost} times, and it was cut {relay.fault_count} times")
     judge(totals, one, asked)
     return one
 
 
-async def _bytes_of(world: World, lane: Lane, asked: str, way: str = "down", *, image: bool = False) -> int:
+async def _bytes_of(world: World, lane: Lane, asked: str, direction: str = "down", *, image: bool = False) -> int:
     """How many bytes an uncut turn is, one way."""
     async with Relay(world.servers[lane.word].address) as relay, world.client(lane, relay.address) as client:
         async with asyncio.timeout(2 * world.patience_s):
             await Shown(asked).follow(client.image(asked, size="256x192") if image else client.chat(asked))
-        return relay.down_bytes if way == "down" else relay.up_bytes
+        return relay.down_bytes if direction == "down" else relay.up_bytes
 
 
 async def cuts_at_bytes(world: World, plan: Plan) -> Totals:
@@ -101,9 +103,9 @@ async def cuts_at_bytes(world: World, plan: Plan) -> Totals:
     totals = Totals("bytes", plan.seed)
     shown: list[Shown] = []
     sizes = {
-        (lane.name, way, image): await _bytes_of(world, lane, "/tokens 80 measure", way, image=image)
+        (lane.name, direction, image): await _bytes_of(world, lane, "/tokens 80 measure", direction, image=image)
         for lane in plan.lanes
-        for way in ("up", "down")
+        for direction in ("up", "down")
         for image in (False, True)
     }
     lanes = plan.lanes
@@ -112,10 +114,10 @@ async def cuts_at_bytes(world: World, plan: Plan) -> Totals:
         dice = plan.random("bytes", nth)
         lane = lanes[nth % len(lanes)]
         image = nth // len(lanes) % 10 == 9
-        way: Way = "up" if dice.random() < 0.2 else "down"
+        direction: Direction = "up" if dice.random() < 0.2 else "down"
         faults = Faults(
-            cut_after_bytes=dice.randrange(sizes[lane.name, way, image]),
-            way=way,
+            cut_after_bytes=dice.randrange(sizes[lane.name, direction, image]),
+            direction=direction,
             reset=dice.random() < 0.5,
             times=dice.choice((1, 1, 2, 3)),
             slice_bytes=dice.choice((None, None, None, 997 if image else 7)),

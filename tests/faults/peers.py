@@ -7,7 +7,8 @@ import time
 from contextlib import aclosing
 from functools import partial
 
-from compare.relay import Faults, Relay
+from compare.lines.faults import Faults
+from compare.lines.relay import Relay
 from protocols import TRANSPORTS
 from shared.client.protocol import Ask, ChatClient
 from tests.faults.harness import (
@@ -63,7 +64,7 @@ async def stalled_readers(world: World, plan: Plan) -> Totals:
             async with Relay(server.address, faults) as relay:
                 readers = [world.client(lane, relay.address, resume=False, silence_s=60.0) for _ in range(count)]
                 reading = [asyncio.create_task(Shown("").follow(reader.read(turn_id))) for reader in readers]
-                await until(lambda: relay.struck == count, 30, f"{lane.name}: the readers do not stall")
+                await until(lambda: relay.fault_count == count, 30, f"{lane.name}: the readers do not stall")
                 stalled_at = time.monotonic()
                 beside_s = await healthy(lane, "beside the stalled")
                 if beside_s > 2 * alone_s + 1:
@@ -264,7 +265,7 @@ async def half_open(world: World, plan: Plan) -> Totals:
                 return await _connections(control) >= before + count
 
             await until(there, 10, f"{lane.name}: {count} connections")
-            relay.swallow()
+            relay.discard()
 
             async def gone() -> bool:
                 return await _connections(control) <= before

@@ -11,7 +11,8 @@ from contextlib import aclosing
 import pytest
 import pytest_asyncio
 
-from compare.relay import Faults, Relay
+from compare.lines.faults import Faults
+from compare.lines.relay import Relay
 from shared.client.http import problem_of
 from shared.client.protocol import Ask, Lost, Resumed
 from shared.errors import ChatError, ConnectionLost, ServerAbsent

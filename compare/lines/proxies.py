@@ -1,4 +1,4 @@
-"""nginx between a client and a server, as people have it: what a proxy in the way does to a stream."""
+"""nginx between clients and servers, in the configurations that people have: what a proxy does to a stream."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-KINDS = {
-    "plain": "nginx with its defaults: it buffers answers, unless the app says X-Accel-Buffering: no, which ours does.",
-    "buffering": "nginx told to ignore X-Accel-Buffering, so that it buffers what it proxies over HTTP/1.1.",
-    "compressing": "nginx with gzip on for every type; X-Accel-Buffering is honoured.",
-    "gzip and buffering": "nginx with gzip on for every type, told to ignore X-Accel-Buffering.",
+CONFIGURATIONS = {
+    "plain": "nginx with its defaults: it buffers answers unless they have X-Accel-Buffering: no; our streams have it.",
+    "buffering": "nginx that ignores X-Accel-Buffering, so it buffers all answers over HTTP/1.1.",
+    "compressing": "nginx with gzip for every media type; it honours X-Accel-Buffering.",
+    "gzip and buffering": "nginx with gzip for every media type; it ignores X-Accel-Buffering.",
 }
 _IGNORE = "proxy_ignore_headers X-Accel-Buffering;"
 _GZIP = "gzip on; gzip_types *; gzip_min_length 0; gzip_proxied any;"
-_EXTRA = {
+_DIRECTIVES = {
     "plain": "",
     "buffering": _IGNORE,
     "compressing": _GZIP,
@@ -29,7 +29,7 @@ _START_TRIES = 100
 
 
 def available() -> bool:
-    """Whether there is an nginx to run."""
+    """Whether nginx is installed."""
     return _nginx() is not None
 
 
@@ -38,19 +38,19 @@ def _nginx() -> str | None:
 
 
 @asynccontextmanager
-async def nginx(kind: str, targets: Mapping[str, tuple[str, bool]]) -> AsyncIterator[dict[str, str]]:
-    """One nginx in front of every target (address, and whether it speaks gRPC); their addresses behind it.
+async def nginx(configuration: str, targets: Mapping[str, tuple[str, bool]]) -> AsyncIterator[dict[str, str]]:
+    """One nginx before all targets; the addresses for their clients, by the targets' names.
 
-    Raises RuntimeError with nginx's own words when it does not start.
+    A target is an address and whether it speaks gRPC. Raises RuntimeError with nginx's own words when nginx does not start.
     """
     program = _nginx()
     assert program is not None
-    with tempfile.TemporaryDirectory(prefix="compare-nginx-") as name:
-        folder = Path(name)
+    with tempfile.TemporaryDirectory(prefix="compare-nginx-") as path:
+        folder = Path(path)
         ports = dict(zip(targets, _free_ports(len(targets)), strict=True))
-        servers = "\n".join(_server(kind, ports[lane], *targets[lane]) for lane in targets)
+        servers = "\n".join(_server(configuration, ports[name], *targets[name]) for name in targets)
         paths = "\n".join(
-            f"{what}_temp_path {folder}/{what};" for what in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+            f"{module}_temp_path {folder}/{module};" for module in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
         )
         config = folder / "nginx.conf"
         config.write_text(
@@ -61,26 +61,26 @@ async def nginx(kind: str, targets: Mapping[str, tuple[str, bool]]) -> AsyncIter
             f"{servers} }}\n"
         )
         process = await asyncio.create_subprocess_exec(
-            program, "-p", name, "-c", str(config), stderr=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.DEVNULL
+            program, "-p", path, "-c", str(config), stderr=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.DEVNULL
         )
         try:
             for port in ports.values():
-                await _up(process, port)
-            yield {lane: f"127.0.0.1:{port}" for lane, port in ports.items()}
+                await _listens(process, port)
+            yield {name: f"127.0.0.1:{port}" for name, port in ports.items()}
         finally:
             with contextlib.suppress(ProcessLookupError):
                 process.terminate()
             await process.communicate()
 
 
-def _server(kind: str, port: int, address: str, grpc: bool) -> str:
+def _server(configuration: str, port: int, address: str, grpc: bool) -> str:
     if grpc:
         return (
-            f"server {{ listen 127.0.0.1:{port} http2; {_GZIP if 'compress' in kind or 'gzip' in kind else ''}"
+            f"server {{ listen 127.0.0.1:{port} http2; {_GZIP if _GZIP in _DIRECTIVES[configuration] else ''}"
             f" location / {{ grpc_pass grpc://{address}; }} }}"
         )
     return (
-        f"server {{ listen 127.0.0.1:{port}; {_EXTRA[kind]}\n"
+        f"server {{ listen 127.0.0.1:{port}; {_DIRECTIVES[configuration]}\n"
         f"location / {{ proxy_pass http://{address}; proxy_http_version 1.1; proxy_set_header Host {address};"
         " proxy_set_header Upgrade $http_upgrade; proxy_set_header Connection $connection_upgrade; } }"
     )
@@ -88,11 +88,11 @@ def _server(kind: str, port: int, address: str, grpc: bool) -> str:
 
 def _free_ports(count: int) -> list[int]:
     with contextlib.ExitStack() as stack:
-        held = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
-        return [sock.getsockname()[1] for sock in held]
+        sockets = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
+        return [sock.getsockname()[1] for sock in sockets]
 
 
-async def _up(process: asyncio.subprocess.Process, port: int) -> None:
+async def _listens(process: asyncio.subprocess.Process, port: int) -> None:
     for _ in range(_START_TRIES):
         if process.returncode is not None:
             assert process.stderr is not None
