@@ -1,4 +1,4 @@
-"""``python -m compare COMMAND``: relay, and what else stands in the table."""
+"""``python -m compare COMMAND``: hands over to the module of the command."""
 
 from __future__ import annotations
 
@@ -6,18 +6,18 @@ import importlib
 import sys
 
 COMMANDS = {
-    "floor": ("compare.floor", "our cost against the smallest servers that do the job"),
+    "floor": ("compare.floor", "each server's cost against the smallest server that does the same job"),
     "race": ("compare.race", "the lanes live in the terminal, then the table and a verdict"),
-    "run": ("compare.run", "the whole experiment, unattended, into a folder with its report"),
+    "run": ("compare.run", "all experiments, unattended, into a folder with a report"),
     "diff": ("compare.diff", "two runs side by side"),
-    "wire": ("compare.wire", "one short turn's bytes, as they were on the wire, explained"),
+    "wire": ("compare.wire", "the bytes of one short turn, explained"),
     "migration": ("compare.migration", "pictures over REST and gRPC: the article's three claims"),
-    "relay": ("compare.relay", "break the line between a client and a server"),
+    "relay": ("compare.relay", "break the line between clients and a server"),
 }
 
 
 def main() -> int:
-    """Hand the arguments to the command's own ``main``; its exit status."""
+    """Give the arguments to the command's own ``main``; its exit status, 2 for an unknown command."""
     name, *rest = sys.argv[1:] or [""]
     if name in COMMANDS:
         return int(importlib.import_module(COMMANDS[name][0]).main(rest))

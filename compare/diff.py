@@ -1,4 +1,4 @@
-"""``python -m compare diff A B``: two runs side by side; a change is named only where the intervals are apart."""
+"""``python -m compare diff A B``: two runs side by side; a change is named only where the intervals do not overlap."""
 
 from __future__ import annotations
 
@@ -11,17 +11,18 @@ import msgspec
 from rich.console import Console
 from rich.table import Table
 
-from compare.metrics import ENOUGH_ROUNDS, METRICS, Figure, differ
-from compare.report import cell
-from compare.results import Results, read
+from compare.measuring.metrics import METRICS
+from compare.measuring.statistics import ENOUGH_ROUNDS, Figure, differ
+from compare.measuring.verdicts import median_with_interval
+from compare.showing.results import Results, read
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Print the comparison; the exit status, 2 when a folder holds no run."""
     parser = argparse.ArgumentParser(prog="python -m compare diff", description=__doc__)
     parser.add_argument("before", type=Path, metavar="A", help="folder of a run")
-    parser.add_argument("after", type=Path, metavar="B", help="folder of another")
-    parser.add_argument("--all", action="store_true", help="also what did not change")
+    parser.add_argument("after", type=Path, metavar="B", help="folder of another run")
+    parser.add_argument("--all", action="store_true", help="also print figures that did not change")
     args = parser.parse_args(argv)
     try:
         before, after = read(args.before), read(args.after)
@@ -34,14 +35,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def show(console: Console, before: Results, after: Results, *, everything: bool) -> None:
-    """What differs: the set-up, then every figure of an experiment that both have."""
-    for line in changed(before.setup, after.setup):
-        console.print(f"set-up, {line}", markup=False, soft_wrap=True)
+    """Print what differs: the set-up, then the figures of every experiment that both runs have."""
+    for change in _changes(before.setup, after.setup):
+        console.print(f"set-up, {change}", markup=False, soft_wrap=True)
     if before.quick != after.quick:
         console.print(
             "One of them is a quick run: experiments of the same name are not of the same size.", soft_wrap=True
         )
-    compared = apart = 0
+    compared = changed = 0
     for name, experiment in after.experiments.items():
         other = before.experiments.get(name)
         if other is None:
@@ -52,26 +53,30 @@ def show(console: Console, before: Results, after: Results, *, everything: bool)
             table.add_column(column, justify="left" if column in ("lane", "metric", "") else "right")
         for lane, found in experiment.figures.items():
             for metric, now in found.items():
-                then = other.figures.get(lane, {}).get(metric)
+                then = other.figure(lane, metric)
                 if then is None:
                     continue
                 compared += 1
-                said = judge(metric, then, now)
-                apart += differ(then, now)
+                changed += differ(then, now)
                 if everything or differ(then, now):
-                    ratio = f"{now.median / then.median:.2f}" if then.median else "–"
-                    of = METRICS[metric]
-                    table.add_row(lane, f"{of.title} ({of.unit})", cell(metric, then), cell(metric, now), ratio, said)
+                    table.add_row(lane, *_row(metric, then, now))
         if table.row_count:
             console.print(table)
     for name in before.experiments:
         if name not in after.experiments:
             console.print(f"{name}: only in the first", markup=False)
-    console.print(f"{compared} figures compared, {apart} differ; for the rest no difference was found.")
+    console.print(f"{compared} figures compared, {changed} differ; for the rest no difference was found.")
+
+
+def _row(metric: str, then: Figure, now: Figure) -> tuple[str, ...]:
+    ratio = f"{now.median / then.median:.2f}" if then.median else "–"
+    heading = f"{METRICS[metric].title} ({METRICS[metric].unit})"
+    cells = (median_with_interval(metric, then), median_with_interval(metric, now))
+    return heading, *cells, ratio, judge(metric, then, now)
 
 
 def judge(metric: str, before: Figure, after: Figure) -> str:
-    """In words: better, worse, changed, no difference found, or too few rounds to tell."""
+    """One of: better, worse, changed, no difference found, too few rounds."""
     if min(before.n, after.n) < ENOUGH_ROUNDS:
         return "too few rounds"
     if not differ(before, after):
@@ -82,8 +87,7 @@ def judge(metric: str, before: Figure, after: Figure) -> str:
     return "better" if (after.median < before.median) == (better == "lower") else "worse"
 
 
-def changed(before: Mapping[str, str], after: Mapping[str, str]) -> list[str]:
-    """What differs between two set-ups."""
+def _changes(before: Mapping[str, str], after: Mapping[str, str]) -> list[str]:
     return [
         f"{what}: {before.get(what, '–')} → {after.get(what, '–')}"
         for what in dict.fromkeys((*before, *after))

@@ -1,6 +1,7 @@
-"""``python -m compare run``: the whole experiment, unattended, into one folder.
+"""``python -m compare run``: all experiments, unattended, into one folder.
 
-``arrivals.jsonl`` is what was seen, ``results.json`` what follows from it, ``report.md`` and ``report.html`` what it means.
+``arrivals.jsonl`` holds the raw arrivals and ``results.json`` what follows from them. ``report.md`` and ``report.html`` are for
+people.
 """
 
 from __future__ import annotations
@@ -16,15 +17,21 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from compare import report
-from compare.experiments import FULL, QUICK, Bench, Work, plan
-from compare.lanes import LANES, now_ms, running, setup
-from compare.metrics import Objectives
-from compare.results import Results, conclude
-from protocols.processes import catching_signals
+from compare.measuring.experiments.run import FULL, QUICK, Run
+from compare.measuring.experiments.schedule import Entry, schedule
+from compare.measuring.goodput import Objectives
+from compare.measuring.lanes import LANES, running_lanes
+from compare.measuring.recording import now_ms
+from compare.measuring.setup import setup
+from compare.showing import report
+from compare.showing.results import Results, conclude
+from protocols.live import open_console
 from shared.errors import ChatError, ConnectionLost
+from shared.signals import run_until_signal
 
 _START_S = 6.0
+_FAILURES_SHOWN = 10
+# Shows a text, and adds the expected seconds of what is done to the progress.
 Tick = Callable[[str, float], None]
 
 
@@ -34,15 +41,17 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--out", type=Path, default=Path("compare-out"), help="folder to write (default: compare-out)")
     parser.add_argument("--quick", action="store_true", help="two to three minutes, with less of everything")
     parser.add_argument("--only", help=f"lanes, comma-separated, of {', '.join(LANES)}")
-    parser.add_argument("--experiments", help="experiments, comma-separated; unset: all")
-    parser.add_argument("--seed", type=int, default=1, help="of the lanes' order, the cuts and the arrivals")
-    parser.add_argument("--brief", type=Path, metavar="FILE", help="write a few results for a README too")
+    parser.add_argument("--experiments", help="experiments, comma-separated (default: all)")
+    parser.add_argument(
+        "--seed", type=int, default=1, help="for the order of the lanes, the cuts and the arrivals (default: 1)"
+    )
+    parser.add_argument("--brief", type=Path, metavar="FILE", help="also write a short report for a README")
     args = parser.parse_args(argv)
     args.names = args.only.split(",") if args.only else list(LANES)
     if unknown := set(args.names) - set(LANES):
         parser.error(f"no such lane: {', '.join(sorted(unknown))}; there are {', '.join(LANES)}")
     args.scale = QUICK if args.quick else FULL
-    known = [name for _, group in plan(args.scale, len(args.names)) for name, _, _ in group]
+    known = [entry.name for _, group in schedule(args.scale, len(args.names)) for entry in group]
     args.chosen = args.experiments.split(",") if args.experiments else known
     if unknown := set(args.chosen) - set(known):
         parser.error(f"no such experiment: {', '.join(sorted(unknown))}; there are {', '.join(known)}")
@@ -50,91 +59,78 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the experiment and write the report; the exit status, 130 on Ctrl-C."""
+    """Run the experiments and write the report; the exit status, 2 when that fails, 130 on Ctrl-C."""
     args = parse(argv)
-    console = Console(highlight=False, width=None if sys.stdout.isatty() else 132)
+    stopped = "stopped, and the servers with it; nothing was written"
     try:
-        return asyncio.run(_until_signal(console, args))
+        return asyncio.run(run_until_signal(_run(open_console(), args), stopped))
     except (RuntimeError, OSError) as error:
         sys.stderr.write(f"{error}\n")
         return 2
 
 
-async def _until_signal(console: Console, args: argparse.Namespace) -> int:
-    with catching_signals() as signals:
-        work = asyncio.create_task(_experiment(console, args))
-        asked = asyncio.create_task(signals.get())
-        await asyncio.wait((work, asked), return_when=asyncio.FIRST_COMPLETED)
-        if work.done():
-            asked.cancel()
-            return work.result()
-        work.cancel()
-        await asyncio.gather(work, return_exceptions=True)
-        sys.stderr.write("stopped, and the servers with it; nothing was written\n")
-        return 128 + asked.result()
-
-
-async def _experiment(console: Console, args: argparse.Namespace) -> int:
+async def _run(console: Console, args: argparse.Namespace) -> int:
     groups = [
-        (rate, [entry for entry in group if entry[0] in args.chosen and entry[1] > 0])
-        for rate, group in plan(args.scale, len(args.names))
+        (rate, [entry for entry in group if entry.name in args.chosen and entry.expected_s > 0])
+        for rate, group in schedule(args.scale, len(args.names))
     ]
     groups = [(rate, group) for rate, group in groups if group]
-    expected = sum(_START_S + sum(seconds for _, seconds, _ in group) for _, group in groups)
+    expected_s = sum(_START_S + sum(entry.expected_s for entry in group) for _, group in groups)
     console.print(
         f"{len(args.names)} lanes, {sum(len(group) for _, group in groups)} experiments: about "
-        f"{_minutes(expected)} on a quiet machine. "
+        f"{_minutes(expected_s)} on a quiet machine. "
         f"Everything is written to {args.out}/ at the end.",
         soft_wrap=True,
     )
-    begun, begun_at = time.monotonic(), now_ms()
-    about = setup()
-    bench = Bench(args.scale, args.names, args.seed, 0.0, lambda text: None)
-    with _progress(console, expected) as tick:
+    begun, begun_at, about = time.monotonic(), now_ms(), setup()
+    run = Run(args.scale, args.names, args.seed, 0.0, lambda text: None)
+    with _progress(console, expected_s) as tick:
         for rate, group in groups:
-            bench.rate = rate
-            tick("starting the servers", 0)
-            try:
-                async with running(args.names, rate=rate, relayed=True) as bench.lanes:
-                    tick("servers are up", _START_S)
-                    for name, seconds, work in group:
-                        bench.say = lambda text, name=name: tick(f"{name}: {text}", 0)  # type: ignore[misc]
-                        tick(name, 0)
-                        await _attempt(bench, name, work)
-                        tick(f"{name}: done", seconds)
-            except (RuntimeError, OSError) as error:
-                # A server that does not start costs its experiments, not the whole run.
-                bench.unmeasured |= {name: str(error) for name, _, _ in group if name not in bench.about}
+            run.rate = rate
+            await _run_group(run, group, tick)
     results = Results(
         begun_at=begun_at,
         seconds=time.monotonic() - begun,
         quick=args.quick,
         seed=args.seed,
-        lanes=bench.names,
+        lanes=run.names,
         setup=about,
-        experiments=conclude(bench.names, bench.about, bench.takes, bench.samples),
-        unmeasured=bench.unmeasured,
+        experiments=conclude(run.names, run.descriptions, run.turns, run.samples),
+        unmeasured=run.unmeasured,
         objectives=Objectives(),
     )
-    await asyncio.to_thread(report.write, args.out, results, bench.takes, bench.samples)
+    await asyncio.to_thread(report.write, args.out, results, run.turns, run.samples)
     if args.brief is not None:
         command = "python -m compare run --quick" if args.quick else "python -m compare run"
         await asyncio.to_thread(args.brief.write_text, report.brief(results, command), encoding="utf-8")
     console.print(f"Done after {_minutes(results.seconds)}.", soft_wrap=True)
-    for name in ("arrivals.jsonl", "results.json", "report.md", "report.html"):
+    for name in report.FILES:
         console.print(f"  {args.out / name}", markup=False, soft_wrap=True)
-    failures = [line for experiment in results.experiments.values() for line in experiment.failures]
-    for line in failures[:10]:
-        console.print(f"  failed: {line}", markup=False, soft_wrap=True)
+    failures = [failure for experiment in results.experiments.values() for failure in experiment.failures]
+    for failure in failures[:_FAILURES_SHOWN]:
+        console.print(f"  failed: {failure}", markup=False, soft_wrap=True)
     return 0
 
 
-async def _attempt(bench: Bench, name: str, work: Work) -> None:
-    """One experiment; what goes wrong with it as a whole is said in the report."""
+async def _run_group(run: Run, group: Sequence[Entry], tick: Tick) -> None:
+    """The experiments that share a rate, on servers that are started for them.
+
+    A server that does not start costs only its experiments: the reason goes into ``unmeasured``.
+    """
+    tick("starting the servers", 0)
     try:
-        await work(bench)
-    except (ChatError, ConnectionLost) as error:
-        bench.unmeasured[name] = f"broken off: {error}"
+        async with running_lanes(run.names, rate=run.rate, relayed=True) as run.lanes:
+            tick("servers are up", _START_S)
+            for entry in group:
+                run.say = lambda text, name=entry.name: tick(f"{name}: {text}", 0)  # type: ignore[misc]
+                tick(entry.name, 0)
+                try:
+                    await entry.work(run)
+                except (ChatError, ConnectionLost) as error:
+                    run.unmeasured[entry.name] = f"broken off: {error}"
+                tick(f"{entry.name}: done", entry.expected_s)
+    except (RuntimeError, OSError) as error:
+        run.unmeasured |= {entry.name: str(error) for entry in group if entry.name not in run.descriptions}
 
 
 def _minutes(seconds: float) -> str:
@@ -142,22 +138,22 @@ def _minutes(seconds: float) -> str:
 
 
 @contextlib.contextmanager
-def _progress(console: Console, expected: float) -> Iterator[Tick]:
-    """A bar over the expected seconds, with what is done now; lines where there is no terminal."""
+def _progress(console: Console, expected_s: float) -> Iterator[Tick]:
+    """A bar over the expected seconds, with the present step; lines where there is no terminal."""
     begun = time.monotonic()
-    done = 0.0
+    done_s = 0.0
 
     def left() -> str:
-        """By how much slower it goes than expected."""
-        elapsed = time.monotonic() - begun
-        pace = max(1.0, elapsed / done) if done > 10 else 1.0
-        return f"about {_minutes(max(0.0, expected - done) * pace)} left"
+        """The rest of the expected time, longer as far as the run has been slower than expected."""
+        elapsed_s = time.monotonic() - begun
+        pace = max(1.0, elapsed_s / done_s) if done_s > 10 else 1.0
+        return f"about {_minutes(max(0.0, expected_s - done_s) * pace)} left"
 
     if not console.is_terminal:
 
         def line(text: str, seconds: float) -> None:
-            nonlocal done
-            done += seconds
+            nonlocal done_s
+            done_s += seconds
             if seconds:
                 console.print(f"{time.monotonic() - begun:5.0f} s  {text}, {left()}", markup=False, soft_wrap=True)
 
@@ -165,11 +161,11 @@ def _progress(console: Console, expected: float) -> Iterator[Tick]:
         return
     columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TextColumn("{task.fields[left]}"))
     with Progress(*columns, console=console) as bar:
-        task = bar.add_task("", total=expected, left="")
+        task = bar.add_task("", total=expected_s, left="")
 
         def move(text: str, seconds: float) -> None:
-            nonlocal done
-            done += seconds
-            bar.update(task, description=f"{text:<44.44}", completed=done, left=left())
+            nonlocal done_s
+            done_s += seconds
+            bar.update(task, description=f"{text:<44.44}", completed=done_s, left=left())
 
         yield move

@@ -13,10 +13,11 @@ from collections.abc import Sequence
 from rich.console import Console
 from rich.text import Text
 
-from compare.lanes import LANES, Course, Running, running, take
 from compare.lines.relay import Relay
 from compare.lines.spans.read import units
 from compare.lines.spans.span import BYTE_KINDS, UnexpectedBytes, WireUnit, shorten
+from compare.measuring.lanes import LANES, RunningLane, running_lanes
+from compare.measuring.recording import TurnSpec, record_turn
 
 _STYLES = {"text": "bold green", "event": "", "framing": "cyan"}
 _HEX_BYTES = 12
@@ -50,14 +51,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 async def capture(name: str, *, tokens: int, rate: float, message: str) -> tuple[Relay, list[WireUnit]]:
     """Run one short turn on a lane; the relay with its capture, and the units of the capture."""
-    async with running([name], rate=rate) as lanes:
+    async with running_lanes([name], rate=rate) as lanes:
         lane = lanes[name]
         async with Relay(lane.server.address, capture=True) as relay:
-            through = Running(lane.lane, lane.server, relay.address, relay)
+            through = RunningLane(lane.lane, lane.server, relay.address, relay)
             async with through.client() as client:
-                taken = await take(through, client, Course(experiment="wire", message=message, tokens=tokens))
-        if taken.error is not None:
-            raise RuntimeError(f"the turn failed: {taken.error}")
+                turn = await record_turn(through, client, TurnSpec(experiment="wire", message=message, tokens=tokens))
+        if turn.error is not None:
+            raise RuntimeError(f"the turn failed: {turn.error}")
         return relay, units(relay.captured)
 
 

@@ -15,11 +15,12 @@ import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from compare import migration
 from compare.lines.relay import Relay
 from compare.lines.spans.read import units
 from compare.lines.spans.span import Span, WireUnit
 from compare.lines.steps.read import steps
+from compare.measuring.picture_transfers import measure_transfers
+from compare.migration import mistakes_table, transfers_table
 from protocols import TRANSPORTS
 from protocols.processes import serving
 from sequence_diagrams.script import FILES, SETTINGS
@@ -219,14 +220,14 @@ def _around(word: str) -> str:
 def claims() -> str:
     """The article's claims on pictures of two sizes."""
     return "\n".join(
-        migration.table(asyncio.run(migration.measure(size, rounds)), size, rounds)
+        transfers_table(asyncio.run(measure_transfers(size, rounds)), size, rounds)
         for size, rounds in (("256x256", 15), ("1024x1024", 15))
     )
 
 
 def mistakes() -> str:
     """Who notices a client's mistakes."""
-    return asyncio.run(migration.mistakes())
+    return asyncio.run(mistakes_table())
 
 
 _ALONE: dict[str, Callable[[], str]] = {"glance": glance, "claims": claims, "mistakes": mistakes}

@@ -20,20 +20,29 @@ import pytest
 import pytest_asyncio
 from rich.console import Console
 
-from compare import diff, race, report, wire
-from compare.experiments import FULL, QUICK, plan
-from compare.floor import floor_server
-from compare.floors.load import Job, run
-from compare.guide import guide
-from compare.lanes import LANES, Course, Running, generated, running, setup, take, warm_up
+from compare import diff, race, wire
 from compare.lines.capture import CapturedBytes
 from compare.lines.faults import NETWORKS, Faults
 from compare.lines.relay import Relay
 from compare.lines.spans.read import units
 from compare.lines.spans.span import UnexpectedBytes
-from compare.metrics import Objectives, Sample, Take, findings, quantile, summarise
-from compare.metrics import delays as delays_of
-from compare.results import About, Results, conclude, read
+from compare.measuring.experiments.run import FULL, QUICK, Description
+from compare.measuring.experiments.schedule import schedule
+from compare.measuring.findings import findings
+from compare.measuring.floors.load.job import Job
+from compare.measuring.floors.load.run import run
+from compare.measuring.floors.sides import floor_server
+from compare.measuring.formulas import delays as delays_of
+from compare.measuring.goodput import Objectives
+from compare.measuring.lanes import LANES, RunningLane, generated_tokens, running_lanes
+from compare.measuring.recording import TurnSpec, record_turn, warm_up
+from compare.measuring.setup import setup
+from compare.measuring.statistics import quantile
+from compare.measuring.turns import Sample, TurnRecord
+from compare.measuring.verdicts import summarise
+from compare.showing import report
+from compare.showing.guide import guide
+from compare.showing.results import Results, conclude, read
 
 RATE = 50.0
 STREAMING = [name for name in LANES if name != "rest"]
@@ -41,22 +50,22 @@ PUSHED = [name for name in STREAMING if name != "rest-poll"]
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def lanes() -> AsyncIterator[dict[str, Running]]:
-    async with running(list(LANES), rate=RATE, relayed=True) as up:
+async def lanes() -> AsyncIterator[dict[str, RunningLane]]:
+    async with running_lanes(list(LANES), rate=RATE, relayed=True) as up:
         yield up
 
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 
-async def raced(lane: Running, faults: Faults, course: Course, *, turns: int = 1) -> list[Take]:
+async def raced(lane: RunningLane, faults: Faults, spec: TurnSpec, *, count: int = 1) -> list[TurnRecord]:
     """Turns of one lane through its relay with these faults."""
     assert lane.relay is not None
     lane.relay.faults = faults
     try:
-        async with lane.client(resume=course.resume) as client:
+        async with lane.client(resume=spec.resume) as client:
             await warm_up(lane, client)
-            return [await take(lane, client, course, number=number, count_bytes=True) for number in range(turns)]
+            return [await record_turn(lane, client, spec, number=number, count_bytes=True) for number in range(count)]
     finally:
         lane.relay.faults = Faults()
 
@@ -65,37 +74,37 @@ async def raced(lane: Running, faults: Faults, course: Course, *, turns: int = 1
 
 
 @pytest.mark.parametrize("name", PUSHED)
-async def test_a_delay_of_50_ms_is_seen_as_50_ms(lanes: dict[str, Running], name: str) -> None:
-    takes = await raced(lanes[name], Faults(delay_s=0.05), Course(experiment="delay", tokens=25))
-    assert [taken.error for taken in takes] == [None]
-    least = quantile(delays_of(takes[0]), 0.05)
+async def test_a_delay_of_50_ms_is_seen_as_50_ms(lanes: dict[str, RunningLane], name: str) -> None:
+    turns = await raced(lanes[name], Faults(delay_s=0.05), TurnSpec(experiment="delay", tokens=25))
+    assert [turn.error for turn in turns] == [None]
+    least = quantile(delays_of(turns[0]), 0.05)
     assert least is not None
     assert 50 <= least < 65
-    said = [line for line in findings(takes) if "one-way delay" in line]
+    said = [line for line in findings(turns) if "one-way delay" in line]
     assert said
     assert 50 <= float(re.findall(r"about (\d+) ms", said[0])[0]) < 65
 
 
 @pytest.mark.parametrize("name", PUSHED)
-async def test_a_buffer_is_called_a_buffer(lanes: dict[str, Running], name: str) -> None:
+async def test_a_buffer_is_called_a_buffer(lanes: dict[str, RunningLane], name: str) -> None:
     faults = Faults(buffer_bytes=8192, buffer_s=0.3)
-    takes = await raced(lanes[name], faults, Course(experiment="buffer", tokens=40), turns=3)
-    assert [taken.error for taken in takes] == [None] * 3
-    assert any(line.startswith("a buffer on the path") for line in findings(takes))
+    turns = await raced(lanes[name], faults, TurnSpec(experiment="buffer", tokens=40), count=3)
+    assert [turn.error for turn in turns] == [None] * 3
+    assert any(line.startswith("a buffer on the path") for line in findings(turns))
 
 
 @pytest.mark.parametrize("name", ["ndjson", "websocket", "grpc"])
-async def test_a_bandwidth_is_seen_as_that_bandwidth(lanes: dict[str, Running], name: str) -> None:
-    course = Course(experiment="bandwidth", message="a red bridge", size="480x480", request_id=f"bandwidth {name}")
-    await raced(lanes[name], Faults(), course)
-    takes = await raced(lanes[name], Faults(bytes_per_s=500_000), course)
-    (said,) = [line for line in findings(takes) if "bandwidth" in line]
+async def test_a_bandwidth_is_seen_as_that_bandwidth(lanes: dict[str, RunningLane], name: str) -> None:
+    spec = TurnSpec(experiment="bandwidth", message="a red bridge", size="480x480", request_id=f"bandwidth {name}")
+    await raced(lanes[name], Faults(), spec)
+    turns = await raced(lanes[name], Faults(bytes_per_s=500_000), spec)
+    (said,) = [line for line in findings(turns) if "bandwidth" in line]
     assert 0.4 <= float(re.findall(r"about ([\d.]+) MB/s", said)[0]) <= 0.6
 
 
-async def test_rest_shows_nothing_before_everything(lanes: dict[str, Running]) -> None:
-    (taken,) = await raced(lanes["rest"], Faults(), Course(experiment="rest", tokens=20))
-    found = summarise([taken])
+async def test_rest_shows_nothing_before_everything(lanes: dict[str, RunningLane]) -> None:
+    (turn,) = await raced(lanes["rest"], Faults(), TurnSpec(experiment="rest", tokens=20))
+    found = summarise([turn])
     assert found["ttft"] == found["e2e"]
     assert found["ttft"].median >= 19 * 1000 / RATE
     assert "delay_p50" not in found
@@ -105,23 +114,23 @@ async def test_rest_shows_nothing_before_everything(lanes: dict[str, Running]) -
 
 
 @pytest.mark.parametrize("name", LANES)
-async def test_a_cut_costs_nothing_with_resume(lanes: dict[str, Running], name: str) -> None:
-    course = Course(experiment="cut", tokens=30, rate=RATE, cut_after=10)
-    (taken,) = await raced(lanes[name], Faults(), course)
-    taken.generated = await generated(lanes[name], taken.asked_at)
-    assert taken.error is None
-    found = summarise([taken])
+async def test_a_cut_costs_nothing_with_resume(lanes: dict[str, RunningLane], name: str) -> None:
+    spec = TurnSpec(experiment="cut", tokens=30, rate=RATE, cut_after=10)
+    (turn,) = await raced(lanes[name], Faults(), spec)
+    turn.generated = await generated_tokens(lanes[name], turn.asked_at)
+    assert turn.error is None
+    found = summarise([turn])
     assert [found[metric].median for metric in ("lost", "twice", "again")] == [0, 0, 0]
     assert found["back"].median > 0
 
 
 @pytest.mark.parametrize("name", LANES)
-async def test_a_cut_without_resume_is_paid_twice(lanes: dict[str, Running], name: str) -> None:
-    course = Course(experiment="cut", tokens=30, rate=RATE, cut_after=10, resume=False)
-    (taken,) = await raced(lanes[name], Faults(), course)
-    taken.generated = await generated(lanes[name], taken.asked_at)
-    assert taken.error is None
-    found = summarise([taken])
+async def test_a_cut_without_resume_is_paid_twice(lanes: dict[str, RunningLane], name: str) -> None:
+    spec = TurnSpec(experiment="cut", tokens=30, rate=RATE, cut_after=10, resume=False)
+    (turn,) = await raced(lanes[name], Faults(), spec)
+    turn.generated = await generated_tokens(lanes[name], turn.asked_at)
+    assert turn.error is None
+    found = summarise([turn])
     assert found["again"].median == 30
     assert found["lost"].median > 0
     # What the first answer had shown is shown again by the second; a whole reply has shown nothing.
@@ -142,7 +151,7 @@ def _tshark() -> str:
 
 
 @pytest.mark.parametrize("name", LANES)
-async def test_the_relay_counts_what_a_packet_capture_shows(lanes: dict[str, Running], name: str) -> None:
+async def test_the_relay_counts_what_a_packet_capture_shows(lanes: dict[str, RunningLane], name: str) -> None:
     program = _tshark()
     lane = lanes[name]
     async with Relay(lane.server.address) as relay, _bell() as bell:
@@ -174,8 +183,8 @@ async def test_the_relay_counts_what_a_packet_capture_shows(lanes: dict[str, Run
                         heard = await asyncio.wait_for(capture.stdout.readline(), 0.5)
                 through = replace(lane, address=relay.address, relay=relay)
                 async with through.client() as client:
-                    taken = await take(through, client, Course(experiment="capture", tokens=20))
-                assert taken.error is None
+                    turn = await record_turn(through, client, TurnSpec(experiment="capture", tokens=20))
+                assert turn.error is None
                 while seen["up"] < relay.up_bytes or seen["down"] < relay.down_bytes:
                     note((await capture.stdout.readline()).decode().strip())
         finally:
@@ -200,19 +209,19 @@ async def _bell() -> AsyncIterator[int]:
 
 
 @pytest.mark.parametrize("name", LANES)
-async def test_every_captured_byte_is_explained(lanes: dict[str, Running], name: str) -> None:
+async def test_every_captured_byte_is_explained(lanes: dict[str, RunningLane], name: str) -> None:
     lane = lanes[name]
     async with Relay(lane.server.address, capture=True) as relay:
         through = replace(lane, address=relay.address, relay=relay)
         async with through.client() as client:
-            taken = await take(through, client, Course(experiment="wire", tokens=4))
+            turn = await record_turn(through, client, TurnSpec(experiment="wire", tokens=4))
     found = units(relay.captured)
     for way, counted in (("up", relay.up_bytes), ("down", relay.down_bytes)):
         assert sum(unit.size() for unit in found if unit.direction == way) == counted
         passed = b"".join(span.data for unit in found if unit.direction == way for span in unit.spans)
         assert sorted(passed) == sorted(b"".join(piece.data for piece in relay.captured if piece.direction == way))
     text = b"".join(span.data for unit in found for span in unit.spans if span.kind == "text")
-    shown = "".join(arrival.text for arrival in taken.arrivals)
+    shown = "".join(arrival.text for arrival in turn.arrivals)
     tokens: str = text.decode() if name == "grpc" else json.loads(b'"' + text + b'"')
     assert tokens.endswith(shown)
     # The answer to POST /turns may hold the first tokens too.
@@ -276,20 +285,20 @@ async def test_the_race_refuses_what_it_cannot_do(argv: list[str], capsys: pytes
 # -- the run and its report --------------------------------------------------------------------------------------------------
 
 
-async def seen(lanes: dict[str, Running], folder: Path) -> Results:
+async def seen(lanes: dict[str, RunningLane], folder: Path) -> Results:
     """A small run, written as a large one is."""
-    takes: list[Take] = []
-    course = Course(experiment="1 stream", tokens=8, rate=RATE)
+    turns: list[TurnRecord] = []
+    spec = TurnSpec(experiment="1 stream", tokens=8, rate=RATE)
     for lane in lanes.values():
-        takes += await raced(lane, Faults(), course, turns=6)
+        turns += await raced(lane, Faults(), spec, count=6)
     samples = [
         Sample(experiment="connect", lane=name, round=number, metric="connect_cold", value=1.0 + number)
         for name in lanes
         for number in range(6)
     ]
     about = {
-        "1 stream": About("One stream", "6 turns", ("ttft", "e2e", "delay_p50", "delay_p99")),
-        "connect": About("Connecting", "A new client", ("connect_cold",)),
+        "1 stream": Description("One stream", "6 turns", ("ttft", "e2e", "delay_p50", "delay_p99")),
+        "connect": Description("Connecting", "A new client", ("connect_cold",)),
     }
     results = Results(
         begun_at=1_800_000_000_000.0,
@@ -298,15 +307,15 @@ async def seen(lanes: dict[str, Running], folder: Path) -> Results:
         seed=1,
         lanes=list(lanes),
         setup=setup(),
-        experiments=conclude(list(lanes), about, takes, samples),
+        experiments=conclude(list(lanes), about, turns, samples),
         unmeasured={"picture 4 MB": "not in --quick"},
         objectives=Objectives(),
     )
-    report.write(folder, results, takes, samples)
+    report.write(folder, results, turns, samples)
     return results
 
 
-async def test_the_report(lanes: dict[str, Running], tmp_path: Path) -> None:
+async def test_the_report(lanes: dict[str, RunningLane], tmp_path: Path) -> None:
     results = await seen(lanes, tmp_path)
     assert msgspec.json.encode(read(tmp_path)) == msgspec.json.encode(results)
     raw = [json.loads(line) for line in (tmp_path / "arrivals.jsonl").read_text().splitlines()]
@@ -335,7 +344,7 @@ async def test_the_report(lanes: dict[str, Running], tmp_path: Path) -> None:
     assert "/*" + "DATA" not in page
 
 
-async def test_the_guide_cites_only_cells_that_exist(lanes: dict[str, Running], tmp_path: Path) -> None:
+async def test_the_guide_cites_only_cells_that_exist(lanes: dict[str, RunningLane], tmp_path: Path) -> None:
     results = await seen(lanes, tmp_path)
     for need in guide(results):
         for reason in need.reasons:
@@ -346,7 +355,7 @@ async def test_the_guide_cites_only_cells_that_exist(lanes: dict[str, Running], 
 
 
 async def test_two_runs_side_by_side(
-    lanes: dict[str, Running], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    lanes: dict[str, RunningLane], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     results = await seen(lanes, tmp_path / "a")
     slower = msgspec.json.decode(msgspec.json.encode(results), type=Results)
@@ -369,7 +378,9 @@ async def test_two_runs_side_by_side(
 
 
 async def test_the_plan_is_stated_before_it_starts() -> None:
-    quick, full = (sum(seconds for _, group in plan(scale, 6) for _, seconds, _ in group) for scale in (QUICK, FULL))
+    quick, full = (
+        sum(entry.expected_s for _, group in schedule(scale, 6) for entry in group) for scale in (QUICK, FULL)
+    )
     assert quick < 180
     assert full > quick
     assert set(NETWORKS) == {"lan", "wan", "mobile", "lossy"}
@@ -388,7 +399,7 @@ async def test_the_load_generator_counts_what_a_floor_sends(word: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["rest", "ndjson", "sse", "websocket", "grpc"])
-async def test_the_load_generator_drives_our_servers_in_the_same_way(lanes: dict[str, Running], name: str) -> None:
+async def test_the_load_generator_drives_our_servers_in_the_same_way(lanes: dict[str, RunningLane], name: str) -> None:
     server = lanes[name].server
     job = Job(wire=name, address=server.address, pid=server.process.pid, mode="burst", streams=3, message="/tokens 7 x")
     result = await run(msgspec.structs.replace(job, stamps=True))
@@ -398,7 +409,7 @@ async def test_the_load_generator_drives_our_servers_in_the_same_way(lanes: dict
         assert result.delay_p50_ms > 0
 
 
-async def test_the_load_generator_says_what_the_server_said(lanes: dict[str, Running]) -> None:
+async def test_the_load_generator_says_what_the_server_said(lanes: dict[str, RunningLane]) -> None:
     server = lanes["ndjson"].server
     job = Job(wire="ndjson", address=server.address, pid=0, mode="burst", streams=1, path="/nowhere")
     with pytest.raises(RuntimeError, match="404"):

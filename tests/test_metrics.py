@@ -8,24 +8,13 @@ import random
 import msgspec
 import pytest
 
-from compare.metrics import (
-    ENOUGH_ROUNDS,
-    METRICS,
-    Arrival,
-    Figure,
-    Objectives,
-    Sample,
-    Take,
-    delays,
-    differ,
-    figure,
-    findings,
-    gaps,
-    goodput,
-    quantile,
-    summarise,
-    verdict,
-)
+from compare.measuring.findings import findings
+from compare.measuring.formulas import delays, gaps
+from compare.measuring.goodput import Objectives, goodput
+from compare.measuring.metrics import METRICS
+from compare.measuring.statistics import ENOUGH_ROUNDS, Figure, differ, figure, quantile
+from compare.measuring.turns import Arrival, Sample, TurnRecord
+from compare.measuring.verdicts import summarise, verdict
 
 
 def chunk(ms: float, seq: int, logged_ms: float | None = None, text: str = "word ") -> Arrival:
@@ -36,7 +25,7 @@ def mark(ms: float, type: str, logged_ms: float | None = None) -> Arrival:
     return Arrival(ms, type, 0, logged_ms, 0)
 
 
-def made(*arrivals: Arrival, lane: str = "ndjson", tokens: int | None = None, **more: object) -> Take:
+def made(*arrivals: Arrival, lane: str = "ndjson", tokens: int | None = None, **more: object) -> TurnRecord:
     count = sum(arrival.type == "chunk" for arrival in arrivals)
     return msgspec.convert(
         {
@@ -49,7 +38,7 @@ def made(*arrivals: Arrival, lane: str = "ndjson", tokens: int | None = None, **
             "arrivals": list(arrivals),
             **more,
         },
-        Take,
+        TurnRecord,
     )
 
 
@@ -68,10 +57,10 @@ STREAM = made(
 REPLY = made(Arrival(500, "reply", 0, None, 40, "x" * 40), lane="rest", tokens=8, up_bytes=100, down_bytes=400)
 
 
-def of(name: str, take: Take) -> float | None:
+def of(name: str, turn: TurnRecord) -> float | None:
     of_turn = METRICS[name].of_turn
     assert of_turn is not None
-    return of_turn(take)
+    return of_turn(turn)
 
 
 @pytest.mark.parametrize(
@@ -172,7 +161,7 @@ REST_AGAIN = made(
 
 
 @pytest.mark.parametrize(
-    ("take", "lost", "twice", "again", "detect", "back"),
+    ("turn", "lost", "twice", "again", "detect", "back"),
     [
         (RESUMED, 0, 0, 0, 5, 30),
         (ASKED_AGAIN, 7, 3, 10, 5, 50),  # the fourth token, new again, comes at 80
@@ -180,8 +169,10 @@ REST_AGAIN = made(
         (REST_AGAIN, 10, 0, 10, 1, 110),
     ],
 )
-def test_what_a_cut_costs(take: Take, lost: float, twice: float, again: float, detect: float, back: float) -> None:
-    found = {name: of(name, take) for name in ("lost", "twice", "again", "detect", "back")}
+def test_what_a_cut_costs(
+    turn: TurnRecord, lost: float, twice: float, again: float, detect: float, back: float
+) -> None:
+    found = {name: of(name, turn) for name in ("lost", "twice", "again", "detect", "back")}
     assert found == {"lost": lost, "twice": twice, "again": again, "detect": detect, "back": back}
 
 
@@ -192,8 +183,8 @@ def test_what_comes_after_a_resume_is_no_measure_of_the_transport() -> None:
 
 
 def test_bytes_of_text_are_counted_once_though_shown_twice() -> None:
-    take = made(*ASKED_AGAIN.arrivals, tokens=10, down_bytes=500, resume=False)
-    assert of("framing", take) == pytest.approx(1 - 50 / 500)
+    turn = made(*ASKED_AGAIN.arrivals, tokens=10, down_bytes=500, resume=False)
+    assert of("framing", turn) == pytest.approx(1 - 50 / 500)
 
 
 # -- many turns ------------------------------------------------------------------------------------------------------------
@@ -288,7 +279,7 @@ def test_goodput_counts_turns_that_met_every_objective() -> None:
 # -- what the path does ------------------------------------------------------------------------------------------------------
 
 
-def path(delay_ms: float, *, every: int = 1, late: tuple[int, ...] = ()) -> Take:
+def path(delay_ms: float, *, every: int = 1, late: tuple[int, ...] = ()) -> TurnRecord:
     """40 tokens, 20 ms apart; ``every``: given out together in so many; ``late``: those wait 200 ms, and all behind them too."""
     arrivals = []
     free_at = 0.0
@@ -325,12 +316,12 @@ def test_a_model_that_bunches_is_no_buffer() -> None:
 
 def test_a_bandwidth_is_seen_in_a_picture() -> None:
     pieces = [Arrival(100.0 * (i + 1), "image_chunk", i + 3, 0.0, 65_536) for i in range(10)]
-    take = made(mark(1, "turn_started", 0), *pieces, tokens=0, down_bytes=655_360)
-    assert findings([take]) == ["a bandwidth of about 0.66 MB/s, as long as the picture came"]
+    turn = made(mark(1, "turn_started", 0), *pieces, tokens=0, down_bytes=655_360)
+    assert findings([turn]) == ["a bandwidth of about 0.66 MB/s, as long as the picture came"]
 
 
 def test_arrivals_survive_their_file() -> None:
     line = msgspec.json.encode(STREAM)
-    assert msgspec.json.decode(line, type=Take) == STREAM
+    assert msgspec.json.decode(line, type=TurnRecord) == STREAM
     sample = Sample(experiment="connect", lane="grpc", round=1, metric="connect_cold", value=2.5)
     assert msgspec.json.decode(msgspec.json.encode(sample), type=Sample) == sample

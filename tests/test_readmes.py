@@ -15,9 +15,9 @@ from pathlib import Path
 
 import pytest
 
-from compare import migration
 from compare.lines.faults import Faults
 from compare.lines.relay import Relay
+from compare.measuring.picture_transfers import measure_transfers
 from protocols import TRANSPORTS
 from protocols.processes import serving
 from sequence_diagrams.pages import ARTICLE, COMMAND, PAGES, canonical, renew
@@ -46,12 +46,12 @@ def test_made_parts_are_as_the_code_makes_them(name: str) -> None:
 def test_the_articles_bytes_are_right() -> None:
     """What the four ways to a picture weigh; how long they take is the machine's."""
     text = ARTICLE.read_text(encoding="utf-8")
-    weighed = asyncio.run(migration.measure("256x256", 2))
-    for way in weighed:
-        (line, *_) = re.findall(rf"^\| {re.escape(way.name)} \|.*$", text, re.MULTILINE)
+    weighed = asyncio.run(measure_transfers("256x256", 2))
+    for transfer in weighed:
+        (line, *_) = re.findall(rf"^\| {re.escape(transfer.name)} \|.*$", text, re.MULTILINE)
         *_, down, share, _ = (cell.strip() for cell in line.split("|"))
-        assert int(down.replace(",", "")) == pytest.approx(way.down, rel=0.02), f"{COMMAND} puts it right"
-        assert float(share.removesuffix(" ×")) == pytest.approx(way.down / way.picture, abs=0.02)
+        assert int(down.replace(",", "")) == pytest.approx(transfer.down, rel=0.02), f"{COMMAND} puts it right"
+        assert float(share.removesuffix(" ×")) == pytest.approx(transfer.down / transfer.picture, abs=0.02)
 
 
 def test_the_results_in_the_readme_are_those_of_the_run() -> None:

@@ -1,22 +1,29 @@
-"""The decision guide: what strikes a lane out when one needs something, each with a cell of this run or a source."""
+"""The decision guide: which lanes are struck out when something is needed, each with a cell of the run or a source."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Literal
 
 import msgspec
 
-from compare.metrics import ENOUGH_ROUNDS, METRICS, Figure, differ, number
-from compare.results import Results
+from compare.measuring.metrics import METRICS
+from compare.measuring.statistics import ENOUGH_ROUNDS, Figure, differ
+from compare.measuring.verdicts import median_with_interval, number
+from compare.showing.results import Results
 
 Source = Literal["measured", "cited", "unmeasured"]
+
+# A lane is struck out when it is this many times slower than the best lane.
 _FAR = 1.5
+# A lane is struck out when it needs this many bytes for a byte of picture.
 _WIRE_SHARE = 1.2
+_HELD = ("websocket", "grpc")
 
 
 class Reason(msgspec.Struct, frozen=True):
-    """Why a lane is struck out or kept: in words, and whether this run measured it (``where``: the experiment, or the source)."""
+    """Why a lane is struck out or kept. ``where`` names the experiment, or the source that is cited."""
 
     lane: str
     struck: bool
@@ -26,7 +33,7 @@ class Reason(msgspec.Struct, frozen=True):
 
 
 class Need(msgspec.Struct, frozen=True):
-    """One thing one may need, the lanes that are left, and the reasons."""
+    """Something that one may need, the lanes that are left, and the reasons."""
 
     name: str
     title: str
@@ -35,28 +42,33 @@ class Need(msgspec.Struct, frozen=True):
     reasons: list[Reason]
 
 
+Rule = Callable[[Results], list[Reason]]
+
+
+@dataclass(frozen=True, slots=True)
+class _Question:
+    """A need before it is judged. ``rule`` strikes lanes out; ``best_by`` is the experiment and metric that ranks the rest."""
+
+    name: str
+    title: str
+    rule: Rule
+    best_by: tuple[str, str] | None = None
+
+
 def guide(results: Results) -> list[Need]:
-    """All needs, judged by this run."""
-    return [_judge(results, *row) for row in _NEEDS]
+    """All needs, each judged alone by the results of one run."""
+    return [_judge(results, question) for question in _QUESTIONS]
 
 
-def _judge(
-    results: Results,
-    name: str,
-    title: str,
-    rule: Callable[[Results], list[Reason]],
-    best_by: tuple[str, str] | None,
-) -> Need:
-    reasons = rule(results)
+def _judge(results: Results, question: _Question) -> Need:
+    reasons = question.rule(results)
     struck = {reason.lane for reason in reasons if reason.struck}
     left = [lane for lane in results.lanes if lane not in struck]
     because = "nothing in this run tells them apart for this"
-    if best_by is not None:
-        experiment, metric = best_by
+    if question.best_by is not None:
+        experiment, metric = question.best_by
         if experiment.endswith("*"):
-            experiment = next(
-                (found for found in reversed(results.experiments) if found.startswith(experiment[:-1])), experiment
-            )
+            experiment = _last_of(results, experiment[:-1]) or experiment
         cells = {lane: cell for lane in left if (cell := _cell(results, experiment, lane, metric)) is not None}
         if cells:
             best = min(cells.values(), key=lambda cell: cell.median)
@@ -68,28 +80,31 @@ def _judge(
                 because += "; no difference found between them" if enough else "; too few values to tell them apart"
         else:
             because = f"“{experiment}” was not measured in this run, so nothing ranks them"
-    return Need(name, title, left, because, reasons)
+    return Need(question.name, question.title, left, because, reasons)
+
+
+def _last_of(results: Results, prefix: str) -> str | None:
+    return next((name for name in reversed(results.experiments) if name.startswith(prefix)), None)
 
 
 def _cell(results: Results, experiment: str, lane: str, metric: str) -> Figure | None:
     found = results.experiments.get(experiment)
-    return found.figures.get(lane, {}).get(metric) if found else None
+    return found.figure(lane, metric) if found else None
+
+
+def _cells(results: Results, experiment: str, metric: str) -> dict[str, Figure]:
+    found = {lane: _cell(results, experiment, lane, metric) for lane in results.lanes}
+    return {lane: cell for lane, cell in found.items() if cell is not None}
 
 
 def _say(metric: str, figure: Figure) -> str:
     unit = METRICS[metric].unit
-    if unit == "share":
-        return f"{figure.median:.0%}"
-    low, middle, high = (number(value, figure.median) for value in (figure.low, figure.median, figure.high))
-    return f"{middle}{f' ({low}–{high})' if low != high else ''} {unit}"
+    return f"{figure.median:.0%}" if unit == "share" else f"{median_with_interval(metric, figure)} {unit}"
 
 
 def _unmeasured(results: Results, experiment: str) -> list[Reason]:
     why = results.unmeasured.get(experiment, "not in this run")
     return [Reason(lane, False, f"unmeasured: {why}", "unmeasured", experiment) for lane in results.lanes]
-
-
-# -- the rules ---------------------------------------------------------------------------------------------------------------
 
 
 def _tokens(results: Results) -> list[Reason]:
@@ -101,39 +116,30 @@ def _tokens(results: Results) -> list[Reason]:
 
 
 def _browser(results: Results) -> list[Reason]:
+    no_frames = "a page cannot read HTTP/2 frames and trailers; gRPC-Web needs a proxy of its own"
+    by_itself = "EventSource reconnects with Last-Event-ID by itself, the only one that does"
     return [
-        Reason(
-            "grpc",
-            True,
-            "a page cannot read HTTP/2 frames and trailers; gRPC-Web needs a proxy of its own",
-            "cited",
-            "grpc.io, gRPC-Web; fetch standard",
-        ),
-        Reason(
-            "sse",
-            False,
-            "EventSource reconnects with Last-Event-ID by itself, the only one that does",
-            "cited",
-            "WHATWG HTML, section 9.2",
-        ),
+        Reason("grpc", True, no_frames, "cited", "grpc.io, gRPC-Web; fetch standard"),
+        Reason("sse", False, by_itself, "cited", "WHATWG HTML, section 9.2"),
     ]
 
 
-def _behind(experiment: str) -> Callable[[Results], list[Reason]]:
+def _behind(experiment: str) -> Rule:
     def rule(results: Results) -> list[Reason]:
         found = results.experiments.get(experiment)
         if found is None:
             return _unmeasured(results, experiment)
         reasons = []
         for lane in results.lanes:
-            failed = [line for line in found.failures if f", {lane}," in line]
-            buffered = [line for line in found.findings.get(lane, ()) if line.startswith("a buffer")]
+            failed = [failure for failure in found.failures if f", {lane}," in failure]
+            buffered = [sentence for sentence in found.findings.get(lane, ()) if sentence.startswith("a buffer")]
+            delay = found.figure(lane, "delay_p50")
             if failed:
                 reasons.append(Reason(lane, True, f"did not get through: {failed[0]}", "measured", experiment))
             elif buffered:
                 reasons.append(Reason(lane, True, buffered[0], "measured", experiment))
-            elif (late := _cell(results, experiment, lane, "delay_p50")) is not None:
-                why = f"delay p50 {_say('delay_p50', late)}"
+            elif delay is not None:
+                why = f"delay p50 {_say('delay_p50', delay)}"
                 reasons.append(Reason(lane, False, why, "measured", experiment))
         return reasons
 
@@ -142,9 +148,7 @@ def _behind(experiment: str) -> Callable[[Results], list[Reason]]:
 
 def _mobile(results: Results) -> list[Reason]:
     experiment = "network mobile"
-    cells = {
-        lane: cell for lane in results.lanes if (cell := _cell(results, experiment, lane, "delay_p50")) is not None
-    }
+    cells = _cells(results, experiment, "delay_p50")
     if not cells:
         return _unmeasured(results, experiment)
     best = min(cells.values(), key=lambda cell: cell.median)
@@ -163,7 +167,7 @@ def _mobile(results: Results) -> list[Reason]:
 def _both_ways(results: Results) -> list[Reason]:
     reasons = []
     for lane in results.lanes:
-        if lane in ("websocket", "grpc"):
+        if lane in _HELD:
             continue
         why = "one request, one answer: what the client says meanwhile is a request of its own"
         stop = _cell(results, "cancel", lane, "cancel")
@@ -174,15 +178,11 @@ def _both_ways(results: Results) -> list[Reason]:
 
 
 def _pictures(results: Results) -> list[Reason]:
-    measured = [name for name in results.experiments if name.startswith("picture ")]
-    if not measured:
+    experiment = _last_of(results, "picture ")
+    if experiment is None:
         return _unmeasured(results, "picture 4 MB")
-    experiment = measured[-1]
     reasons = []
-    for lane in results.lanes:
-        cell = _cell(results, experiment, lane, "image_wire")
-        if cell is None:
-            continue
+    for lane, cell in _cells(results, experiment, "image_wire").items():
         struck = cell.median > _WIRE_SHARE
         why = f"{cell.median:.2f} bytes on the wire for a byte of picture" + (": base64 in JSON" if struck else "")
         by_id = _cell(results, experiment, lane, "image_get")
@@ -193,7 +193,7 @@ def _pictures(results: Results) -> list[Reason]:
 
 
 def _many_streams(results: Results) -> list[Reason]:
-    cells = {lane: cell for lane in results.lanes if (cell := _cell(results, "memory", lane, "stream_kib")) is not None}
+    cells = _cells(results, "memory", "stream_kib")
     if not cells:
         return _unmeasured(results, "memory")
     least = min(cell.median for cell in cells.values())
@@ -210,17 +210,13 @@ def _many_streams(results: Results) -> list[Reason]:
 
 
 def _machines(results: Results) -> list[Reason]:
-    held = "a held connection stays where it was opened; a balancer only moves new ones"
+    held = "a held connection stays where it was opened; a balancer only moves new ones. Not measured here: one server a lane"
+    single = "each request may reach another machine. Not measured here"
     return [
-        Reason(lane, False, f"{held}. Not measured here: one server a lane", "unmeasured", "grpc.io, load balancing")
-        for lane in results.lanes
-        if lane in ("websocket", "grpc")
-    ] + [
-        Reason(
-            lane, False, "each request may reach another machine. Not measured here", "unmeasured", "WIRE.md, section 2"
-        )
-        for lane in results.lanes
-        if lane not in ("websocket", "grpc")
+        Reason(lane, False, held, "unmeasured", "grpc.io, load balancing")
+        if lane in _HELD
+        else Reason(lane, False, single, "unmeasured", "WIRE.md, section 2")
+        for lane in sorted(results.lanes, key=lambda lane: lane not in _HELD)
     ]
 
 
@@ -232,20 +228,18 @@ def _curl(results: Results) -> list[Reason]:
     ]
 
 
-_NEEDS: tuple[tuple[str, str, Callable[[Results], list[Reason]], tuple[str, str] | None], ...] = (
-    ("tokens", "words as they are generated", _tokens, ("1 stream", "delay_p99")),
-    ("browser", "a web page as the client", _browser, None),
-    (
-        "proxy",
-        "to pass a proxy that buffers",
-        _behind("nginx, gzip and buffering"),
-        ("nginx, gzip and buffering", "delay_p50"),
+_BUFFERING, _COMPRESSING = "nginx, gzip and buffering", "nginx, compressing"
+_QUESTIONS = (
+    _Question("tokens", "words as they are generated", _tokens, ("1 stream", "delay_p99")),
+    _Question("browser", "a web page as the client", _browser),
+    _Question("proxy", "to pass a proxy that buffers", _behind(_BUFFERING), (_BUFFERING, "delay_p50")),
+    _Question("gzip", "to pass a proxy that compresses", _behind(_COMPRESSING), (_COMPRESSING, "delay_p50")),
+    _Question("mobile", "mobile lines, which are slow and break", _mobile, ("cut, with resume", "back")),
+    _Question(
+        "both-ways", "both to speak at once (typing, stop, several turns on one line)", _both_ways, ("cancel", "cancel")
     ),
-    ("gzip", "to pass a proxy that compresses", _behind("nginx, compressing"), ("nginx, compressing", "delay_p50")),
-    ("mobile", "mobile lines, which are slow and break", _mobile, ("cut, with resume", "back")),
-    ("both-ways", "both to speak at once (typing, stop, several turns on one line)", _both_ways, ("cancel", "cancel")),
-    ("pictures", "large pictures", _pictures, ("picture *", "image_ms")),
-    ("streams", "many open streams on a server", _many_streams, ("memory", "stream_kib")),
-    ("machines", "many machines behind a balancer", _machines, None),
-    ("curl", "to look at it with curl", _curl, None),
+    _Question("pictures", "large pictures", _pictures, ("picture *", "image_ms")),
+    _Question("streams", "many open streams on a server", _many_streams, ("memory", "stream_kib")),
+    _Question("machines", "many machines behind a balancer", _machines),
+    _Question("curl", "to look at it with curl", _curl),
 )

@@ -1,4 +1,4 @@
-"""What a floor server says: a turn encoded before the first request, played with one write an event and nothing else."""
+"""The turn that a floor sends: encoded before the first request, sent with one write an event."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import argparse
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from shared.events import (
@@ -25,13 +25,16 @@ from shared.llm.offline_reply import reply_tokens
 
 M = TypeVar("M")
 TURN_ID = "00000000-0000-4000-8000-000000000000"
-# A second with three digits after it, so that a stamp put in its place has the same length.
+# The time in every event. It has three decimals, so a present time in its place has the same length.
 AT = 1_800_000_000_000.125
 
 
 @dataclass(frozen=True, slots=True)
-class Options:
-    """How to play: ``rate`` tokens a second (0: as fast as it can); ``gate`` streams must be open before the first token."""
+class ScriptOptions:
+    """What to send. ``rate`` is in tokens a second; 0 is as fast as possible. ``gate`` streams must be open before the first token.
+
+    ``hold`` sends nothing after the first event. ``image_bytes`` sends a picture of this size instead of tokens.
+    """
 
     port: int
     tokens: int
@@ -41,36 +44,36 @@ class Options:
     image_bytes: int
 
 
-def options(prog: str, argv: Sequence[str] | None, **more: list[str]) -> tuple[argparse.Namespace, Options]:
-    """The arguments that every floor takes."""
+def options(prog: str, argv: Sequence[str] | None, **more: list[str]) -> tuple[argparse.Namespace, ScriptOptions]:
+    """The arguments of every floor; ``more`` adds required ones, each with its choices."""
     parser = argparse.ArgumentParser(prog=prog)
     for name, choices in more.items():
         parser.add_argument(f"--{name}", choices=choices, required=True)
     parser.add_argument("--port", type=int, default=0)
     parser.add_argument("--tokens", type=int, default=200)
-    parser.add_argument("--rate", type=float, default=0.0, help="tokens a second; 0: as fast as it can")
+    parser.add_argument("--rate", type=float, default=0.0, help="tokens a second; 0: as fast as possible")
     parser.add_argument("--gate", type=int, default=0, help="open streams to wait for before the first token")
-    parser.add_argument("--hold", action="store_true", help="never go on after the first event")
+    parser.add_argument("--hold", action="store_true", help="send nothing after the first event")
     parser.add_argument("--image-bytes", type=int, default=0, help="answer with a picture of this size")
     args = parser.parse_args(argv)
-    return args, Options(args.port, args.tokens, args.rate, args.gate, args.hold, args.image_bytes)
+    return args, ScriptOptions(args.port, args.tokens, args.rate, args.gate, args.hold, args.image_bytes)
 
 
-def events(how: Options) -> list[AnyEvent]:
-    """The events of the turn, the same texts as the offline model's."""
+def events(script: ScriptOptions) -> list[AnyEvent]:
+    """The events of the turn, with the texts of the offline model."""
     started = TurnStarted(
         turn_id=TURN_ID,
         seq=1,
         at=AT,
         session_id=TURN_ID,
-        kind="image" if how.image_bytes else "chat",
+        kind="image" if script.image_bytes else "chat",
         input="floor",
         model="offline-1",
         context_messages=0,
         request_id=None,
     )
     body: list[AnyEvent] = []
-    if how.image_bytes:
+    if script.image_bytes:
         body.append(
             ImageStarted(
                 turn_id=TURN_ID,
@@ -80,13 +83,13 @@ def events(how: Options) -> list[AnyEvent]:
                 mime_type="image/png",
                 width=1,
                 height=1,
-                size_bytes=how.image_bytes,
+                size_bytes=script.image_bytes,
                 preview=False,
             )
         )
         data = bytes(range(256)) * (IMAGE_CHUNK_BYTES // 256)
-        for offset in range(0, how.image_bytes, IMAGE_CHUNK_BYTES):
-            piece = data[: how.image_bytes - offset]
+        for offset in range(0, script.image_bytes, IMAGE_CHUNK_BYTES):
+            piece = data[: script.image_bytes - offset]
             body.append(
                 ImageChunk(turn_id=TURN_ID, seq=len(body) + 2, at=AT, image_id=TURN_ID, offset=offset, data=piece)
             )
@@ -96,15 +99,15 @@ def events(how: Options) -> list[AnyEvent]:
             )
         )
     else:
-        for seq, text in enumerate(reply_tokens([ContextMessage("user", "floor")], how.tokens), 2):
+        for seq, text in enumerate(reply_tokens([ContextMessage("user", "floor")], script.tokens), 2):
             body.append(Chunk(turn_id=TURN_ID, seq=seq, at=AT, text=text))
     completed = TurnCompleted(
         turn_id=TURN_ID,
         seq=len(body) + 2,
         at=AT,
         finish_reason="stop",
-        usage=Usage(1, how.tokens),
-        chunks=how.tokens,
+        usage=Usage(1, script.tokens),
+        chunks=script.tokens,
         message_count=2,
         elapsed_ms=1.0,
         sha256="0" * 64,
@@ -113,39 +116,42 @@ def events(how: Options) -> list[AnyEvent]:
 
 
 class Script(Generic[M]):
-    """The turn in one wire's messages, and playing it; ``encode`` makes a message of an event."""
+    """The turn in the messages of one wire."""
 
-    def __init__(self, how: Options, encode: Callable[[AnyEvent], list[M]], stamp: Callable[[M, float], M]) -> None:
-        self._how = how
-        self._messages = [message for event in events(replace(how)) for message in encode(event)]
+    def __init__(
+        self, script: ScriptOptions, encode: Callable[[AnyEvent], list[M]], stamp: Callable[[M, float], M]
+    ) -> None:
+        """``encode`` makes messages of an event; ``stamp`` puts a time (epoch ms) into a message."""
+        self._options = script
+        self._messages = [message for event in events(script) for message in encode(event)]
         self._stamp = stamp
         self._open = 0
         self._gate = asyncio.Event()
 
     async def play(self, send: Callable[[M], Awaitable[object]]) -> None:
-        """Say the whole turn to one reader."""
+        """Send the whole turn to one reader."""
         messages = self._messages
-        if self._how.gate or self._how.hold:
+        if self._options.gate or self._options.hold:
             await send(messages[0])
             await self._wait()
             messages = messages[1:]
-        if not self._how.rate:
+        if not self._options.rate:
             for message in messages:
                 await send(message)
                 await asyncio.sleep(0)
             return
         clock = asyncio.get_running_loop().time
-        due, gap_s = clock(), 1 / self._how.rate
+        begun, gap_s = clock(), 1 / self._options.rate
         for i, message in enumerate(messages):
-            wait_s = due + i * gap_s - clock()
+            wait_s = begun + i * gap_s - clock()
             if wait_s > 0:
                 await asyncio.sleep(wait_s)
             await send(self._stamp(message, time.time() * 1000))
 
     async def _wait(self) -> None:
         self._open += 1
-        if self._how.hold:
+        if self._options.hold:
             await asyncio.Event().wait()
-        if self._open >= self._how.gate:
+        if self._open >= self._options.gate:
             self._gate.set()
         await self._gate.wait()

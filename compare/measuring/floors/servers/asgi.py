@@ -1,6 +1,6 @@
-"""The floor of the four HTTP transports: a raw ASGI app on uvicorn with uvloop and httptools, and nothing around it.
+"""The floor of the four HTTP transports: a raw ASGI app on uvicorn with uvloop and httptools, without any framework.
 
-``python -m compare.floors.asgi ndjson|sse|websocket|rest`` prints its address on stdout and serves until it is killed.
+``python -m compare.measuring.floors.servers.asgi --wire WORD`` prints its address on stdout and serves until it is killed.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 import uvicorn
 import uvloop
 
-from compare.floors.script import AT, TURN_ID, Options, Script, events, options
+from compare.measuring.floors.servers.script import AT, TURN_ID, Script, ScriptOptions, events, options
 from shared.events import AnyEvent, Chunk, ImageChunk, event_type, to_json
 
 Message = dict[str, Any]
@@ -33,8 +33,8 @@ def _frame(wire: str, event: AnyEvent) -> bytes:
     return b"event: %b\nid: %b\ndata: %b\n\n" % (event_type(event).encode(), cursor, data)
 
 
-def streaming(wire: str, how: Options) -> App:
-    """NDJSON and SSE: one answer, one write an event."""
+def streaming(wire: str, script: ScriptOptions) -> App:
+    """NDJSON and SSE: one answer with one write an event."""
 
     def encode(event: AnyEvent) -> list[Message]:
         return [{"type": "http.response.body", "body": _frame(wire, event), "more_body": True}]
@@ -42,21 +42,21 @@ def streaming(wire: str, how: Options) -> App:
     def stamp(message: Message, at: float) -> Message:
         return {**message, "body": message["body"].replace(_AT, b"%.3f" % at)}
 
-    script = Script[Message](how, encode, stamp)
+    turn = Script[Message](script, encode, stamp)
     start = {"type": "http.response.start", "status": 200, "headers": [(b"content-type", _MEDIA_TYPE[wire])]}
 
     async def app(scope: Message, receive: Receive, send: Send) -> None:
         if scope["method"] == "POST":
             await receive()
         await send(start)
-        await script.play(send)
+        await turn.play(send)
         await send({"type": "http.response.body", "body": b""})
 
     return app
 
 
-def websocket(how: Options) -> App:
-    """WebSocket: one frame an event, two for a piece of a picture; whatever asks is answered with the turn."""
+def websocket(script: ScriptOptions) -> App:
+    """WebSocket: one frame an event, two frames for a piece of a picture. Every message from the client starts the turn."""
 
     def encode(event: AnyEvent) -> list[Message]:
         if isinstance(event, ImageChunk):
@@ -68,21 +68,21 @@ def websocket(how: Options) -> App:
     def stamp(message: Message, at: float) -> Message:
         return {**message, "text": message["text"].replace(_AT.decode(), f"{at:.3f}")}
 
-    script = Script[Message](how, encode, stamp)
+    turn = Script[Message](script, encode, stamp)
 
     async def app(scope: Message, receive: Receive, send: Send) -> None:
         await receive()
         await send({"type": "websocket.accept", "subprotocol": "genai.chat.v1"})
         await send({"type": "websocket.send", "text": '{"type":"connected"}'})
         while (await receive())["type"] == "websocket.receive":
-            await script.play(send)
+            await turn.play(send)
 
     return app
 
 
-def rest(how: Options) -> App:
-    """REST: one request, one whole answer; ``/images/…`` is a picture, ``/turns/…`` a small object."""
-    text = "".join(event.text for event in events(how) if isinstance(event, Chunk))
+def rest(script: ScriptOptions) -> App:
+    """REST: one request, one whole answer. ``/images/…`` answers with a picture, every other path with a reply."""
+    text = "".join(event.text for event in events(script) if isinstance(event, Chunk))
     whole = {
         "turn_id": TURN_ID,
         "session_id": TURN_ID,
@@ -90,12 +90,12 @@ def rest(how: Options) -> App:
         "status": "completed",
         "text": text,
         "finish_reason": "stop",
-        "usage": {"input_tokens": 1, "output_tokens": how.tokens},
+        "usage": {"input_tokens": 1, "output_tokens": script.tokens},
         "message_count": 2,
         "elapsed_ms": 1.0,
         "sha256": "0" * 64,
     }
-    bodies = {"/chat": json.dumps(whole).encode(), "/images": bytes(how.image_bytes)}
+    bodies = {"/chat": json.dumps(whole).encode(), "/images": bytes(script.image_bytes)}
     answers = {
         path: (
             {
@@ -121,9 +121,9 @@ def rest(how: Options) -> App:
     return app
 
 
-async def serve(wire: str, how: Options) -> None:
-    """Serve until killed."""
-    app = rest(how) if wire == "rest" else websocket(how) if wire == "websocket" else streaming(wire, how)
+async def serve(wire: str, script: ScriptOptions) -> None:
+    """Serve until the process is killed."""
+    app = rest(script) if wire == "rest" else websocket(script) if wire == "websocket" else streaming(wire, script)
     config = uvicorn.Config(
         app,
         http="httptools",
@@ -135,7 +135,7 @@ async def serve(wire: str, how: Options) -> None:
         access_log=False,
         server_header=False,
     )
-    listener = socket.create_server(("127.0.0.1", how.port), backlog=2048)
+    listener = socket.create_server(("127.0.0.1", script.port), backlog=2048)
     sys.stdout.write(f"127.0.0.1:{listener.getsockname()[1]}\n")
     sys.stdout.flush()
     await uvicorn.Server(config).serve(sockets=[listener])
@@ -143,8 +143,8 @@ async def serve(wire: str, how: Options) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Serve one wire; the exit status."""
-    args, how = options("compare.floors.asgi", argv, wire=["ndjson", "sse", "websocket", "rest"])
-    uvloop.run(serve(args.wire, how))
+    args, script = options("compare.measuring.floors.servers.asgi", argv, wire=["ndjson", "sse", "websocket", "rest"])
+    uvloop.run(serve(args.wire, script))
     return 0
 
 

@@ -1,6 +1,6 @@
-"""The floor of gRPC: a bare ``grpc.aio`` server on uvloop that writes ready bytes, one event a message.
+"""The floor of gRPC: a bare ``grpc.aio`` server on uvloop that sends prepared messages, one event in each.
 
-``python -m compare.floors.bare_grpc`` prints its address on stdout and serves until it is killed.
+``python -m compare.measuring.floors.servers.bare_grpc`` prints its address and serves until it is killed.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 import grpc
 import uvloop
 
-from compare.floors.script import Options, Script, options
+from compare.measuring.floors.servers.script import Script, ScriptOptions, options
 from protocols.grpc import chat_pb2
 from protocols.grpc.convert import to_event_bytes, to_event_message
 from shared.events import AnyEvent
@@ -24,19 +24,19 @@ def _stamp(data: bytes, at: float) -> bytes:
     return message.SerializeToString()
 
 
-async def serve(how: Options) -> None:
-    """Serve until killed."""
+async def serve(script: ScriptOptions) -> None:
+    """Serve until the process is killed."""
 
     def encode(event: AnyEvent) -> list[bytes]:
-        return [to_event_bytes(event) if how.image_bytes == 0 else to_event_message(event).SerializeToString()]
+        return [to_event_bytes(event) if script.image_bytes == 0 else to_event_message(event).SerializeToString()]
 
-    script = Script[bytes](how, encode, _stamp)
+    turn = Script[bytes](script, encode, _stamp)
 
     async def stream(request: bytes, context: grpc.aio.ServicerContext[Any, Any]) -> None:
-        await script.play(context.write)
+        await turn.play(context.write)
 
     handler = grpc.unary_stream_rpc_method_handler(stream)
-    # As ours: past 1,000 calls at the same time the library would refuse some by chance.
+    # The same limits as in our server. By default the library refuses some calls by chance above 1,000 at the same time.
     many = (("grpc.server.max_pending_requests", 20_000), ("grpc.server.max_pending_requests_hard_limit", 20_000))
     server = grpc.aio.server(options=many)
     server.add_generic_rpc_handlers(
@@ -46,7 +46,7 @@ async def serve(how: Options) -> None:
             ),
         )
     )
-    port = server.add_insecure_port(f"127.0.0.1:{how.port}")
+    port = server.add_insecure_port(f"127.0.0.1:{script.port}")
     await server.start()
     sys.stdout.write(f"127.0.0.1:{port}\n")
     sys.stdout.flush()
@@ -55,8 +55,8 @@ async def serve(how: Options) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Serve; the exit status."""
-    _, how = options("compare.floors.bare_grpc", argv)
-    uvloop.run(serve(how))
+    _, script = options("compare.measuring.floors.servers.bare_grpc", argv)
+    uvloop.run(serve(script))
     return 0
 
 

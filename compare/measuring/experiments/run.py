@@ -1,0 +1,154 @@
+"""What all experiments of one run share: how much is measured, the lanes, and what has been measured so far."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field, replace
+
+import msgspec
+
+from compare.measuring.lanes import RunningLane, shuffled
+from compare.measuring.process_cost import cpu_s
+from compare.measuring.recording import warm_up
+from compare.measuring.turns import Sample, TurnRecord
+from shared.client.protocol import ChatClient
+
+LATENCY = ("ttfe", "ttft", "icl_p50", "icl_p99", "jitter", "tpot", "e2e", "delay_p50", "delay_p99", "coalescing")
+COST = ("server_us", "client_us")
+PICTURES = {"100 kB": "272x272", "1 MB": "928x928", "4 MB": "1936x1936", "16 MB": "3760x3760"}
+
+
+@dataclass(frozen=True, slots=True)
+class Scale:
+    """How much is measured; ``paced_s`` 0 leaves out the experiments that need long."""
+
+    rounds: int
+    tokens: int
+    streams: tuple[int, ...]
+    stream_rounds: int
+    paced_s: float
+    throughput_s: float
+    throughput_rounds: int
+    connects: int
+    pictures: tuple[str, ...]
+    picture_rounds: int
+    cancels: int
+    cuts: int
+    line_rounds: int
+    memory_streams: int
+
+
+FULL = Scale(
+    rounds=12,
+    tokens=100,
+    streams=(16, 64, 256),
+    stream_rounds=6,
+    paced_s=8.0,
+    throughput_s=3.0,
+    throughput_rounds=6,
+    connects=20,
+    pictures=tuple(PICTURES),
+    picture_rounds=7,
+    cancels=20,
+    cuts=20,
+    line_rounds=6,
+    memory_streams=200,
+)
+QUICK = Scale(
+    rounds=6,
+    tokens=20,
+    streams=(64,),
+    stream_rounds=1,
+    paced_s=0.0,
+    throughput_s=1.0,
+    throughput_rounds=1,
+    connects=6,
+    pictures=("100 kB", "1 MB"),
+    picture_rounds=6,
+    cancels=6,
+    cuts=6,
+    line_rounds=1,
+    memory_streams=50,
+)
+
+
+class Description(msgspec.Struct, frozen=True):
+    """What an experiment is: its title, what is done, and the metrics it is about."""
+
+    title: str
+    what: str
+    metrics: tuple[str, ...]
+
+
+@dataclass(slots=True)
+class Run:
+    """The state of one run. ``rate`` is the model's rate in tokens a second, ``say`` shows progress.
+
+    Some experiments run the lanes one after the other, because processor time decides there; the others run them side by side.
+    The order of the lanes is shuffled in each round.
+    """
+
+    scale: Scale
+    names: list[str]
+    seed: int
+    rate: float
+    say: Callable[[str], None]
+    lanes: dict[str, RunningLane] = field(default_factory=dict)
+    turns: list[TurnRecord] = field(default_factory=list)
+    samples: list[Sample] = field(default_factory=list)
+    descriptions: dict[str, Description] = field(default_factory=dict)
+    unmeasured: dict[str, str] = field(default_factory=dict)
+
+    def describe(self, experiment: str, title: str, what: str, metrics: Sequence[str] = LATENCY) -> None:
+        """Note that an experiment begins, and what it is."""
+        self.descriptions.setdefault(experiment, Description(title, what, tuple(metrics)))
+
+    def sample(self, experiment: str, lane: str, number: int, metric: str, value: float | None) -> None:
+        """Note a value of round ``number``; None is not noted."""
+        if value is not None:
+            self.samples.append(Sample(experiment=experiment, lane=lane, round=number, metric=metric, value=value))
+
+    def sample_cpu(self, experiment: str, lane: RunningLane, number: int, before: CpuTimes, events: int) -> None:
+        """Note the CPU time of server and client for each event since ``before``."""
+        now = CpuTimes.of(lane)
+        if not events:
+            return
+        if before.server_s is not None and now.server_s is not None:
+            cost_us = (now.server_s - before.server_s) * 1e6 / events
+            self.sample(experiment, lane.lane.name, number, "server_us", cost_us)
+        cost_us = (now.client_s - before.client_s) * 1e6 / events
+        self.sample(experiment, lane.lane.name, number, "client_us", cost_us)
+
+    def direct(self, name: str) -> RunningLane:
+        """A lane without its relay."""
+        lane = self.lanes[name]
+        return replace(lane, address=lane.server.address, relay=None)
+
+    def order(self, number: int) -> list[str]:
+        """The order of the lanes in round ``number``."""
+        return shuffled(self.names, self.seed, number)
+
+    @asynccontextmanager
+    async def clients(self, lane: RunningLane, count: int) -> AsyncIterator[list[ChatClient]]:
+        """Clients of a lane, each after a warm-up."""
+        async with contextlib.AsyncExitStack() as stack:
+            made = [await stack.enter_async_context(lane.client()) for _ in range(count)]
+            await asyncio.gather(*(warm_up(lane, client) for client in made))
+            yield made
+
+
+@dataclass(frozen=True, slots=True)
+class CpuTimes:
+    """CPU time so far, in seconds: of a lane's server (None without ``/proc``), and of this process, where the clients run."""
+
+    server_s: float | None
+    client_s: float
+
+    @classmethod
+    def of(cls, lane: RunningLane) -> CpuTimes:
+        """The times now."""
+        return cls(cpu_s(lane.pid), time.process_time())

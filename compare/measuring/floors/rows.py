@@ -1,0 +1,183 @@
+"""The rows of the benchmark: one kind of load each, on all sides of a transport."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+from compare.measuring.floors.plan import PACED_PER_S, PACED_STREAMS, STREAMING, WORDS, FloorRun, Side
+from compare.measuring.floors.sides import client, job, load, running_sides
+from shared.client.protocol import Ask, collect, collect_picture
+
+_IMAGE_SIZE = "1936x1936"
+_FLOOR_IMAGE_BYTES = 4_000_000
+# The turn of a floor; a floor answers every turn_id.
+_FLOOR_TURN = "floor"
+_FASTEST = {"OFFLINE_TOKENS_PER_S": "0"}
+_PACED = {"OFFLINE_TOKENS_PER_S": str(PACED_PER_S)}
+# A saturated window must hold this share of its length in CPU time of the server.
+_LEAST_CPU = 0.7
+
+
+async def saturated(run: FloorRun, word: str) -> None:
+    """Every stream asks again as soon as it has its answer; the model does not wait."""
+    plan = run.plan
+    goals = {"memory": 1.2 if word == "grpc" else 1.0, "sqlite": 1.5}
+    message = f"/tokens {plan.events} floor"
+    async with running_sides(plan, word, ["--tokens", str(plan.events)], _FASTEST) as sides:
+        for side in run.rounds("saturated", sides):
+            fields = {"message": message, "seconds": plan.seconds, "least_cpu_s": plan.seconds * _LEAST_CPU}
+            run.result("saturated", side, goals).add(await load(plan, job(side, "loop", plan.streams, **fields)))
+        for side in sides:
+            run.say(f"first event {word} {side.name}")
+            one = await load(plan, job(side, "loop", 1, message=message, seconds=min(1.0, plan.seconds)))
+            if one.first_p50_ms is not None:
+                run.result("saturated", side, goals).first_ms.append(one.first_p50_ms)
+
+
+async def paced(run: FloorRun, word: str) -> None:
+    """128 streams at 50 tokens a second, as people see them. The transport delay is taken from each event's ``at``."""
+    plan = run.plan
+    goals = {"memory": 1.5, "sqlite": 2.5}
+    tokens = int(PACED_PER_S * 2)
+    arguments = ["--tokens", str(tokens), "--rate", str(PACED_PER_S)]
+    fields = {
+        "message": f"/tokens {tokens} floor",
+        "seconds": max(4.0, plan.seconds),
+        "stamps": True,
+        "spread_s": 1.0,
+    }
+    async with running_sides(plan, word, arguments, _PACED) as sides:
+        for side in run.rounds("paced", sides):
+            run.result("paced", side, goals).add(await load(plan, job(side, "loop", PACED_STREAMS, **fields)))
+
+
+async def readers(run: FloorRun, word: str) -> None:
+    """Many readers of one turn at 50 tokens a second; the floor sends the same to as many streams."""
+    plan = run.plan
+    goals = {"memory": 0.7, "sqlite": 0.7}
+    tokens = int(PACED_PER_S * 4)
+    # The turn waits until all readers are connected; the floor waits for them by their number.
+    hold_s = 3 + plan.readers / 250
+    arguments = ["--tokens", str(tokens), "--rate", str(PACED_PER_S), "--gate", str(plan.readers)]
+    names = [name for name in plan.sides if name != "sqlite" or len(plan.sides) == 2]
+    for number, order in enumerate(run.orders(names)):
+        for name in order:
+            run.say(f"readers {word} {name}, round {number + 1} of {plan.rounds}")
+            async with running_sides(plan, word, arguments, _PACED, [name]) as (side,):
+                turn_id = await _start(side, f"/slow {hold_s:g} /tokens {tokens} floor")
+                fields = {"turn_id": turn_id, "stamps": True, "warm_s": 0.0}
+                run.result("readers", side, goals).add(await load(plan, job(side, "once", plan.readers, **fields)))
+
+
+async def _start(side: Side, message: str) -> str:
+    """Start a turn that goes on while nobody reads it; its id."""
+    if side.name == "floor":
+        return _FLOOR_TURN
+    async with client(side) as starter:
+        return (await starter.start(Ask(text=message))).turn_id
+
+
+async def rest(run: FloorRun, word: str) -> None:
+    """REST: a whole reply of many tokens, a whole reply of one token, and a small request."""
+    for tokens, small, row in (
+        (run.plan.events, False, f"POST /chat, {run.plan.events} tokens"),
+        (1, False, "POST /chat, 1 token"),
+        (1, True, "GET /turns/…"),
+    ):
+        await _rest(run, tokens, row, small=small)
+
+
+async def _rest(run: FloorRun, tokens: int, row: str, *, small: bool) -> None:
+    plan = run.plan
+    message = f"/tokens {tokens} floor"
+    async with running_sides(plan, "rest", ["--tokens", str(tokens)], _FASTEST) as sides:
+        paths = {side.name: f"/turns/{await _ended_turn(side)}" if small else None for side in sides}
+        for side in run.rounds(f"REST {row}", sides):
+            fields = {
+                "message": message,
+                "path": paths[side.name],
+                "seconds": plan.seconds,
+                "least_cpu_s": plan.seconds * _LEAST_CPU,
+            }
+            run.result(row, side, {"memory": 2.0}).add(await load(plan, job(side, "loop", plan.streams, **fields)))
+
+
+async def _ended_turn(side: Side) -> str:
+    if side.name == "floor":
+        return _FLOOR_TURN
+    async with client(side) as asker:
+        return (await collect(asker.chat("/tokens 1 floor"))).turn_id
+
+
+async def idle(run: FloorRun, word: str) -> None:
+    """The memory of an open stream that waits for its next event."""
+    plan = run.plan
+    goals = {"memory": 40.0 if word == "grpc" else 30.0}
+    async with running_sides(plan, word, ["--hold"], {}, [name for name in plan.sides if name != "sqlite"]) as sides:
+        for side in sides:
+            run.say(f"{plan.idle_streams} idle streams {word} {side.name}")
+            turn_id = await _start(side, "/slow 3600 floor")
+            result = await load(plan, job(side, "idle", plan.idle_streams, turn_id=turn_id))
+            found = run.result("idle", side, goals)
+            if result.rss_bytes is not None:
+                found.rss_kib.append(result.rss_bytes / 1024 / plan.idle_streams)
+
+
+async def image(run: FloorRun, word: str) -> None:
+    """A picture of 4 MB, read again and again; CPU a MB. On REST it is the bytes of ``GET /images/{image_id}``."""
+    plan = run.plan
+    # Base64 in JSON has no goal.
+    goals = {"memory": 1000.0, "sqlite": 1000.0} if word in ("rest", "websocket", "grpc") else {}
+    async with running_sides(plan, word, ["--image-bytes", str(_FLOOR_IMAGE_BYTES)], {}) as sides:
+        drawn = {side.name: await _draw(side) for side in sides}
+        for side in run.rounds("image", sides):
+            picture = drawn[side.name]
+            fields = {"turn_id": picture.turn_id, "seconds": plan.seconds}
+            if word == "rest":
+                fields = {"path": f"/images/{picture.image_id}", "seconds": plan.seconds}
+            result = await load(plan, job(side, "loop", 4, **fields))
+            found = run.result("image", side, goals)
+            megabytes = result.turns * picture.size / 1e6
+            share = result.bytes / 1e6 / max(megabytes, 1e-9)
+            found.note = f"{picture.size / 1e6:.1f} MB, {share:.2f} bytes on the wire a byte"
+            found.add(result, work=megabytes)
+
+
+@dataclass(frozen=True, slots=True)
+class _Drawn:
+    turn_id: str
+    image_id: str
+    size: int
+
+
+async def _draw(side: Side) -> _Drawn:
+    if side.name == "floor":
+        return _Drawn(_FLOOR_TURN, _FLOOR_TURN, _FLOOR_IMAGE_BYTES)
+    async with client(side) as asker:
+        picture = await collect_picture(asker.image("floor", size=_IMAGE_SIZE))
+    return _Drawn(picture.turn_id, picture.image_id, len(picture.image))
+
+
+async def slow_model(run: FloorRun, word: str) -> None:
+    """16 chats at once on a model that waits a second before its first token."""
+    plan = run.plan
+    goals = {"memory": 1.1, "sqlite": 1.1}
+    async with running_sides(plan, word, [], _FASTEST, [name for name in plan.sides if name != "floor"]) as sides:
+        for side in sides:
+            run.say(f"16 chats on a slow model {word} {side.name}")
+            result = await load(plan, job(side, "burst", 16, message="/slow 1 /tokens 5 floor"))
+            run.result("slow-model", side, goals).per_s.append(result.seconds)
+
+
+Row = Callable[[FloorRun, str], Awaitable[None]]
+# Every row with the words of its transports.
+ROWS: dict[str, tuple[Row, tuple[str, ...]]] = {
+    "saturated": (saturated, STREAMING),
+    "paced": (paced, STREAMING),
+    "readers": (readers, STREAMING),
+    "rest": (rest, ("rest",)),
+    "idle": (idle, STREAMING),
+    "image": (image, WORDS),
+    "slow-model": (slow_model, WORDS),
+}

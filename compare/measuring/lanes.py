@@ -1,0 +1,117 @@
+"""A lane: one way to run the chat, with the transport's own server in a process of its own and the transport's own client."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from compare.lines.faults import Faults
+from compare.lines.relay import Relay
+from protocols import TRANSPORTS
+from protocols.processes import Server, serving
+from shared.client.protocol import ChatClient
+from shared.llm.offline import MODEL_ID
+
+
+@dataclass(frozen=True, slots=True)
+class Lane:
+    """A transport, and the options of its client. REST has two lanes: one whole reply, and polling."""
+
+    name: str
+    word: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def tokens(self) -> bool:
+        """Whether the reply arrives token by token."""
+        return self.name != "rest"
+
+
+LANES: dict[str, Lane] = {
+    lane.name: lane
+    for lane in (
+        Lane("rest", "rest"),
+        Lane("rest-poll", "rest", {"poll": True}),
+        *(Lane(word, word) for word in TRANSPORTS if word != "rest"),
+    )
+}
+
+
+@dataclass(slots=True)
+class RunningLane:
+    """A lane whose server runs. Clients connect to ``address``: the relay's address where there is a relay."""
+
+    lane: Lane
+    server: Server
+    address: str
+    relay: Relay | None = None
+
+    @property
+    def pid(self) -> int:
+        """The process id of the server."""
+        return self.server.process.pid
+
+    def client(self, **options: Any) -> ChatClient:
+        """A new client of this lane; ``options`` are ChatClient's."""
+        return TRANSPORTS[self.lane.word].client(self.address, **self.lane.options, **options)
+
+
+@asynccontextmanager
+async def running_lanes(
+    names: Sequence[str],
+    *,
+    rate: float,
+    first_ms: float = 0.0,
+    faults: Faults | None = None,
+    relayed: bool = False,
+    env: Mapping[str, str] | None = None,
+) -> AsyncIterator[dict[str, RunningLane]]:
+    """Start the lanes' servers, each with the same offline model and the in-memory store.
+
+    ``rate`` is the model's rate in tokens a second, ``first_ms`` its own time to the first token. ``faults`` or ``relayed`` put a
+    relay before each server. Raises RuntimeError with the server's own words when a server does not start.
+    """
+    settings = {
+        "GENAI_PROVIDER": "offline",
+        "IMAGE_PROVIDER": "offline",
+        "GENAI_MODEL_ID": MODEL_ID,
+        "STORE_URL": "sqlite://",
+        "OFFLINE_TOKENS_PER_S": f"{rate:g}",
+        "OFFLINE_FIRST_TOKEN_MS": f"{first_ms:g}",
+        "OFFLINE_TOKENS": "0",
+        **(env or {}),
+    }
+    async with contextlib.AsyncExitStack() as stack:
+        servers = await asyncio.gather(
+            *(stack.enter_async_context(serving(LANES[name].word, env=settings, apart=True)) for name in names)
+        )
+        lanes = {}
+        for name, server in zip(names, servers, strict=True):
+            relay = None
+            if relayed or faults is not None:
+                relay = await stack.enter_async_context(Relay(server.address, faults))
+            lanes[name] = RunningLane(LANES[name], server, relay.address if relay else server.address, relay)
+        yield lanes
+
+
+async def generated_tokens(lane: RunningLane, since_ms: float) -> int:
+    """Tokens that the lane's model has generated in turns that began since then (epoch ms); asked at the server, past the relay."""
+    total = 0
+    async with TRANSPORTS[lane.lane.word].client(lane.server.address) as client:
+        for session in (await client.list_sessions(limit=20)).sessions:
+            if session.created_at >= since_ms - 1 and session.last_turn_id is not None:
+                turn = await client.get_turn(session.last_turn_id)
+                total += turn.last_seq - 1 - (turn.status != "running")
+    return total
+
+
+def shuffled(names: Sequence[str], seed: int, number: int) -> list[str]:
+    """The order of the lanes in round ``number``."""
+    order = list(names)
+    random.Random(seed * 1000 + number).shuffle(order)
+    return order

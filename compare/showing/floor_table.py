@@ -1,0 +1,99 @@
+"""The tables of the floors: a table for each row, with a line for each side of each transport."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.table import Table
+
+from compare.measuring.floors.plan import (
+    PACED_PER_S,
+    PACED_STREAMS,
+    WORDS,
+    FloorPlan,
+    FloorRun,
+    SideResult,
+    ratio_to,
+)
+
+# The unit of a row, and its title with the plan's values in it.
+_TITLES = {
+    "saturated": ("events", "{streams} saturated streams, {events} chunks a turn"),
+    "paced": ("events", f"{PACED_STREAMS} streams at {PACED_PER_S:g} tokens a second"),
+    "readers": ("events", f"{{readers}} readers of one turn at {PACED_PER_S:g} tokens a second"),
+    "idle": ("streams", "{idle_streams} idle streams, a connection each"),
+    "image": ("MB", "a picture, read from the log (REST: GET /images)"),
+    "slow-model": ("s", "16 chats at once, the model waits 1 s: seconds until all are done"),
+}
+_TO_THE_LEFT = ("transport", "side", "goal")
+
+
+def show_floors(console: Console, run: FloorRun) -> None:
+    """Print a table for each row that has results."""
+    for name in dict.fromkeys(result.row for result in run.results.values()):
+        unit, title = "requests", f"REST, {name}, {run.plan.streams} connections"
+        if name in _TITLES:
+            unit, template = _TITLES[name]
+            title = template.format(**{key: getattr(run.plan, key) for key in FloorPlan.__slots__})
+        table = Table(title=title, title_justify="left")
+        for column in ("transport", "side", *_columns(name, unit)):
+            table.add_column(column, justify="left" if column in _TO_THE_LEFT else "right")
+        found = [result for result in run.results.values() if result.row == name]
+        for result in sorted(found, key=lambda result: (WORDS.index(result.word), result.side)):
+            table.add_row(result.word, result.side, *_cells(result, run.floor_of(result)))
+        console.print(table)
+
+
+def _columns(row: str, unit: str) -> list[str]:
+    if row == "idle":
+        return ["KiB a stream", "goal"]
+    if row == "slow-model":
+        return ["seconds", "goal"]
+    one = "an event" if unit == "events" else f"a {unit.removesuffix('s')}"
+    cost = [f"CPU µs {one}", f"{unit}/s", "to the floor", "goal"]
+    if row == "saturated":
+        return [*cost, "first event ms", "load gen. CPU"]
+    if row in ("paced", "readers"):
+        return [*cost, "delay p50 ms", "p99 ms", *(["TTFT p50 ms"] if row == "paced" else []), "load gen. CPU"]
+    if row == "image":
+        return [*cost, ""]
+    return [*cost, "load gen. CPU"]
+
+
+def _cells(result: SideResult, floor: SideResult | None) -> list[str]:
+    if result.row == "idle":
+        return [_range(result.rss_kib, 1), _met(result.rss_kib, result.goal)]
+    if result.row == "slow-model":
+        return [_range(result.per_s, 2), _met(result.per_s, result.goal)]
+    ratio = ratio_to(result, floor)
+    judged = result.cpu_us if result.row == "image" else [] if ratio is None else [ratio]
+    cells = [
+        _range(result.cpu_us, 1),
+        f"{statistics.median(result.per_s):,.0f}",
+        "" if ratio is None else f"{ratio:.2f}",
+        _met(judged, result.goal),
+    ]
+    share = f"{statistics.median(result.load_share):.0%}"
+    if result.row == "saturated":
+        return [*cells, _range(result.first_ms, 2), share]
+    if result.row in ("paced", "readers"):
+        cells += [_range(result.delay_p50_ms, 2), _range(result.delay_p99_ms, 2)]
+        # The first token of the readers waits until all readers are connected, so it has no column.
+        cells += [_range(result.ttft_p50_ms, 2)] if result.row == "paced" else []
+        return [*cells, share]
+    return [*cells, result.note if result.row == "image" else share]
+
+
+def _range(values: Sequence[float], digits: int) -> str:
+    if not values:
+        return "not measured here"
+    middle = f"{statistics.median(values):,.{digits}f}"
+    return middle if len(values) == 1 else f"{middle} ({min(values):,.{digits}f}–{max(values):,.{digits}f})"
+
+
+def _met(values: Sequence[float], goal: float | None) -> str:
+    if goal is None or not values:
+        return ""
+    return f"≤ {goal:g} {'met' if statistics.median(values) <= goal else 'missed'}"

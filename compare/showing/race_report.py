@@ -1,0 +1,113 @@
+"""What the race prints at its end: tables, verdicts, how to read them, and the set-up."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from rich.console import Console
+
+from compare.lines.faults import Faults
+from compare.measuring.findings import findings
+from compare.measuring.metrics import METRICS
+from compare.measuring.setup import setup
+from compare.measuring.turns import TurnRecord
+from compare.measuring.verdicts import summarise, verdict
+from compare.showing.figures_table import figures_table
+from shared.llm.model import ContextMessage
+from shared.llm.offline_reply import reply_tokens
+
+_WIDE = 120
+
+
+@dataclass(frozen=True, slots=True)
+class _Selection:
+    """The metrics of a table, and those of them that get a verdict."""
+
+    shown: tuple[str, ...]
+    judged: tuple[str, ...]
+
+
+_REPLY = _Selection(
+    ("ttft", "icl_p50", "icl_p99", "delay_p50", "delay_p99", "e2e", "down_per_token", "coalescing"),
+    ("ttft", "delay_p50", "delay_p99", "e2e", "down_per_token"),
+)
+_CUT = _Selection(("lost", "twice", "again", "detect", "back", "e2e"), ("lost", "twice", "again", "detect", "back"))
+_IMAGE = _Selection(("ttfe", "e2e", "up_bytes"), ("e2e",))
+
+
+@dataclass(frozen=True, slots=True)
+class RaceSettings:
+    """What was raced: the lanes, the prompt, and how often."""
+
+    names: Sequence[str]
+    prompt: str
+    tokens: int
+    rate: float
+    rounds: int
+    concurrency: int
+    cut_after: int | None
+    image: str | None
+
+    @property
+    def selection(self) -> _Selection:
+        return _IMAGE if self.image else _CUT if self.cut_after is not None else _REPLY
+
+
+def show_race(console: Console, race: RaceSettings, turns: Sequence[TurnRecord], faults: Faults) -> None:
+    """Print everything that follows from the turns of a race."""
+    for experiment in dict.fromkeys(turn.experiment for turn in turns):
+        _show_experiment(console, race, experiment, [turn for turn in turns if turn.experiment == experiment])
+    if "rest" in race.names and not race.image:
+        _say(
+            console,
+            "\n  rest sends one whole reply: its first token is its last. "
+            "rest-poll is the same server, asked again and again.",
+        )
+    _say(
+        console,
+        "\nHow to read it (t0 = request sent, e_i = arrival of the i-th chunk, at_i = when it was appended to the log):",
+    )
+    for name in race.selection.shown:
+        metric = METRICS[name]
+        _say(console, f"  {metric.title:<13} {metric.formula}  [{metric.points}]")
+    _say(
+        console,
+        f"  Medians over {race.rounds} rounds x {race.concurrency} streams after a warm-up; in brackets the 95 % interval "
+        "of a bootstrap over rounds; where two intervals overlap no difference is claimed.",
+    )
+    own = "its own time to draw" if race.image else "150 ms to its first token"
+    lanes = f"{race.concurrency} streams each, {race.rate:g} tokens a second; in every first token is the model's {own}"
+    _say(console, "\nSet-up:")
+    for what, value in ({"lanes": lanes} | setup(faults)).items():
+        _say(console, f"  {what:<10} {value}")
+
+
+def _show_experiment(console: Console, race: RaceSettings, experiment: str, turns: Sequence[TurnRecord]) -> None:
+    by_lane = {name: [turn for turn in turns if turn.lane == name] for name in race.names}
+    figures = {name: summarise(found, race.selection.shown) for name, found in by_lane.items()}
+    console.print()
+    console.print(figures_table(experiment, figures, race.selection.shown, intervals=console.width >= _WIDE))
+    for name in race.selection.judged:
+        sentence = verdict(METRICS[name], {lane: found[name] for lane, found in figures.items() if name in found})
+        if sentence:
+            _say(console, f"  {sentence}")
+    for lane, found in by_lane.items():
+        for turn in found:
+            if turn.error is not None:
+                _say(console, f"  {lane}, round {turn.round + 1}: {turn.error}")
+        for sentence in findings(found):
+            _say(console, f"  {lane}: {sentence}.")
+    if not race.image and race.cut_after is None:
+        expected = "".join(reply_tokens([ContextMessage("user", f"/tokens {race.tokens} {race.prompt}")]))
+        equal = [lane for lane, found in by_lane.items() if all(_text(turn) == expected for turn in found)]
+        where = "in every lane" if len(equal) == len(by_lane) else f"in {', '.join(equal) or 'no lane'} only"
+        _say(console, f"  The text is the model's, character by character, {where}.")
+
+
+def _text(turn: TurnRecord) -> str:
+    return "".join(arrival.text for arrival in turn.of("chunk", "reply"))
+
+
+def _say(console: Console, text: str) -> None:
+    console.print(text, markup=False, soft_wrap=True)

@@ -1,0 +1,142 @@
+"""The race while it runs: for each lane its state, its text and its times so far."""
+
+from __future__ import annotations
+
+import itertools
+import statistics
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from rich.console import Console, Group, JustifyMethod, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from compare.measuring.lanes import RunningLane
+from compare.measuring.turns import Arrival
+from protocols.live import LiveView
+
+_BARS = "▁▂▃▄▅▆▇█"
+_BAR_COUNT = 16
+_COLUMNS: tuple[tuple[int, JustifyMethod], ...] = (
+    (9, "left"),
+    (9, "left"),
+    (7, "right"),
+    (12, "right"),
+    (10, "right"),
+    (13, "right"),
+    (9, "right"),
+    (16, "left"),
+)
+_STYLES = {
+    "streaming": "green",
+    "done": "bold green",
+    "line lost": "bold red",
+    "resumed": "bold yellow",
+    "failed": "bold red",
+}
+
+
+@dataclass(slots=True)
+class Track:
+    """The first stream of one lane in the present round."""
+
+    name: str
+    state: str = "waiting"
+    texts: list[str] = field(default_factory=list)
+    tokens: int = 0
+    arrived_ms: list[float] = field(default_factory=list)
+    delays_ms: list[float] = field(default_factory=list)
+    first_ms: float | None = None
+    lane: RunningLane | None = None
+    down_before: int = 0
+
+    def begin(self, lane: RunningLane) -> None:
+        """Start a new round."""
+        self.state, self.texts, self.tokens, self.first_ms = "asked", [], 0, None
+        self.arrived_ms, self.delays_ms = [], []
+        self.lane = lane
+        self.down_before = lane.relay.down_bytes if lane.relay else 0
+
+    def watch(self, arrival: Arrival) -> None:
+        """Take over an arrival."""
+        match arrival.type:
+            case "chunk" | "reply":
+                if self.first_ms is None:
+                    self.first_ms = arrival.ms
+                self.texts.append(arrival.text)
+                self.tokens += 1
+                self.arrived_ms.append(arrival.ms)
+                if arrival.logged_ms is not None:
+                    self.delays_ms.append(arrival.ms - arrival.logged_ms)
+                self.state = "streaming" if arrival.type == "chunk" else "done"
+            case "image_chunk":
+                self.tokens += 1
+                self.state = "picture"
+            case "picture" | "turn_completed":
+                self.state = "done"
+            case "lost":
+                self.state = "line lost"
+            case "resumed":
+                self.state = "resumed"
+            case type if type.startswith("turn_") and type != "turn_started":
+                self.state = type.removeprefix("turn_")
+
+    @property
+    def down_bytes(self) -> int:
+        """Bytes that the relay has given the client in this round."""
+        return self.lane.relay.down_bytes - self.down_before if self.lane and self.lane.relay else 0
+
+    @property
+    def gaps_ms(self) -> list[float]:
+        """The gaps between arrivals."""
+        return [after - before for before, after in itertools.pairwise(self.arrived_ms)]
+
+    @property
+    def bars(self) -> str:
+        """The last gaps as bars; the longest of them has the full height."""
+        gaps = self.gaps_ms[-_BAR_COUNT:]
+        longest = max(gaps, default=0.0)
+        return "".join(_BARS[min(7, int(8 * gap / longest))] if longest > 0 else _BARS[0] for gap in gaps)
+
+
+class RaceView(LiveView):
+    """All lanes while they stream."""
+
+    def __init__(self, console: Console, tracks: Mapping[str, Track], total: int, title: str) -> None:
+        super().__init__(console)
+        self._tracks = tracks
+        self._total = total
+        self._title = title
+        self._round = ""
+
+    def __rich__(self) -> RenderableType:
+        return Group(
+            Text(f"{self._title}  {self._round}  {self.elapsed_s:.1f} s", style="bold"),
+            *(self._lane(track) for track in self._tracks.values()),
+        )
+
+    def begin(self, round: str) -> None:
+        """A round begins."""
+        self._round = round
+        self.step(round)
+
+    def _lane(self, track: Track) -> RenderableType:
+        head = Table.grid(padding=(0, 2, 0, 0))
+        for width, justify in _COLUMNS:
+            head.add_column(width=width, justify=justify, no_wrap=True)
+        gaps = track.gaps_ms
+        head.add_row(
+            Text(track.name, style="bold cyan"),
+            Text(track.state, style=_STYLES.get(track.state, "")),
+            f"{track.tokens}/{self._total}" if self._total else str(track.tokens),
+            "" if track.first_ms is None else f"1st {track.first_ms:,.0f} ms",
+            "" if not gaps else f"gap {statistics.median(gaps):,.0f} ms",
+            "" if not track.delays_ms else f"late {statistics.median(track.delays_ms):,.1f} ms",
+            f"{track.down_bytes:,} B",
+            Text(track.bars, style="green"),
+        )
+        width = max(20, self.console.width - 4)
+        text = " ".join("".join(track.texts).split())[-width:]
+        if not text and track.name == "rest":
+            text = "(one whole reply: nothing until everything is there)"
+        return Group(head, Text("  " + text, style="dim", no_wrap=True, overflow="crop"))

@@ -1,0 +1,166 @@
+"""The folder that a run writes: the raw arrivals, the results, a report as Markdown, and a report as one HTML page."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+
+from compare.measuring.metrics import METRICS
+from compare.measuring.turns import Sample, TurnRecord
+from compare.measuring.verdicts import listed, median_with_interval
+from compare.showing.guide import Need, guide
+from compare.showing.page import page
+from compare.showing.results import Experiment, Results
+
+FILES = ("arrivals.jsonl", "results.json", "report.md", "report.html")
+_HOW_TO_READ = (
+    "t0 = request sent, e_i = arrival of the i-th chunk, at_i = when it was appended to the log. A round is the unit: what"
+    " has many values in a turn is first one number a turn, and the turns of a round give their median; then the median over"
+    " rounds, with the 95 % interval of a percentile bootstrap (1,000 resamples, seeded) in brackets. No difference is"
+    " claimed where intervals overlap or with fewer than six rounds. vLLM's ITL is ICL here, pooled over requests, and its"
+    " TTFT counts an empty first chunk; AIPerf's ITL is TPOT here; GuideLLM's TPOT divides (last − start) by n."
+)
+_HOW_FAR = (
+    "**How far they carry.** One machine, the server, the client and the relay on it, no TLS, a model that computes"
+    " nothing, Python on both ends: bytes, what a cut costs, and who waits for whom hold elsewhere; milliseconds and CPU"
+    " are those of this machine, and under a real model's 20 to 200 ms a token the differences in transport delay"
+    " between the streaming lanes cannot be felt."
+)
+# The cells of the short report: an experiment and a metric each.
+_BRIEF = (
+    ("1 stream", "ttft"),
+    ("1 stream", "delay_p50"),
+    ("64 streams", "delay_p99"),
+    ("bytes", "down_per_token"),
+    ("throughput", "server_us"),
+    ("throughput", "client_us"),
+    ("memory", "stream_kib"),
+    ("cancel", "cancel"),
+    ("cut, with resume", "back"),
+    ("cut, without resume", "back"),
+    ("cut, without resume", "again"),
+    ("picture 4 MB", "image_ms"),
+    ("picture 4 MB", "image_wire"),
+)
+
+
+def write(folder: Path, results: Results, turns: Sequence[TurnRecord], samples: Sequence[Sample]) -> None:
+    """Write the four files."""
+    folder.mkdir(parents=True, exist_ok=True)
+    arrivals, encoded, as_markdown, as_page = (folder / name for name in FILES)
+    with arrivals.open("wb") as file:
+        for record in (*turns, *samples):
+            file.write(msgspec.json.encode(record) + b"\n")
+    encoded.write_bytes(msgspec.json.format(msgspec.json.encode(results), indent=1))
+    needs = guide(results)
+    as_markdown.write_text(markdown(results, needs), encoding="utf-8")
+    as_page.write_text(page(results, when(results), needs, turns), encoding="utf-8")
+
+
+def markdown(results: Results, needs: Sequence[Need]) -> str:
+    """The report as Markdown."""
+    parts = [f"# Five transports compared\n\n{when(results)}\n"]
+    for name, experiment in results.experiments.items():
+        parts.append(f"## {experiment.title}\n\n{experiment.about}\n")
+        parts.append(_table(results, experiment))
+        parts += [f"- {sentence}" for sentence in experiment.verdicts]
+        for lane, sentences in experiment.findings.items():
+            parts += [f"- On the path of {lane}: {sentence}." for sentence in sentences]
+        parts += [f"- Failed: {failure}" for failure in experiment.failures]
+        if name == "throughput":
+            parts.append("- Where the client's CPU an event is more than the server's, the client is the limit.")
+        parts.append("")
+    parts.append(f"## How to read it\n\n{_HOW_TO_READ}\n")
+    parts.append("| metric | unit | formula | from → to |\n|---|---|---|---|")
+    parts += [f"| {of.title} | {of.unit} | {of.formula} | {of.points} |" for of in METRICS.values()]
+    parts.append("\n## Set-up\n\n| | |\n|---|---|")
+    parts += [f"| {what} | {value} |" for what, value in results.setup.items()]
+    parts.append("\n## Not measured\n")
+    parts += [f"- {what}: {why}" for what, why in results.unmeasured.items()]
+    parts.append(
+        "- TLS, real networks, several machines: not in this run. The networks above are shaped in the relay.\n"
+    )
+    parts.append(
+        "## Which to take\n\nEach reason is a cell of this run, or names its source; every need is judged alone.\n"
+    )
+    for need in needs:
+        lanes = listed(need.take, "or") if need.take else "none of them"
+        parts.append(f"- **If you need {need.title}**, take {lanes}, because: {need.because}.")
+        for reason in need.reasons:
+            if reason.struck:
+                parts.append(f"  - not {reason.lane}: {reason.why} ({reason.source}: {reason.where})")
+            elif reason.source != "measured":
+                parts.append(f"  - {reason.lane}: {reason.why} ({reason.source}: {reason.where})")
+    return "\n".join(parts) + "\n"
+
+
+def brief(results: Results, command: str) -> str:
+    """A short report for a README, with the command that repeats it and how far its numbers carry."""
+    cells = [(results.experiments[name], metric) for name, metric in _BRIEF if name in results.experiments]
+    heads = [f"{METRICS[metric].title}, {METRICS[metric].unit}<br>{experiment.title}" for experiment, metric in cells]
+    rows = [[lane, *(_cell(metric, experiment, lane) for experiment, metric in cells)] for lane in results.lanes]
+    verdicts = [
+        f"- {experiment.title}: {sentence}"
+        for experiment, metric in cells
+        for sentence in experiment.verdicts
+        if sentence.startswith(f"{METRICS[metric].title}:")
+    ]
+    return "\n".join(
+        [
+            "# A few results",
+            "",
+            when(results),
+            "",
+            *_rows(["lane", *heads], rows),
+            "",
+            "Medians over rounds, in brackets the 95 % interval of a bootstrap; where intervals overlap, or with fewer than six"
+            " rounds, no difference is claimed:",
+            "",
+            *verdicts,
+            "",
+            f"Repeat them with `{command}`. The formulas, the set-up and everything else that was measured stand in the"
+            " report it writes.",
+            "",
+            f"{_HOW_FAR} Set-up: {results.setup['versions']}.",
+            "",
+        ]
+    )
+
+
+def when(results: Results) -> str:
+    """One line: when and where the run was, and how far its numbers carry."""
+    begun = datetime.datetime.fromtimestamp(results.begun_at / 1000, datetime.UTC)
+    length = "quick run" if results.quick else "full run"
+    return (
+        f"{begun:%Y-%m-%d %H:%M} UTC, {length} of {results.seconds / 60:.1f} minutes, seed {results.seed}, "
+        f"{results.setup['machine']}, {results.setup['python']}. One machine, loopback: what differs between two transports "
+        "carries over, milliseconds do not."
+    )
+
+
+def _table(results: Results, experiment: Experiment) -> str:
+    names = [name for name in experiment.metrics if any(name in found for found in experiment.figures.values())]
+    if not names:
+        return "Nothing was measured.\n"
+    heads = [f"{METRICS[name].title} ({METRICS[name].unit})" for name in names]
+    rows = [
+        [lane, *(_cell(name, experiment, lane) for name in names)]
+        for lane in results.lanes
+        if lane in experiment.figures
+    ]
+    return "\n".join(_rows(["lane", *heads], rows)) + "\n"
+
+
+def _cell(metric: str, experiment: Experiment, lane: str) -> str:
+    found = experiment.figure(lane, metric)
+    return "–" if found is None else median_with_interval(metric, found)
+
+
+def _rows(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """A table in Markdown; all columns but the first are aligned to the right."""
+    lines = [heads, *rows]
+    head, *rest = [f"| {' | '.join(line)} |" for line in lines]
+    return [head, "|---|" + "---:|" * (len(heads) - 1), *rest]

@@ -1,0 +1,51 @@
+"""What the demo and the race show while all transports run at once: a live table, or a line for each step without a terminal."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+
+from rich.console import Console, RenderableType
+from rich.live import Live
+
+_REFRESHES_PER_S = 12
+_COLUMNS_WITHOUT_TERMINAL = 132
+
+
+def open_console() -> Console:
+    """A console on stdout. Without a terminal it is wide, so that tables stay on one line for a program that reads them."""
+    return Console(highlight=False, width=None if sys.stdout.isatty() else _COLUMNS_WITHOUT_TERMINAL)
+
+
+class LiveView(ABC):
+    """A view that is drawn again and again on a terminal; elsewhere each step is printed as a line."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self._begun = time.perf_counter()
+
+    @property
+    def elapsed_s(self) -> float:
+        """Seconds since the view was made."""
+        return time.perf_counter() - self._begun
+
+    @abstractmethod
+    def __rich__(self) -> RenderableType:
+        """What is on the screen now."""
+
+    @contextlib.contextmanager
+    def shown(self, *, keep: bool) -> Iterator[None]:
+        """Show the view in this block; with ``keep`` its last state stays on the screen."""
+        if self.console.is_terminal:
+            with Live(self, console=self.console, refresh_per_second=_REFRESHES_PER_S, transient=not keep):
+                yield
+        else:
+            yield
+
+    def step(self, line: str) -> None:
+        """Print a step with its time, where there is no terminal."""
+        if not self.console.is_terminal:
+            self.console.print(f"{self.elapsed_s:5.1f} s  {line}", markup=False, soft_wrap=True)
