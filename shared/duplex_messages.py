@@ -54,10 +54,14 @@ class JoinSession(_Asked, frozen=True, kw_only=True, tag="join_session"):
 
 
 class Resume(_Asked, frozen=True, kw_only=True, tag="resume"):
-    """Read a turn from a cursor, in place of the events of this turn that this connection is being sent."""
+    """Read a turn from a cursor, in place of the events of this turn that this connection is being sent.
+
+    ``epoch``: that of the terminal event that the client has read; None is 0.
+    """
 
     turn_id: str
     after: int
+    epoch: int | None = None
 
 
 class Cancel(_Asked, frozen=True, kw_only=True, tag="cancel"):
@@ -140,4 +144,8 @@ class Error(_Message, frozen=True, kw_only=True, tag="error", omit_defaults=True
     request_id: str | None = None
 
 
-ServerMessage = Connected | SessionCreated | SessionJoined | Resumed | Pong | Error | SessionUpdate
+class Heartbeat(_Message, frozen=True, kw_only=True, tag="heartbeat"):
+    """On gRPC's ``Chat`` only, after a silence. A WebSocket has pings of its own for this (RFC 6455, section 5.5.2)."""
+
+
+ServerMessage = Connected | SessionCreated | SessionJoined | Resumed | Pong | Error | Heartbeat | SessionUpdate

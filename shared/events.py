@@ -109,11 +109,15 @@ class TurnCancelled(Event, frozen=True, kw_only=True, tag="turn_cancelled"):
     sha256: str | None
 
 
-class TurnInterrupted(Event, frozen=True, kw_only=True, tag="turn_interrupted"):
-    """The generating process stopped or lost its lease; the text that was shown stays."""
+class TurnInterrupted(Event, frozen=True, kw_only=True, tag="turn_interrupted", omit_defaults=True):
+    """The generating process stopped or lost its lease; the text that was shown stays.
+
+    ``epoch`` 1: another process ended the turn for it. None, absent in JSON, is epoch 0.
+    """
 
     chunks: int
     sha256: str | None
+    epoch: int | None = None
 
 
 AnyEvent = (

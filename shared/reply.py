@@ -28,8 +28,11 @@ from shared.events import (
 )
 
 
-class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
-    """A turn as it is now; ``text`` is the reply so far."""
+class Snapshot(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A turn as it is now; ``text`` is the reply so far.
+
+    ``truncated``, which is absent in JSON when it is false: the text was cut at 3 MiB, and the turn's log has all of it.
+    """
 
     turn_id: str
     kind: Kind
@@ -37,6 +40,7 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     status: Status
     last_seq: int
     text: str
+    truncated: bool = False
 
 
 class Reply(msgspec.Struct, frozen=True, kw_only=True):

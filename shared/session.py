@@ -37,8 +37,11 @@ class SessionPage(msgspec.Struct, frozen=True, kw_only=True):
     active_sessions: int
 
 
-class Message(msgspec.Struct, frozen=True, kw_only=True):
-    """One message of a session; ``status`` is the status of the message's turn."""
+class Message(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One message of a session; ``status`` is the status of the message's turn.
+
+    ``truncated``, which is absent in JSON when it is false: the text was cut at 3 MiB, and the turn's log has all of it.
+    """
 
     message_id: str
     turn_id: str
@@ -47,6 +50,14 @@ class Message(msgspec.Struct, frozen=True, kw_only=True):
     status: Status
     image_id: str | None
     created_at: float
+    truncated: bool = False
+
+
+class MessagePage(msgspec.Struct, frozen=True, kw_only=True):
+    """Messages in order. A page ends before its texts pass 3 MiB; ``next_cursor`` is null on the last page."""
+
+    messages: list[Message]
+    next_cursor: str | None
 
 
 class ModelInfo(msgspec.Struct, frozen=True):

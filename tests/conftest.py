@@ -24,7 +24,7 @@ from shared.config import Settings
 T = TypeVar("T")
 
 WORDS = tuple(TRANSPORTS)
-KEY = "correct horse battery staple"
+KEY = "correct-horse-battery-staple"
 # No provider, no waiting: what takes time in a test says so with a stage direction (/slow, /stall).
 FAST = {
     "GENAI_PROVIDER": "offline",

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import json
 import re
+import signal
 import sys
 from collections import Counter
 from io import BytesIO
@@ -14,15 +16,16 @@ from typing import Any
 import pytest
 from google.protobuf.message_factory import GetMessageClass
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2
 from PIL import Image
 
 from protocols.grpc import chat_pb2 as pb
 from protocols.grpc import image_generation_pb2, image_generation_pb2_grpc
 from protocols.grpc.chat_pb2_grpc import ChatServiceStub
-from shared.client.protocol import collect
+from shared.client.protocol import Ask, collect
 from shared.errors import ChatError
 from shared.reply import text_sha256
-from tests.conftest import KEY, Servers
+from tests.conftest import KEY, MakeServers, Servers
 from tests.grpc_calls import calling, channel_to, run, status_of
 from tests.parts import part
 
@@ -183,6 +186,64 @@ async def test_reflection_and_health_are_open_where_the_chat_wants_a_key(keyed: 
         assert answer.status == health_pb2.HealthCheckResponse.SERVING
         unknown = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(service="no"))
         assert (await status_of(unknown))[0] == "NOT_FOUND"
+
+
+OPEN_RPCS = (
+    ("/grpc.health.v1.Health/Check", False),
+    ("/grpc.health.v1.Health/Watch", True),
+    ("/grpc.reflection.v1.ServerReflection/ServerReflectionInfo", True),
+    ("/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo", True),
+)
+
+
+@pytest.mark.parametrize("data", [b"\xff\xff\xff", b"\x0a\x05abc", b"\x0a\x02\xff\xfe"], ids=["tag", "length", "utf-8"])
+@pytest.mark.parametrize(("path", "streams"), OPEN_RPCS)
+async def test_malformed_protobuf_for_health_and_reflection(
+    address: str, path: str, streams: bool, data: bytes
+) -> None:
+    async with channel_to(address) as channel:
+        both_ways = "reflection" in path
+        shape = channel.stream_stream if both_ways else channel.unary_stream if streams else channel.unary_unary
+        status, code, words = await status_of(shape(path)(iter([data]) if both_ways else data))
+    assert (status, code) == ("INVALID_ARGUMENT", "invalid_request")
+    assert words.startswith("This is not a grpc.")
+
+
+async def test_both_names_of_reflection_answer(address: str) -> None:
+    async with channel_to(address) as channel:
+        for path, _ in OPEN_RPCS[2:]:
+            call = channel.stream_stream(
+                path,
+                request_serializer=reflection_pb2.ServerReflectionRequest.SerializeToString,
+                response_deserializer=reflection_pb2.ServerReflectionResponse.FromString,
+            )
+            asked = (
+                reflection_pb2.ServerReflectionRequest(list_services=""),
+                reflection_pb2.ServerReflectionRequest(file_containing_symbol="chat.ChatService"),
+                reflection_pb2.ServerReflectionRequest(file_by_filename="no.proto"),
+            )
+            listed, described, missing = [answer async for answer in call(iter(asked))]
+            names = {service.name for service in listed.list_services_response.service}
+            assert {CHAT.full_name, "imagegeneration.ImageGenerationService", "grpc.health.v1.Health"} < names
+            assert described.file_descriptor_response.file_descriptor_proto
+            assert missing.error_response.error_code == 5
+
+
+async def test_health_lists_and_watches(make_servers: MakeServers) -> None:
+    servers = make_servers(DRAIN_S="5")
+    serving, stopping = health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING
+    async with channel_to(servers["grpc"].address) as channel, servers["grpc"].client() as client:
+        stub = health_pb2_grpc.HealthStub(channel)
+        listed = await stub.List(health_pb2.HealthListRequest())
+        assert {name: it.status for name, it in listed.statuses.items()}[CHAT.full_name] == serving
+        unknown = aiter(stub.Watch(health_pb2.HealthCheckRequest(service="no")))
+        assert (await anext(unknown)).status == health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
+        watch = aiter(stub.Watch(health_pb2.HealthCheckRequest(service=CHAT.full_name)))
+        assert (await anext(watch)).status == serving
+        await client.start(Ask(text="/stall 30 hello"))
+        ending = asyncio.create_task(servers.signal("grpc", signal.SIGTERM))
+        assert (await anext(watch)).status == stopping
+        await ending
 
 
 @pytest.mark.timeout(240)

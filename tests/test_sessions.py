@@ -123,7 +123,7 @@ async def test_the_fields_of_a_session(servers: Servers) -> None:
         }
         await http.post("/chat", json={"message": "Hello", "session_id": made["session_id"]})
         messages = (await http.get(f"/sessions/{made['session_id']}/messages")).json()
-        assert list(messages) == ["messages"]
+        assert list(messages) == ["messages", "next_cursor"]
         names = ["message_id", "turn_id", "role", "text", "status", "image_id", "created_at"]
         assert [list(message) for message in messages["messages"]] == [names, names]
         page = (await http.get("/sessions", params={"limit": 1})).json()

@@ -36,7 +36,8 @@ DESCRIPTOR: _descriptor.FileDescriptor
 class Event(_message.Message):
     """Events
 
-    One step of a turn. The body's name is the `type` of the JSON event.
+    One step of a turn. The body's name is the `type` of the JSON event. A client that does not know the body counts
+    the seq and shows nothing.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -54,6 +55,7 @@ class Event(_message.Message):
     TURN_CANCELLED_FIELD_NUMBER: _builtins.int
     TURN_INTERRUPTED_FIELD_NUMBER: _builtins.int
     THINKING_FIELD_NUMBER: _builtins.int
+    HEARTBEAT_FIELD_NUMBER: _builtins.int
     turn_id: _builtins.str
     seq: _builtins.int
     """Position in the turn's log, from 1."""
@@ -79,6 +81,8 @@ class Event(_message.Message):
     def turn_interrupted(self) -> Global___TurnInterrupted: ...
     @_builtins.property
     def thinking(self) -> Global___Thinking: ...
+    @_builtins.property
+    def heartbeat(self) -> Global___Heartbeat: ...
     def __init__(
         self,
         *,
@@ -95,16 +99,36 @@ class Event(_message.Message):
         turn_cancelled: Global___TurnCancelled | None = ...,
         turn_interrupted: Global___TurnInterrupted | None = ...,
         thinking: Global___Thinking | None = ...,
+        heartbeat: Global___Heartbeat | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["body", b"body", "chunk", b"chunk", "image_chunk", b"image_chunk", "image_completed", b"image_completed", "image_started", b"image_started", "thinking", b"thinking", "turn_cancelled", b"turn_cancelled", "turn_completed", b"turn_completed", "turn_failed", b"turn_failed", "turn_interrupted", b"turn_interrupted", "turn_started", b"turn_started"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["body", b"body", "chunk", b"chunk", "heartbeat", b"heartbeat", "image_chunk", b"image_chunk", "image_completed", b"image_completed", "image_started", b"image_started", "thinking", b"thinking", "turn_cancelled", b"turn_cancelled", "turn_completed", b"turn_completed", "turn_failed", b"turn_failed", "turn_interrupted", b"turn_interrupted", "turn_started", b"turn_started"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["at", b"at", "body", b"body", "chunk", b"chunk", "image_chunk", b"image_chunk", "image_completed", b"image_completed", "image_started", b"image_started", "seq", b"seq", "thinking", b"thinking", "turn_cancelled", b"turn_cancelled", "turn_completed", b"turn_completed", "turn_failed", b"turn_failed", "turn_id", b"turn_id", "turn_interrupted", b"turn_interrupted", "turn_started", b"turn_started"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["at", b"at", "body", b"body", "chunk", b"chunk", "heartbeat", b"heartbeat", "image_chunk", b"image_chunk", "image_completed", b"image_completed", "image_started", b"image_started", "seq", b"seq", "thinking", b"thinking", "turn_cancelled", b"turn_cancelled", "turn_completed", b"turn_completed", "turn_failed", b"turn_failed", "turn_id", b"turn_id", "turn_interrupted", b"turn_interrupted", "turn_started", b"turn_started"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_body: _TypeAlias = _typing.Literal["turn_started", "chunk", "image_started", "image_chunk", "image_completed", "turn_completed", "turn_failed", "turn_cancelled", "turn_interrupted", "thinking"]  # noqa: Y015
+    _WhichOneofReturnType_body: _TypeAlias = _typing.Literal["turn_started", "chunk", "image_started", "image_chunk", "image_completed", "turn_completed", "turn_failed", "turn_cancelled", "turn_interrupted", "thinking", "heartbeat"]  # noqa: Y015
     _WhichOneofArgType_body: _TypeAlias = _typing.Literal["body", b"body"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_body) -> _WhichOneofReturnType_body | None: ...
 
 Global___Event: _TypeAlias = Event  # noqa: Y015
+
+@_typing.final
+class Heartbeat(_message.Message):
+    """Sent after each HEARTBEAT_S of silence, so that no proxy on the way ends a silent call. It is not part of the log: it
+    comes with the turn_id, without seq and `at`.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Heartbeat: _TypeAlias = Heartbeat  # noqa: Y015
 
 @_typing.final
 class TurnStarted(_message.Message):
@@ -408,21 +432,30 @@ class TurnInterrupted(_message.Message):
 
     CHUNKS_FIELD_NUMBER: _builtins.int
     SHA256_FIELD_NUMBER: _builtins.int
+    EPOCH_FIELD_NUMBER: _builtins.int
     chunks: _builtins.int
     sha256: _builtins.str
     """Of the partial text; absent for a picture that never became final."""
+    epoch: _builtins.int
+    """1: another process ended the turn for the one that generated it. Absent: 0."""
     def __init__(
         self,
         *,
         chunks: _builtins.int = ...,
         sha256: _builtins.str | None = ...,
+        epoch: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_sha256", b"_sha256", "sha256", b"sha256"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_epoch", b"_epoch", "_sha256", b"_sha256", "epoch", b"epoch", "sha256", b"sha256"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_sha256", b"_sha256", "chunks", b"chunks", "sha256", b"sha256"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_epoch", b"_epoch", "_sha256", b"_sha256", "chunks", b"chunks", "epoch", b"epoch", "sha256", b"sha256"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__epoch: _TypeAlias = _typing.Literal["epoch"]  # noqa: Y015
+    _WhichOneofArgType__epoch: _TypeAlias = _typing.Literal["_epoch", b"_epoch"]  # noqa: Y015
     _WhichOneofReturnType__sha256: _TypeAlias = _typing.Literal["sha256"]  # noqa: Y015
     _WhichOneofArgType__sha256: _TypeAlias = _typing.Literal["_sha256", b"_sha256"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__epoch) -> _WhichOneofReturnType__epoch | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__sha256) -> _WhichOneofReturnType__sha256 | None: ...
 
 Global___TurnInterrupted: _TypeAlias = TurnInterrupted  # noqa: Y015
@@ -636,37 +669,60 @@ class ListMessagesRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     SESSION_ID_FIELD_NUMBER: _builtins.int
+    LIMIT_FIELD_NUMBER: _builtins.int
+    CURSOR_FIELD_NUMBER: _builtins.int
     session_id: _builtins.str
+    limit: _builtins.int
+    """At most this many, 1 to 500; absent: as many as fit."""
+    cursor: _builtins.str
+    """`next_cursor` of the page before; absent: the first page."""
     def __init__(
         self,
         *,
         session_id: _builtins.str = ...,
+        limit: _builtins.int | None = ...,
+        cursor: _builtins.str | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_cursor", b"_cursor", "_limit", b"_limit", "cursor", b"cursor", "limit", b"limit"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["session_id", b"session_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_cursor", b"_cursor", "_limit", b"_limit", "cursor", b"cursor", "limit", b"limit", "session_id", b"session_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__cursor: _TypeAlias = _typing.Literal["cursor"]  # noqa: Y015
+    _WhichOneofArgType__cursor: _TypeAlias = _typing.Literal["_cursor", b"_cursor"]  # noqa: Y015
+    _WhichOneofReturnType__limit: _TypeAlias = _typing.Literal["limit"]  # noqa: Y015
+    _WhichOneofArgType__limit: _TypeAlias = _typing.Literal["_limit", b"_limit"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__cursor) -> _WhichOneofReturnType__cursor | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__limit) -> _WhichOneofReturnType__limit | None: ...
 
 Global___ListMessagesRequest: _TypeAlias = ListMessagesRequest  # noqa: Y015
 
 @_typing.final
 class ListMessagesResponse(_message.Message):
+    """In order. A page ends before its texts pass 3 MiB, so that it fits into a default channel's 4 MiB."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     MESSAGES_FIELD_NUMBER: _builtins.int
+    NEXT_CURSOR_FIELD_NUMBER: _builtins.int
+    next_cursor: _builtins.str
+    """Absent on the last page."""
     @_builtins.property
     def messages(self) -> _containers.RepeatedCompositeFieldContainer[Global___Message]: ...
     def __init__(
         self,
         *,
         messages: _abc.Iterable[Global___Message] | None = ...,
+        next_cursor: _builtins.str | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_next_cursor", b"_next_cursor", "next_cursor", b"next_cursor"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["messages", b"messages"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_next_cursor", b"_next_cursor", "messages", b"messages", "next_cursor", b"next_cursor"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__next_cursor: _TypeAlias = _typing.Literal["next_cursor"]  # noqa: Y015
+    _WhichOneofArgType__next_cursor: _TypeAlias = _typing.Literal["_next_cursor", b"_next_cursor"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__next_cursor) -> _WhichOneofReturnType__next_cursor | None: ...
 
 Global___ListMessagesResponse: _TypeAlias = ListMessagesResponse  # noqa: Y015
 
@@ -683,6 +739,7 @@ class Message(_message.Message):
     STATUS_FIELD_NUMBER: _builtins.int
     IMAGE_ID_FIELD_NUMBER: _builtins.int
     CREATED_AT_FIELD_NUMBER: _builtins.int
+    TRUNCATED_FIELD_NUMBER: _builtins.int
     message_id: _builtins.str
     turn_id: _builtins.str
     role: _builtins.str
@@ -694,6 +751,8 @@ class Message(_message.Message):
     """The picture, where the turn drew one."""
     created_at: _builtins.float
     """Epoch ms."""
+    truncated: _builtins.bool
+    """The text was cut at 3 MiB; the turn's log has all of it."""
     def __init__(
         self,
         *,
@@ -704,10 +763,11 @@ class Message(_message.Message):
         status: _builtins.str = ...,
         image_id: _builtins.str | None = ...,
         created_at: _builtins.float = ...,
+        truncated: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_image_id", b"_image_id", "image_id", b"image_id"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_image_id", b"_image_id", "created_at", b"created_at", "image_id", b"image_id", "message_id", b"message_id", "role", b"role", "status", b"status", "text", b"text", "turn_id", b"turn_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_image_id", b"_image_id", "created_at", b"created_at", "image_id", b"image_id", "message_id", b"message_id", "role", b"role", "status", b"status", "text", b"text", "truncated", b"truncated", "turn_id", b"turn_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__image_id: _TypeAlias = _typing.Literal["image_id"]  # noqa: Y015
     _WhichOneofArgType__image_id: _TypeAlias = _typing.Literal["_image_id", b"_image_id"]  # noqa: Y015
@@ -1077,20 +1137,26 @@ class ResumeTurnRequest(_message.Message):
 
     TURN_ID_FIELD_NUMBER: _builtins.int
     AFTER_FIELD_NUMBER: _builtins.int
+    EPOCH_FIELD_NUMBER: _builtins.int
     turn_id: _builtins.str
     after: _builtins.int
     """The last seq the client has; 0 for everything."""
+    epoch: _builtins.int
+    """The `epoch` of the terminal event that the client has read. Absent: 0."""
     def __init__(
         self,
         *,
         turn_id: _builtins.str = ...,
         after: _builtins.int = ...,
+        epoch: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_epoch", b"_epoch", "epoch", b"epoch"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["after", b"after", "turn_id", b"turn_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_epoch", b"_epoch", "after", b"after", "epoch", b"epoch", "turn_id", b"turn_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__epoch: _TypeAlias = _typing.Literal["epoch"]  # noqa: Y015
+    _WhichOneofArgType__epoch: _TypeAlias = _typing.Literal["_epoch", b"_epoch"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__epoch) -> _WhichOneofReturnType__epoch | None: ...
 
 Global___ResumeTurnRequest: _TypeAlias = ResumeTurnRequest  # noqa: Y015
 
@@ -1106,6 +1172,7 @@ class TurnSnapshot(_message.Message):
     STATUS_FIELD_NUMBER: _builtins.int
     LAST_SEQ_FIELD_NUMBER: _builtins.int
     TEXT_FIELD_NUMBER: _builtins.int
+    TRUNCATED_FIELD_NUMBER: _builtins.int
     turn_id: _builtins.str
     kind: _builtins.str
     """"chat" or "image"."""
@@ -1117,6 +1184,8 @@ class TurnSnapshot(_message.Message):
     """Seq of the last event in the log."""
     text: _builtins.str
     """The reply so far."""
+    truncated: _builtins.bool
+    """The text was cut at 3 MiB; the turn's log has all of it."""
     def __init__(
         self,
         *,
@@ -1126,10 +1195,11 @@ class TurnSnapshot(_message.Message):
         status: _builtins.str = ...,
         last_seq: _builtins.int = ...,
         text: _builtins.str = ...,
+        truncated: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_session_id", b"_session_id", "session_id", b"session_id"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_session_id", b"_session_id", "kind", b"kind", "last_seq", b"last_seq", "session_id", b"session_id", "status", b"status", "text", b"text", "turn_id", b"turn_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_session_id", b"_session_id", "kind", b"kind", "last_seq", b"last_seq", "session_id", b"session_id", "status", b"status", "text", b"text", "truncated", b"truncated", "turn_id", b"turn_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__session_id: _TypeAlias = _typing.Literal["session_id"]  # noqa: Y015
     _WhichOneofArgType__session_id: _TypeAlias = _typing.Literal["_session_id", b"_session_id"]  # noqa: Y015
@@ -1371,6 +1441,7 @@ class ChatResponse(_message.Message):
     SESSION_UPDATE_FIELD_NUMBER: _builtins.int
     PONG_FIELD_NUMBER: _builtins.int
     ERROR_FIELD_NUMBER: _builtins.int
+    HEARTBEAT_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def event(self) -> Global___Event: ...
     @_builtins.property
@@ -1391,6 +1462,8 @@ class ChatResponse(_message.Message):
     def pong(self) -> Global___Pong: ...
     @_builtins.property
     def error(self) -> Global___Error: ...
+    @_builtins.property
+    def heartbeat(self) -> Global___Heartbeat: ...
     def __init__(
         self,
         *,
@@ -1402,12 +1475,13 @@ class ChatResponse(_message.Message):
         session_update: Global___SessionUpdate | None = ...,
         pong: Global___Pong | None = ...,
         error: Global___Error | None = ...,
+        heartbeat: Global___Heartbeat | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["body", b"body", "connected", b"connected", "error", b"error", "event", b"event", "pong", b"pong", "resumed", b"resumed", "session_created", b"session_created", "session_joined", b"session_joined", "session_update", b"session_update"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["body", b"body", "connected", b"connected", "error", b"error", "event", b"event", "heartbeat", b"heartbeat", "pong", b"pong", "resumed", b"resumed", "session_created", b"session_created", "session_joined", b"session_joined", "session_update", b"session_update"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["body", b"body", "connected", b"connected", "error", b"error", "event", b"event", "pong", b"pong", "resumed", b"resumed", "session_created", b"session_created", "session_joined", b"session_joined", "session_update", b"session_update"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["body", b"body", "connected", b"connected", "error", b"error", "event", b"event", "heartbeat", b"heartbeat", "pong", b"pong", "resumed", b"resumed", "session_created", b"session_created", "session_joined", b"session_joined", "session_update", b"session_update"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_body: _TypeAlias = _typing.Literal["event", "connected", "session_created", "session_joined", "resumed", "session_update", "pong", "error"]  # noqa: Y015
+    _WhichOneofReturnType_body: _TypeAlias = _typing.Literal["event", "connected", "session_created", "session_joined", "resumed", "session_update", "pong", "error", "heartbeat"]  # noqa: Y015
     _WhichOneofArgType_body: _TypeAlias = _typing.Literal["body", b"body"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_body) -> _WhichOneofReturnType_body | None: ...
 

@@ -39,7 +39,8 @@ async def converse(server_context: ServerContext, requests: AsyncIterator[bytes]
             for message in item if isinstance(item, list) else [item]:
                 await write(response_frame(message) if isinstance(message, Record) else to_chat_response(message))
 
-        async with Duplex(server_context.service, send) as duplex:
+        # A proxy counts the silence of each call, and HTTP/2's PING ends at the first hop.
+        async with Duplex(server_context.service, send, heartbeat_s=settings.heartbeat_s) as duplex:
             listening = asyncio.create_task(_listen(duplex, requests, settings.max_body_bytes))
             try:
                 await first_of(asyncio.shield(listening), server_context.service.closed.wait())

@@ -26,7 +26,7 @@ Context = grpc.aio.ServicerContext[bytes, bytes]
 Headers = Mapping[str, str]
 Handler = Callable[[Any, Context], Awaitable[bytes | None]]
 
-_SHAPES = {
+SHAPES = {
     (False, False): grpc.unary_unary_rpc_method_handler,
     (False, True): grpc.unary_stream_rpc_method_handler,
     (True, True): grpc.stream_stream_rpc_method_handler,
@@ -47,7 +47,7 @@ def handlers(
     ``check_key`` gets the call's metadata and raises ``unauthenticated``.
     """
     rpcs = {
-        method.name: _SHAPES[method.client_streaming, method.server_streaming](
+        method.name: SHAPES[method.client_streaming, method.server_streaming](
             _guarded(method, getattr(servicer, method.name), server_context, check_key)
         )
         for method in service.methods
@@ -85,11 +85,16 @@ def _guarded(
         except Exception as error:  # noqa: BLE001 - the library would send the exception's text to the client
             server_context.service.logger.error("internal error", rpc=method.full_name, why=type(error).__name__)
             refusal = ChatError("internal")
-        status = to_status(refusal)
-        await context.abort(status.code, status.details, status.trailing_metadata)
+        await refuse(context, refusal)
         return None
 
     return call
+
+
+async def refuse(context: grpc.aio.ServicerContext[Any, Any], error: ChatError) -> None:
+    """End a call with the status of an error. Raises grpc.aio.AbortError, which the library catches."""
+    status = to_status(error)
+    await context.abort(status.code, status.details, status.trailing_metadata)
 
 
 def parse(data: bytes, kind: type[M], max_bytes: int) -> M:

@@ -51,12 +51,16 @@ class ChatService:
     async def _stream(self, reader: Reader, context: Context) -> None:
         """Write the events after the reader's cursor. A client that leaves cancels this handler, and not the turn."""
         record: Record | None = None
+        heartbeat = pb.Event(turn_id=reader.turn_id, heartbeat=pb.Heartbeat()).SerializeToString()
         async with stall_guarded_writer(context, self._stall_s) as write:
             with reader:
                 await context.send_initial_metadata((("turn_id", reader.turn_id),))
                 async for records in reader:
                     for record in records:
                         await write(record.framed(frame))
+                    if not records:
+                        # A proxy counts the silence of each call, and HTTP/2's PING ends at the first hop.
+                        await write(heartbeat)
         if not reader.complete:
             # This server closes, and another process goes on with the turn. UNAVAILABLE tells the client to resume.
             raise ChatError("shutting_down")
@@ -76,8 +80,7 @@ class ChatService:
         return to_message(await self._service.list_sessions(**to_fields(request)), pb.SessionPage)
 
     async def ListMessages(self, request: pb.ListMessagesRequest) -> pb.ListMessagesResponse:
-        messages = await self._service.list_messages(request.session_id)
-        return pb.ListMessagesResponse(messages=[to_message(message, pb.Message) for message in messages])
+        return to_message(await self._service.list_messages(**to_fields(request)), pb.ListMessagesResponse)
 
     async def ClearSession(self, request: pb.ClearSessionRequest) -> pb.ClearSessionResponse:
         await self._service.clear_session(request.session_id)

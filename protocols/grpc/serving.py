@@ -1,7 +1,4 @@
-"""Listening, the library's options, health, reflection and the drain: what every gRPC server of this project does.
-
-Health is ``grpc.health.v1`` (grpc.io, "Health Checking"), and reflection is ``grpc.reflection.v1alpha``. Neither asks for a key.
-"""
+"""How the gRPC server listens, which of the library's options it sets, and how it runs until the drain has ended."""
 
 from __future__ import annotations
 
@@ -9,9 +6,8 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
 import grpc
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
 
+from protocols.grpc.open_services import open_handlers
 from shared.config import Settings
 from shared.server import launch
 from shared.server.context import ServerContext
@@ -70,33 +66,8 @@ async def run(
     server_context: ServerContext, server: grpc.aio.Server, stopping: Stopping, services: Sequence[str]
 ) -> None:
     """Answer calls until a signal, then drain. ``services``: the names that health and reflection list."""
-    about = Health(server_context)
-    health_pb2_grpc.add_HealthServicer_to_server(about, server)
-    names = [*services, health.SERVICE_NAME, reflection.SERVICE_NAME]
-    reflection.enable_server_reflection(names, server)
-    for name in ("", *names):
-        await about.set(name, health_pb2.HealthCheckResponse.SERVING)
+    service = server_context.service
+    server.add_generic_rpc_handlers(open_handlers(service, services, server_context.settings.max_body_bytes))
     await server.start()
-    await stopping.asked.wait()
-    await about.enter_graceful_shutdown()
-    await stopping.drain(server_context.service)
+    await stopping.drain(service)
     await server.stop(_STOP_S)
-
-
-class Health(health.aio.HealthServicer):  # type: ignore[name-defined,misc]
-    """``grpc.health.v1.Health``: SERVING means that this server would accept a new turn."""
-
-    def __init__(self, server_context: ServerContext) -> None:
-        super().__init__()
-        self._service = server_context.service
-
-    async def Check(
-        self,
-        request: health_pb2.HealthCheckRequest,
-        context: grpc.aio.ServicerContext[health_pb2.HealthCheckRequest, health_pb2.HealthCheckResponse],
-    ) -> health_pb2.HealthCheckResponse:
-        """The status of one service, or of the server for the empty name. NOT_FOUND for a name that is not served."""
-        answer: health_pb2.HealthCheckResponse = await super().Check(request, context)
-        if answer.status == health_pb2.HealthCheckResponse.SERVING and not await self._service.ready():
-            return health_pb2.HealthCheckResponse(status=health_pb2.HealthCheckResponse.NOT_SERVING)
-        return answer

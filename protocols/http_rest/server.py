@@ -1,6 +1,13 @@
 """The chat over plain REST: one request, one whole reply in JSON over HTTP/1.1 (RFC 9110, RFC 8259).
 
-Nothing arrives before everything has arrived. A reply lost on the way is asked for again with the same ``Idempotency-Key``.
+    POST /chat    {"message": "…", "session_id"?: "…", "model_id"?: "…"}
+      200         {"turn_id", "session_id", "model", "status", "text", "finish_reason", "usage", "message_count", …}
+    POST /images  {"prompt": "…", "size"?: "1024x1024", "session_id"?: "…"}
+      200         {"turn_id", "image_id", "mime_type", "width", "height", "image": base64, "sha256", …}
+      200         the bytes of the picture, where ``Accept`` asks for ``image/*``
+
+Nothing arrives before everything has arrived. A client whose answer was lost sends the request again with the same
+``Idempotency-Key`` and gets the reply of the same turn.
 """
 
 from __future__ import annotations
@@ -13,20 +20,22 @@ from fastapi import APIRouter, Header, Request, Response
 from protocols import TRANSPORTS
 from shared.reply import Picture, Reply
 from shared.server import http
-from shared.server.http import ChatBody, IdempotencyKey, ImageBody, Service
+from shared.server.http import ChatBody, ImageBody, Service
+
+IdempotencyKey = Annotated[str | None, Header(alias="Idempotency-Key", description=http.KEY_DESCRIPTION)]
 
 router = APIRouter(tags=["rest"])
 
 
-@router.post("/chat", responses=http.answers(Reply))
+@router.post("/chat", responses=http.openapi_json(Reply))
 async def chat(request: Request, service: Service, body: ChatBody, key: IdempotencyKey = None) -> Response:
     """Ask, and get the whole reply; a failed turn answers with its error."""
     reader = await service.start_chat(body.message, session_id=body.session_id, model_id=body.model_id, request_id=key)
     fold = await http.while_connected(request, reader.whole())
-    return http.answer(fold.reply()) if fold else http.gone()
+    return http.json_response(fold.reply()) if fold else http.no_reader()
 
 
-@router.post("/images", responses=http.answers(Picture))
+@router.post("/images", responses=http.openapi_json(Picture))
 async def image(
     request: Request,
     service: Service,
@@ -38,11 +47,11 @@ async def image(
     reader = await service.start_image(body.prompt, size=body.size, session_id=body.session_id, request_id=key)
     fold = await http.while_connected(request, reader.whole())
     if fold is None:
-        return http.gone()
+        return http.no_reader()
     picture = fold.picture()
     if accept.startswith("image/"):
-        return http.image_answer(await service.get_image(picture.image_id), {})
-    return http.answer(picture)
+        return http.image_response(picture.image, picture.mime_type, picture.sha256)
+    return http.json_response(picture)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -1,60 +1,78 @@
 """The chat over streamable HTTP: newline-delimited JSON in one chunked answer over HTTP/1.1 (NDJSON; RFC 9112, section 7.1).
 
-One event a line, a blank line as a heartbeat. The protocol has no resume of its own: the cursor is a query parameter.
+    POST /chat/stream             {"message": "…", "session_id"?: "…", "model_id"?: "…"}
+    POST /images/stream           {"prompt": "…", "size"?: "1024x1024", "session_id"?: "…"}
+    GET /turns/{id}/stream?after=N
+      200                         {"type":"turn_started","turn_id":"…","seq":1,…}
+                                  {"type":"chunk","turn_id":"…","seq":2,"at":…,"text":"Hello"}
+                                  …
+
+One event is one line; a blank line is a heartbeat. The protocol has no resume of its own, so the cursor is a query parameter. A
+POST that is sent again with the same ``Idempotency-Key`` gets the events of the same turn.
 """
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
+from typing import Annotated
 
-from fastapi import APIRouter, Response
+from fastapi import APIRouter, Header, Response
 from starlette.responses import StreamingResponse
 
 from protocols import TRANSPORTS
-from shared.chat.service import ChatService
 from shared.chat.turn_log import Reader
 from shared.server import http
-from shared.server.http import ChatBody, IdempotencyKey, ImageBody, Service
+from shared.server.http import ChatBody, ImageBody, Service
 from shared.store.record import Record
 
 MEDIA_TYPE = "application/x-ndjson"
 HEARTBEAT = b"\n"
+STREAM = "/turns/{turn_id}/stream"
+
+IdempotencyKey = Annotated[str | None, Header(alias="Idempotency-Key", description=http.KEY_DESCRIPTION)]
 
 router = APIRouter(tags=["ndjson"])
 
 
-@router.post("/chat/stream", response_class=StreamingResponse, responses=http.streams(MEDIA_TYPE))
+@router.post("/chat/stream", response_class=StreamingResponse, responses=http.openapi_events(MEDIA_TYPE))
 async def chat(service: Service, body: ChatBody, key: IdempotencyKey = None) -> Response:
     """Ask, and get the turn's events as they happen."""
     reader = await service.start_chat(body.message, session_id=body.session_id, model_id=body.model_id, request_id=key)
-    return _answer(service, reader)
+    return _answer(reader)
 
 
-@router.post("/images/stream", response_class=StreamingResponse, responses=http.streams(MEDIA_TYPE))
+@router.post("/images/stream", response_class=StreamingResponse, responses=http.openapi_events(MEDIA_TYPE))
 async def image(service: Service, body: ImageBody, key: IdempotencyKey = None) -> Response:
     """Ask for a picture, and get its previews and itself in pieces."""
     reader = await service.start_image(body.prompt, size=body.size, session_id=body.session_id, request_id=key)
-    return _answer(service, reader)
+    return _answer(reader)
 
 
-@router.get("/turns/{turn_id}/stream", response_class=StreamingResponse, responses=http.streams(MEDIA_TYPE))
+@router.get(STREAM, response_class=StreamingResponse, responses=http.openapi_events(MEDIA_TYPE))
 async def resume(service: Service, turn_id: str, after: http.After = 0) -> Response:
     """Go on from a cursor, ``?after=``; empty when there is nothing more."""
-    reader = await service.open(turn_id, after)
-    return _answer(service, reader)
+    return _answer(await service.open(turn_id, after))
 
 
-def _answer(service: ChatService, reader: Reader) -> Response:
-    return StreamingResponse(_stream(reader), media_type=MEDIA_TYPE, headers=http.stream_headers(reader.turn_id))
+def _answer(reader: Reader) -> Response:
+    headers = {
+        "Content-Type": MEDIA_TYPE,
+        "Content-Location": f"/turns/{reader.turn_id}",
+        "Cache-Control": "no-store",
+        # Keeps nginx from collecting the answer before it passes the answer on.
+        "X-Accel-Buffering": "no",
+    }
+    return StreamingResponse(_stream(reader), headers=headers)
 
 
 async def _stream(reader: Reader) -> AsyncIterator[bytes]:
-    """The body: ready bytes, several events in one write when several are there.
+    """The body. Several events that are there at once are one write.
 
-    When we are closing and the turn goes on elsewhere it ends without a terminal event: the client comes back.
+    When this server stops and the turn goes on in another process, the body ends without a terminal event; the client comes back.
     """
     with reader:
         async for records in reader:
+            # Cached: an event is framed once for all readers.
             yield b"".join([record.framed(frame) for record in records]) or HEARTBEAT
 
 
@@ -65,7 +83,15 @@ def frame(record: Record) -> bytes:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the server until a signal; the exit status."""
-    return http.main(TRANSPORTS, "ndjson", "FastAPI", router, "GenAI chat over streamable HTTP (NDJSON)", argv)
+    return http.main(
+        TRANSPORTS,
+        "ndjson",
+        "FastAPI",
+        router,
+        "GenAI chat over streamable HTTP (NDJSON)",
+        argv,
+        opened_by_ticket=STREAM,
+    )
 
 
 if __name__ == "__main__":

@@ -1,7 +1,33 @@
 """The chat over a WebSocket (RFC 6455): JSON text frames both ways on ``/ws``, subprotocol ``genai.chat.v1``.
 
-One connection carries any number of turns, and what others do in the joined session. Bytes of a picture need no base64 here: a text
-frame says how many follow, the next frame is binary and holds them.
+One connection carries any number of turns, and the events of every turn in the joined session. ``?`` marks what may be absent.
+
+    client  {"type": "chat", "message", "session_id"?, "model_id"?, "new_session"?, "request_id"?}
+            {"type": "image", "prompt", "size"?, "session_id"?, "request_id"?}
+            {"type": "create_session", "model_id"?}         {"type": "join_session", "session_id"}
+            {"type": "resume", "turn_id", "after"}          {"type": "cancel", "turn_id"}
+            {"type": "typing_start"}  {"type": "typing_stop"}  {"type": "ping"}  {"type": "auth", "ticket"}
+    server  the events of turns, such as {"type": "chunk", "turn_id", "seq", "at", "text"}; an ``image_chunk`` has ``bytes``, the
+            count, in place of ``data``, and the next data frame is binary and holds these bytes: they need no base64 here
+            {"type": "connected", "connection_id", "server_info"}
+            {"type": "session_created", "session_id", "model"}
+            {"type": "session_joined", "session_id", "model", "message_count", "running_turn_id"}
+            {"type": "resumed", "turn_id", "after", "last_seq", "status"}       before the events of every resume
+            {"type": "session_update", "session_id", "update_type", …}          what others do in the joined session
+            {"type": "pong"}                        {"type": "error", "code", "message", "retryable", "request_id"?}
+
+One exchange, from the handshake to the close:
+
+    client                                                    server
+    GET /ws, Upgrade: websocket                       ─────▶
+                                                      ◀─────  101 Switching Protocols
+                                                      ◀─────  {"type":"connected","connection_id":"…",…}
+    {"type":"chat","message":"Hello","request_id":"1"} ────▶
+                                                      ◀─────  {"type":"turn_started","turn_id":"…","seq":1,…}
+                                                      ◀─────  {"type":"chunk","turn_id":"…","seq":2,"text":"Hi",…}
+                                                      ◀─────  {"type":"turn_completed","turn_id":"…","seq":3,…}
+    close 1000                                        ─────▶
+                                                      ◀─────  close 1000
 """
 
 from __future__ import annotations
@@ -9,7 +35,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import struct
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -30,14 +55,13 @@ from shared.store.record import Record
 
 SUBPROTOCOL = "genai.chat.v1"
 TICKET_S = 5.0
-TEXT, BINARY = 0x1, 0x2
 INTERNAL_ERROR = 1011
 
 router = APIRouter(tags=["websocket"])
 _decoder: msgspec.json.Decoder[ClientMessage] = msgspec.json.Decoder(ClientMessage)
 
 
-# A plain route: what FastAPI's own, with its dependencies, keeps for as long as a connection lasts is 4 KiB.
+# A plain route: FastAPI's own route keeps 4 KiB for its dependencies as long as a connection lasts.
 @router.websocket_route("/ws")
 async def chat(socket: WebSocket) -> None:
     """One connection, from the handshake to the close."""
@@ -47,7 +71,7 @@ async def chat(socket: WebSocket) -> None:
         if not socket.state.authenticated:
             await _check_ticket(socket, context.access)
         async with Duplex(context.service, partial(_send, socket)) as duplex:
-            await _take(socket, duplex, context.settings.max_body_bytes)
+            await _converse(socket, duplex, context.settings.max_body_bytes)
             if context.service.closed.is_set():
                 raise ChatError("shutting_down")
     except ChatError as error:
@@ -66,8 +90,11 @@ async def _check_ticket(socket: WebSocket, access: AccessPolicy) -> None:
     access.check_ticket(first.ticket)
 
 
-async def _take(socket: WebSocket, duplex: Duplex, max_bytes: int) -> None:
-    """Read until the client leaves or this server stops. Raises what closes the connection; all else is answered."""
+async def _converse(socket: WebSocket, duplex: Duplex, max_bytes: int) -> None:
+    """Handle the client's messages until the client leaves or this server stops.
+
+    An error that closes connections is raised; every other error is answered.
+    """
     while (message := await socket.receive())["type"] == "websocket.receive":
         try:
             await duplex.handle(parse(message, max_bytes))
@@ -94,7 +121,10 @@ def parse(message: Mapping[str, Any], max_bytes: int | None = None) -> ClientMes
 
 
 def _request_id(text: str) -> str | None:
-    """Which request it was, if that can be read in what is no message; the stdlib reads NaN and lone surrogates too."""
+    """The ``request_id`` of a frame that was refused, where it can be read.
+
+    The decoder of messages refuses the whole frame. The standard library reads more: NaN, lone surrogates, unknown types.
+    """
     with contextlib.suppress(ValueError, RecursionError, TypeError, LookupError):
         key = json.loads(text)["request_id"]
         if isinstance(key, str) and key.isascii():
@@ -103,35 +133,23 @@ def _request_id(text: str) -> str | None:
 
 
 async def _send(socket: WebSocket, item: Outgoing) -> None:
-    """Several events in one write when several are there; nothing to someone who has left."""
-    frames = (
-        b"".join([record.framed(frame) for record in item]) if isinstance(item, list) else framed(TEXT, to_json(item))
-    )
+    """Send events of one turn, or one message. To a client that has left nothing is sent."""
     try:
-        await socket.send({"type": "websocket.send", "frames": frames})
+        if not isinstance(item, list):
+            await socket.send_text(to_json(item).decode())
+            return
+        for record in item:
+            # Cached: the text is decoded once for all readers.
+            await socket.send_text(record.framed(frame))
+            if record.data is not None:
+                await socket.send_bytes(bytes(record.data))
     except (WebSocketDisconnect, WebSocketDisconnected):
         return
 
 
-def frame(record: Record) -> bytes:
-    """One event: a text frame; for a piece of a picture the pair, with the bytes in a binary frame."""
-    if record.data is None:
-        return framed(TEXT, record.json)
-    return b"".join((framed(TEXT, record.stored), head(BINARY, len(record.data)), record.data))
-
-
-def framed(opcode: int, payload: bytes) -> bytes:
-    """An unfragmented, unmasked frame (RFC 6455, section 5.2): the same bytes for every reader, so made once for all."""
-    return head(opcode, len(payload)) + payload
-
-
-def head(opcode: int, size: int) -> bytes:
-    """FIN and opcode in one byte, then the length in 7, 7 + 16 or 7 + 64 bits."""
-    if size < 126:
-        return struct.pack("!BB", 0x80 | opcode, size)
-    if size < 65536:
-        return struct.pack("!BBH", 0x80 | opcode, 126, size)
-    return struct.pack("!BBQ", 0x80 | opcode, 127, size)
+def frame(record: Record) -> str:
+    """The text frame of one event: its JSON; for a piece of a picture, the count of the bytes that follow."""
+    return record.stored.decode()
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -9,6 +9,7 @@ from shared.errors import ChatError, ErrorCode
 DEFAULT_SIZE = "1024x1024"
 _SIZE = re.compile(r"([1-9][0-9]{0,5})x([1-9][0-9]{0,5})")
 _PAGE = re.compile(r"([0-9]{1,16}\.[0-9]{1,6})_([0-9a-f-]{36})")
+_MESSAGE_CURSOR = re.compile(r"[0-9a-f-]{36}:(user|model)")
 _KEY = re.compile(r"[\x20-\x7e]{1,255}")
 
 
@@ -50,6 +51,13 @@ def parse_page(cursor: str) -> tuple[float, str]:
     if match is None:
         raise ChatError("invalid_request", "cursor is not a cursor that this list gave.")
     return float(match[1]), match[2]
+
+
+def parse_message_cursor(cursor: str) -> str:
+    """The id of the message after which a page of messages begins. Raises ``invalid_request``."""
+    if _MESSAGE_CURSOR.fullmatch(cursor) is None:
+        raise ChatError("invalid_request", "cursor is not a cursor that this list gave.")
+    return cursor
 
 
 def check_key(key: str | None) -> None:

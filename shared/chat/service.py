@@ -15,7 +15,16 @@ from contextlib import asynccontextmanager
 
 import msgspec
 
-from shared.chat.checks import DEFAULT_SIZE, check_input, check_key, check_text, known_id, parse_page, parse_size
+from shared.chat.checks import (
+    DEFAULT_SIZE,
+    check_input,
+    check_key,
+    check_text,
+    known_id,
+    parse_message_cursor,
+    parse_page,
+    parse_size,
+)
 from shared.chat.committer import Committer
 from shared.chat.counters import Counters
 from shared.chat.dependencies import Dependencies
@@ -35,13 +44,15 @@ from shared.llm.model import ChatModel
 from shared.llm.open import open_chat_model
 from shared.logger import Logger, Trace
 from shared.reply import Snapshot
-from shared.session import Message, ModelInfo, Session, SessionPage, SessionUpdate, short
+from shared.session import MessagePage, ModelInfo, Session, SessionPage, SessionUpdate, short
 from shared.stats import ServerStats
 from shared.store.open import open_store
 from shared.store.protocol import NewTurn, Store, StoredImage, TurnRow
+from shared.store.texts import cut_text
 
 _LIST_LIMIT = 50
 _MAX_LIST_LIMIT = 200
+_MAX_MESSAGES = 500
 # A service that stops waits at least so long for the turns that are being recorded.
 _RECORDING_S = 1.0
 
@@ -140,9 +151,19 @@ class ChatService:
             max_context_chars=self.settings.max_context_chars,
         )
 
-    async def list_messages(self, session_id: str) -> list[Message]:
-        """All messages of a session, in order. Raises ``session_not_found``."""
-        return await self._store.list_messages(known_id(session_id, "session_not_found"))
+    async def list_messages(self, session_id: str, limit: int | None = None, cursor: str | None = None) -> MessagePage:
+        """A page of a session's messages, in order. A page ends before its texts pass 3 MiB.
+
+        Raises ``session_not_found``, and ``invalid_request`` for a limit outside 1-500 or an unknown cursor, such as one
+        of a session that was cleared meanwhile.
+        """
+        if limit is None:
+            limit = _MAX_MESSAGES
+        if not 1 <= limit <= _MAX_MESSAGES:
+            raise ChatError("invalid_request", f"limit must be between 1 and {_MAX_MESSAGES}.")
+        after = parse_message_cursor(cursor) if cursor else None
+        messages, more = await self._store.list_messages(known_id(session_id, "session_not_found"), limit, after)
+        return MessagePage(messages=messages, next_cursor=messages[-1].message_id if more else None)
 
     async def clear_session(self, session_id: str, origin: Membership | None = None) -> None:
         """Drop the messages of a session, and keep the logs. Raises ``session_not_found``, ``turn_in_progress``."""
@@ -469,6 +490,7 @@ async def open_service(
 
 
 def _snapshot(row: TurnRow, text: str) -> Snapshot:
+    text, truncated = cut_text(text)
     return Snapshot(
         turn_id=row.turn_id,
         kind=row.kind,
@@ -476,4 +498,5 @@ def _snapshot(row: TurnRow, text: str) -> Snapshot:
         status=row.status,
         last_seq=row.last_seq,
         text=text,
+        truncated=truncated,
     )

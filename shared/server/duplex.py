@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 import uuid
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Self
@@ -25,6 +26,7 @@ from shared.duplex_messages import (
     Connected,
     CreateSession,
     Error,
+    Heartbeat,
     Image,
     JoinSession,
     Ping,
@@ -52,11 +54,14 @@ class Duplex:
 
     ``write`` sends one message, or committed events of one turn in order. There is never more than one call of
     ``write`` at a time, and a call is cancelled only when the connection ends. A block that is left with the error
-    ``shutting_down`` first sends the turns that it streams to their ends.
+    ``shutting_down`` first sends the turns that it streams to their ends. ``heartbeat_s``: the silence in seconds after
+    which a ``heartbeat`` is sent, on a wire that has no pings of its own.
     """
 
     __slots__ = (
         "_cancels",
+        "_heartbeat_s",
+        "_last_write",
         "_listening",
         "_member",
         "_service",
@@ -69,10 +74,18 @@ class Duplex:
         "connection_id",
     )
 
-    def __init__(self, service: ChatService, write: Callable[[Outgoing], Awaitable[None]]) -> None:
+    def __init__(
+        self,
+        service: ChatService,
+        write: Callable[[Outgoing], Awaitable[None]],
+        *,
+        heartbeat_s: float | None = None,
+    ) -> None:
         self.connection_id = str(uuid.uuid4())
         self._service = service
         self._write = write
+        self._heartbeat_s = heartbeat_s
+        self._last_write = 0.0
         self._write_lock = asyncio.Lock()
         # Held while a turn is started here, until its stream has begun.
         self._start_lock = asyncio.Lock()
@@ -90,6 +103,8 @@ class Duplex:
         about = self._service.about()
         info = ServerInfo(about["provider"], about["model"], about["framework"])
         await self._send(Connected(connection_id=self.connection_id, server_info=info))
+        if self._heartbeat_s is not None:
+            self._spawn(self._send_heartbeats(self._heartbeat_s))
         self._service.counters.connections_active += 1
         self._service.logger.info("connected", connection=short(self.connection_id))
         return self
@@ -312,6 +327,15 @@ class Duplex:
     async def _send(self, item: Outgoing) -> None:
         async with self._write_lock:
             await self._write(item)
+            self._last_write = time.monotonic()
+
+    async def _send_heartbeats(self, heartbeat_s: float) -> None:
+        while True:
+            silence_s = time.monotonic() - self._last_write
+            if silence_s < heartbeat_s:
+                await asyncio.sleep(heartbeat_s - silence_s)
+            else:
+                await self._send(Heartbeat())
 
     def _spawn(self, work: Coroutine[None, None, None], request_id: str | None = None) -> asyncio.Task[None]:
         task = asyncio.create_task(self._guarded(work, request_id))

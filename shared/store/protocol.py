@@ -144,8 +144,12 @@ class Store(Protocol):
         """A page, newest first by (created_at, session_id), and how many sessions were used since ``active_since``."""
         ...
 
-    async def list_messages(self, session_id: str) -> list[Message]:
-        """All messages in order. Raises ``session_not_found``."""
+    async def list_messages(self, session_id: str, limit: int, after: str | None) -> tuple[list[Message], bool]:
+        """Messages in order, after the message id ``after``; and whether there are more.
+
+        The page ends before its texts pass 3 MiB, but holds at least one message; a longer text is cut. Raises
+        ``session_not_found``, and ``invalid_request`` when the session does not show the message ``after`` any more.
+        """
         ...
 
     async def clear_session(self, session_id: str, origin: str, now: float) -> None:

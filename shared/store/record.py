@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from typing import TypeVar, cast
 
 import msgspec
 
@@ -20,6 +21,8 @@ from shared.events import (
 )
 from shared.reply import text_sha256
 
+# Bytes, or text where the wire's library takes text.
+Frame = TypeVar("Frame", bytes, str)
 _IMAGE_CHUNK = "image_chunk"
 
 
@@ -57,8 +60,8 @@ class Record:
         self.stored = stored
         self.data = data
         self._event = event
-        self._framer: Callable[[Record], bytes] | None = None
-        self._frame = b""
+        self._framer: Callable[[Record], bytes | str] | None = None
+        self._frame: bytes | str = b""
 
     @classmethod
     def of(cls, event: AnyEvent) -> Record:
@@ -111,14 +114,14 @@ class Record:
         """Whether this event ends the turn."""
         return self.type in TERMINAL_STATUS
 
-    def framed(self, frame: Callable[[Record], bytes]) -> bytes:
-        """The event's bytes in a wire's framing, made once however many readers there are."""
+    def framed(self, frame: Callable[[Record], Frame]) -> Frame:
+        """The event in a wire's framing, made once for all readers; a piece of a picture is framed for each reader."""
         if self.data is not None:
             return frame(self)
         if self._framer is not frame:
             self._frame = frame(self)
             self._framer = frame
-        return self._frame
+        return cast(Frame, self._frame)
 
 
 def partial(events: Iterable[AnyEvent]) -> tuple[str, int, str | None]:

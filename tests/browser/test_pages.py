@@ -223,11 +223,11 @@ async def test_an_image_shows_its_previews(browser: Browser, store: dict[str, st
 
 async def test_a_key_is_asked_for_and_held_in_memory(browser: Browser, store: dict[str, str]) -> None:
     for word in ("sse", "websocket"):
-        async with serving(word, env=store | {"API_SECRET_KEY": "open sesame", "OFFLINE_TOKENS_PER_S": "0"}) as server:
+        async with serving(word, env=store | {"API_SECRET_KEY": "open-sesame", "OFFLINE_TOKENS_PER_S": "0"}) as server:
             page = await browser.new_page()
             await page.add_init_script(WITNESS)
             await page.goto(f"http://{server.address}/demo")
-            await page.fill("#key", "open sesame")
+            await page.fill("#key", "open-sesame")
             await page.press("#key", "Enter")
             await expect(page.locator("#state")).to_have_text("ready")
             await say(page, "My name is Ada.")

@@ -238,7 +238,7 @@ class ChatMachine(RuleBasedStateMachine):
         for session in {id(turn.session): turn.session for turn in self.all_turns}.values():
             if session.deleted:
                 continue
-            said = self.do(self.pair[0].service.list_messages(session.session_id))
+            said = self.do(self.pair[0].service.list_messages(session.session_id)).messages
             assert [m.text for m in said if m.role == "user"] == [turn.asked for turn in session.turns]
             replies = {m.turn_id: (m.text, m.status) for m in said if m.role == "model"}
             for turn in session.turns:

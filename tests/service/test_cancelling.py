@@ -51,7 +51,7 @@ async def test_cancel(serve: Serve, said: int) -> None:
         assert (end.chunks, end.sha256, end.usage) == (said, text_sha256("".join(texts)), Usage())
         assert await here.service.cancel_turn(turn.turn_id) == stopped
         assert turn.session_id is not None
-        messages = await here.service.list_messages(turn.session_id)
+        messages = (await here.service.list_messages(turn.session_id)).messages
         assert [message.status for message in messages] == ["cancelled"] * (1 + bool(said))
 
 

@@ -100,7 +100,7 @@ async def test_a_model_that_raises(serve: Serve, said: int, error: Exception, co
         again = await reply(here.service, "Go on", session_id=started.session_id)
         assert event_type(again[-1]) == "turn_completed"
         assert model.histories[1] == [ContextMessage("user", "Go on")]
-        statuses = [message.status for message in await here.service.list_messages(started.session_id or "")]
+        statuses = [message.status for message in (await here.service.list_messages(started.session_id or "")).messages]
         assert statuses == ["failed"] * (1 + bool(said)) + ["completed", "completed"]
 
 

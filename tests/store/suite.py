@@ -26,6 +26,7 @@ from shared.events import (
     Usage,
 )
 from shared.reply import text_sha256
+from shared.session import Message
 from shared.store.protocol import Append, End, NewTurn, Started, Store
 from shared.store.record import Record
 
@@ -135,3 +136,10 @@ async def refused(work: Any) -> str:
     with pytest.raises(ChatError) as refusal:
         await work
     return refusal.value.code
+
+
+async def messages_of(store: Store, session_id: str) -> list[Message]:
+    """All messages of a session, which fit in one page."""
+    messages, more = await store.list_messages(session_id, 500, None)
+    assert not more
+    return messages

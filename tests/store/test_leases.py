@@ -20,6 +20,7 @@ from tests.store.suite import (
     entry,
     every,
     log,
+    messages_of,
     new_session,
     talk,
 )
@@ -38,7 +39,7 @@ async def test_reaping_what_has_no_owner(store: Store) -> None:
     assert last == TurnInterrupted(
         turn_id=mine.turn.turn_id, seq=4, at=NOW + LEASE_MS + 1, chunks=2, sha256=text_sha256("ab")
     )
-    assert [(m.role, m.text, m.status) for m in await store.list_messages(session_id)] == [
+    assert [(m.role, m.text, m.status) for m in await messages_of(store, session_id)] == [
         ("user", "Hi", "interrupted"),
         ("model", "ab", "interrupted"),
     ]
@@ -81,13 +82,13 @@ async def test_old_logs_expire_then_vanish(store: Store) -> None:
     found = await store.read(old.turn.turn_id, 0)
     assert found is not None
     assert (found[0].expired, found[1]) == (True, [])
-    assert [message.text for message in await store.list_messages(session_id)] == ["one", "1", "two", "2"]
+    assert [message.text for message in await messages_of(store, session_id)] == ["one", "1", "two", "2"]
     # A key lives as long as its log.
     assert not (await store.start_turn(asked("other", new_session_id="s4", request_id="k"))).joined
     await store.purge(NOW + 1000, NOW + 1000, 0)
     assert await store.get_turn(old.turn.turn_id) is None
     assert await store.read(old.turn.turn_id, 0) is None
-    assert [message.text for message in await store.list_messages(session_id)] == ["one", "1", "two", "2"]
+    assert [message.text for message in await messages_of(store, session_id)] == ["one", "1", "two", "2"]
     assert (await store.start_turn(asked("three", session_id=session_id))).context[0] == ContextMessage("user", "one")
 
 

@@ -9,6 +9,7 @@ from tests.store.suite import (
     end,
     every,
     log,
+    messages_of,
     new_session,
     refused,
     talk,
@@ -31,14 +32,14 @@ async def test_sessions_and_their_messages(store: Store) -> None:
     assert (session.message_count, session.user_messages, session.model_messages) == (4, 3, 1)
     assert session.running_turn_id == session.last_turn_id == second.turn.turn_id
     assert session.last_activity_at == NOW + 99
-    messages = [(m.turn_id, m.role, m.text, m.status) for m in await store.list_messages(session_id)]
+    messages = [(m.turn_id, m.role, m.text, m.status) for m in await messages_of(store, session_id)]
     assert messages == [
         (first.turn.turn_id, "user", "one", "completed"),
         (first.turn.turn_id, "model", "1", "completed"),
         (empty.turn.turn_id, "user", "two", "cancelled"),
         (second.turn.turn_id, "user", "three", "running"),
     ]
-    ids = [message.message_id for message in await store.list_messages(session_id)]
+    ids = [message.message_id for message in await messages_of(store, session_id)]
     assert len(set(ids)) == len(ids)
     assert await store.get_session("nobody") is None
 
@@ -66,7 +67,7 @@ async def test_clearing_keeps_the_logs_and_deleting_does_not(store: Store) -> No
     started = await talk(store, session_id, "one", "1")
     turn_id = started.turn.turn_id
     await store.clear_session(session_id, "me", NOW + 60)
-    assert await store.list_messages(session_id) == []
+    assert await messages_of(store, session_id) == []
     assert len(await log(store, turn_id)) == 3
     session = await store.get_session(session_id)
     assert session is not None
@@ -78,7 +79,7 @@ async def test_clearing_keeps_the_logs_and_deleting_does_not(store: Store) -> No
     assert await store.get_session(doomed) is None
     assert await store.read(gone, 0) is None
     assert await store.get_turn(gone) is None
-    assert await refused(store.list_messages(doomed)) == "session_not_found"
+    assert await refused(store.list_messages(doomed, 10, None)) == "session_not_found"
     # The key of a turn that is gone may be used again.
     keyed = await store.start_turn(asked(new_session_id="s9", request_id="k9"))
     await end(store, keyed)

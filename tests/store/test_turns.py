@@ -170,7 +170,7 @@ async def test_one_running_turn_a_session(store: Store) -> None:
         store.start_turn(asked(session_id="nobody")),
         store.clear_session("nobody", "me", NOW),
         store.delete_session("nobody", "me", NOW),
-        store.list_messages("nobody"),
+        store.list_messages("nobody", 10, None),
     ):
         assert await refused(missing) == "session_not_found"
     # Pictures outside a session get in nobody's way.

@@ -1,37 +1,25 @@
-"""What the four HTTP servers share; with ``http_client`` the only context in ``shared`` that knows a web library.
+"""What the four HTTP servers share; with ``shared/client/http.py`` the only place in ``shared`` that knows a web library.
 
 A leaf adds its own routes and nothing else.
 """
 
-from shared.server.http.answers import (
-    answer,
-    answers,
-    gone,
-    image_answer,
-    problem,
-    stream_headers,
-    streams,
-    while_connected,
-)
-from shared.server.http.app import create_app
-from shared.server.http.bodies import After, ChatBody, IdempotencyKey, ImageBody, Service
-from shared.server.http.serving import main, serve
+from shared.server.http.answers import json_response, no_reader, while_connected
+from shared.server.http.bodies import KEY_DESCRIPTION, After, ChatBody, ImageBody, Service
+from shared.server.http.images import image_response
+from shared.server.http.schemas import openapi_events, openapi_json
+from shared.server.http.serving import main
 
 __all__ = [
+    "KEY_DESCRIPTION",
     "After",
     "ChatBody",
-    "IdempotencyKey",
     "ImageBody",
     "Service",
-    "answer",
-    "answers",
-    "create_app",
-    "gone",
-    "image_answer",
+    "image_response",
+    "json_response",
     "main",
-    "problem",
-    "serve",
-    "stream_headers",
-    "streams",
+    "no_reader",
+    "openapi_events",
+    "openapi_json",
     "while_connected",
 ]

@@ -1,10 +1,9 @@
-"""The app of an HTTP server: a leaf's own routes, the common ones, the pages, the gate, and errors in one form."""
+"""The app of an HTTP server: the routes of a leaf, the common routes, the pages, the checks, and errors in one form."""
 
 from __future__ import annotations
 
 from typing import Any
 
-import msgspec
 from fastapi import APIRouter, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi_offline import FastAPIOffline
@@ -14,34 +13,44 @@ from starlette.responses import Response
 from starlette.staticfiles import StaticFiles
 
 from shared.errors import ChatError
-from shared.events import EVENT_TYPES
 from shared.server.context import ServerContext
 from shared.server.http import pages
+from shared.server.http.access_middleware import PUBLIC_FOLDER, AccessMiddleware
 from shared.server.http.answers import problem
-from shared.server.http.gate import PUBLIC_FOLDER, Gate
+from shared.server.http.body_middleware import BodyMiddleware
 from shared.server.http.pages import PAGES
-from shared.server.http.routes import router
+from shared.server.http.routes import common_routes
+from shared.server.http.schemas import add_events
 
 _REQUEST_HEADERS = ("Authorization", "X-API-Key", "Content-Type", "Idempotency-Key", "Last-Event-ID")
 _EXPOSED_HEADERS = ("Location", "Content-Location", "Retry-After")
 
 
-def create_app(context: ServerContext, routes: APIRouter, title: str) -> FastAPI:
-    """An app with the common routes and a leaf's own."""
+def create_app(
+    context: ServerContext, routes: APIRouter, title: str, *, opened_by_ticket: str | None = None
+) -> FastAPI:
+    """An app with the routes of a leaf and the common ones.
+
+    ``opened_by_ticket`` is the path of the leaf's route that a browser opens with ``?ticket=``.
+    """
     app = FastAPIOffline(title=title, version="1", redoc_url=None, static_url=f"{PUBLIC_FOLDER}swagger")
     app.state.context = context
     app.include_router(routes)
-    app.include_router(router)
+    app.include_router(common_routes(keyed=context.access.key is not None))
     app.include_router(pages.router)
     app.add_exception_handler(ChatError, _on_chat_error)
     app.add_exception_handler(RequestValidationError, _on_invalid)
     app.add_exception_handler(HTTPException, _on_http_error)
     app.add_exception_handler(Exception, _on_exception)
+    # The middleware that is added last is the outermost.
     app.add_middleware(
-        Gate,
-        access=context.access,
+        BodyMiddleware,
+        logger=context.service.logger,
         max_body_bytes=context.settings.max_body_bytes,
         timeout_s=context.settings.request_timeout_s,
+    )
+    app.add_middleware(
+        AccessMiddleware, access=context.access, logger=context.service.logger, opened_by_ticket=opened_by_ticket
     )
     origins = context.access.origins
     app.add_middleware(
@@ -53,48 +62,36 @@ def create_app(context: ServerContext, routes: APIRouter, title: str) -> FastAPI
     )
     app.mount("/web", StaticFiles(directory=PAGES), name="web")
     make_schema = app.openapi
-    app.openapi = lambda: _with_events(make_schema())  # type: ignore[method-assign]
+    app.openapi = lambda: add_events(make_schema())  # type: ignore[method-assign]
     return app
 
 
-def _with_events(schema: dict[str, Any]) -> dict[str, Any]:
-    """Add the events as a union told apart by ``type`` (OpenAPI's discriminator)."""
-    schemas = schema.setdefault("components", {}).setdefault("schemas", {})
-    if "Event" not in schemas:
-        prefix = "#/components/schemas/"
-        _, components = msgspec.json.schema_components(EVENT_TYPES, ref_template=prefix + "{name}")
-        schemas.update(components)
-        mapping = {str(kind.__struct_config__.tag): prefix + kind.__name__ for kind in EVENT_TYPES}
-        schemas["Event"] = {
-            "oneOf": [{"$ref": reference} for reference in mapping.values()],
-            "discriminator": {"propertyName": "type", "mapping": mapping},
-        }
-    return schema
+def _answer(request: Request, error: ChatError, *, why: str = "") -> Response:
+    context: ServerContext = request.app.state.context
+    return problem(error, request.scope, context.service.logger, why=why)
 
 
 async def _on_chat_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, ChatError)
-    return problem(error)
+    return _answer(request, error)
 
 
 async def _on_invalid(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
     first: dict[str, Any] = dict(error.errors()[0])
     if first["type"] == "json_invalid":
-        return problem(ChatError("invalid_request", "The body is not JSON.", http_status=400))
+        return _answer(request, ChatError("invalid_request", "The body is not JSON.", http_status=400))
     where = ".".join(str(part) for part in first["loc"] if part != "body")
-    return problem(ChatError("invalid_request", f"{where or 'body'}: {first['msg']}."))
+    return _answer(request, ChatError("invalid_request", f"{where or 'body'}: {first['msg']}."))
 
 
 async def _on_http_error(request: Request, error: Exception) -> Response:
-    """What the framework itself refuses: unknown paths (404), wrong methods (405), unparseable bodies (400)."""
+    """A refusal by the framework itself: unknown paths (404), wrong methods (405), unparseable bodies (400)."""
     assert isinstance(error, HTTPException)
-    answered = problem(ChatError("invalid_request", f"{error.detail}.", http_status=error.status_code))
+    answered = _answer(request, ChatError("invalid_request", f"{error.detail}.", http_status=error.status_code))
     answered.headers.update(error.headers or {})
     return answered
 
 
 async def _on_exception(request: Request, error: Exception) -> Response:
-    context: ServerContext = request.app.state.context
-    context.service.logger.error("internal error", path=request.url.path, why=type(error).__name__)
-    return problem(ChatError("internal"))
+    return _answer(request, ChatError("internal"), why=type(error).__name__)

@@ -1,14 +1,16 @@
-"""What a request brings: its JSON body, its key, its cursor, and the service it is for."""
+"""What a request brings: its JSON body, its cursor, and the service it is for."""
 
 from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import Depends, Header, Query, Request
+from fastapi import Depends, Query, Request
 from pydantic import BaseModel, ConfigDict
 
 from shared.chat.service import ChatService
 from shared.server.context import ServerContext
+
+KEY_DESCRIPTION = "1-255 printable ASCII characters; a request that is sent again with its key gets the same turn"
 
 
 class _Body(BaseModel):
@@ -55,17 +57,15 @@ class TicketBody(_Body):
     turn_id: str | None = None
 
 
-async def _service(request: Request) -> ChatService:
-    service: ChatService = request.app.state.context.service
-    return service
-
-
-async def _place(request: Request) -> ServerContext:
+async def _context(request: Request) -> ServerContext:
     context: ServerContext = request.app.state.context
     return context
 
 
+async def _service(request: Request) -> ChatService:
+    return (await _context(request)).service
+
+
+Context = Annotated[ServerContext, Depends(_context)]
 Service = Annotated[ChatService, Depends(_service)]
-Context = Annotated[ServerContext, Depends(_place)]
-IdempotencyKey = Annotated[str | None, Header(alias="Idempotency-Key", description="1-255 printable ASCII characters")]
 After = Annotated[int, Query(description="the last seq the client has")]

@@ -8,7 +8,7 @@ from fastapi import APIRouter
 from starlette.responses import FileResponse, Response
 
 from shared.server.context import ServerContext
-from shared.server.http.answers import answer
+from shared.server.http.answers import json_response
 from shared.server.http.bodies import Context
 
 PAGES = Path(__file__).parents[2] / "web"
@@ -33,13 +33,13 @@ async def lanes(context: Context) -> Response:
     """Where the four HTTP servers of this machine listen, for the race."""
     ports = {word: there.port for word, there in context.pages.items()}
     relays = {word: there.relay_port for word, there in context.pages.items()}
-    return answer(
+    return json_response(
         {"transport": context.transport.word, "ports": ports, "relays": relays}, headers={"Cache-Control": "no-store"}
     )
 
 
 def _page(context: ServerContext, name: str) -> Response:
-    """A page of ours: scripts and styles from here only, connections to the five servers only (CSP Level 3)."""
+    """A page under its policy: scripts and styles of this server; connections to the four HTTP servers and their relays."""
     # A policy has no form for IPv6 addresses; a page opened under one reaches its own server as 'self'.
     origins = sorted(origin for origin in context.access.origins or {"http:"} if "[" not in origin)
     # And the relays of the race's slow network, if they run (python -m compare relay --all).

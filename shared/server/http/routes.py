@@ -4,51 +4,68 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import APIRouter, Query, Request
+from fastapi import APIRouter, Header, Query, Request
 from starlette.responses import Response
 
 from shared.chat.counters import prometheus_text
 from shared.errors import ChatError
 from shared.events import to_json
 from shared.reply import Snapshot
-from shared.server.http.answers import answer, answers, gone, image_answer, while_connected
-from shared.server.http.bodies import After, Context, IdempotencyKey, Service, SessionBody, TicketBody, TurnBody
-from shared.session import Message as ChatMessage
-from shared.session import Session, SessionPage
+from shared.server.http.answers import json_response, no_reader, while_connected
+from shared.server.http.bodies import KEY_DESCRIPTION, After, Context, Service, SessionBody, TicketBody, TurnBody
+from shared.server.http.images import image_response
+from shared.server.http.schemas import openapi_json
+from shared.session import MessagePage, Session, SessionPage
 from shared.stats import ServerStats
 from shared.store.record import Record
 
 MAX_WAIT_S = 30.0
 
+IdempotencyKey = Annotated[str | None, Header(alias="Idempotency-Key", description=KEY_DESCRIPTION)]
 
 router = APIRouter()
+demonstration = APIRouter()
 
 
-@router.post("/sessions", status_code=201, responses=answers(Session, status=201), tags=["sessions"])
+def common_routes(*, keyed: bool) -> APIRouter:
+    """The routes; where a key is wanted, without those that only demonstrate something."""
+    routes = APIRouter()
+    routes.include_router(router)
+    if not keyed:
+        routes.include_router(demonstration)
+    return routes
+
+
+@router.post("/sessions", status_code=201, responses=openapi_json(Session, status=201), tags=["sessions"])
 async def create_session(service: Service, body: SessionBody | None = None) -> Response:
     """Make a session."""
     session = await service.create_session(body.model_id if body else None)
-    return answer(session, 201, {"Location": f"/sessions/{session.session_id}"})
+    return json_response(session, 201, {"Location": f"/sessions/{session.session_id}"})
 
 
-@router.get("/sessions", responses=answers(SessionPage), tags=["sessions"])
+@router.get("/sessions", responses=openapi_json(SessionPage), tags=["sessions"])
 async def list_sessions(
     service: Service, limit: Annotated[int | None, Query()] = None, cursor: Annotated[str | None, Query()] = None
 ) -> Response:
     """Sessions, newest first."""
-    return answer(await service.list_sessions(limit, cursor))
+    return json_response(await service.list_sessions(limit, cursor))
 
 
-@router.get("/sessions/{session_id}", responses=answers(Session), tags=["sessions"])
+@router.get("/sessions/{session_id}", responses=openapi_json(Session), tags=["sessions"])
 async def get_session(service: Service, session_id: str) -> Response:
     """One session."""
-    return answer(await service.get_session(session_id))
+    return json_response(await service.get_session(session_id))
 
 
-@router.get("/sessions/{session_id}/messages", responses=answers(list[ChatMessage]), tags=["sessions"])
-async def list_messages(service: Service, session_id: str) -> Response:
-    """All messages of a session, in order."""
-    return answer({"messages": await service.list_messages(session_id)})
+@router.get("/sessions/{session_id}/messages", responses=openapi_json(MessagePage), tags=["sessions"])
+async def list_messages(
+    service: Service,
+    session_id: str,
+    limit: Annotated[int | None, Query()] = None,
+    cursor: Annotated[str | None, Query()] = None,
+) -> Response:
+    """A page of a session's messages, in order; a page ends before its texts pass 3 MiB."""
+    return json_response(await service.list_messages(session_id, limit, cursor))
 
 
 @router.post("/sessions/{session_id}/clear", status_code=204, tags=["sessions"])
@@ -65,7 +82,7 @@ async def delete_session(service: Service, session_id: str) -> Response:
     return Response(status_code=204)
 
 
-@router.post("/turns", status_code=202, responses=answers(Snapshot, status=202), tags=["turns"])
+@router.post("/turns", status_code=202, responses=openapi_json(Snapshot, status=202), tags=["turns"])
 async def start_turn(service: Service, body: TurnBody, key: IdempotencyKey = None) -> Response:
     """Start a turn and do not wait; it runs on though nobody reads it."""
     if (body.message is None) == (body.prompt is None):
@@ -79,13 +96,13 @@ async def start_turn(service: Service, body: TurnBody, key: IdempotencyKey = Non
             body.prompt or "", size=body.size, session_id=body.session_id, request_id=key, attended=False
         )
     turn = await service.snapshot(reader)
-    return answer(turn, 202, {"Location": f"/turns/{turn.turn_id}"})
+    return json_response(turn, 202, {"Location": f"/turns/{turn.turn_id}"})
 
 
-@router.get("/turns/{turn_id}", responses=answers(Snapshot), tags=["turns"])
+@router.get("/turns/{turn_id}", responses=openapi_json(Snapshot), tags=["turns"])
 async def get_turn(service: Service, turn_id: str) -> Response:
     """Where a turn stands."""
-    return answer(await service.get_turn(turn_id))
+    return json_response(await service.get_turn(turn_id))
 
 
 @router.get("/turns/{turn_id}/events", tags=["turns"])
@@ -107,21 +124,21 @@ async def poll_events(
     with reader:
         polled = await while_connected(request, poll())
     if polled is None:
-        return gone()
+        return no_reader()
     records, head = polled
     events = b",".join(record.json for record in records)
     return Response(head[:-1] + b',"events":[' + events + b"]}", 200, None, "application/json")
 
 
-@router.post("/turns/{turn_id}/cancel", responses=answers(Snapshot), tags=["turns"])
+@router.post("/turns/{turn_id}/cancel", responses=openapi_json(Snapshot), tags=["turns"])
 async def cancel_turn(service: Service, turn_id: str) -> Response:
     """Stop a turn; again, or after its end, the same answer."""
-    return answer(await service.cancel_turn(turn_id))
+    return json_response(await service.cancel_turn(turn_id))
 
 
-@router.post("/turns/{turn_id}/cut", status_code=204, tags=["turns"])
+@demonstration.post("/turns/{turn_id}/cut", status_code=204, tags=["turns"])
 async def cut_turn(service: Service, turn_id: str) -> Response:
-    """End this server's streams of a turn as a broken line would: for the demo's cut button; nothing is lost."""
+    """End this server's streams of a turn as a broken line would, for the demo's cut button. The clients resume."""
     service.cut_turn(turn_id)
     return Response(status_code=204)
 
@@ -129,7 +146,8 @@ async def cut_turn(service: Service, turn_id: str) -> Response:
 @router.get("/images/{image_id}", tags=["images"])
 async def get_image(service: Service, request: Request, image_id: str) -> Response:
     """The bytes of a picture; ``ETag`` is its sha256, one byte range is honoured (RFC 9110, section 14)."""
-    return image_answer(await service.get_image(image_id), request.headers)
+    image = await service.get_image(image_id)
+    return image_response(image.data, image.mime_type, image.sha256, request.headers)
 
 
 @router.post("/tickets", status_code=201, tags=["keys"])
@@ -139,13 +157,13 @@ async def make_ticket(context: Context, body: TicketBody | None = None) -> Respo
     if turn_id is not None:
         await context.service.get_turn(turn_id)
     ticket, life_s = context.access.ticket(turn_id)
-    return answer({"ticket": ticket, "expires_in_s": life_s}, 201, {"Cache-Control": "no-store"})
+    return json_response({"ticket": ticket, "expires_in_s": life_s}, 201, {"Cache-Control": "no-store"})
 
 
 @router.get("/models", tags=["server"])
 async def list_models(service: Service) -> Response:
     """The model ids one may ask for."""
-    return answer({"models": service.models()})
+    return json_response({"models": service.models()})
 
 
 @router.get("/health", tags=["server"])
@@ -153,15 +171,15 @@ async def health(context: Context) -> Response:
     """Readiness: 200 when a new turn would be taken, else 503."""
     ready = await context.service.ready()
     status = "ok" if ready else ("draining" if context.service.draining else "storage_unavailable")
-    return answer(
+    return json_response(
         {"status": status, "transport": context.transport.word, **context.service.about()}, 200 if ready else 503
     )
 
 
-@router.get("/stats", responses=answers(ServerStats), tags=["server"])
+@router.get("/stats", responses=openapi_json(ServerStats), tags=["server"])
 async def stats(service: Service) -> Response:
     """What this server has counted."""
-    return answer(await service.stats())
+    return json_response(await service.stats())
 
 
 @router.get("/metrics", tags=["server"])
@@ -175,6 +193,6 @@ async def metrics(service: Service) -> Response:
 async def about(context: Context) -> Response:
     """What this server is."""
     links = {"docs": "/docs", "openapi": "/openapi.json", "demo": "/demo", "health": "/health"}
-    return answer(
+    return json_response(
         {"name": "genai-protocols", "transport": context.transport.word, **context.service.about(), "links": links}
     )

@@ -11,6 +11,7 @@ import apsw
 from shared.events import Status
 from shared.session import Message, Session
 from shared.store.protocol import Signal, SignalKind, StoredImage, TurnRow
+from shared.store.texts import cut_text
 
 Role = Literal["user", "model"]
 # A reply counts as a message once its turn has ended and it has something in it, or completed.
@@ -57,7 +58,8 @@ def to_session(row: Any) -> Session:
 
 
 def to_message(turn_id: str, role: Role, text: str, status: Status, image_id: str | None, created_at: float) -> Message:
-    """One message of a turn; the model's text is the reply as it stays."""
+    """One message of a turn, its text cut at 3 MiB."""
+    text, truncated = cut_text(text)
     return Message(
         message_id=f"{turn_id}:{role}",
         turn_id=turn_id,
@@ -66,6 +68,7 @@ def to_message(turn_id: str, role: Role, text: str, status: Status, image_id: st
         status=status,
         image_id=image_id,
         created_at=created_at,
+        truncated=truncated,
     )
 
 

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Generator
+from contextlib import closing
+from itertools import islice
+
 import apsw
 
+from shared.errors import ChatError
 from shared.session import Message, Session
 from shared.store.protocol import refuse_missing
-from shared.store.sqlite.rows import HAS_REPLY, SELECT_SESSION, insert_signal, to_message, to_session
+from shared.store.sqlite.rows import HAS_REPLY, SELECT_SESSION, insert_signal, snapshot, to_message, to_session
 from shared.store.sqlite.turns import refuse_running
+from shared.store.texts import MAX_TEXT_BYTES
 
 
 def select_session(connection: apsw.Connection, session_id: str) -> Session | None:
@@ -28,19 +34,45 @@ def select_sessions(
     return [to_session(row) for row in rows], int(active[0]) if active else 0
 
 
-def select_messages(connection: apsw.Connection, session_id: str) -> list[Message]:
-    """All messages in order. Raises ``session_not_found``."""
-    refuse_missing(connection.execute("SELECT 1 FROM sessions WHERE session_id = ?", (session_id,)).fetchone())
-    messages = []
+def select_messages(
+    connection: apsw.Connection, session_id: str, limit: int, after: str | None
+) -> tuple[list[Message], bool]:
+    """A page of messages, and whether there are more; see the protocol."""
+    page: list[Message] = []
+    page_bytes = 0
+    with snapshot(connection):
+        refuse_missing(connection.execute("SELECT 1 FROM sessions WHERE session_id = ?", (session_id,)).fetchone())
+        number, skip = _position(connection, session_id, after) if after is not None else (0, 0)
+        with closing(_messages_from(connection, session_id, number)) as messages:
+            for message in islice(messages, skip, None):
+                page_bytes += len(message.text.encode())
+                if len(page) == limit or (page and page_bytes > MAX_TEXT_BYTES):
+                    return page, True
+                page.append(message)
+    return page, False
+
+
+def _position(connection: apsw.Connection, session_id: str, message_id: str) -> tuple[int, int]:
+    """The number of the turn with which a page after a message begins, and how many of that turn's messages to skip."""
+    turn_id, _, role = message_id.rpartition(":")
+    row = connection.execute(
+        "SELECT number FROM turns WHERE turn_id = ? AND session_id = ? AND cleared = 0", (turn_id, session_id)
+    ).fetchone()
+    if row is None or role not in ("user", "model"):
+        raise ChatError("invalid_request", "cursor is not a cursor of this session's messages.")
+    return (row[0], 1) if role == "user" else (row[0] + 1, 0)
+
+
+def _messages_from(connection: apsw.Connection, session_id: str, number: int) -> Generator[Message, None, None]:
+    """The messages of a session from the turn with this number on, in order; each row is read when it is asked for."""
     for turn_id, text_in, status, text, image_id, created, ended, has_reply in connection.execute(
         f"SELECT turn_id, input, status, text, image_id, created_at, ended_at, {HAS_REPLY} FROM turns"
-        " WHERE session_id = ? AND cleared = 0 ORDER BY number",
-        (session_id,),
+        " WHERE session_id = ? AND cleared = 0 AND number >= ? ORDER BY number",
+        (session_id, number),
     ):
-        messages.append(to_message(turn_id, "user", text_in, status, None, created))
+        yield to_message(turn_id, "user", text_in, status, None, created)
         if has_reply:
-            messages.append(to_message(turn_id, "model", text, status, image_id, ended))
-    return messages
+            yield to_message(turn_id, "model", text, status, image_id, ended)
 
 
 def clear_session(connection: apsw.Connection, session_id: str, origin: str, now: float) -> None:

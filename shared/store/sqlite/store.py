@@ -37,8 +37,8 @@ class SqliteStore:
     ) -> tuple[list[Session], int]:
         return await self._reader.run(lambda c: sessions.select_sessions(c, limit, before, active_since))
 
-    async def list_messages(self, session_id: str) -> list[Message]:
-        return await self._reader.run(lambda c: sessions.select_messages(c, session_id))
+    async def list_messages(self, session_id: str, limit: int, after: str | None) -> tuple[list[Message], bool]:
+        return await self._reader.run(lambda c: sessions.select_messages(c, session_id, limit, after))
 
     async def clear_session(self, session_id: str, origin: str, now: float) -> None:
         await self._writer.run(lambda c: sessions.clear_session(c, session_id, origin, now), write=True)
