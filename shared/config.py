@@ -59,7 +59,7 @@ class Settings(BaseSettings):
         description="longest silence inside a reply; thoughts are no silence",
     )
     provider_total_timeout_s: float = Field(3600, gt=0, description="longest reply")
-    provider_retries: int = Field(2, ge=0, description="further attempts, only before the first text")
+    provider_retries: int = Field(2, ge=0, description="further attempts, only before a provider begins to answer")
     provider_max_connections: int = Field(2000, gt=0, description="connections to a provider at once")
     image_timeout_s: float = Field(180, gt=0, description="longest wait for a picture")
 

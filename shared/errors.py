@@ -91,6 +91,7 @@ ERRORS: dict[ErrorCode, ErrorKind] = {row.code: row for row in _ROWS}
 class ChatError(Exception):
     """A row of the table with the words for this case: servers answer with it, and clients raise it.
 
+    ``cause`` is for the log: what happened, such as an exception's type, without any text of another program.
     ``http_status`` is given only where the row has two (``invalid_request``: 400 when the body is not JSON). A client that
     was sent a code which this table lacks keeps that code in ``code`` and treats the error as ``internal``; see ``received``.
     """
@@ -102,6 +103,7 @@ class ChatError(Exception):
         *,
         http_status: int | None = None,
         retry_after_s: float | None = None,
+        cause: str | None = None,
     ) -> None:
         kind = ERRORS[code]
         self.kind = kind
@@ -110,6 +112,7 @@ class ChatError(Exception):
         self.http_status = http_status or kind.http
         self.retryable = kind.retryable
         self.retry_after_s = retry_after_s if retry_after_s is not None else kind.retry_after_s
+        self.cause = cause
         super().__init__(f"{code}: {self.message}")
 
     @classmethod

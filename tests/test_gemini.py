@@ -53,7 +53,8 @@ async def test_the_request_on_the_wire(emulator: Emulator, monkeypatch: pytest.M
     assert KEY not in seen.path
     assert "x-server-timeout" not in seen.headers
     assert seen.body["contents"] == [{"role": "user", "parts": [{"text": "hi"}]}]
-    assert not any(seen.body.get(name) for name in ("generationConfig", "tools", "systemInstruction"))
+    assert seen.body["generationConfig"] == {"thinkingConfig": {"include_thoughts": True}}
+    assert not any(seen.body.get(name) for name in ("tools", "systemInstruction"))
 
 
 @pytest.mark.parametrize("model_id", ["../files", "x:countTokens?", "a/b", "", "a b", "models/../x"])

@@ -84,6 +84,7 @@ class Generation:
             chunks=len(turn.texts),
             ms=turn.elapsed_ms,
             **({"code": error.code} if error and end.status == "failed" else {}),
+            **({"cause": error.cause} if error and error.cause and end.status == "failed" else {}),
             **({"text": end.text} if trace.text else {}),
         )
         if turn.session_id and (end.text or end.image_id or end.status == "completed"):

@@ -69,11 +69,11 @@ class Producer:
         except ChatError as refusal:
             # A traceback refers to the frames of this task, and they to the log, until the garbage collector runs.
             error = refusal.with_traceback(None)
-        except Exception:
+        except Exception as failure:
             if self._dependencies.trace.text:
                 self._dependencies.logger.exception("model failed", turn=turn.turn_id)
             else:
-                self._dependencies.logger.error("model failed", turn=turn.turn_id)
+                self._dependencies.logger.error("model failed", turn=turn.turn_id, cause=type(failure).__name__)
             error = ChatError("internal", "The model failed in an unexpected way.")
         outcome = turn.stopped or (error.code if error else finish)
         self._dependencies.trace_model(turn.turn_id, "model done", how=outcome)

@@ -9,33 +9,29 @@ https://platform.openai.com/docs/api-reference/images
 from __future__ import annotations
 
 import asyncio
-import base64
-import binascii
-import io
 from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from shared.config import Settings
 from shared.errors import ChatError
-from shared.events import Usage
+from shared.images.download import Downloads
 from shared.images.model import ImagePart
-from shared.llm.openai_sdk import OpenAIClient, chat_error, request_failures
-from shared.llm.provider import Provider, broken_off
+from shared.images.picture import decode_base64, read_picture
+from shared.llm.checked import NotAnAnswer, fields, items, usage
+from shared.llm.openai_sdk import OPENAI_URL, OpenAIClient, openai_provider
+from shared.llm.provider import AnswerBroken, broken_off
 
-if TYPE_CHECKING:
-    from openai import AsyncOpenAI
-
-
-PROVIDER = Provider("OpenAI", "OPENAI_API_KEY", "OPENAI_IMAGE_MODEL")
 PARTIAL_IMAGES = 2
-
-_MIME = {"PNG": "image/png", "JPEG": "image/jpeg", "WEBP": "image/webp", "GIF": "image/gif"}
+MAX_PICTURE_BYTES = 64 * 1024 * 1024
+# In base64, with the rest of its JSON.
+MAX_FRAME_BYTES = 2 * MAX_PICTURE_BYTES
 
 
 @dataclass(frozen=True, slots=True)
 class ModelKind:
-    """What a family of image models takes. ``extra`` goes into the request as it is."""
+    """What a family of image models takes; ``extra`` are parameters that a server may not know."""
 
     prefix: str
     streams: bool
@@ -84,7 +80,9 @@ class OpenAIImages:
         self.kind = next(kind for kind in KINDS if self.default_model.startswith(kind.prefix))
         self._max_pixels = settings.max_image_pixels
         self._timeout_s = settings.image_timeout_s
-        self._sdk = OpenAIClient(settings)
+        self._provider = openai_provider(settings, "OPENAI_IMAGE_MODEL")
+        self._sdk = OpenAIClient(settings, self._provider)
+        self._downloads = Downloads(settings.openai_base_url or OPENAI_URL, MAX_PICTURE_BYTES)
 
     def check_size(self, width: int, height: int) -> None:
         """Raise ChatError ``invalid_request``, naming the sizes that the model draws, for any other."""
@@ -96,34 +94,30 @@ class OpenAIImages:
             )
 
     async def generate(self, prompt: str, width: int, height: int) -> AsyncGenerator[ImagePart, None]:
-        """At most two previews from a GPT image model, none from another, then the picture; nothing is ever asked twice.
+        """At most two previews from a GPT image model, none from another, then the picture; no answer is paid for twice.
 
-        Raises ChatError ``model_timeout`` when the whole of it takes longer than ``IMAGE_TIMEOUT_S``, and as
-        ``shared/llm/limits.py`` says.
+        Raises ChatError: ``model_timeout`` when all of it takes longer than ``IMAGE_TIMEOUT_S``, ``model_unavailable`` for
+        something that is no picture, and what ``OpenAIClient.frames`` raises.
         """
         self.check_size(width, height)
-        asked = {"model": self.default_model, "prompt": prompt, "size": f"{width}x{height}", "n": 1, **self.kind.extra}
         due = asyncio.get_running_loop().time() + self._timeout_s
-        client = await self._sdk.open()
-        parts = self._streamed(client, asked) if self.kind.streams else self._whole(client, asked)
         failure: ChatError | None = None
-        part: ImagePart | None = None
-        try:
+        async with aclosing(self._parts(prompt, width, height)) as parts:
+            part: ImagePart | None = None
             while failure is None and (part is None or part.preview):
                 try:
                     async with asyncio.timeout_at(due):
                         part = await anext(parts, None)
                 except TimeoutError:
-                    failure = ChatError("model_timeout", f"OpenAI drew for longer than {self._timeout_s:g} s.")
-                except request_failures() as error:
-                    failure = chat_error(error, PROVIDER, self.default_model)
+                    words = self._provider.sentence(f"drew for longer than {self._timeout_s:g} s.")
+                    failure = ChatError("model_timeout", words)
+                except NotAnAnswer as error:
+                    words = self._provider.sentence("sent something that is not a whole picture.")
+                    failure = AnswerBroken(words, cause=f"NotAnAnswer: {error}")
                 else:
                     if part is None:
-                        failure = broken_off(PROVIDER)
-                    else:
-                        yield part
-        finally:
-            await parts.aclose()
+                        raise broken_off(self._provider)
+                    yield part
         if failure is not None:
             raise failure
 
@@ -131,35 +125,52 @@ class OpenAIImages:
         """Close the connections."""
         await self._sdk.aclose()
 
-    async def _streamed(self, client: AsyncOpenAI, asked: dict[str, Any]) -> AsyncGenerator[ImagePart, None]:
-        events = await client.images.generate(**asked, stream=True, partial_images=PARTIAL_IMAGES)
-        # Leaving the block closes the upstream request, wherever the stream is.
-        async with events:
-            async for event in events:
-                if event.type == "image_generation.partial_image":
-                    yield await asyncio.to_thread(_part, event.b64_json, True, None, None)
-                elif event.type == "image_generation.completed":
-                    usage = Usage(event.usage.input_tokens, event.usage.output_tokens) if event.usage else None
-                    yield await asyncio.to_thread(_part, event.b64_json, False, None, usage)
+    async def _parts(self, prompt: str, width: int, height: int) -> AsyncGenerator[ImagePart, None]:
+        """The pictures of one answer. Raises NotAnAnswer for a final one that is none, ChatError otherwise."""
+        client = await self._sdk.open()
+        stream = {"stream": True, "partial_images": PARTIAL_IMAGES} if self.kind.streams else {}
+        frames = self._sdk.frames(
+            client.images.with_streaming_response.generate,
+            self.default_model,
+            {"prompt": prompt, "size": f"{width}x{height}", "n": 1},
+            {**stream, **self.kind.extra},
+            MAX_FRAME_BYTES,
+        )
+        previews = 0
+        async with aclosing(frames):
+            async for frame in frames:
+                answer = fields(frame.value)
+                if answer.get("type") == "image_generation.partial_image" and previews < PARTIAL_IMAGES:
+                    previews += 1
+                    # A preview that cannot be read costs nothing but itself.
+                    try:
+                        preview = await self._picture(answer, preview=True)
+                    except NotAnAnswer:
+                        continue
+                    yield preview
+                elif answer.get("type") == "image_generation.completed":
+                    yield await self._picture(answer, answer)
+                elif "data" in answer:
+                    yield await self._picture(fields(next(iter(items(answer["data"])), None)), answer)
 
-    async def _whole(self, client: AsyncOpenAI, asked: dict[str, Any]) -> AsyncGenerator[ImagePart, None]:
-        answer = await client.images.generate(**asked)
-        picture = answer.data[0] if answer.data else None
-        if picture is None or not picture.b64_json:
-            raise ChatError("model_unavailable", "OpenAI answered without a picture.")
-        usage = Usage(answer.usage.input_tokens, answer.usage.output_tokens) if answer.usage else None
-        yield await asyncio.to_thread(_part, picture.b64_json, False, picture.revised_prompt, usage)
-
-
-def _part(b64_json: str, preview: bool, revised_prompt: str | None, usage: Usage | None) -> ImagePart:
-    """Decode a picture; its media type and its size in pixels are read from its own bytes, not from what was asked for."""
-    from PIL import Image, UnidentifiedImageError
-
-    try:
-        data = base64.b64decode(b64_json, validate=True)
-        with Image.open(io.BytesIO(data)) as picture:
-            width, height = picture.size
-            mime_type = _MIME[picture.format or ""]
-    except (binascii.Error, UnidentifiedImageError, KeyError):
-        raise ChatError("model_unavailable", "OpenAI sent something that is not a picture.") from None
-    return ImagePart(data, mime_type, width, height, preview, revised_prompt, usage)
+    async def _picture(
+        self, picture: dict[str, Any], answer: dict[str, Any] | None = None, *, preview: bool = False
+    ) -> ImagePart:
+        """The picture in one object of an answer: in base64, or behind a URL."""
+        data, url = picture.get("b64_json"), picture.get("url")
+        if data:
+            content = await asyncio.to_thread(decode_base64, data)
+        elif isinstance(url, str) and url.lstrip()[:5].lower() == "data:":
+            content = await asyncio.to_thread(decode_base64, url)
+        elif isinstance(url, str) and url.strip() and not preview:
+            content = await self._downloads.fetch(url.strip())
+        else:
+            raise NotAnAnswer("no picture in the answer")
+        return await asyncio.to_thread(
+            read_picture,
+            content,
+            self._max_pixels,
+            preview=preview,
+            revised_prompt=picture.get("revised_prompt"),
+            usage=usage((answer or {}).get("usage"), "input_tokens", "output_tokens"),
+        )

@@ -1,43 +1,78 @@
-"""The openai SDK, for the chat and the images: one client, and its errors in our own words.
+"""The openai SDK, for the chat and the images: one client, the frames of its answers, and its errors in our own words.
 
-``OPENAI_BASE_URL`` (with its ``/v1``) points it at any server that speaks the same HTTP API. The SDK is imported, in a
-thread, when the first request needs it. https://platform.openai.com/docs/api-reference
+``OPENAI_BASE_URL`` (with its ``/v1``) points the client at any server that speaks the same HTTP API. The SDK sends the requests;
+the answers are read here from its raw responses (``with_streaming_response``), because the SDK builds objects from JSON without
+checking their types and does not show ``[DONE]``. It is imported, in a thread, when the first request needs it.
+https://platform.openai.com/docs/api-reference
 """
 
 from __future__ import annotations
 
 import asyncio
-import re
-from typing import TYPE_CHECKING
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
+from itertools import count
+from typing import TYPE_CHECKING, Any
 
 from shared.config import Settings
 from shared.errors import ChatError
-from shared.llm.provider import Provider, broken_off, provider_error
+from shared.llm.checked import NotAnAnswer
+from shared.llm.environment import cause_of, setup_words
+from shared.llm.frames import Frame, read_frames
+from shared.llm.openai_errors import error_frame, refused_parameters, request_error
+from shared.llm.provider import Provider, broken_off, unreadable
 
 if TYPE_CHECKING:
     import openai
 
+    # ``create`` or ``generate`` of a resource's ``with_streaming_response``.
+    Send = Callable[..., AbstractAsyncContextManager[openai.AsyncAPIResponse[Any]]]
 
+OPENAI_URL = "https://api.openai.com/v1"
 _KEEPALIVE_CONNECTIONS = 100
+_DRAIN_S = 0.1
+_REMEMBERED_MODELS = 100
+# What an SDK raises besides its own errors for an answer or an environment that it did not expect.
+_UNEXPECTED = (ArithmeticError, AttributeError, ImportError, LookupError, OSError, RuntimeError, TypeError, ValueError)
+
+
+def openai_provider(settings: Settings, model_setting: str) -> Provider:
+    """How messages name the server at ``OPENAI_BASE_URL``."""
+    return Provider(
+        "OpenAI" if settings.openai_base_url is None else "the OpenAI-compatible server",
+        "OPENAI_API_KEY",
+        model_setting,
+        "OPENAI_BASE_URL",
+        "it usually ends in /v1",
+    )
 
 
 class OpenAIClient:
-    """The SDK's client, built when it is first asked for. Its retries and read timeouts are off: ours are in charge."""
+    """The SDK's client, built when it is first needed. Its retries and read timeouts are off: the callers limit the time."""
 
-    def __init__(self, settings: Settings) -> None:
-        # A local server wants no key, the SDK does.
+    def __init__(self, settings: Settings, provider: Provider) -> None:
+        self.provider = provider
+        # A local server needs no key, but the SDK does.
         self._key = settings.openai_api_key.get_secret_value() if settings.openai_api_key else "none"
-        self._base_url = settings.openai_base_url
+        self._base_url = settings.openai_base_url or OPENAI_URL
         self._connect_s = settings.provider_connect_timeout_s
         self._max_connections = settings.provider_max_connections
         self._opening = asyncio.Lock()
         self._client: openai.AsyncOpenAI | None = None
+        self._refused_parameters: dict[str, frozenset[str]] = {}
 
     async def open(self) -> openai.AsyncOpenAI:
-        """The client; the first call takes about a second, off the event loop."""
+        """The client; the first call takes about a second, off the event loop. Raises ChatError ``model_unavailable``."""
+        failure: ChatError | None = None
         async with self._opening:
             if self._client is None:
-                self._client = await asyncio.to_thread(self._load)
+                try:
+                    self._client = await asyncio.to_thread(self._load)
+                except Exception as error:  # noqa: BLE001 - building a client runs the code of many libraries
+                    words = setup_words(self.provider, error)
+                    failure = ChatError("model_unavailable", words, cause=cause_of(error))
+        if self._client is None:
+            raise failure or ChatError("model_unavailable")
         return self._client
 
     def _load(self) -> openai.AsyncOpenAI:
@@ -59,33 +94,70 @@ class OpenAIClient:
         if self._client is not None:
             await self._client.close()
 
+    async def frames(
+        self, send: Send, model: str, required: dict[str, Any], optional: dict[str, Any], max_frame_bytes: int
+    ) -> AsyncGenerator[Frame, None]:
+        """The frames of one answer; leaving the iterator closes the request.
 
-def request_failures() -> tuple[type[Exception], ...]:
-    """What the SDK raises for a request that failed: its own errors, a cut line, and what is not JSON or not the API's."""
+        A server that refuses an ``optional`` parameter (400 or 422) is asked again without it, and from then on for this model.
+        Raises ChatError, for an error inside the answer too.
+        """
+        failure: ChatError | None = None
+        begun = False
+        try:
+            async with self._answer(send, model, required, optional) as response:
+                begun = True
+                chunks = response.iter_bytes()
+                async for frame in read_frames(chunks, max_frame_bytes):
+                    failure = error_frame(self.provider, frame, model)
+                    if failure is not None:
+                        break
+                    yield frame
+                    if frame.done:
+                        # A connection whose answer was read to its end can carry the next request.
+                        with suppress(TimeoutError):
+                            async with asyncio.timeout(_DRAIN_S):
+                                async for _ in chunks:
+                                    pass
+                        return
+        except NotAnAnswer as error:
+            failure = unreadable(self.provider, error)
+        except _failures() as error:
+            if begun:
+                failure = broken_off(self.provider, cause_of(error))
+            else:
+                failure = request_error(self.provider, error, model, self._base_url)
+        # Raised outside the ``except`` blocks, so that no provider's text hangs on it as its context.
+        if failure is not None:
+            raise failure
+
+    @asynccontextmanager
+    async def _answer(
+        self, send: Send, model: str, required: dict[str, Any], optional: dict[str, Any]
+    ) -> AsyncIterator[openai.AsyncAPIResponse[Any]]:
+        """The response to a request with as many of the ``optional`` parameters as the server takes."""
+        import openai
+
+        refused = self._refused_parameters.get(model, frozenset())
+        async with AsyncExitStack() as stack:
+            for tries in count():
+                wanted = {name: value for name, value in optional.items() if name not in refused}
+                try:
+                    response = await stack.enter_async_context(send(model=model, **required, **wanted))
+                    break
+                except (openai.BadRequestError, openai.UnprocessableEntityError) as error:
+                    more = refused_parameters(error, wanted.keys(), guess=not tries)
+                    if not more:
+                        raise
+                    refused |= more
+            if refused and len(self._refused_parameters) < _REMEMBERED_MODELS:
+                self._refused_parameters[model] = refused
+            yield response
+
+
+def _failures() -> tuple[type[Exception], ...]:
+    """What the SDK raises for a request that failed and for an answer that broke off."""
     import httpx2
     import openai
 
-    return (openai.APIError, httpx2.HTTPError, ValueError, TypeError)
-
-
-def chat_error(error: Exception, provider: Provider, model: str) -> ChatError:
-    """Our error for one of ``request_failures``: by HTTP status, ``error.code``, ``error.type`` and Retry-After.
-
-    Raise it outside the ``except`` block, so that no provider's text hangs on it as its context.
-    """
-    import openai
-
-    if isinstance(error, openai.APIStatusError):
-        wait = error.response.headers.get("retry-after", "")
-        retry_after_s = float(wait) if re.fullmatch(r"\d{1,6}(\.\d{1,6})?", wait) else None
-        codes = (str(error.code), str(error.type))
-        return provider_error(provider, error.status_code, codes, model=model, retry_after_s=retry_after_s)
-    if isinstance(error, openai.APITimeoutError):
-        return provider_error(provider, 504, model=model)
-    if isinstance(error, openai.APIConnectionError):
-        return provider_error(provider, None, model=model)
-    if isinstance(error, openai.APIError):  # a frame with an error, inside a stream
-        code = str(error.code)
-        status = int(code) if re.fullmatch(r"[45]\d\d", code) else None
-        return provider_error(provider, status, (code, str(error.type)), model=model)
-    return broken_off(provider)
+    return (openai.OpenAIError, httpx2.HTTPError, httpx2.InvalidURL, *_UNEXPECTED)

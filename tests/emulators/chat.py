@@ -283,6 +283,27 @@ async def cut_first(exchange: Exchange, wire: AnyWire, number: int) -> None:
     return exchange.cut()
 
 
+async def drop(exchange: Exchange, wire: AnyWire, number: int) -> None:
+    """The line breaks before the head of an answer, N times; then a plain reply."""
+    if exchange.again >= number:
+        return await plain(exchange, wire, 0)
+    return exchange.cut()
+
+
+async def eof_first(exchange: Exchange, wire: AnyWire, number: int) -> None:
+    """A clean end of the body before the first token."""
+    await exchange.start("text/event-stream")
+    await exchange.finish()
+
+
+async def error_first(exchange: Exchange, wire: AnyWire, number: int) -> None:
+    """A frame with error N (503) before the first token."""
+    await exchange.start("text/event-stream")
+    body, _ = wire.error(number or 503)
+    await exchange.send(_data(body, "\n\n"))
+    await exchange.finish()
+
+
 async def eof(exchange: Exchange, wire: AnyWire, number: int) -> None:
     """A clean end of the body after four tokens, without a reason."""
     await exchange.start("text/event-stream")
@@ -318,7 +339,7 @@ async def slow(exchange: Exchange, wire: AnyWire, number: int) -> None:
 
 _ALL: tuple[Scenario, ...] = (
     plain, long, paced, wild, empty, nothing, thoughts, no_usage, max_tokens, block_prompt, block_reply, status, limited, flaky,
-    error_frame, garbage, cut, cut_first, eof, stall, stall_first, hang, slow,
+    error_frame, garbage, cut, cut_first, drop, eof, eof_first, error_first, stall, stall_first, hang, slow,
 )  # fmt: skip
 SCENARIOS = {scenario.__name__.replace("_", "-"): scenario for scenario in _ALL}
 

@@ -1,0 +1,158 @@
+"""The frames of a provider's streamed answer: server-sent events, as HTML 9.2.6 reads them, with JSON as their data.
+
+Servers and the gateways before them differ, so this reader also takes what the standard allows and an SDK may not (comments,
+``event:`` lines, a byte order mark, any line end, no blank after ``data:``), events without the empty line between them, one
+JSON value a line, and one whole JSON answer from a server that did not stream.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncGenerator, AsyncIterable
+from dataclasses import dataclass
+from typing import Any
+
+from shared.llm.checked import NotAnAnswer
+
+_DONE = "[DONE]"
+_BOM = b"\xef\xbb\xbf"
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """One step of an answer.
+
+    ``value`` is its JSON, of any type; None where bytes came that made no whole frame, which is still a sign of life.
+    ``event`` is the event's type where one was named. ``done``: the server said that the answer is whole.
+    """
+
+    value: Any = None
+    event: str = ""
+    done: bool = False
+
+
+ALIVE = Frame()
+DONE = Frame(done=True)
+
+
+async def read_frames(chunks: AsyncIterable[bytes], max_bytes: int) -> AsyncGenerator[Frame, None]:
+    """The frames in the body of an answer, at least one for every piece of bytes that arrives.
+
+    ``max_bytes`` limits one frame. Raises NotAnAnswer, and what reading ``chunks`` raises.
+    """
+    body = _Body(max_bytes)
+    async for chunk in chunks:
+        frames = body.feed(chunk)
+        for frame in frames or (ALIVE,):
+            yield frame
+    for frame in body.finish():
+        yield frame
+
+
+class _Body:
+    """Reads a body as far as it has come. Its first visible character decides: JSON, or lines of server-sent events."""
+
+    def __init__(self, max_bytes: int) -> None:
+        self._max_bytes = max_bytes
+        self._json: bool | None = None
+        self._line = bytearray()
+        self._after_cr = False
+        self._event = ""
+        self._data: list[str] = []
+        self._values = 0
+        self._several_lines = False
+
+    def feed(self, chunk: bytes) -> list[Frame]:
+        """The frames that are whole with these bytes."""
+        if self._json is None:
+            self._line += chunk
+            chunk = bytes(self._line).removeprefix(_BOM).lstrip()
+            if not chunk or _BOM.startswith(chunk):
+                return []
+            if chunk.startswith(b"<"):
+                raise NotAnAnswer("a web page instead of an answer", web_page=True)
+            self._json = chunk.startswith((b"{", b"["))
+            self._line.clear()
+        if self._after_cr and chunk.startswith(b"\n"):
+            chunk = chunk[1:]
+        self._after_cr = chunk.endswith(b"\r") if chunk else self._after_cr
+        frames: list[Frame] = []
+        *lines, rest = chunk.replace(b"\r\n", b"\n").replace(b"\r", b"\n").split(b"\n")
+        for line in lines:
+            self._line += line
+            frames += self._json_line() if self._json else self._event_line()
+        self._line += rest
+        if len(self._line) + sum(map(len, self._data)) > self._max_bytes:
+            raise NotAnAnswer(f"a frame is larger than {self._max_bytes} bytes")
+        return frames
+
+    def finish(self) -> list[Frame]:
+        """The frames at the end of the body."""
+        if self._json:
+            return self._last_json()
+        frames = self._event_line() if self._line else []
+        return [*frames, *self._dispatch()]
+
+    def _event_line(self) -> list[Frame]:
+        line = bytes(self._line).decode("utf-8", "replace")
+        self._line.clear()
+        if not line:
+            return self._dispatch()
+        name, _, value = line.partition(":")
+        value = value.removeprefix(" ")
+        if name == "event":
+            self._event = value
+        elif name == "data" and not self._data:
+            # A gateway may leave out the empty line that ends an event: a line that is JSON by itself is a whole event.
+            frame = _frame(value, self._event)
+            if frame is not None:
+                self._event = ""
+                return [frame]
+            self._data.append(value)
+        elif name == "data":
+            self._data.append(value)
+        return []
+
+    def _dispatch(self) -> list[Frame]:
+        data, event = "\n".join(self._data), self._event
+        self._data, self._event = [], ""
+        if not data.strip():
+            return []
+        frame = _frame(data, event)
+        if frame is None:
+            raise NotAnAnswer("a frame is not JSON, or was cut")
+        return [frame]
+
+    def _json_line(self) -> list[Frame]:
+        """A line that is a value by itself is a frame; the lines of a value that has several stay together to the end."""
+        frame = None
+        if not self._several_lines:
+            text = bytes(self._line).decode("utf-8", "replace")
+            frame = _frame(text, "")
+            self._several_lines = frame is None and bool(text.strip())
+        if self._several_lines:
+            self._line += b"\n"
+        else:
+            self._line.clear()
+        self._values += frame is not None
+        return [frame] if frame is not None else []
+
+    def _last_json(self) -> list[Frame]:
+        text = bytes(self._line).decode("utf-8", "replace")
+        frame = _frame(text, "")
+        if frame is None and text.strip():
+            raise NotAnAnswer("the answer is not JSON, or was cut")
+        self._values += frame is not None
+        # One value is a whole answer of a server that did not stream; several are a stream, which has an end of its own.
+        end = [DONE] if self._values == 1 else []
+        return [frame, *end] if frame is not None else end
+
+
+def _frame(text: str, event: str) -> Frame | None:
+    """The frame with this text as its data; None where the text is not JSON."""
+    if text.strip().startswith(_DONE):
+        return DONE
+    try:
+        return Frame(json.loads(text), event)
+    except (ValueError, RecursionError):
+        return None

@@ -1,0 +1,268 @@
+"""The google-genai SDK: one client, whose answers are checked and made plain before the SDK reads them.
+
+google-genai 3.6 takes comments and ``event:`` lines of server-sent events for JSON, and fails as a whole on one field of another
+type. So its HTTP client gives it frames that hold only what the chat reads: texts, thoughts, finish reasons, counts, errors.
+
+Importing this module takes about a second, so ``gemini.py`` imports it in a thread when the first turn needs it.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextvars import ContextVar
+from typing import Any
+
+import httpx2
+from google.genai import Client, errors, types
+
+from shared.errors import ChatError
+from shared.llm.checked import NotAnAnswer, fields, items, text, token_count
+from shared.llm.environment import cause_of, connection_words
+from shared.llm.frames import read_frames
+from shared.llm.limits import TimeLimits
+from shared.llm.model import ContextMessage
+from shared.llm.provider import (
+    AnswerBroken,
+    Provider,
+    broken_off,
+    error_codes,
+    error_status,
+    provider_error,
+    unreadable,
+)
+
+MAX_FRAME_BYTES = 32 * 1024 * 1024
+_KEEPALIVE_CONNECTIONS = 100
+_COUNTS = ("promptTokenCount", "candidatesTokenCount", "thoughtsTokenCount")
+# What the SDK raises besides its own errors for an answer that it did not expect.
+_UNEXPECTED = (ArithmeticError, AttributeError, ImportError, LookupError, OSError, RuntimeError, TypeError, ValueError)
+_THOUGHTS = re.compile("think|thought", re.IGNORECASE)
+# The responses that this turn's task has opened. Closing them closes the request to Gemini at once; the SDK's own iterator
+# leaves the request open until the garbage collector runs.
+_OPENED: ContextVar[list[httpx2.Response]] = ContextVar("_OPENED")
+
+
+class GeminiSdk:
+    """The SDK's client; one serves the process."""
+
+    def __init__(
+        self, provider: Provider, key: str, base_url: str | None, limits: TimeLimits, max_connections: int
+    ) -> None:
+        self._provider = provider
+        self._without_thoughts: set[str] = set()
+        self._http = _PlainClient(limits.connect_s, max_connections)
+        options = types.HttpOptions(base_url=base_url, httpx_async_client=self._http)
+        self._client = Client(api_key=key, vertexai=False, http_options=options)
+
+    async def aclose(self) -> None:
+        """Close the connections to Gemini."""
+        await self._http.aclose()
+
+    async def chunks(
+        self, history: Sequence[ContextMessage], instruction: str | None, model_id: str
+    ) -> AsyncGenerator[types.GenerateContentResponse, None]:
+        """One answer, chunk by chunk; leaving the iterator closes the request.
+
+        Thoughts are asked for, because a chunk with a thought is a sign of life; a model that refuses that is asked again
+        without. Raises ChatError.
+        """
+        failure: ChatError | None = None
+        opened: list[httpx2.Response] = []
+        try:
+            while True:
+                thoughts = model_id not in self._without_thoughts
+                config = _config(history, instruction, thoughts)
+                stream = await self._client.aio.models.generate_content_stream(
+                    model=model_id, contents="…", config=config
+                )
+                try:
+                    while (chunk := await _next(stream, opened)) is not None:
+                        yield chunk
+                    break
+                except errors.ClientError as error:
+                    refused = error.code == 400 and not opened and _THOUGHTS.search(str(error.details))
+                    if not (thoughts and refused):
+                        raise
+                    self._without_thoughts.add(model_id)
+        except NotAnAnswer as error:
+            failure = unreadable(self._provider, error)
+        except errors.APIError as error:
+            failure = _api_error(self._provider, error, model_id)
+            failure = AnswerBroken.by(failure) if opened else failure
+        except httpx2.TimeoutException as error:
+            failure = ChatError("model_timeout", connection_words(self._provider, error), cause=cause_of(error))
+        except (httpx2.HTTPError, *_UNEXPECTED) as error:
+            failure = self._failure(error, begun=bool(opened))
+        finally:
+            for response in opened:
+                await response.aclose()
+        # Raised outside the ``except`` blocks, so that no provider's text hangs on it as its context.
+        if failure is not None:
+            raise failure
+
+    def _failure(self, error: Exception, *, begun: bool) -> ChatError:
+        if begun:
+            return broken_off(self._provider, cause_of(error))
+        if isinstance(error, httpx2.ConnectError | httpx2.ProxyError | httpx2.UnsupportedProtocol):
+            words = connection_words(self._provider, error)
+        elif isinstance(error, httpx2.TransportError):
+            words = self._provider.sentence("closed the connection before it answered.")
+        else:
+            words = f"The request to {self._provider.name} could not be sent; the server's log names the cause."
+        return ChatError("model_unavailable", words, cause=cause_of(error))
+
+
+class _PlainClient(httpx2.AsyncClient):
+    """The HTTP client that the SDK is given: its responses are plain, and the time limits are this project's.
+
+    The SDK overwrites a client's time-outs, and a time-out that is given to the SDK goes out as ``X-Server-Timeout``, which
+    Google refuses below 10 s. So the limits of the connection are set here, those of the answer in ``within_limits``.
+    """
+
+    def __init__(self, connect_s: float, max_connections: int) -> None:
+        limits = httpx2.Limits(max_connections=max_connections, max_keepalive_connections=_KEEPALIVE_CONNECTIONS)
+        super().__init__(limits=limits)
+        self._time_out = {"connect": connect_s, "pool": connect_s, "write": connect_s, "read": None}
+
+    async def send(self, request: httpx2.Request, **options: Any) -> httpx2.Response:
+        """Send the request; the response is plain JSON in server-sent events, or a plain error object."""
+        request.extensions["timeout"] = self._time_out
+        response = await super().send(request, **options | {"stream": True})
+        if response.status_code != 200:
+            body = _plain_error(await response.aread())
+            await response.aclose()
+            return httpx2.Response(response.status_code, content=json.dumps(body).encode(), request=request)
+        _OPENED.get().append(response)
+        return httpx2.Response(200, content=_plain_events(response.aiter_bytes()), request=request)
+
+
+async def _next(chunks: Any, opened: list[httpx2.Response]) -> types.GenerateContentResponse | None:
+    """The next chunk, or None; a response that is opened meanwhile is added to ``opened``."""
+    token = _OPENED.set(opened)
+    try:
+        chunk: types.GenerateContentResponse | None = await anext(chunks, None)
+        return chunk
+    finally:
+        _OPENED.reset(token)
+
+
+def _config(
+    history: Sequence[ContextMessage], instruction: str | None, thoughts: bool
+) -> types.GenerateContentConfigDict:
+    """The request's parameters. The history is a ready body, because the SDK spends 0.1-0.3 ms on a Content of its own."""
+    contents = [{"role": said.role, "parts": [{"text": said.text}]} for said in history]
+    config: types.GenerateContentConfigDict = {
+        "http_options": types.HttpOptions(extra_body={"contents": contents}),  # type: ignore[typeddict-item]
+        "automatic_function_calling": {"disable": True},
+        "automatic_continuation": False,
+    }
+    if thoughts:
+        config["thinking_config"] = {"include_thoughts": True}
+    if instruction:
+        config["system_instruction"] = instruction
+    return config
+
+
+async def _plain_events(chunks: AsyncIterator[bytes]) -> AsyncGenerator[bytes, None]:
+    """The answer as the SDK can read it; a sign of life without text becomes an empty frame. Raises NotAnAnswer."""
+    finished = False
+    async for frame in read_frames(chunks, MAX_FRAME_BYTES):
+        if frame.done:
+            # Gemini has no end mark, but a gateway may send OpenAI's: it counts where no finish reason came.
+            if not finished:
+                yield _event({"candidates": [{"finishReason": "OTHER"}]})
+            return
+        for value in frame.value if isinstance(frame.value, list) else [frame.value]:
+            plain = plain_frame(value)
+            finished = finished or any("finishReason" in one for one in plain.get("candidates", ()))
+            yield _event(plain)
+
+
+def _event(frame: dict[str, Any]) -> bytes:
+    return b"data: " + json.dumps(frame).encode() + b"\n\n"
+
+
+def plain_frame(value: Any) -> dict[str, Any]:
+    """A GenerateContentResponse with what the chat reads, every field of the right type. Raises NotAnAnswer."""
+    frame = fields(value)
+    if frame.get("error"):
+        return _error_fields(frame["error"])
+    plain: dict[str, Any] = {}
+    if isinstance(reason := fields(frame.get("promptFeedback")).get("blockReason"), str) and _names(reason):
+        plain["promptFeedback"] = {"blockReason": "OTHER"}
+    counts = {name: token_count(value) for name, value in _objects(frame.get("usageMetadata")).items()}
+    if told := {name: counts[name] for name in _COUNTS if counts.get(name) is not None}:
+        plain["usageMetadata"] = told
+    for candidate in items(frame.get("candidates"))[:1]:
+        plain["candidates"] = [_plain_candidate(fields(candidate))]
+    return plain
+
+
+def _plain_candidate(candidate: dict[str, Any]) -> dict[str, Any]:
+    plain: dict[str, Any] = {}
+    parts = []
+    for part in items(fields(candidate.get("content")).get("parts")):
+        if fields(part).get("thought"):
+            parts.append({"text": "", "thought": True})
+        elif said := text(fields(part).get("text")):
+            parts.append({"text": said})
+    if parts:
+        plain["content"] = {"role": "model", "parts": parts}
+    reason = candidate.get("finishReason")
+    if isinstance(reason, str) and _names(reason):
+        known = reason.upper() in types.FinishReason.__members__
+        plain["finishReason"] = reason.upper() if known else "OTHER"
+    elif reason and not isinstance(reason, str):
+        plain["finishReason"] = "OTHER"
+    return plain
+
+
+def _names(reason: str) -> bool:
+    """Whether an enum's word names a reason."""
+    return bool(reason) and not reason.upper().endswith("_UNSPECIFIED")
+
+
+def _objects(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _plain_error(body: bytes) -> dict[str, Any]:
+    """The API's error object in the body of an error response; empty where the body has none."""
+    try:
+        value = json.loads(body)
+    except (ValueError, RecursionError):
+        return {}
+    if isinstance(value, list) and len(value) == 1:
+        value = value[0]
+    return _error_fields(value["error"]) if isinstance(value, dict) and value.get("error") else {}
+
+
+def _error_fields(error: Any) -> dict[str, Any]:
+    """``{"error": …}`` with a code and a status of the right types, as the SDK expects them."""
+    error = error if isinstance(error, dict) else {"message": error}
+    details = [one for one in error.get("details") or () if isinstance(one, dict)] if _listed(error) else []
+    plain = {"code": error_status(error.get("code")) or 500, "details": details, "message": str(error.get("message"))}
+    return {"error": {**plain, "status": str(error.get("status", ""))}}
+
+
+def _listed(error: dict[str, Any]) -> bool:
+    return isinstance(error.get("details"), list)
+
+
+def _api_error(provider: Provider, error: errors.APIError, model_id: str) -> ChatError:
+    """By the HTTP status, google.rpc.Code, ErrorInfo.reason and RetryInfo.retryDelay."""
+    fields_of = error.details.get("error", {}) if isinstance(error.details, dict) else {}
+    details = fields_of.get("details", [])
+    reasons = [code for one in details for code in error_codes(one, ("reason",))]
+    delays = [str(one["retryDelay"]).removesuffix("s") for one in details if "retryDelay" in one]
+    return provider_error(
+        provider,
+        error.code,
+        [*reasons, str(fields_of.get("status", ""))],
+        model=model_id,
+        retry_after_s=float(delays[0]) if delays and re.fullmatch(r"\d{1,6}(\.\d{1,9})?", delays[0]) else None,
+        wrong_address=not fields_of,
+        cause=f"{cause_of(error)}, HTTP {error.code}",
+    )
