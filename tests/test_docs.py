@@ -20,7 +20,9 @@ HEADINGS = [
     "Read more",
 ]
 LEAVES = [f"protocols/{transport.folder}/README.md" for transport in TRANSPORTS.values()]
-PAGES = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "protocols/grpc/FROM_REST_TO_GRPC.md", *LEAVES]
+DOCS = [f"docs/{page.name}" for page in sorted((ROOT / "docs").glob("*.md"))]
+PAGES = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "protocols/grpc/FROM_REST_TO_GRPC.md", *LEAVES, *DOCS]
+WORD = re.compile(r"[\w’'./-]*[A-Za-z][\w’'./-]*")
 
 
 @pytest.mark.parametrize("page", LEAVES)
@@ -55,3 +57,17 @@ def test_the_table_of_ports() -> None:
     for transport in TRANSPORTS.values():
         (line,) = re.findall(rf"^python protocols/{transport.folder}/server\.py +.*$", text, re.MULTILINE)
         assert f"127.0.0.1:{transport.default_port}" in line
+
+
+def test_the_readmes_first_screen_answers() -> None:
+    """Each transport, and the need it is for, stands within the first 150 words; the whole page has 1,500 at most."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    words = list(WORD.finditer(text))
+    assert len(words) <= 1500
+    answers = dict(re.findall(r"^\| ([^|]+) \| \*\*([^|]+)\*\* \|", text[: words[149].end()], re.MULTILINE))
+    assert sorted(answers.values()) == ["NDJSON", "REST", "Server-Sent Events", "WebSocket", "gRPC"]
+
+
+def test_every_page_is_linked() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert not [page for page in DOCS if f"]({page})" not in text]

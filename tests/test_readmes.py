@@ -61,8 +61,8 @@ def test_the_results_in_the_readme_are_those_of_the_run() -> None:
         lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line[:1] == "|"]
         return {cells[0].strip("`"): cells[1:] for cells in lines}
 
-    _, _, section = (ROOT / "README.md").read_text(encoding="utf-8").partition("### What a run found\n")
-    shown = rows(section.partition("\n### ")[0])
+    _, _, section = (ROOT / "README.md").read_text(encoding="utf-8").partition("## What a run found\n")
+    shown = rows(section.partition("\n## ")[0])
     found = rows((ROOT / "compare" / "RESULTS.md").read_text(encoding="utf-8"))
     lanes = [name for name in found if name not in ("lane", "---")]
     assert len(lanes) == 6
