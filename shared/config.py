@@ -79,6 +79,11 @@ class Settings(BaseSettings):
     request_timeout_s: float = Field(20, gt=0, description="a client that does not finish its request is dropped")
     retry_ms: int = Field(500, ge=0, description="what SSE clients are told to wait before they reconnect")
 
+    probe: bool | None = Field(
+        None,
+        description="on, off: whether /echo tells how a request arrived; unset: on while the offline model answers",
+    )
+
     offline_tokens_per_s: float = Field(40, ge=0, description="rate of the offline model; 0: as fast as it can")
     offline_first_token_ms: float = Field(150, ge=0, description="the offline model's own time to first token")
     offline_tokens: int = Field(0, ge=0, description="length of the offline reply in tokens; 0: its natural length")

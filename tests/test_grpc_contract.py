@@ -209,6 +209,25 @@ async def test_malformed_protobuf_for_health_and_reflection(
     assert words.startswith("This is not a grpc.")
 
 
+async def test_echo_shows_how_a_call_arrived_and_no_secret(keyed: Servers) -> None:
+    metadata = (("x-api-key", KEY), ("x-forwarded-for", "10.0.0.1"), ("cookie", "id=1"), ("x-bin", b"\xff\x00"))
+    async with calling(keyed["grpc"].address) as stub:
+        answer = await stub.Echo(pb.EchoRequest(body=b"12345"), metadata=metadata)
+        assert (answer.method, answer.http_version, answer.body_bytes) == ("POST", "2", 7)
+        headers = {header.name: header.value for header in answer.headers}
+        assert headers["x-forwarded-for"] == "10.0.0.1"
+        assert headers["user-agent"].startswith("grpc-python-asyncio/")
+        assert headers["x-api-key"] == f"({len(KEY)} characters)"
+        assert (headers["cookie"], headers["x-bin"]) == ("(4 characters)", "(2 characters)")
+        assert KEY not in str(answer)
+        assert (await status_of(stub.Echo(pb.EchoRequest())))[:2] == ("UNAUTHENTICATED", "unauthenticated")
+
+
+async def test_echo_is_not_there_where_probe_is_off(make_servers: MakeServers) -> None:
+    async with calling(make_servers(PROBE="off")["grpc"].address) as stub:
+        assert (await status_of(stub.Echo(pb.EchoRequest())))[0] == "UNIMPLEMENTED"
+
+
 async def test_both_names_of_reflection_answer(address: str) -> None:
     async with channel_to(address) as channel:
         for path, _ in OPEN_RPCS[2:]:

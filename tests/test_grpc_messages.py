@@ -227,7 +227,7 @@ def test_chat_has_the_names_of_the_websocket() -> None:
 
 def test_the_service_is_the_one_in_the_contract() -> None:
     unary = """CreateSession GetSessionInfo ListSessions ListMessages ClearSession DeleteSession
-    ListModels GetServerStats StartTurn GetTurn CancelTurn"""
+    ListModels GetServerStats StartTurn GetTurn CancelTurn Echo"""
     expected = dict.fromkeys(unary.split(), (False, False))
     expected |= dict.fromkeys(("GetImage", "SendMessage", "GenerateImage", "ResumeTurn"), (False, True))
     expected |= {"Chat": (True, True)}

@@ -110,6 +110,11 @@ class ChatServiceStub:
                 request_serializer=protocols_dot_grpc_dot_chat__pb2.ResumeTurnRequest.SerializeToString,
                 response_deserializer=protocols_dot_grpc_dot_chat__pb2.Event.FromString,
                 _registered_method=True)
+        self.Echo = channel.unary_unary(
+                '/chat.ChatService/Echo',
+                request_serializer=protocols_dot_grpc_dot_chat__pb2.EchoRequest.SerializeToString,
+                response_deserializer=protocols_dot_grpc_dot_chat__pb2.EchoResponse.FromString,
+                _registered_method=True)
         self.Chat = channel.stream_stream(
                 '/chat.ChatService/Chat',
                 request_serializer=protocols_dot_grpc_dot_chat__pb2.ChatRequest.SerializeToString,
@@ -231,6 +236,13 @@ class ChatServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Echo(self, request, context):
+        """How this call arrived, after every proxy on its way. UNIMPLEMENTED where the server's setting PROBE is off.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Chat(self, request_iterator, context):
         """A conversation on one stream, as on the WebSocket: the same messages under the same names, several turns, what
         others do in the joined session. An error is a message and the stream goes on; the status of the whole call is
@@ -317,6 +329,11 @@ def add_ChatServiceServicer_to_server(servicer, server):
                     servicer.ResumeTurn,
                     request_deserializer=protocols_dot_grpc_dot_chat__pb2.ResumeTurnRequest.FromString,
                     response_serializer=protocols_dot_grpc_dot_chat__pb2.Event.SerializeToString,
+            ),
+            'Echo': grpc.unary_unary_rpc_method_handler(
+                    servicer.Echo,
+                    request_deserializer=protocols_dot_grpc_dot_chat__pb2.EchoRequest.FromString,
+                    response_serializer=protocols_dot_grpc_dot_chat__pb2.EchoResponse.SerializeToString,
             ),
             'Chat': grpc.stream_stream_rpc_method_handler(
                     servicer.Chat,
@@ -730,6 +747,33 @@ class ChatService:
             '/chat.ChatService/ResumeTurn',
             protocols_dot_grpc_dot_chat__pb2.ResumeTurnRequest.SerializeToString,
             protocols_dot_grpc_dot_chat__pb2.Event.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Echo(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/chat.ChatService/Echo',
+            protocols_dot_grpc_dot_chat__pb2.EchoRequest.SerializeToString,
+            protocols_dot_grpc_dot_chat__pb2.EchoResponse.FromString,
             options,
             channel_credentials,
             insecure,

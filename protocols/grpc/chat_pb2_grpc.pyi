@@ -85,6 +85,8 @@ class ChatServiceStub:
     """The events after a cursor: what is stored at once, what comes when it comes. OUT_OF_RANGE when `after` is beyond
     the last event or the log is no longer kept; OK without events after the end of an ended turn.
     """
+    Echo: _grpc.UnaryUnaryMultiCallable[_chat_pb2.EchoRequest, _chat_pb2.EchoResponse]
+    """How this call arrived, after every proxy on its way. UNIMPLEMENTED where the server's setting PROBE is off."""
     Chat: _grpc.StreamStreamMultiCallable[_chat_pb2.ChatRequest, _chat_pb2.ChatResponse]
     """A conversation on one stream, as on the WebSocket: the same messages under the same names, several turns, what
     others do in the joined session. An error is a message and the stream goes on; the status of the whole call is
@@ -134,6 +136,8 @@ class ChatServiceAsyncStub(ChatServiceStub):
     """The events after a cursor: what is stored at once, what comes when it comes. OUT_OF_RANGE when `after` is beyond
     the last event or the log is no longer kept; OK without events after the end of an ended turn.
     """
+    Echo: _aio.UnaryUnaryMultiCallable[_chat_pb2.EchoRequest, _chat_pb2.EchoResponse]  # type: ignore[assignment]
+    """How this call arrived, after every proxy on its way. UNIMPLEMENTED where the server's setting PROBE is off."""
     Chat: _aio.StreamStreamMultiCallable[_chat_pb2.ChatRequest, _chat_pb2.ChatResponse]  # type: ignore[assignment]
     """A conversation on one stream, as on the WebSocket: the same messages under the same names, several turns, what
     others do in the joined session. An error is a message and the stream goes on; the status of the whole call is
@@ -270,6 +274,14 @@ class ChatServiceServicer(metaclass=_abc_1.ABCMeta):
         """The events after a cursor: what is stored at once, what comes when it comes. OUT_OF_RANGE when `after` is beyond
         the last event or the log is no longer kept; OK without events after the end of an ended turn.
         """
+
+    @_abc_1.abstractmethod
+    def Echo(
+        self,
+        request: _chat_pb2.EchoRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_chat_pb2.EchoResponse, _abc.Awaitable[_chat_pb2.EchoResponse]]:
+        """How this call arrived, after every proxy on its way. UNIMPLEMENTED where the server's setting PROBE is off."""
 
     @_abc_1.abstractmethod
     def Chat(

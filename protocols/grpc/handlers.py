@@ -7,8 +7,9 @@ service's descriptor: bytes come in and bytes go out.
 from __future__ import annotations
 
 import asyncio
+import inspect
 import math
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Container, Mapping
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
@@ -38,19 +39,23 @@ def handlers(
     servicer: object,
     server_context: ServerContext,
     check_key: Callable[[Headers], None] | None = None,
+    without: Container[str] = (),
 ) -> grpc.GenericRpcHandler[bytes, bytes]:
     """The RPCs of a service; ``servicer`` has a coroutine method of each RPC's name, in one of three shapes.
 
     A unary RPC is ``method(request)`` and returns the answer. A server-streaming RPC is ``method(request, context)``; an
     RPC that streams both ways is ``method(requests, context)`` and gets the bytes of each request. Both write bytes to
-    the context.
-    ``check_key`` gets the call's metadata and raises ``unauthenticated``.
+    the context. A unary RPC that looks at its metadata has the parameter ``context`` too.
+
+    ``check_key`` gets the call's metadata and raises ``unauthenticated``. The RPCs named in ``without`` are left out, and
+    the library answers UNIMPLEMENTED for them.
     """
     rpcs = {
         method.name: SHAPES[method.client_streaming, method.server_streaming](
             _guarded(method, getattr(servicer, method.name), server_context, check_key)
         )
         for method in service.methods
+        if method.name not in without
     }
     return grpc.method_handlers_generic_handler(service.full_name, rpcs)
 
@@ -63,6 +68,7 @@ def _guarded(
 ) -> Handler:
     """A handler for the library. It checks the key, parses, does the work, and ends with a status of the error table."""
     request_type = GetMessageClass(method.input_type)
+    takes_context = "context" in inspect.signature(work).parameters
 
     async def call(request: Any, context: Context) -> bytes | None:
         try:
@@ -73,7 +79,7 @@ def _guarded(
                 context.set_compression(grpc.Compression.Gzip)
             if not method.client_streaming:
                 request = parse(request, request_type, server_context.settings.max_body_bytes)
-            answer = await (work(request, context) if method.server_streaming else work(request))
+            answer = await (work(request, context) if takes_context else work(request))
             return None if answer is None else answer.SerializeToString()
         except grpc.aio.AbortError:
             raise

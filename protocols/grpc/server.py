@@ -24,6 +24,7 @@ from shared.errors import ChatError
 from shared.events import IMAGE_CHUNK_BYTES, TurnFailed
 from shared.server import launch
 from shared.server.context import ServerContext
+from shared.server.echo import echo_enabled, shown
 from shared.server.signals import Stopping
 from shared.store.record import Record
 
@@ -124,10 +125,25 @@ class ChatService:
                 piece = pb.GetImageResponse(info=None if offset else info, data=data)
                 await write(piece.SerializeToString())
 
+    async def Echo(self, request: pb.EchoRequest, context: Context) -> pb.EchoResponse:
+        # Values of names that end in -bin are bytes.
+        metadata = [
+            (name, value if isinstance(value, str) else value.decode("latin-1"))
+            for name, value in context.invocation_metadata() or ()
+        ]
+        headers = [pb.EchoHeader(name=name, value=value) for name, value in shown(metadata)]
+        return pb.EchoResponse(method="POST", http_version="2", headers=headers, body_bytes=request.ByteSize())
+
 
 async def serve(server_context: ServerContext, server: grpc.aio.Server, stopping: Stopping) -> None:
     """Answer calls until a signal, then drain. The chat's RPCs need the key; the image service checks its own field."""
-    chat = handlers(CHAT, ChatService(server_context), server_context, server_context.access.check_key)
+    chat = handlers(
+        CHAT,
+        ChatService(server_context),
+        server_context,
+        server_context.access.check_key,
+        without=() if echo_enabled(server_context) else ("Echo",),
+    )
     images = handlers(IMAGES, ImageService(server_context), server_context)
     server.add_generic_rpc_handlers((chat, images))
     await serving.run(server_context, server, stopping, [CHAT.full_name, IMAGES.full_name])
