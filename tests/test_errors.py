@@ -24,6 +24,7 @@ from shared.client.protocol import Ask, ChatClient, Item, collect, collect_pictu
 from shared.errors import ERRORS, ChatError, ConnectionLost, ErrorCode, known_code
 from shared.events import Event, event_type
 from shared.store.open import open_store
+from shared.store.protocol import Options
 from tests.conftest import KEY, WORDS, Connect, MakeServers, Servers, until
 from tests.wires import WIRES, GrpcChatWire, GrpcWire, HttpWire, Outcome, SocketWire, Wire, channel
 
@@ -424,7 +425,8 @@ async def test_turn_expired(wire: Wire, tight: Servers, client: Connect) -> None
     here = await client(wire.word, on=tight)
     reply = await collect(here.chat("Hello"))
     store = open_store(f"sqlite:///{tight.store}")
-    await store.purge(1e15, 0, 0)
+    store.clock_offset_ms = Options().retention_s * 1000 + 60_000
+    await store.purge()
     await store.close()
     server = tight[wire.word]
     for what in ("read", "turn", "cancel"):

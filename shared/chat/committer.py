@@ -12,9 +12,9 @@ import time
 
 from shared.chat.dependencies import Dependencies
 from shared.chat.running_turn import RunningTurn
-from shared.events import AnyEvent, now_ms
+from shared.events import AnyEvent
 from shared.session import short
-from shared.store.protocol import Append
+from shared.store.protocol import Append, Appended
 
 _TRIES_S = 2.0
 _RETRY_S = 0.05
@@ -53,33 +53,58 @@ class Committer:
                 del turns
 
     async def _commit_group(self, turns: list[RunningTurn]) -> None:
-        lease_until = now_ms() + self._dependencies.settings.lease_s * 1000
-        batch = []
-        for turn in turns:
-            batch.append(
-                Append(
-                    turn_id=turn.turn_id,
-                    owner=self._dependencies.owner,
-                    lease_until=lease_until,
-                    records=turn.uncommitted,
-                    images=turn.uncommitted_images,
-                    end=turn.end,
-                )
-            )
-            turn.uncommitted, turn.uncommitted_images = [], []
-        results = await self._store(batch)
-        for turn, entry, stored in zip(turns, batch, results, strict=True):
-            if stored:
-                self._dependencies.counters.events_total += len(entry.records)
-                self._dependencies.trace_records(entry.records)
-                turn.turn_log.publish(entry.records)
+        batch = [turn.next_append(self._dependencies.owner) for turn in turns]
+        for turn, entry, appended in zip(turns, batch, await self._store(batch), strict=True):
+            if appended.done:
+                self._published(turn, entry)
+            elif appended.why == "behind":
+                turn.take_back(entry, appended.last_seq)
+                self._again(turn, appended.last_seq)
             else:
-                turn.fence()
-                self._uncommitted.pop(turn, None)
+                self._fence(turn)
+            if appended.cancel:
+                turn.stop("cancelled")
             turn.commit_done()
 
-    async def _store(self, batch: list[Append]) -> list[bool]:
-        """Store a group, with tries for a while; then turn by turn, so that a turn that cannot be stored costs no other one."""
+    def _published(self, turn: RunningTurn, entry: Append) -> None:
+        new = [record for record in entry.records if record.seq > len(turn.turn_log.records)]
+        turn.stored_seq = entry.records[-1].seq
+        self._dependencies.counters.events_total += len(new)
+        self._dependencies.trace_records(new)
+        turn.turn_log.publish(new)
+
+    def _again(self, turn: RunningTurn, last_seq: int) -> None:
+        """Commit again what the store has lost of a turn: the same events with the same seqs, so no reader can tell."""
+        self._dependencies.logger.warning(
+            "the store went back", turn=short(turn.turn_id), from_seq=len(turn.turn_log.records), to_seq=last_seq
+        )
+        turn.stored_seq = last_seq
+        self._uncommitted[turn] = None
+        self._appended.set()
+
+    def _fence(self, turn: RunningTurn) -> None:
+        turn.fence()
+        self._uncommitted.pop(turn, None)
+
+    def compare(self, turn: RunningTurn, committed_seq: int, standing: Appended) -> None:
+        """Compare a turn with where it stands in the store; ``committed_seq`` was in the store before that was asked.
+
+        A model that is silent appends nothing, and would otherwise not learn of a cancel, a new owner or a loss.
+        """
+        if turn.end is not None or turn.fenced:
+            return
+        if not standing.done:
+            self._fence(turn)
+        elif standing.last_seq < committed_seq:
+            self._again(turn, standing.last_seq)
+        if standing.cancel:
+            turn.stop("cancelled")
+
+    async def _store(self, batch: list[Append]) -> list[Appended]:
+        """Store a group, with tries for a while; then turn by turn, so that a turn that cannot be stored costs no other one.
+
+        A try repeats the same entries: events that come meanwhile wait, so that the store knows a repeat from a gap.
+        """
         deadline = time.monotonic() + _TRIES_S
         while time.monotonic() < deadline:
             try:
@@ -88,10 +113,10 @@ class Committer:
                 await asyncio.sleep(_RETRY_S)
         return [await self._store_alone(entry) for entry in batch]
 
-    async def _store_alone(self, entry: Append) -> bool:
+    async def _store_alone(self, entry: Append) -> Appended:
         try:
             return (await self._dependencies.store.append([entry]))[0]
         except Exception as error:  # noqa: BLE001 - whatever the store raises, the other turns go on
             self._dependencies.logger.error("cannot commit", turn=short(entry.turn_id), why=type(error).__name__)
             self.dropped.add(entry.turn_id)
-            return False
+            return Appended(False, 0, "fenced")

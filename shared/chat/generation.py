@@ -74,7 +74,7 @@ class Generation:
             logger.warning("lease lost", **ids)
             counters.finished(ok=False, elapsed_ms=turn.elapsed_ms)
             with contextlib.suppress(ChatError):
-                await self._dependencies.turn_logs.catch_up(turn.turn_log)
+                await self._dependencies.turn_logs.follow(turn.turn_log)
             return
         end = turn.end
         counters.finished(ok=end.status == "completed", elapsed_ms=turn.elapsed_ms)

@@ -9,12 +9,9 @@ from shared.chat.committer import Committer
 from shared.chat.dependencies import Dependencies
 from shared.chat.generation import Generation
 from shared.errors import ChatError
-from shared.events import now_ms
 from shared.session import short
 
 _PURGE_S = 60.0
-_WEEK_MS = 7 * 24 * 3600 * 1000
-_SIGNAL_KEPT_MS = 60_000
 
 
 class Housekeeping:
@@ -27,7 +24,7 @@ class Housekeeping:
 
     async def begin(self) -> None:
         """Before the first request: have the leases renewed, and end the turns whose server is gone."""
-        self._dependencies.store.keep_leases(self._dependencies.owner, self._dependencies.settings.lease_s)
+        self._dependencies.store.keep_leases(self._dependencies.owner)
         await self._renew_leases()
 
     async def keep_house_forever(self) -> None:
@@ -49,8 +46,7 @@ class Housekeeping:
                 await self._cancel_unread(now)
                 if now >= next_purge:
                     next_purge = now + _PURGE_S
-                    kept = now_ms() - settings.turn_retention_h * 3_600_000
-                    await self._dependencies.store.purge(kept, kept - _WEEK_MS, now_ms() - _SIGNAL_KEPT_MS)
+                    await self._dependencies.store.purge()
             except ChatError as error:
                 self._dependencies.logger.error("cannot keep house", code=error.code)
 
@@ -59,15 +55,18 @@ class Housekeeping:
         store, turn_logs = self._dependencies.store, self._dependencies.turn_logs
         read = [turn_log.turn_id for turn_log in turn_logs.followed() if turn_log.readers]
         dropped = list(self._committer.dropped)
-        if self._generation.running or read or dropped:
-            lease_until = now_ms() + self._dependencies.settings.lease_s * 1000
-            await store.renew(self._dependencies.owner, lease_until, read, now_ms(), dropped)
+        running = [(turn, len(turn.turn_log.records)) for turn in self._generation.running.values()]
+        if running or read or dropped:
+            turn_ids = [turn.turn_id for turn, _ in running]
+            standings = await store.renew(self._dependencies.owner, turn_ids, read, dropped)
             self._committer.dropped.difference_update(dropped)
-        for turn_id in await store.reap(now_ms()):
+            for (turn, committed_seq), standing in zip(running, standings, strict=True):
+                self._committer.compare(turn, committed_seq, standing)
+        for turn_id in await store.reap():
             self._dependencies.logger.warning("interrupted", turn=short(turn_id), why="its server is gone")
-            turn_log = turn_logs.get(turn_id)
-            if turn_log is not None:
-                await turn_logs.catch_up(turn_log)
+            await turn_logs.look(turn_id)
+        for turn_id in list(turn_logs.behind):
+            await turn_logs.look(turn_id)
 
     async def _cancel_unread(self, now: float) -> None:
         """Cancel the turns that nobody has read for the grace period, neither here nor in another process."""
@@ -77,6 +76,6 @@ class Housekeeping:
             if not turn.request.attended or turn_log.readers or now - turn_log.last_read < grace_s:
                 continue
             row = await self._dependencies.store.get_turn(turn.turn_id)
-            if row is not None and now_ms() - row.last_read_at >= grace_s * 1000 and not turn_log.readers:
+            if row is not None and row.unread_ms >= grace_s * 1000 and not turn_log.readers:
                 self._dependencies.logger.info("nobody reads", session=short(turn.session_id), turn=short(turn.turn_id))
                 turn.stop("cancelled")

@@ -40,6 +40,10 @@ class Members:
     def __bool__(self) -> bool:
         return bool(self._of)
 
+    def sessions(self) -> list[str]:
+        """The sessions that have a connection here."""
+        return list(self._of)
+
     def count(self, session_id: str) -> int:
         """How many connections are joined to a session."""
         return len(self._of.get(session_id, ()))

@@ -160,7 +160,7 @@ class Producer:
             data=part.data,
         )
         image_id = image.image_id
-        turn.uncommitted_images.append(image)
+        turn.images.append(image)
         self._append(
             turn,
             ImageStarted(

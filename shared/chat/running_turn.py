@@ -9,7 +9,7 @@ from typing import Literal
 from shared.chat.request import TurnRequest
 from shared.chat.turn_log import TurnLog
 from shared.events import AnyEvent, Usage
-from shared.store.protocol import End, Started, StoredImage
+from shared.store.protocol import Append, End, Started, StoredImage
 from shared.store.record import Record
 
 StopReason = Literal["cancelled", "interrupted"]
@@ -19,7 +19,8 @@ class RunningTurn:
     """The state of one turn while its model answers. The producer appends, the committer stores and publishes.
 
     ``begun_s`` is time.perf_counter() when the request came; ``message_count`` counts the session's messages with the
-    new one. ``fenced``: the store takes no more events of this turn from this process.
+    new one. ``fenced``: the store takes no more events of this turn from this process. ``stored_seq``: up to there the
+    store has the turn, so that what it loses can be committed again; the pictures are kept for that too.
     """
 
     def __init__(self, turn_log: TurnLog, started: Started, request: TurnRequest, begun_s: float) -> None:
@@ -35,7 +36,8 @@ class RunningTurn:
         self.usage = Usage()
         self.image: StoredImage | None = None
         self.uncommitted: list[Record] = []
-        self.uncommitted_images: list[StoredImage] = []
+        self.images: list[StoredImage] = []
+        self.stored_seq = 1
         self.end: End | None = None
         self.fenced = False
         self.stopped: StopReason | None = None
@@ -52,6 +54,27 @@ class RunningTurn:
         """Append the next event; its seq is ``seq + 1``."""
         self.seq += 1
         self.uncommitted.append(Record.of(event))
+
+    def next_append(self, owner: str) -> Append:
+        """What is to be committed next: what is uncommitted, after what the store has lost, if it has lost anything."""
+        records = [*self.turn_log.records[self.stored_seq :], *self.uncommitted]
+        self.uncommitted = []
+        named = {record.image_id for record in records} if self.images else set()
+        return Append(
+            turn_id=self.turn_id,
+            session_id=self.session_id,
+            request_id=self.request.request_id,
+            owner=owner,
+            records=records,
+            images=[image for image in self.images if image.image_id in named],
+            end=self.end,
+        )
+
+    def take_back(self, entry: Append, stored_seq: int) -> None:
+        """Have an entry that the store refused committed again, from ``stored_seq`` on."""
+        new = [record for record in entry.records if record.seq > len(self.turn_log.records)]
+        self.uncommitted = [*new, *self.uncommitted]
+        self.stored_seq = stored_seq
 
     async def committed(self) -> None:
         """Wait until every event that was appended before is in the store, or until the store has refused it."""
@@ -71,7 +94,7 @@ class RunningTurn:
     def fence(self) -> None:
         """Stop the model and drop what is not committed: the store takes no more events of this turn from this process."""
         self.fenced = True
-        self.uncommitted, self.uncommitted_images = [], []
+        self.uncommitted = []
         self.stop("interrupted")
 
     def stop(self, why: StopReason) -> None:

@@ -8,6 +8,7 @@ that ended long ago.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 import uuid
 from collections.abc import AsyncIterator
@@ -47,7 +48,7 @@ from shared.reply import Snapshot
 from shared.session import MessagePage, ModelInfo, Session, SessionPage, SessionUpdate, short
 from shared.stats import ServerStats
 from shared.store.open import open_store
-from shared.store.protocol import NewTurn, Store, StoredImage, TurnRow
+from shared.store.protocol import NewTurn, Options, Store, StoredImage, TurnRow
 from shared.store.texts import cut_text
 
 _LIST_LIMIT = 50
@@ -199,10 +200,12 @@ class ChatService:
         """The opposite of ``join``."""
         self._members.remove(member)
 
-    def typing(self, member: Membership, typing: bool) -> None:
-        """Tell the session's other connections in this process that someone types, or stopped typing."""
+    async def typing(self, member: Membership, typing: bool) -> None:
+        """Tell the session's other connections that someone types, or stopped typing; in other processes where the store can."""
         update = SessionUpdate(session_id=member.session_id, update_type="user_typing", typing=typing)
         self._members.tell(update, origin=member)
+        with contextlib.suppress(ChatError):
+            await self._store.typing(member.session_id, self._owner, typing)
 
     async def start_chat(
         self,
@@ -282,7 +285,7 @@ class ChatService:
         no_reader = request.attended and self.counters.streams_active >= self.settings.max_streams
         if no_reader or len(self._generation.running) >= self.settings.max_running_turns:
             raise ChatError("too_many_streams")
-        now, begun_s = now_ms(), time.perf_counter()
+        begun_s = time.perf_counter()
         is_chat = request.kind == "chat"
         started = await self._store.start_turn(
             NewTurn(
@@ -296,8 +299,7 @@ class ChatService:
                 request_id=request.request_id,
                 request_hash=request.hash,
                 owner=self._owner,
-                now=now,
-                lease_until=now + self.settings.lease_s * 1000,
+                now=now_ms(),
                 max_context_chars=self.settings.max_context_chars,
             )
         )
@@ -339,7 +341,7 @@ class ChatService:
         # ``open`` would refuse the cancel when too many streams are open.
         reader = await self._open(turn_id, snapshot.last_seq)
         if not self._generation.stop(turn_id, "cancelled"):
-            await self._store.signal(self._owner, "cancel", now_ms(), turn_id=turn_id)
+            await self._store.cancel(turn_id, self._owner)
         with reader:
             while not reader.over:
                 await reader.wait(self.settings.heartbeat_s)
@@ -457,7 +459,6 @@ class ChatService:
 
     async def begin(self) -> None:
         """Start the loops that commit, watch and keep house."""
-        await self._watch.begin()
         await self._housekeeping.begin()
         forever = (self._committer.commit_forever, self._watch.watch_forever, self._housekeeping.keep_house_forever)
         self._loops = [asyncio.create_task(loop()) for loop in forever]
@@ -475,7 +476,10 @@ async def open_service(
     settings: Settings, *, logger: Logger, trace: Trace | None = None, framework: str = ""
 ) -> AsyncIterator[ChatService]:
     """A service on the store and models that the settings name. Raises ValueError with what to set when it cannot start."""
-    store = open_store(settings.store_url)
+    store = open_store(
+        settings.store_url,
+        Options(lease_s=settings.lease_s, retention_s=settings.turn_retention_h * 3600),
+    )
     service = ChatService(
         settings,
         store,

@@ -7,22 +7,28 @@ log is in the store and nowhere else.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 import weakref
 
 from shared.chat.turn_log import TurnLog
 from shared.errors import ChatError
-from shared.store.protocol import Store, TurnRow
+from shared.store.protocol import Pushed, Store, TurnRow
+from shared.store.record import Record
 
 # A committed record is published as soon as the event loop comes round; this is a generous wait for that.
 _PUBLISHED_S = 1.0
 
 
 class TurnLogs:
-    """The logs in memory, by turn id. A log that this process does not generate follows the store."""
+    """The logs in memory, by turn id. A log that this process does not generate follows the store.
+
+    ``behind`` are the turns that the store could not read when there was news of them; housekeeping looks again.
+    """
 
     def __init__(self, store: Store) -> None:
         self.draining = False
+        self.behind: set[str] = set()
         self._store = store
         self._held: weakref.WeakValueDictionary[str, TurnLog] = weakref.WeakValueDictionary()
         self._generated: weakref.WeakSet[TurnLog] = weakref.WeakSet()
@@ -73,11 +79,49 @@ class TurnLogs:
         turn_log.publish(found[1] if found else [])
         turn_log = self._held.setdefault(turn_id, turn_log)
         if not turn_log.over and turn_log not in self._generated:
-            # The watch follows the log from now on. It did not tell of what was committed since the read.
-            await self.catch_up(turn_log)
+            await self.follow(turn_log)
             if self.draining and not turn_log.ended:
                 turn_log.close()
         return turn_log
+
+    async def follow(self, turn_log: TurnLog) -> None:
+        """Have the store tell of a turn that another process generates, for as long as the log is in memory.
+
+        The log is read when the store has confirmed that it tells: what was committed before that is not told.
+        """
+        weakref.finalize(turn_log, self._unfollow, turn_log.turn_id)
+        await self._store.follow(turn_log.turn_id)
+        await self.catch_up(turn_log)
+
+    def _unfollow(self, turn_id: str) -> None:
+        if turn_id not in self._held:
+            self._store.unfollow(turn_id)
+
+    async def apply(self, pushed: Pushed) -> None:
+        """Publish what the store has pushed, if it follows what the log has; a gap is read from the store."""
+        turn_log = self._held.get(pushed.turn_id)
+        if turn_log is None or turn_log.over or turn_log in self._generated:
+            return
+        known = len(turn_log.records)
+        if pushed.first_seq > known + 1:
+            await self.look(pushed.turn_id)
+            return
+        turn_log.publish(
+            Record.load(pushed.turn_id, seq, line, _no_image)
+            for seq, line in enumerate(pushed.lines, pushed.first_seq)
+            if seq > known
+        )
+
+    async def look(self, turn_id: str) -> None:
+        """Read a turn that may have moved; one that cannot be read now is ``behind`` until it has been."""
+        turn_log = self._held.get(turn_id)
+        if turn_log is None or turn_log.over or turn_log in self._generated:
+            self.behind.discard(turn_id)
+            return
+        self.behind.add(turn_id)
+        with contextlib.suppress(ChatError):
+            await self.catch_up(turn_log)
+            self.behind.discard(turn_id)
 
     async def reach(self, turn_log: TurnLog, after: int) -> None:
         """Bring a log up to seq ``after`` if the store has that much: another process may have shown it to the reader."""
@@ -104,6 +148,11 @@ class TurnLogs:
         self.draining = True
         for turn_log in self.followed():
             turn_log.close()
+
+
+def _no_image(image_id: str) -> memoryview:
+    """A store does not push events that refer to an image."""
+    raise AssertionError(f"an event of image {image_id} was pushed")
 
 
 def _refuse_gone(row: TurnRow | None) -> TurnRow:

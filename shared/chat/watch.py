@@ -2,54 +2,52 @@
 
 from __future__ import annotations
 
-import asyncio
+import contextlib
 
 from shared.chat.dependencies import Dependencies
 from shared.chat.generation import Generation
 from shared.errors import ChatError
 from shared.session import SessionUpdate, TurnBegan
-from shared.store.protocol import Signal
-
-_LOOK_S = 0.02
-_RETRY_S = 1.0
+from shared.store.protocol import Lost, Moved, Pushed, Signal
 
 
 class Watch:
-    """Run ``watch_forever`` beside a service, after ``begin``."""
+    """Run ``watch_forever`` beside a service."""
 
     def __init__(self, dependencies: Dependencies, generation: Generation) -> None:
         self._dependencies = dependencies
         self._generation = generation
-        self._last_signal = 0
-
-    async def begin(self) -> None:
-        """Skip the signals that were sent before this process started."""
-        self._last_signal = await self._dependencies.store.last_signal()
 
     async def watch_forever(self) -> None:
-        """Look at the store every 20 ms for as long as this process generates, reads or has joined connections."""
-        store, turn_logs = self._dependencies.store, self._dependencies.turn_logs
-        behind = False
-        while True:
-            await asyncio.sleep(_LOOK_S)
-            if not (self._generation.running or self._dependencies.members or turn_logs.followed()):
-                continue
-            try:
-                signals = await store.changes(self._last_signal)
-                if signals is None and not behind:
-                    continue
-                # The store tells of a change once. Until all of it has been read, the next look reads again.
-                behind = True
-                for signal in signals or ():
-                    self._last_signal = max(self._last_signal, signal.signal_id)
-                    if signal.origin != self._dependencies.owner:
-                        self._handle(signal)
-                for turn_log in turn_logs.followed():
-                    await turn_logs.catch_up(turn_log)
-                behind = False
-            except ChatError as error:
-                self._dependencies.logger.error("cannot read the store", code=error.code)
-                await asyncio.sleep(_RETRY_S)
+        """Pass on what the store tells, for as long as the service runs."""
+        turn_logs = self._dependencies.turn_logs
+        async for news in self._dependencies.store.news(self._wanted):
+            match news:
+                case Signal():
+                    if news.origin != self._dependencies.owner:
+                        self._handle(news)
+                case Pushed():
+                    await turn_logs.apply(news)
+                case Moved():
+                    await turn_logs.look(news.turn_id)
+                case Lost():
+                    await self._look_at_everything()
+
+    def _wanted(self) -> bool:
+        """Whether anything here depends on other processes now."""
+        dependencies = self._dependencies
+        return bool(self._generation.running or dependencies.members or dependencies.turn_logs.followed())
+
+    async def _look_at_everything(self) -> None:
+        """Read what is followed, and find the turns that started meanwhile in the joined sessions."""
+        dependencies = self._dependencies
+        for turn_log in dependencies.turn_logs.followed():
+            await dependencies.turn_logs.look(turn_log.turn_id)
+        for session_id in dependencies.members.sessions():
+            with contextlib.suppress(ChatError):
+                session = await dependencies.store.get_session(session_id)
+                if session is not None and session.last_turn_id is not None:
+                    dependencies.members.tell(TurnBegan(session_id, session.last_turn_id))
 
     def _handle(self, signal: Signal) -> None:
         members, signal_id = self._dependencies.members, signal.signal_id
@@ -63,3 +61,6 @@ class Watch:
                 members.message_added(signal.session_id, signal.message_count, signal_id=signal_id)
             case "session_cleared" | "session_deleted" if signal.session_id:
                 members.tell(SessionUpdate(session_id=signal.session_id, update_type=signal.kind), signal_id=signal_id)
+            case "user_typing" if signal.session_id:
+                update = SessionUpdate(session_id=signal.session_id, update_type="user_typing", typing=signal.typing)
+                members.tell(update)

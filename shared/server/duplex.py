@@ -174,7 +174,7 @@ class Duplex:
             case TypingStart() | TypingStop():
                 if self._member is None:
                     raise ChatError("invalid_request", "Join a session first.")
-                self._service.typing(self._member, isinstance(message, TypingStart))
+                await self._service.typing(self._member, isinstance(message, TypingStart))
             case Ping():
                 await self._send(Pong())
             case Auth():

@@ -6,9 +6,9 @@ the process (kill -9). After the death of the machine the newest commits may be 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 from shared.errors import ChatError
 from shared.events import Kind, Status
@@ -16,7 +16,23 @@ from shared.llm.model import ContextMessage
 from shared.session import Message, Session
 from shared.store.record import Record
 
-SignalKind = Literal["turn_started", "cancel", "message_added", "session_cleared", "session_deleted"]
+SignalKind = Literal["turn_started", "cancel", "message_added", "session_cleared", "session_deleted", "user_typing"]
+_WEEK_S = 7 * 24 * 3600.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """How a store is used. ``lease_s``: the process that owns a turn is gone when it has not renewed for so long.
+
+    The log of an ended turn is kept for ``retention_s``; then the turn is ``expired`` for ``tombstone_s``. ``password``
+    and ``ack_replicas`` are for stores on other machines.
+    """
+
+    lease_s: float = 3.0
+    retention_s: float = 24 * 3600.0
+    tombstone_s: float = _WEEK_S
+    password: str | None = None
+    ack_replicas: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,13 +54,16 @@ class NewTurn:
     request_hash: str
     owner: str
     now: float
-    lease_until: float
     max_context_chars: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TurnRow:
-    """A turn as the store has it."""
+    """A turn as the store has it.
+
+    ``epoch`` is 1 when another process ended the turn for its owner, else 0. ``unread_ms``: how long no process has had
+    a reader of the turn, by the store's clock.
+    """
 
     turn_id: str
     kind: Kind
@@ -52,8 +71,8 @@ class TurnRow:
     status: Status
     last_seq: int
     owner: str
-    lease_until: float
-    last_read_at: float
+    epoch: int
+    unread_ms: float
     ended_at: float | None
     expired: bool
 
@@ -102,19 +121,41 @@ class End:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Append:
-    """Records to be appended to one log, in order, by the process that owns the turn."""
+    """Records to be appended to one log, in order, by the process that owns the turn.
+
+    ``session_id`` and ``request_id`` are those with which the turn was started.
+    """
 
     turn_id: str
+    session_id: str | None
+    request_id: str | None
     owner: str
-    lease_until: float
     records: list[Record]
     images: list[StoredImage] = field(default_factory=list)
     end: End | None = None
 
 
+class Appended(NamedTuple):
+    """What became of one ``Append``, or where a running turn stands.
+
+    ``done``: its records are in the store now; they may have been there before, after an attempt whose answer was lost.
+    Otherwise ``why`` says what is wrong: ``fenced``, the owner does not own the running turn any more; ``behind``, the
+    store has lost what it had acknowledged and the records from ``last_seq`` + 1 are wanted again; ``gone``, the turn
+    does not exist any more. ``cancel``: somebody asks for the end of the turn.
+    """
+
+    done: bool
+    last_seq: int
+    why: Literal["", "fenced", "behind", "gone"] = ""
+    cancel: bool = False
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Signal:
-    """A notice from one process to the others, such as a cancel; a store keeps it for a minute."""
+    """A notice from one process to the others, such as a cancel. A process that is away misses it.
+
+    ``signal_id`` grows with each signal; it is 0 for ``user_typing``, which is not counted.
+    """
 
     signal_id: int
     origin: str
@@ -122,13 +163,40 @@ class Signal:
     session_id: str | None
     turn_id: str | None
     message_count: int | None
+    typing: bool | None = None
+
+
+class Pushed(NamedTuple):
+    """What was committed to a turn that this process follows: the stored JSON of the events from ``first_seq`` on."""
+
+    turn_id: str
+    first_seq: int
+    lines: list[bytes]
+
+
+class Moved(NamedTuple):
+    """A turn that this process follows is not where it was: read it."""
+
+    turn_id: str
+
+
+class Lost(NamedTuple):
+    """Some news may have been lost: look at everything once."""
+
+
+News = Signal | Pushed | Moved | Lost
 
 
 class Store(Protocol):
     """Everything that outlives a process. Times are epoch ms.
 
-    Every method may raise ChatError ``storage_unavailable``, besides the codes that its docstring names.
+    Every method may raise ChatError ``storage_unavailable``, besides the codes that its docstring names. Leases and last
+    reads are by the store's clock; ``clock_offset_ms`` moves it in tests, for this store object alone. ``committed`` says
+    in one line what a committed event survives.
     """
+
+    clock_offset_ms: float
+    committed: str
 
     async def create_session(self, session_id: str, model_id: str | None, now: float) -> None:
         """Make a session."""
@@ -167,11 +235,10 @@ class Store(Protocol):
         """
         ...
 
-    async def append(self, batch: Sequence[Append]) -> list[bool]:
-        """Append to several logs in one commit; for each entry whether it was appended.
+    async def append(self, batch: Sequence[Append]) -> list[Appended]:
+        """Append to several logs in one commit; what became of each entry.
 
-        An entry is not appended when its owner does not own the running turn any more, or when its seq does not follow
-        the log's.
+        The same entry again is done once. An entry is all or nothing, and one that is refused costs the others nothing.
         """
         ...
 
@@ -191,7 +258,11 @@ class Store(Protocol):
         """The picture, or None."""
         ...
 
-    def keep_leases(self, owner: str, lease_s: float) -> None:
+    async def cancel(self, turn_id: str, origin: str) -> None:
+        """Ask for the end of a running turn. The store keeps that with the turn, and a signal wakes the owner earlier."""
+        ...
+
+    def keep_leases(self, owner: str) -> None:
         """Renew the leases of ``owner``'s running turns from a thread, for as long as this process lives.
 
         A process whose event loop is busy for seconds keeps its turns. A process that is stopped or dead loses them.
@@ -199,34 +270,48 @@ class Store(Protocol):
         ...
 
     async def renew(
-        self, owner: str, lease_until: float, read: Sequence[str], now: float, dropped: Sequence[str] = ()
-    ) -> None:
-        """Renew the leases of ``owner``'s running turns. The leases of the turns in ``dropped`` end now.
+        self, owner: str, running: Sequence[str], read: Sequence[str], dropped: Sequence[str] = ()
+    ) -> list[Appended]:
+        """Renew the leases of ``owner``'s running turns, and say where each turn of ``running`` stands.
 
-        The turns in ``read`` have a reader in this process now; the store notes the time.
+        The leases of the turns in ``dropped`` end now. The turns in ``read`` have a reader in this process now; the
+        store notes the time.
         """
         ...
 
-    async def reap(self, now: float) -> list[str]:
-        """Interrupt every running turn whose lease is over (``turn_interrupted``); their ids."""
+    async def reap(self) -> list[str]:
+        """Interrupt the running turns whose leases are over (``turn_interrupted`` with epoch 1); their ids.
+
+        The store's clock decides. A store on another machine waits until this process has been in contact with it for a
+        whole lease, because nobody can renew a lease while the store is away.
+        """
         ...
 
-    async def signal(
-        self, origin: str, kind: SignalKind, now: float, *, session_id: str | None = None, turn_id: str | None = None
-    ) -> None:
-        """Send a signal to the other processes."""
+    async def follow(self, turn_id: str) -> None:
+        """Have ``news`` tell what is committed to a turn from now on. Follow first, then read: then nothing is missed."""
         ...
 
-    async def changes(self, after: int) -> list[Signal] | None:
-        """None when no other connection has written since the last call; else the signals after id ``after``."""
+    def unfollow(self, turn_id: str) -> None:
+        """The opposite of ``follow``."""
+        ...
+
+    def news(self, wanted: Callable[[], bool]) -> AsyncIterator[News]:
+        """What happens in the store, for one task of this process, until it stops. An outage ends with ``Lost``.
+
+        A store that has to look for news looks only while ``wanted()``.
+        """
         ...
 
     async def last_signal(self) -> int:
         """The id of the newest signal; 0 when there is none."""
         ...
 
-    async def purge(self, logs_before: float, turns_before: float, signals_before: float) -> None:
-        """Drop the logs of turns that ended before ``logs_before``, the tombstones before ``turns_before``, old signals."""
+    async def typing(self, session_id: str, origin: str, typing: bool) -> None:
+        """Tell the other processes that somebody types, or stopped. A store that has no way to push does nothing."""
+        ...
+
+    async def purge(self) -> None:
+        """Drop what has been kept for long enough, if the store does not drop it by itself."""
         ...
 
     async def close(self) -> None:

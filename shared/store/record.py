@@ -13,6 +13,7 @@ from shared.events import (
     Chunk,
     ImageChunk,
     ImageCompleted,
+    ImageStarted,
     Kind,
     TurnStarted,
     event_type,
@@ -38,6 +39,11 @@ class _ImageChunkRef(msgspec.Struct, frozen=True, kw_only=True, tag=_IMAGE_CHUNK
 
 
 _ref_decoder = msgspec.json.Decoder(_ImageChunkRef)
+
+
+def image_of(stored: bytes) -> str | None:
+    """The image that the stored JSON of an ``image_chunk`` refers to; None for every other event."""
+    return _ref_decoder.decode(stored).image_id if stored.startswith(b'{"type":"image_chunk"') else None
 
 
 class Record:
@@ -108,6 +114,12 @@ class Record:
     def json(self) -> bytes:
         """The event's JSON object on the wire."""
         return self.stored if self.data is None else to_json(self.event)
+
+    @property
+    def image_id(self) -> str | None:
+        """The image of an ``image_started``; None for every other event. With that event the image is stored."""
+        event = self._event
+        return event.image_id if type(event) is ImageStarted else None
 
     @property
     def terminal(self) -> bool:

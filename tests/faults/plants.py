@@ -19,11 +19,12 @@ from shared.chat.producer import Producer
 from shared.chat.running_turn import RunningTurn, StopReason
 from shared.chat.service import ChatService
 from shared.chat.turn_log import Reader, TurnLog
-from shared.events import AnyEvent, now_ms
+from shared.events import AnyEvent
 from shared.reply import text_sha256
-from shared.store.protocol import Append, NewTurn, Signal, Started
+from shared.store.protocol import Append, Appended, News, NewTurn, Started
 from shared.store.record import Record
 from shared.store.sqlite import turns
+from shared.store.sqlite.news import NewsWatch
 from shared.store.sqlite.store import SqliteStore
 
 
@@ -114,10 +115,10 @@ def cancel_lets_the_model_talk_on() -> None:
 @_bug("sleepers", 0.05, r"ended interrupted, not completed")
 def lease_is_forgotten() -> None:
     async def only_reap(self: Housekeeping) -> None:
-        await self._dependencies.store.reap(now_ms())
+        await self._dependencies.store.reap()
 
     Housekeeping._renew_leases = only_reap  # type: ignore[method-assign]
-    SqliteStore.keep_leases = lambda self, owner, lease_s: None  # type: ignore[method-assign]
+    SqliteStore.keep_leases = lambda self, owner: None  # type: ignore[method-assign]
 
 
 @_bug("events", 0.02, r"hung")
@@ -130,12 +131,12 @@ def wake_up_is_lost() -> None:
 
 @_bug("hand-over", 0.1, r"hung|late", "ndjson", "sse")
 def news_of_other_processes_are_missed() -> None:
-    changes, calls = SqliteStore.changes, itertools.count()
+    look, calls = NewsWatch._look, itertools.count()
 
-    async def deaf(self: SqliteStore, after: int) -> list[Signal] | None:
-        return await changes(self, after) if next(calls) < 5 else None
+    def deaf(self: NewsWatch, *args: Any) -> list[News]:
+        return look(self, *args) if next(calls) < 5 else []
 
-    SqliteStore.changes = deaf  # type: ignore[method-assign]
+    NewsWatch._look = deaf  # type: ignore[method-assign,assignment]
 
 
 @_bug("events", 0.01, r"lost its line")
@@ -152,8 +153,8 @@ def last_event_is_dropped() -> None:
 def key_is_ignored() -> None:
     start = turns.start_turn
 
-    def keyless(connection: apsw.Connection, new: NewTurn) -> Started:
-        return start(connection, NewTurn(**{**_fields(new), "request_id": None}))
+    def keyless(connection: apsw.Connection, new: NewTurn, clock_ms: float, lease_ms: float) -> Started:
+        return start(connection, NewTurn(**{**_fields(new), "request_id": None}), clock_ms, lease_ms)
 
     turns.start_turn = keyless
 
@@ -162,8 +163,8 @@ def key_is_ignored() -> None:
 def body_is_not_compared() -> None:
     start = turns.start_turn
 
-    def trusting(connection: apsw.Connection, new: NewTurn) -> Started:
-        return start(connection, NewTurn(**{**_fields(new), "request_hash": "same"}))
+    def trusting(connection: apsw.Connection, new: NewTurn, clock_ms: float, lease_ms: float) -> Started:
+        return start(connection, NewTurn(**{**_fields(new), "request_hash": "same"}), clock_ms, lease_ms)
 
     turns.start_turn = trusting
 
@@ -209,7 +210,7 @@ def replay_is_trimmed() -> None:
 
 @_bug("kills", 0.015, r"hung|never ended", "sse")
 def orphans_are_never_reaped() -> None:
-    async def nothing(self: SqliteStore, now: float) -> list[str]:
+    async def nothing(self: SqliteStore) -> list[str]:
         return []
 
     SqliteStore.reap = nothing  # type: ignore[method-assign]
@@ -219,7 +220,7 @@ def orphans_are_never_reaped() -> None:
 def fence_is_ignored() -> None:
     append = turns.append
 
-    def anyway(connection: apsw.Connection, entry: Append) -> bool:
+    def anyway(connection: apsw.Connection, entry: Append, lease_until: float) -> Appended:
         connection.execute(
             "UPDATE turns SET status = 'running', owner = ? WHERE turn_id = ?", (entry.owner, entry.turn_id)
         )
@@ -229,7 +230,7 @@ def fence_is_ignored() -> None:
             connection.execute(
                 "DELETE FROM segments WHERE turn_id = ? AND last_seq >= ?", (entry.turn_id, entry.records[0].seq)
             )
-        return append(connection, entry)
+        return append(connection, entry, lease_until)
 
     turns.append = anyway
 

@@ -17,8 +17,8 @@ from shared.config import Settings
 from shared.errors import ChatError
 from shared.events import AnyEvent, TurnCompleted, TurnInterrupted
 from shared.logger import open_logger
-from shared.store.protocol import Append, TurnRow
-from shared.store.record import Record
+from shared.store.protocol import Append, Appended, News
+from shared.store.sqlite.news import NewsWatch
 from shared.store.sqlite.store import SqliteStore
 from tests.faults.harness import rows, until
 
@@ -59,7 +59,7 @@ async def test_a_store_that_is_busy_for_a_moment_costs_nothing(
 ) -> None:
     append, calls = SqliteStore.append, 0
 
-    async def busy(self: SqliteStore, batch: Sequence[Append]) -> list[bool]:
+    async def busy(self: SqliteStore, batch: Sequence[Append]) -> list[Appended]:
         nonlocal calls
         calls += 1
         if 5 < calls < 15:
@@ -81,7 +81,7 @@ async def test_a_turn_that_the_store_will_not_take_is_interrupted_and_costs_no_o
     append = SqliteStore.append
     poisoned = ""
 
-    async def poison(self: SqliteStore, batch: Sequence[Append]) -> list[bool]:
+    async def poison(self: SqliteStore, batch: Sequence[Append]) -> list[Appended]:
         if any(entry.turn_id == poisoned for entry in batch):
             raise ChatError("storage_unavailable")
         return await append(self, batch)
@@ -109,7 +109,7 @@ async def test_a_turn_that_was_taken_away_stops_and_costs_no_other(
 ) -> None:
     append = SqliteStore.append
 
-    async def slow(self: SqliteStore, batch: Sequence[Append]) -> list[bool]:
+    async def slow(self: SqliteStore, batch: Sequence[Append]) -> list[Appended]:
         done = await append(self, batch)
         # The models talk on meanwhile.
         await asyncio.sleep(0.05)
@@ -125,7 +125,7 @@ async def test_a_turn_that_was_taken_away_stops_and_costs_no_other(
         # As another process would that has waited for the lease in vain.
         interrupt = SqliteStore(str(tmp_path / "chat.db"))
         rows(tmp_path / "chat.db", "UPDATE turns SET lease_until = 0 WHERE turn_id = ?", taken.turn_id)
-        while not await interrupt.reap(1.0):
+        while not await interrupt.reap():
             rows(tmp_path / "chat.db", "UPDATE turns SET lease_until = 0 WHERE turn_id = ?", taken.turn_id)
         await interrupt.close()
         seen, others = await asyncio.gather(events(service, taken.turn_id), events(service, other.turn_id))
@@ -142,32 +142,34 @@ async def test_news_are_not_missed_when_the_store_fails_in_between(
         reading = asyncio.create_task(events(follower, turn.turn_id))
         log = await until(lambda: follower._turn_logs.get(turn.turn_id), 5, "it is followed")
         await until(lambda: log.records[10:], 5, "it is heard of")
-        read, store = SqliteStore.read, follower._store
+        look: Any = NewsWatch._look
+        store = follower._store
 
-        async def fail(self: SqliteStore, turn_id: str, after: int) -> tuple[TurnRow, list[Record]] | None:
-            if self is store:
+        def fail(self: NewsWatch, *args: Any) -> list[News]:
+            if self is store._news:  # type: ignore[attr-defined]
                 raise ChatError("storage_unavailable")
-            return await read(self, turn_id, after)
+            found: list[News] = look(self, *args)
+            return found
 
-        monkeypatch.setattr(SqliteStore, "read", fail)
+        monkeypatch.setattr(NewsWatch, "_look", fail)
         assert isinstance((await events(writer, turn.turn_id))[-1], TurnCompleted)
         # Nothing is written from here on, so nothing will be announced either.
-        monkeypatch.setattr(SqliteStore, "read", read)
+        monkeypatch.setattr(NewsWatch, "_look", look)
         assert isinstance((await asyncio.wait_for(reading, 5))[-1], TurnCompleted)
 
 
 async def test_a_cursor_that_is_ahead_of_this_process_is_waited_for(
     config: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    changes: Any = SqliteStore.changes
+    look: Any = NewsWatch._look
     async with opened(config) as (writer, _), opened(config) as (follower, _):
         turn = await writer.start_chat("/tokens 300 ahead")
         with await follower.open(turn.turn_id, 0):
 
-            async def deaf(self: SqliteStore, after: int) -> Any:
-                return None if self is follower._store else await changes(self, after)
+            def deaf(self: NewsWatch, *args: Any) -> Any:
+                return [] if self is follower._store._news else look(self, *args)  # type: ignore[attr-defined]
 
-            monkeypatch.setattr(SqliteStore, "changes", deaf)
+            monkeypatch.setattr(NewsWatch, "_look", deaf)
             log = writer._turn_logs.get(turn.turn_id)
             assert log is not None
             await until(lambda: log.records[50:], 5, "it goes on")

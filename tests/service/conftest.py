@@ -36,7 +36,7 @@ def serve(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Serve:
         url = store_url or f"sqlite:///{tmp_path}/chat.db"
         store, out = SlowStore(open_store(url)), io.StringIO()
         chat = model if isinstance(model, Scripted) else Scripted(model)
-        monkeypatch.setattr("shared.chat.service.open_store", lambda _: store)
+        monkeypatch.setattr("shared.chat.service.open_store", lambda *_: store)
         monkeypatch.setattr("shared.chat.service.open_chat_model", lambda _: chat)
         monkeypatch.setattr("shared.chat.service.open_image_model", lambda _: images or Drawn([]))
         settings = Settings(_env_file=None, store_url=url, **given)

@@ -25,7 +25,7 @@ from shared.events import (
 )
 from shared.images.model import ImagePart
 from shared.llm.model import ContextMessage, Delta
-from shared.store.protocol import Append, NewTurn, Started, Store
+from shared.store.protocol import Append, Appended, NewTurn, Started, Store
 
 SECRET = "sk-very-secret-0123"
 Play = Callable[[Sequence[ContextMessage]], AsyncGenerator[Delta, None]]
@@ -141,7 +141,7 @@ class SlowStore:
         self.starting -= 1
         return await self._store.start_turn(new)
 
-    async def append(self, batch: Sequence[Append]) -> list[bool]:
+    async def append(self, batch: Sequence[Append]) -> list[Appended]:
         await self.gate.wait()
         if self.failures:
             self.failures -= 1

@@ -59,7 +59,7 @@ async def test_what_members_of_a_session_are_told(serve: Serve) -> None:
 
         async with asyncio.TaskGroup() as group:
             tasks = [group.create_task(listen(*one)) for one in (("me", me), ("you", you), ("they", they))]
-            here.service.typing(me, True)
+            await here.service.typing(me, True)
             turn = await here.service.start_chat("Hi", session_id=session.session_id, origin=me)
             await follow(here.service, turn.turn_id)
             await here.service.clear_session(session.session_id, origin=me)

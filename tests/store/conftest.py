@@ -7,16 +7,16 @@ from pathlib import Path
 
 import pytest
 
+from shared.events import now_ms
 from shared.store.open import open_store
 from shared.store.protocol import Store
-from tests.store.suite import (
-    Backend,
-)
+from tests.store.suite import NOW, Backend
 
 
 @pytest.fixture
 async def store(backend: Backend, tmp_path: Path) -> AsyncIterator[Store]:
     opened = open_store(backend.url(tmp_path))
+    opened.clock_offset_ms = NOW - now_ms()
     yield opened
     await opened.close()
 
@@ -25,5 +25,6 @@ async def store(backend: Backend, tmp_path: Path) -> AsyncIterator[Store]:
 async def other(backend: Backend, tmp_path: Path, store: Store) -> AsyncIterator[Store]:
     """The same store as another process has it."""
     opened = open_store(backend.url(tmp_path))
+    opened.clock_offset_ms = store.clock_offset_ms
     yield opened
     await opened.close()

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,7 @@ from shared.store.protocol import Append, End, NewTurn, Started, Store
 from shared.store.record import Record
 
 NOW = 1_800_000_000_000.125
-LEASE_MS = 3000.0
+LEASE_S = 3.0
 PNG = bytes(range(256)) * 800
 
 
@@ -65,7 +65,6 @@ def asked(text: str = "Hi", **given: Any) -> NewTurn:
         request_hash=hashlib.sha256(text.encode()).hexdigest(),
         owner="me",
         now=NOW,
-        lease_until=NOW + LEASE_MS,
         max_context_chars=1000,
     )
     return replace(new, **given)
@@ -79,9 +78,29 @@ def chunks(turn_id: str, first_seq: int, *texts: str) -> list[Record]:
 
 def entry(started: Started, records: list[Record], **given: Any) -> Append:
     turn = started.turn
-    return replace(
-        Append(turn_id=turn.turn_id, owner=turn.owner, lease_until=turn.lease_until, records=records), **given
+    append = Append(
+        turn_id=turn.turn_id, session_id=turn.session_id, request_id=None, owner=turn.owner, records=records
     )
+    return replace(append, **given)
+
+
+async def appended(store: Store, *entries: Append) -> list[bool]:
+    """Append in one commit; for each entry whether it is in the store."""
+    return [outcome.done for outcome in await store.append(entries)]
+
+
+async def pass_s(store: Store, seconds: float, *, alive: Sequence[str] = ()) -> list[str]:
+    """Let time pass by the store's clock, while the processes ``alive`` renew their leases; the turns that were interrupted.
+
+    In small steps, each with a look: a store that sees nothing for long does not judge others.
+    """
+    ended = []
+    for _ in range(12):
+        store.clock_offset_ms += seconds * 1000 / 12
+        for owner in alive:
+            await store.renew(owner, [], [])
+        ended += await store.reap()
+    return ended
 
 
 async def end(
@@ -110,7 +129,7 @@ async def end(
     }
     records = [*chunks(turn_id, after + 1, *texts), Record.of(events[status])]
     ended = End(status=status, text=text, image_id=None, ended_at=at)
-    assert await store.append([entry(started, records, end=ended)]) == [True]
+    assert await appended(store, entry(started, records, end=ended)) == [True]
 
 
 async def talk(store: Store, session_id: str, text: str, *texts: str, status: Status = "completed") -> Started:

@@ -9,11 +9,12 @@ from shared.events import (
 )
 from shared.llm.model import ContextMessage
 from shared.reply import text_sha256
-from shared.store.protocol import End, Started, Store, StoredImage
+from shared.store.protocol import End, Options, Started, Store, StoredImage
 from shared.store.record import Record
 from tests.store.suite import (
-    LEASE_MS,
+    LEASE_S,
     NOW,
+    appended,
     asked,
     chunks,
     end,
@@ -22,8 +23,11 @@ from tests.store.suite import (
     log,
     messages_of,
     new_session,
+    pass_s,
     talk,
 )
+
+RETENTION_S = Options().retention_s
 
 
 @every
@@ -31,37 +35,59 @@ async def test_reaping_what_has_no_owner(store: Store) -> None:
     session_id = await new_session(store)
     mine = await store.start_turn(asked(session_id=session_id))
     await store.append([entry(mine, chunks(mine.turn.turn_id, 2, "a", "b"))])
-    theirs = await store.start_turn(asked(new_session_id="s2", owner="another", lease_until=NOW + 10_000))
-    assert await store.reap(NOW + LEASE_MS) == []
-    assert await store.reap(NOW + LEASE_MS + 1) == [mine.turn.turn_id]
-    assert await store.reap(NOW + LEASE_MS + 1) == []
+    theirs = await store.start_turn(asked(new_session_id="s2", owner="another"))
+    assert await pass_s(store, LEASE_S / 2, alive=["another"]) == []
+    assert await pass_s(store, LEASE_S * 1.5, alive=["another"]) == [mine.turn.turn_id]
+    assert await pass_s(store, LEASE_S, alive=["another"]) == []
     last = (await log(store, mine.turn.turn_id))[-1]
-    assert last == TurnInterrupted(
-        turn_id=mine.turn.turn_id, seq=4, at=NOW + LEASE_MS + 1, chunks=2, sha256=text_sha256("ab")
-    )
+    assert last == TurnInterrupted(turn_id=mine.turn.turn_id, seq=4, at=last.at, chunks=2, sha256=text_sha256("ab"))
+    turn = await store.get_turn(mine.turn.turn_id)
+    assert turn is not None
+    assert (turn.status, turn.epoch) == ("interrupted", 1)
     assert [(m.role, m.text, m.status) for m in await messages_of(store, session_id)] == [
         ("user", "Hi", "interrupted"),
         ("model", "ab", "interrupted"),
     ]
     # The writer that wakes up late finds itself locked out; the other's turn goes on.
-    assert await store.append([entry(mine, chunks(mine.turn.turn_id, 4, "late"))]) == [False]
-    assert await store.append([entry(theirs, chunks(theirs.turn.turn_id, 2, "x"))]) == [True]
+    assert await appended(store, entry(mine, chunks(mine.turn.turn_id, 4, "late"))) == [False]
+    assert await appended(store, entry(theirs, chunks(theirs.turn.turn_id, 2, "x"))) == [True]
 
 
 @every
 async def test_renewing_a_lease(store: Store) -> None:
     started = await store.start_turn(asked(new_session_id="s1"))
-    read = await store.start_turn(asked(new_session_id="s2", owner="another"))
-    await store.renew("me", NOW + 9000, [read.turn.turn_id], NOW + 500)
-    assert await store.reap(NOW + 8999) == [read.turn.turn_id]
-    mine, theirs = await store.get_turn(started.turn.turn_id), await store.get_turn(read.turn.turn_id)
-    assert mine is not None
-    assert theirs is not None
-    assert (mine.status, mine.lease_until, mine.last_read_at) == ("running", NOW + 9000, NOW)
-    assert theirs.last_read_at == NOW + 500
+    turn_id = started.turn.turn_id
+    assert await pass_s(store, LEASE_S * 2, alive=["me"]) == []
     # An append renews the lease too.
-    await store.append([entry(started, chunks(started.turn.turn_id, 2, "x"), lease_until=NOW + 20_000)])
-    assert await store.reap(NOW + 19_999) == []
+    for seq in range(2, 8):
+        await store.append([entry(started, chunks(turn_id, seq, "x"))])
+        assert await pass_s(store, LEASE_S / 2) == []
+    assert await pass_s(store, LEASE_S * 1.5) == [turn_id]
+
+
+@every
+async def test_a_turn_that_is_dropped_ends_at_once(store: Store) -> None:
+    """Its process lives and renews the leases of its other turns."""
+    dropped = await store.start_turn(asked(new_session_id="s1"))
+    kept = await store.start_turn(asked(new_session_id="s2"))
+    await store.renew("me", [], [], [dropped.turn.turn_id])
+    store.clock_offset_ms += 1
+    assert await store.reap() == [dropped.turn.turn_id]
+    assert await appended(store, entry(kept, chunks(kept.turn.turn_id, 2, "x"))) == [True]
+
+
+@every
+async def test_when_a_turn_was_last_read(store: Store) -> None:
+    """By the store's clock, whichever process has the reader."""
+    started = await store.start_turn(asked(new_session_id="s1"))
+    await pass_s(store, 10, alive=["me"])
+    turn = await store.get_turn(started.turn.turn_id)
+    assert turn is not None
+    assert turn.unread_ms >= 10_000
+    await store.renew("another", [], [started.turn.turn_id])
+    turn = await store.get_turn(started.turn.turn_id)
+    assert turn is not None
+    assert turn.unread_ms < 10_000
 
 
 @every
@@ -71,10 +97,12 @@ async def test_old_logs_expire_then_vanish(store: Store) -> None:
     old = await talk(store, session_id, "one", "1")
     keyed = await store.start_turn(asked(new_session_id="s2", request_id="k"))
     await end(store, keyed, "x")
+    store.clock_offset_ms += 5000
     fresh = await store.start_turn(asked("two", session_id=session_id))
     await end(store, fresh, "2", at=NOW + 5000)
     running = await store.start_turn(asked(new_session_id="s3"))
-    await store.purge(NOW + 1000, 0, 0)
+    store.clock_offset_ms += RETENTION_S * 1000 - 4000
+    await store.purge()
     for turn_id, expired in ((old.turn.turn_id, True), (fresh.turn.turn_id, False), (running.turn.turn_id, False)):
         turn = await store.get_turn(turn_id)
         assert turn is not None
@@ -85,7 +113,8 @@ async def test_old_logs_expire_then_vanish(store: Store) -> None:
     assert [message.text for message in await messages_of(store, session_id)] == ["one", "1", "two", "2"]
     # A key lives as long as its log.
     assert not (await store.start_turn(asked("other", new_session_id="s4", request_id="k"))).joined
-    await store.purge(NOW + 1000, NOW + 1000, 0)
+    store.clock_offset_ms += Options().tombstone_s * 1000
+    await store.purge()
     assert await store.get_turn(old.turn.turn_id) is None
     assert await store.read(old.turn.turn_id, 0) is None
     assert [message.text for message in await messages_of(store, session_id)] == ["one", "1", "two", "2"]
@@ -116,7 +145,7 @@ async def test_pictures_go_with_what_shows_them(store: Store) -> None:
         cancelled = TurnCancelled(turn_id=turn_id, seq=2, at=NOW, usage=Usage(), chunks=0, sha256=None)
         ended = End(status="cancelled", text="", image_id=image_id, ended_at=NOW)
         batch = [entry(started, [Record.of(cancelled)], images=pictures, end=ended)]
-        assert await store.append(batch) == [True]
+        assert await appended(store, *batch) == [True]
         return started
 
     kept, cleared, deleted = [await new_session(store) for _ in range(3)]
@@ -128,22 +157,13 @@ async def test_pictures_go_with_what_shows_them(store: Store) -> None:
     assert await store.get_image("deleted") is None
     await store.clear_session(cleared, "me", NOW)
     assert await store.get_image("cleared") is not None
-    await store.purge(NOW + 1, NOW + 1, 0)
+    store.clock_offset_ms += RETENTION_S * 1000 + 1000
+    await store.purge()
     left = {name for name in ("kept", "kept-preview", "loose", "cleared") if await store.get_image(name) is not None}
     assert left == {"kept"}
     await draw("late", kept)
-    await store.purge(NOW + 1, 0, 0)
     await store.clear_session(kept, "me", NOW)
-    await store.purge(NOW + 1, NOW + 1, 0)
+    store.clock_offset_ms += RETENTION_S * 1000 + 1000
+    await store.purge()
     assert await store.get_image("kept") is None
     assert await store.get_image("late") is None
-
-
-@every
-async def test_a_word_to_the_other_processes(store: Store) -> None:
-    assert await store.last_signal() == 0
-    await store.signal("me", "cancel", NOW, turn_id="t1")
-    last = await store.last_signal()
-    assert last > 0
-    await store.purge(0, 0, NOW + 1)
-    assert await store.last_signal() == last

@@ -47,6 +47,24 @@ def test_a_file_that_is_no_database(tmp_path: Path) -> None:
     assert path.read_bytes().startswith(b"This is no database.")
 
 
+async def test_a_database_of_the_version_before_is_taken_along(tmp_path: Path) -> None:
+    path = tmp_path / "chat.db"
+    store = open_store(f"sqlite:///{path}")
+    started = await talk(store, await new_session(store), "one", "1")
+    await store.close()
+    connection = apsw.Connection(str(path))
+    connection.execute(
+        "ALTER TABLE turns DROP COLUMN cancel; ALTER TABLE turns DROP COLUMN epoch; PRAGMA user_version = 1"
+    )
+    connection.close()
+    store = open_store(f"sqlite:///{path}")
+    turn = await store.get_turn(started.turn.turn_id)
+    assert turn is not None
+    assert (turn.status, turn.epoch) == ("completed", 0)
+    await talk(store, await new_session(store), "two", "2")
+    await store.close()
+
+
 async def test_a_database_of_another_version(tmp_path: Path) -> None:
     await open_store(f"sqlite:///{tmp_path}/chat.db").close()
     connection = apsw.Connection(str(tmp_path / "chat.db"))

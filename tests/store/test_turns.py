@@ -16,12 +16,13 @@ from shared.events import (
 )
 from shared.llm.model import ContextMessage
 from shared.reply import text_sha256
-from shared.store.protocol import Store, StoredImage
+from shared.store.protocol import Appended, Store, StoredImage
 from shared.store.record import Record
 from tests.store.suite import (
-    LEASE_MS,
+    LEASE_S,
     NOW,
     PNG,
+    appended,
     asked,
     chunks,
     end,
@@ -29,6 +30,7 @@ from tests.store.suite import (
     every,
     log,
     new_session,
+    pass_s,
     refused,
     talk,
 )
@@ -74,14 +76,14 @@ async def test_the_fence_keeps_stale_writers_out(store: Store) -> None:
     """Only the owner of a running turn appends, and only what follows the last seq; what is refused wrote nothing."""
     started = await store.start_turn(asked(new_session_id="s1"))
     turn_id = started.turn.turn_id
-    assert await store.append([entry(started, chunks(turn_id, 2, "a", "b"))]) == [True]
+    assert await appended(store, entry(started, chunks(turn_id, 2, "a", "b"))) == [True]
     for wrong in (
         entry(started, chunks(turn_id, 4, "x"), owner="another"),
         entry(started, chunks(turn_id, 3, "again")),
         entry(started, chunks(turn_id, 5, "gap")),
         entry(started, chunks("no such turn", 2, "x"), turn_id="no such turn"),
     ):
-        assert await store.append([wrong]) == [False]
+        assert await appended(store, wrong) == [False]
     # A stale entry costs the others in the same commit nothing.
     second = await store.start_turn(asked(new_session_id="s2"))
     batch = [
@@ -89,13 +91,56 @@ async def test_the_fence_keeps_stale_writers_out(store: Store) -> None:
         entry(second, chunks(second.turn.turn_id, 2, "fresh")),
         entry(started, chunks(turn_id, 4, "c")),
     ]
-    assert await store.append(batch) == [False, True, True]
+    assert await appended(store, *batch) == [False, True, True]
     assert [event.text for event in await log(store, turn_id, 1) if isinstance(event, Chunk)] == ["a", "b", "c"]
     await end(store, second, after=2)
-    assert await store.append([entry(second, chunks(second.turn.turn_id, 4, "after the end"))]) == [False]
+    assert await appended(store, entry(second, chunks(second.turn.turn_id, 4, "after the end"))) == [False]
     turn = await store.get_turn(second.turn.turn_id)
     assert turn is not None
     assert (turn.status, turn.last_seq, turn.ended_at) == ("completed", 3, NOW + 50)
+
+
+@every
+async def test_an_entry_that_is_sent_again_is_done_once(store: Store) -> None:
+    """The answer to the first attempt may have been lost; the end of the turn may have been in it."""
+    started = await store.start_turn(asked(new_session_id="s1"))
+    turn_id = started.turn.turn_id
+    first = entry(started, chunks(turn_id, 2, "a", "b"))
+    assert await store.append([first]) == [Appended(True, 3)]
+    assert await store.append([first]) == [Appended(True, 3)]
+    assert (await store.append([entry(started, chunks(turn_id, 2, "a", "other"))]))[0].why == "fenced"
+    await end(store, started, "c", after=3)
+    assert [event.seq for event in await log(store, turn_id)] == [1, 2, 3, 4, 5]
+    await end(store, started, "c", after=3)
+    assert [event.seq for event in await log(store, turn_id)] == [1, 2, 3, 4, 5]
+
+
+@every
+async def test_a_refusal_says_why(store: Store) -> None:
+    started = await store.start_turn(asked(new_session_id="s1"))
+    turn_id = started.turn.turn_id
+    assert await store.append([entry(started, chunks(turn_id, 5, "e"))]) == [Appended(False, 1, "behind")]
+    stranger = entry(started, chunks(turn_id, 2, "x"), owner="another")
+    assert await store.append([stranger]) == [Appended(False, 1, "fenced")]
+    nothing = entry(started, chunks("no such turn", 2, "x"), turn_id="no such turn")
+    assert await store.append([nothing]) == [Appended(False, 0, "gone")]
+    standings = await store.renew("me", [turn_id, "no such turn"], [])
+    assert standings == [Appended(True, 1), Appended(False, 0, "gone")]
+    assert (await store.renew("another", [turn_id], []))[0].why == "fenced"
+
+
+@every
+async def test_a_cancel_waits_for_the_owner(store: Store) -> None:
+    """It is kept with the turn: the owner learns of it with its next commit or renewal, whenever that is."""
+    started = await store.start_turn(asked(new_session_id="s1"))
+    turn_id = started.turn.turn_id
+    await store.cancel(turn_id, "another")
+    assert await store.renew("me", [turn_id], []) == [Appended(True, 1, cancel=True)]
+    assert await store.append([entry(started, chunks(turn_id, 2, "a"))]) == [Appended(True, 2, cancel=True)]
+    await end(store, started, status="cancelled", after=2)
+    # A turn that has ended is not cancelled any more.
+    await store.cancel(turn_id, "another")
+    await store.cancel("no such turn", "another")
 
 
 @every
@@ -134,7 +179,7 @@ async def test_a_picture_is_kept_once_and_read_in_pieces(store: Store) -> None:
     events.append(
         ImageCompleted(turn_id=turn_id, seq=len(events) + 2, at=NOW, image_id="i1", sha256=sha256, revised_prompt=None)
     )
-    assert await store.append([entry(started, [Record.of(event) for event in events], images=[image])]) == [True]
+    assert await appended(store, entry(started, [Record.of(event) for event in events], images=[image])) == [True]
     assert await log(store, turn_id, 1) == events
     assert await log(store, turn_id, 3) == events[2:]
     assert await store.get_image("i1") == image
@@ -183,12 +228,14 @@ async def test_a_turn_whose_owner_is_gone_stands_in_nobodys_way(store: Store) ->
     session_id = await new_session(store)
     first = await store.start_turn(asked(session_id=session_id))
     await store.append([entry(first, chunks(first.turn.turn_id, 2, "Half a "))])
-    later = NOW + LEASE_MS + 1
-    second = await store.start_turn(asked("Go on", session_id=session_id, now=later, lease_until=later + LEASE_MS))
+    await pass_s(store, LEASE_S * 1.5)
+    second = await store.start_turn(asked("Go on", session_id=session_id))
     assert second.context == (ContextMessage("user", "Hi"), ContextMessage("model", "Half a "))
     last = (await log(store, first.turn.turn_id))[-1]
-    assert last == TurnInterrupted(turn_id=first.turn.turn_id, seq=3, at=later, chunks=1, sha256=text_sha256("Half a "))
-    assert await store.append([entry(first, chunks(first.turn.turn_id, 3, "late"))]) == [False]
+    assert last == TurnInterrupted(
+        turn_id=first.turn.turn_id, seq=3, at=last.at, chunks=1, sha256=text_sha256("Half a ")
+    )
+    assert await appended(store, entry(first, chunks(first.turn.turn_id, 3, "late"))) == [False]
 
 
 @every

@@ -13,7 +13,7 @@ import sys
 from shared.errors import ChatError
 from shared.store.open import open_store
 from shared.store.protocol import Store
-from tests.store.suite import asked, chunks, entry
+from tests.store.suite import appended, asked, chunks, entry
 
 
 async def main(url: str, owner: str, rounds: int) -> None:
@@ -27,7 +27,7 @@ async def main(url: str, owner: str, rounds: int) -> None:
         started = await store.start_turn(new)
         joined += started.joined
         if not started.joined:
-            assert await store.append([entry(started, chunks(started.turn.turn_id, 2, owner))]) == [True]
+            assert await appended(store, entry(started, chunks(started.turn.turn_id, 2, owner))) == [True]
         try:
             await store.start_turn(asked("mine", session_id=f"session-{number}", owner=owner))
             won += 1
@@ -41,7 +41,7 @@ async def main(url: str, owner: str, rounds: int) -> None:
 async def _stream(store: Store, owner: str, session_id: str) -> None:
     started = await store.start_turn(asked("Hi", new_session_id=session_id, owner=owner))
     for seq in range(2, 12):
-        assert await store.append([entry(started, chunks(started.turn.turn_id, seq, f"{seq} "))]) == [True]
+        assert await appended(store, entry(started, chunks(started.turn.turn_id, seq, f"{seq} "))) == [True]
 
 
 if __name__ == "__main__":

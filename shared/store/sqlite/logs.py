@@ -31,5 +31,18 @@ def insert_segment(connection: apsw.Connection, turn_id: str, records: list[Reco
     """Add the records of one commit to a log."""
     connection.execute(
         "INSERT INTO segments VALUES (?, ?, ?, ?)",
-        (turn_id, records[0].seq, records[-1].seq, b"\n".join([record.stored for record in records])),
+        (turn_id, records[0].seq, records[-1].seq, to_lines(records)),
     )
+
+
+def to_lines(records: list[Record]) -> bytes:
+    """The records of one commit as JSON lines."""
+    return b"\n".join([record.stored for record in records])
+
+
+def select_segment(connection: apsw.Connection, turn_id: str, first_seq: int) -> bytes | None:
+    """The lines of the commit whose first record has this seq, if there is one."""
+    row = connection.execute(
+        "SELECT lines FROM segments WHERE turn_id = ? AND first_seq = ?", (turn_id, first_seq)
+    ).fetchone()
+    return row[0] if row else None

@@ -25,7 +25,7 @@ SELECT s.session_id, s.model_id, s.created_at, s.last_activity_at,
 FROM sessions s
 """
 SELECT_TURN = (
-    "SELECT turn_id, kind, session_id, status, last_seq, owner, lease_until, last_read_at, ended_at, expired FROM turns"
+    "SELECT turn_id, kind, session_id, status, last_seq, owner, epoch, last_read_at, ended_at, expired FROM turns"
 )
 
 
@@ -72,13 +72,13 @@ def to_message(turn_id: str, role: Role, text: str, status: Status, image_id: st
     )
 
 
-def select_turn(connection: apsw.Connection, turn_id: str) -> TurnRow | None:
-    """The turn, unless it is no longer found."""
+def select_turn(connection: apsw.Connection, turn_id: str, now: float) -> TurnRow | None:
+    """The turn, unless it is no longer found; ``now`` by the store's clock."""
     row = connection.execute(SELECT_TURN + " WHERE turn_id = ? AND expired < 2", (turn_id,)).fetchone()
-    return to_turn_row(row) if row else None
+    return to_turn_row(row, now) if row else None
 
 
-def to_turn_row(row: Any) -> TurnRow:
+def to_turn_row(row: Any, now: float) -> TurnRow:
     """A row of ``SELECT_TURN``."""
     return TurnRow(
         turn_id=row[0],
@@ -87,8 +87,8 @@ def to_turn_row(row: Any) -> TurnRow:
         status=row[3],
         last_seq=row[4],
         owner=row[5],
-        lease_until=row[6],
-        last_read_at=row[7],
+        epoch=row[6],
+        unread_ms=max(0.0, now - row[7]),
         ended_at=row[8],
         expired=bool(row[9]),
     )
@@ -130,6 +130,12 @@ def select_signals(connection: apsw.Connection, after: int) -> list[Signal]:
         Signal(signal_id=row[0], origin=row[1], kind=row[2], session_id=row[3], turn_id=row[4], message_count=row[5])
         for row in rows
     ]
+
+
+def last_signal(connection: apsw.Connection) -> int:
+    """The id of the newest signal. AUTOINCREMENT remembers it also when the signals themselves are purged."""
+    row = connection.execute("SELECT seq FROM sqlite_sequence WHERE name = 'signals'").fetchone()
+    return int(row[0]) if row else 0
 
 
 def select_image(connection: apsw.Connection, image_id: str) -> StoredImage | None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import apsw
 
-VERSION = 1
+VERSION = 2
 BUSY_TIMEOUT_MS = 5000
 
 _SCHEMA = """
@@ -30,7 +30,9 @@ CREATE TABLE turns (
   owner TEXT NOT NULL, lease_until REAL NOT NULL, last_read_at REAL NOT NULL,
   created_at REAL NOT NULL, ended_at REAL,
   text TEXT NOT NULL DEFAULT '', image_id TEXT,
-  expired INTEGER NOT NULL DEFAULT 0     -- 1: log dropped; 2: no longer found
+  expired INTEGER NOT NULL DEFAULT 0,    -- 1: log dropped; 2: no longer found
+  cancel INTEGER NOT NULL DEFAULT 0,     -- 1: somebody asks for the end of the turn
+  epoch INTEGER NOT NULL DEFAULT 0       -- 1: another process ended the turn for its owner
 );
 CREATE INDEX turns_of_session ON turns (session_id, number) WHERE session_id IS NOT NULL AND cleared = 0;
 CREATE INDEX turns_running ON turns (owner, session_id) WHERE status = 'running';
@@ -49,6 +51,13 @@ CREATE TABLE signals (
   session_id TEXT, turn_id TEXT, message_count INTEGER
 );
 """
+# What a database of an older version lacks.
+_UPGRADES = {
+    1: """
+ALTER TABLE turns ADD COLUMN cancel INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE turns ADD COLUMN epoch INTEGER NOT NULL DEFAULT 0;
+"""
+}
 
 
 def connect(path: str | None) -> apsw.Connection:
@@ -67,11 +76,15 @@ def connect(path: str | None) -> apsw.Connection:
         (version,) = connection.execute("PRAGMA user_version").fetchone() or (0,)
         if version == 0:
             connection.execute(_SCHEMA)
+        elif version in _UPGRADES:
+            connection.execute(_UPGRADES[version])
+        if version < VERSION:
             connection.execute(f"PRAGMA user_version = {VERSION}")
+            version = VERSION
         connection.execute("COMMIT")
     except apsw.Error as error:
         raise ValueError(f"STORE_URL: the database {path} cannot be opened ({type(error).__name__})") from error
-    if version not in (0, VERSION):
+    if version != VERSION:
         raise ValueError(f"STORE_URL: the database {path} is of another version of this program; use another file")
     return connection
 

@@ -75,17 +75,17 @@ def _messages_from(connection: apsw.Connection, session_id: str, number: int) ->
             yield to_message(turn_id, "model", text, status, image_id, ended)
 
 
-def clear_session(connection: apsw.Connection, session_id: str, origin: str, now: float) -> None:
+def clear_session(connection: apsw.Connection, session_id: str, origin: str, now: float, clock_ms: float) -> None:
     """Drop the messages and keep the logs. Raises ``session_not_found``, ``turn_in_progress``."""
-    refuse_running(connection, session_id, now)
+    refuse_running(connection, session_id, clock_ms)
     connection.execute("UPDATE turns SET cleared = 1 WHERE session_id = ? AND cleared = 0", (session_id,))
     connection.execute("UPDATE sessions SET last_activity_at = ? WHERE session_id = ?", (now, session_id))
     insert_signal(connection, now, origin, "session_cleared", session_id)
 
 
-def delete_session(connection: apsw.Connection, session_id: str, origin: str, now: float) -> None:
+def delete_session(connection: apsw.Connection, session_id: str, origin: str, now: float, clock_ms: float) -> None:
     """Drop the session, its turns and their logs. Raises ``session_not_found``, ``turn_in_progress``."""
-    refuse_running(connection, session_id, now)
+    refuse_running(connection, session_id, clock_ms)
     of_session = "(SELECT turn_id FROM turns WHERE session_id = ?)"
     connection.execute(f"DELETE FROM segments WHERE turn_id IN {of_session}", (session_id,))
     connection.execute(f"DELETE FROM images WHERE turn_id IN {of_session}", (session_id,))

@@ -7,9 +7,9 @@ import apsw
 from shared.errors import ChatError
 from shared.events import TurnInterrupted, TurnStarted
 from shared.llm.model import ContextMessage
-from shared.store.protocol import Append, NewTurn, Started, TurnRow, refuse_missing
+from shared.store.protocol import Append, Appended, NewTurn, Started, TurnRow, refuse_missing
 from shared.store.record import Record, partial
-from shared.store.sqlite.logs import insert_segment, read_log
+from shared.store.sqlite.logs import insert_segment, read_log, select_segment, to_lines
 from shared.store.sqlite.rows import count_messages, insert_signal, select_turn
 
 
@@ -58,7 +58,7 @@ def read_context(connection: apsw.Connection, session_id: str, max_chars: int) -
     )
 
 
-def start_turn(connection: apsw.Connection, new: NewTurn) -> Started:
+def start_turn(connection: apsw.Connection, new: NewTurn, clock_ms: float, lease_ms: float) -> Started:
     """Check, record the turn with its first event, and collect the context; see the protocol."""
     if new.request_id is not None:
         row = connection.execute(
@@ -67,7 +67,7 @@ def start_turn(connection: apsw.Connection, new: NewTurn) -> Started:
         if row is not None:
             if row[1] != new.request_hash:
                 raise ChatError("idempotency_key_reused")
-            turn = select_turn(connection, row[0])
+            turn = select_turn(connection, row[0], clock_ms)
             if turn is not None:
                 return Started(turn=turn, joined=True)
     session_id = new.session_id
@@ -76,7 +76,7 @@ def start_turn(connection: apsw.Connection, new: NewTurn) -> Started:
         row = connection.execute("SELECT model_id FROM sessions WHERE session_id = ?", (session_id,)).fetchone()
         refuse_missing(row)
         session_model = row[0] if row else None
-        refuse_running(connection, session_id, new.now)
+        refuse_running(connection, session_id, clock_ms)
     elif new.new_session_id is not None:
         session_id = new.new_session_id
         insert_session(connection, session_id, new.model_id, new.now)
@@ -107,8 +107,8 @@ def start_turn(connection: apsw.Connection, new: NewTurn) -> Started:
             new.request_id,
             new.request_hash if new.request_id is not None else None,
             new.owner,
-            new.lease_until,
-            new.now,
+            clock_ms + lease_ms,
+            clock_ms,
             new.now,
         ),
     )
@@ -126,8 +126,8 @@ def start_turn(connection: apsw.Connection, new: NewTurn) -> Started:
             status="running",
             last_seq=1,
             owner=new.owner,
-            lease_until=new.lease_until,
-            last_read_at=new.now,
+            epoch=0,
+            unread_ms=0.0,
             ended_at=None,
             expired=False,
         ),
@@ -140,21 +140,21 @@ def start_turn(connection: apsw.Connection, new: NewTurn) -> Started:
     )
 
 
-def append(connection: apsw.Connection, entry: Append) -> bool:
-    """Append to one log; False, and nothing written, when the turn is not this owner's or the seq does not follow."""
+def append(connection: apsw.Connection, entry: Append, lease_until: float) -> Appended:
+    """Append to one log; nothing is written when the entry is refused."""
     first, last = entry.records[0].seq, entry.records[-1].seq
     # The fence: only the owner of a running turn appends, and only what follows the last record.
-    connection.execute(
+    row = connection.execute(
         "UPDATE turns SET last_seq = ?, lease_until = ? WHERE turn_id = ? AND owner = ? AND status = 'running'"
-        " AND last_seq = ?",
-        (last, entry.lease_until, entry.turn_id, entry.owner, first - 1),
-    )
-    if connection.changes() != 1:
-        return False
+        " AND last_seq = ? RETURNING cancel",
+        (last, lease_until, entry.turn_id, entry.owner, first - 1),
+    ).fetchone()
+    if row is None:
+        return _refusal(connection, entry)
     insert_segment(connection, entry.turn_id, entry.records)
     for image in entry.images:
         connection.execute(
-            "INSERT INTO images VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            "INSERT OR REPLACE INTO images VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
             (
                 image.image_id,
                 image.turn_id,
@@ -169,7 +169,33 @@ def append(connection: apsw.Connection, entry: Append) -> bool:
         )
     if entry.end is not None:
         _end_turn(connection, entry)
-    return True
+    return Appended(True, last, cancel=bool(row[0]))
+
+
+def _refusal(connection: apsw.Connection, entry: Append) -> Appended:
+    """Why an entry was not appended; one that is in the log already is done."""
+    row = connection.execute(
+        "SELECT owner, status, last_seq, cancel FROM turns WHERE turn_id = ?", (entry.turn_id,)
+    ).fetchone()
+    if row is None:
+        return Appended(False, 0, "gone")
+    owner, status, last_seq, cancel = row
+    first = entry.records[0].seq
+    if owner == entry.owner and select_segment(connection, entry.turn_id, first) == to_lines(entry.records):
+        return Appended(True, last_seq, cancel=bool(cancel))
+    behind = owner == entry.owner and status == "running" and last_seq < first - 1
+    return Appended(False, last_seq, "behind" if behind else "fenced")
+
+
+def standing(connection: apsw.Connection, owner: str, turn_id: str) -> Appended:
+    """Where a turn that ``owner`` generates stands."""
+    row = connection.execute(
+        "SELECT owner, status, last_seq, cancel FROM turns WHERE turn_id = ?", (turn_id,)
+    ).fetchone()
+    if row is None:
+        return Appended(False, 0, "gone")
+    owned = row[0] == owner and row[1] == "running"
+    return Appended(owned, row[2], "" if owned else "fenced", bool(row[3]))
 
 
 def _end_turn(connection: apsw.Connection, entry: Append) -> None:
@@ -197,7 +223,7 @@ def _end_turn(connection: apsw.Connection, entry: Append) -> None:
 
 def interrupt(connection: apsw.Connection, turn_id: str, now: float) -> None:
     """End a running turn whose process is gone; what was shown of it is kept."""
-    turn = select_turn(connection, turn_id)
+    turn = select_turn(connection, turn_id, now)
     if turn is None or turn.status != "running":
         return
     text, chunks, sha256 = partial(record.event for record in read_log(connection, turn_id, 0))
@@ -205,6 +231,7 @@ def interrupt(connection: apsw.Connection, turn_id: str, now: float) -> None:
     insert_segment(connection, turn_id, [Record.of(event)])
     image = connection.execute("SELECT image_id FROM images WHERE turn_id = ? AND preview = 0", (turn_id,)).fetchone()
     connection.execute(
-        "UPDATE turns SET status = 'interrupted', last_seq = ?, ended_at = ?, text = ?, image_id = ? WHERE turn_id = ?",
+        "UPDATE turns SET status = 'interrupted', last_seq = ?, ended_at = ?, text = ?, image_id = ?, epoch = 1"
+        " WHERE turn_id = ?",
         (event.seq, now, text, image[0] if image else None, turn_id),
     )

@@ -1,0 +1,94 @@
+"""News on SQLite: a look at the database every 20 ms, because SQLite has no way to wake another process."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Mapping
+
+import apsw
+
+from shared.errors import ChatError
+from shared.store.protocol import Moved, News, Pushed, Signal
+from shared.store.record import image_of
+from shared.store.sqlite import rows
+from shared.store.sqlite.worker import InlineWorker, Worker
+
+_LOOK_S = 0.02
+_RETRY_S = 1.0
+
+
+class NewsWatch:
+    """What other connections have committed since the last look: signals, and the events of the turns that are followed."""
+
+    def __init__(self, reader: Worker | InlineWorker) -> None:
+        self._reader = reader
+        self._positions: dict[str, int] = {}
+        self._data_version = -1
+        self._behind = True
+
+    def follow(self, turn_id: str) -> None:
+        """Look at a turn too; what it has now is news."""
+        self._positions.setdefault(turn_id, 0)
+        self._behind = True
+
+    def unfollow(self, turn_id: str) -> None:
+        """The opposite of ``follow``."""
+        self._positions.pop(turn_id, None)
+
+    def has_read(self, turn_id: str, last_seq: int) -> None:
+        """Up to ``last_seq`` a turn has been read, so that is no news."""
+        if turn_id in self._positions:
+            self._positions[turn_id] = last_seq
+
+    async def news(self, wanted: Callable[[], bool]) -> AsyncIterator[News]:
+        """What is new, look by look. A look that fails is repeated, so nothing is lost."""
+        last_signal = await self._reader.run(rows.last_signal)
+        while True:
+            await asyncio.sleep(_LOOK_S)
+            if not wanted():
+                continue
+            positions, again = dict(self._positions), self._behind
+            self._behind = False
+            try:
+                found = await self._reader.run(lambda c: self._look(c, last_signal, positions, again))  # noqa: B023
+            except ChatError:
+                self._behind = True
+                await asyncio.sleep(_RETRY_S)
+                continue
+            for news in found:
+                if isinstance(news, Signal):
+                    last_signal = max(last_signal, news.signal_id)
+                elif isinstance(news, Pushed):
+                    self.has_read(news.turn_id, news.first_seq + len(news.lines) - 1)
+                yield news
+
+    def _look(
+        self, connection: apsw.Connection, last_signal: int, positions: Mapping[str, int], again: bool
+    ) -> list[News]:
+        """What there is after these positions; nothing when no other connection has written since the last look."""
+        version = int(connection.pragma("data_version"))
+        if version == self._data_version and not again:
+            return []
+        with rows.snapshot(connection):
+            found: list[News] = list(rows.select_signals(connection, last_signal))
+            for turn_id, position in positions.items():
+                row = connection.execute("SELECT last_seq FROM turns WHERE turn_id = ?", (turn_id,)).fetchone()
+                if row is None:
+                    found.append(Moved(turn_id))
+                elif row[0] > position:
+                    found += _segments(connection, turn_id, position)
+        self._data_version = version
+        return found
+
+
+def _segments(connection: apsw.Connection, turn_id: str, after: int) -> list[News]:
+    """The commits of one turn after seq ``after``. Pictures are not pushed: the turn is read."""
+    found: list[News] = []
+    for first_seq, lines in connection.execute(
+        "SELECT first_seq, lines FROM segments WHERE turn_id = ? AND last_seq > ? ORDER BY first_seq", (turn_id, after)
+    ):
+        split = lines.split(b"\n")
+        if any(image_of(line) for line in split):
+            return [Moved(turn_id)]
+        found.append(Pushed(turn_id, first_seq, split))
+    return found
