@@ -1,4 +1,4 @@
-"""Real servers in processes of their own: what ``serve all``, the demo, the comparison, the diagrams and the tests start."""
+"""Servers in processes of their own, for ``serve all``, the demo, the comparison, the diagrams and the tests."""
 
 from __future__ import annotations
 
@@ -8,24 +8,28 @@ import json
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from types import FrameType
 from typing import Any
 
 from protocols import TRANSPORTS
 from shared.client.protocol import ChatClient
 
 START_S = 30.0
-_LOG_LINES = 2000
+_KEPT_LINES = 2000
+_LONGEST_LINE_BYTES = 4 * 1024 * 1024
 
-Relay = Callable[[str, bytes], None]
+# Gets the word of a server and a line that the server has logged.
+OnLine = Callable[[str, bytes], None]
 
 
 @dataclass(slots=True)
 class Server:
-    """A running server; ``address`` is ``host:port``, ``log`` its JSON lines so far (the newest 2,000)."""
+    """A running server; ``address`` is ``host:port``.
+
+    ``log`` has the newest 2,000 of its log lines, parsed; ``said`` has its other lines on stderr.
+    """
 
     word: str
     address: str
@@ -38,12 +42,12 @@ class Server:
         return TRANSPORTS[self.word].client(self.address, **options)
 
     def kill(self) -> None:
-        """SIGKILL: the process is gone without a word."""
+        """Send SIGKILL: the process ends without any clean-up."""
         with contextlib.suppress(ProcessLookupError):
             self.process.kill()
 
     def send(self, number: int) -> None:
-        """Send a signal. Windows has none to send: the process is ended at once."""
+        """Send a signal. Windows has no signals, so there the process is ended at once."""
         if self.process.returncode is None:
             with contextlib.suppress(ProcessLookupError):
                 if sys.platform == "win32":
@@ -68,15 +72,16 @@ async def serving(
     port: int = 0,
     env: Mapping[str, str] | None = None,
     arguments: Sequence[str] = (),
-    relay: Relay | None = None,
+    on_line: OnLine | None = None,
     apart: bool = False,
 ) -> AsyncIterator[Server]:
-    """One server, ready to be asked; ``port`` 0 takes a free one, ``env`` is added to ours, ``relay`` gets each line it logs.
+    """One server that is ready for requests. Port 0 takes a free port; ``env`` is added to this process's environment.
 
-    Raises RuntimeError with the server's own words when it does not start.
+    ``on_line`` gets each line that the server logs. ``apart`` puts the server into a process group of its own, so that Ctrl-C in a
+    terminal reaches only this process. Raises RuntimeError with the server's own words when the server does not start.
     """
-    server = await start(word, port=port, env=env, arguments=arguments, apart=apart)
-    reading = asyncio.create_task(_read_log(server, relay))
+    server = await _start(word, port=port, env=env, arguments=arguments, apart=apart)
+    reading = asyncio.create_task(_read_log(server, on_line))
     try:
         yield server
     finally:
@@ -89,24 +94,26 @@ async def serving_all(
     words: Sequence[str] = tuple(TRANSPORTS),
     *,
     env: Mapping[str, str] | None = None,
-    default_ports: bool = False,
     ports: Mapping[str, int] | None = None,
     arguments: Sequence[str] = (),
-    relay: Relay | None = None,
+    on_line: OnLine | None = None,
     apart: bool = False,
 ) -> AsyncIterator[dict[str, Server]]:
-    """Several servers side by side, started and stopped together; ``ports`` by word, else free ones.
+    """Several servers side by side, started and stopped together, with the options of ``serving``; ``ports`` by word.
 
-    Raises RuntimeError with the words of the first that does not start, when the others have been stopped again.
+    Raises RuntimeError with the words of the first server that does not start, after the others have been stopped.
     """
-    if default_ports:
-        ports = {word: TRANSPORTS[word].default_port for word in words}
     async with contextlib.AsyncExitStack() as stack:
         starting = [
             asyncio.create_task(
                 stack.enter_async_context(
                     serving(
-                        word, port=(ports or {}).get(word, 0), env=env, arguments=arguments, relay=relay, apart=apart
+                        word,
+                        port=(ports or {}).get(word, 0),
+                        env=env,
+                        arguments=arguments,
+                        on_line=on_line,
+                        apart=apart,
                     )
                 )
             )
@@ -115,7 +122,7 @@ async def serving_all(
         try:
             servers = await asyncio.gather(*starting)
         except BaseException:
-            # None may come up after we have left.
+            # The stack stops only servers that have entered it, so no server may still be starting when this block ends.
             for task in starting:
                 task.cancel()
             await asyncio.gather(*starting, return_exceptions=True)
@@ -127,13 +134,10 @@ async def serving_all(
                 server.send(signal.SIGINT)
 
 
-async def start(
-    word: str, *, port: int, env: Mapping[str, str] | None, arguments: Sequence[str], apart: bool = False
+async def _start(
+    word: str, *, port: int, env: Mapping[str, str] | None, arguments: Sequence[str], apart: bool
 ) -> Server:
-    """Start a server and wait for its ``listening`` line; the caller reads on (see ``serving``).
-
-    ``apart``: in a process group of its own, so that Ctrl-C in a terminal reaches it only through us (see ``catching_signals``).
-    """
+    """Start a server and read its stderr up to the line ``listening``."""
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         "-m",
@@ -145,7 +149,7 @@ async def start(
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.DEVNULL,
         stderr=asyncio.subprocess.PIPE,
-        limit=4 * 1024 * 1024,
+        limit=_LONGEST_LINE_BYTES,
         process_group=0 if apart else None,
     )
     assert process.stderr is not None
@@ -170,79 +174,14 @@ async def start(
     raise RuntimeError(" | ".join(said) or f"the {word} server did not start: status {process.returncode}")
 
 
-async def _read_log(server: Server, relay: Relay | None = None) -> None:
+async def _read_log(server: Server, on_line: OnLine | None) -> None:
     assert server.process.stderr is not None
     while line := await server.process.stderr.readline():
-        if relay is not None:
-            relay(server.word, line)
+        if on_line is not None:
+            on_line(server.word, line)
         try:
             server.log.append(json.loads(line))
-            del server.log[:-_LOG_LINES]
+            del server.log[:-_KEPT_LINES]
         except json.JSONDecodeError:
             server.said.append(line.decode(errors="replace").rstrip())
-            del server.said[:-_LOG_LINES]
-
-
-class Watched:
-    """How ``run_together`` ended: 0 when it was asked to stop; else 1, and ``why`` says which server ended and how."""
-
-    status = 0
-    why = ""
-
-
-async def run_together(servers: Mapping[str, Server], signals: asyncio.Queue[int], drain_s: float) -> Watched:
-    """Until all have ended: pass signals on, and end the others when one dies by itself."""
-    ended = Watched()
-    deaths = {asyncio.create_task(server.process.wait()): server for server in servers.values()}
-    asking = asyncio.create_task(signals.get())
-    stopping_s: float | None = None
-    try:
-        while deaths:
-            done, _ = await asyncio.wait((asking, *deaths), timeout=stopping_s, return_when=asyncio.FIRST_COMPLETED)
-            if not done:
-                for server in deaths.values():
-                    server.kill()
-            if asking in done:
-                number = asking.result()
-                asking = asyncio.create_task(signals.get())
-                stopping_s = drain_s + 10
-                for server in deaths.values():
-                    server.send(number)
-            for task in done & deaths.keys():
-                server = deaths.pop(task)
-                if stopping_s is None:
-                    stopping_s = drain_s + 10
-                    ended.status, ended.why = 1, f"the {server.word} server ended by itself: {_last_words(server)}"
-                    for other in deaths.values():
-                        other.send(signal.SIGTERM)
-    finally:
-        asking.cancel()
-    return ended
-
-
-def _last_words(server: Server) -> str:
-    code = server.process.returncode
-    status = f"exit status {code}"
-    if code is not None and code < 0:
-        status = f"killed by {signal.Signals(-code).name}"
-    return f"{status} ({server.said[-1]})" if server.said else status
-
-
-@contextlib.contextmanager
-def catching_signals() -> Iterator[asyncio.Queue[int]]:
-    """SIGINT, SIGTERM and SIGHUP (a closed terminal, as SIGINT) as a queue, while this lasts."""
-    loop = asyncio.get_running_loop()
-    queue: asyncio.Queue[int] = asyncio.Queue()
-    numbers = {signal.SIGINT: signal.SIGINT, signal.SIGTERM: signal.SIGTERM}
-    if sys.platform != "win32":
-        numbers[signal.SIGHUP] = signal.SIGINT
-
-    def on_signal(number: int, frame: FrameType | None) -> None:
-        loop.call_soon_threadsafe(queue.put_nowait, int(numbers[signal.Signals(number)]))
-
-    before = {number: signal.signal(number, on_signal) for number in numbers}
-    try:
-        yield queue
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+            del server.said[:-_KEPT_LINES]

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
+import signal
 import sys
 from collections.abc import Mapping, Sequence
 from datetime import datetime
@@ -12,69 +14,110 @@ import structlog
 from pydantic import ValidationError
 
 from protocols import TRANSPORTS
-from protocols.processes import Server, catching_signals, run_together, serving_all
+from protocols.processes import Server, serving_all
 from shared.config import Settings, settings_problems
-from shared.server.tasks import first_of
+from shared.signals import catching_signals
+
+# A server that has not ended this long after its drain is killed.
+_AFTER_DRAIN_S = 10.0
 
 
 def serve_all(host: str = "127.0.0.1", port_base: int | None = None, arguments: Sequence[str] = ()) -> int:
     """Run the five until a signal ends them, or until one dies: exit status 0, 1; 2 when one could not start.
 
-    ``port_base``: its five ports instead of the configured ones. ``arguments`` are every server's.
+    ``port_base`` replaces the configured ports by five ports from this one on. Every server gets ``arguments``.
     """
     try:
         settings = Settings()
-        ports = {word: row.port() for word, row in TRANSPORTS.items()}
+        ports = {word: transport.port() for word, transport in TRANSPORTS.items()}
     except ValidationError as error:
-        problems = settings_problems(error)
-        return _say(f"the servers cannot start: {problems}", 2)
+        return _end(f"the servers cannot start: {settings_problems(error)}", 2)
     if port_base is not None:
         ports = {word: port_base + number for number, word in enumerate(TRANSPORTS)}
     try:
         return asyncio.run(_serve_all(settings, ports, ["--host", host, *arguments]))
     except RuntimeError as error:
-        return _say(str(error), 2)
+        return _end(str(error), 2)
 
 
-def _say(line: str, status: int = 0) -> int:
+def _end(line: str, status: int) -> int:
     sys.stderr.write(f"{line}\n")
     return status
 
 
 async def _serve_all(settings: Settings, ports: Mapping[str, int], arguments: Sequence[str]) -> int:
     if settings.store_url == "sqlite://":
-        _say("note: STORE_URL=sqlite:// is memory, so each of the five processes has a store of its own")
-    # Each server allows the pages of the other four (ALLOWED_ORIGINS), so each is told all ports.
-    env = {f"{word.upper()}_PORT": str(port) for word, port in ports.items()}
+        sys.stderr.write("note: STORE_URL=sqlite:// is memory, so each of the five processes has a store of its own\n")
+    # Each server allows the pages of the other four (ALLOWED_ORIGINS), so each server needs all ports.
+    env = {TRANSPORTS[word].port_setting: str(port) for word, port in ports.items()}
     up = asyncio.Event()
 
-    def relay(word: str, line: bytes) -> None:
-        # Until then only the words of a server that does not start matter, and those come by themselves.
+    def on_line(word: str, line: bytes) -> None:
+        # Before all servers are up nothing is shown. The words of a server that does not start are in the RuntimeError.
         if up.is_set():
-            _relay(word, line)
+            _show_line(word, line)
 
     with catching_signals() as signals:
-        early = asyncio.create_task(signals.get())
-        serving = serving_all(tuple(ports), env=env, ports=ports, arguments=arguments, relay=relay, apart=True)
-        starting = asyncio.ensure_future(serving.__aenter__())
-        await first_of(asyncio.shield(early), asyncio.shield(starting))
-        if early.done():
-            starting.cancel()
-            await asyncio.gather(starting, return_exceptions=True)
-            return 0
-        early.cancel()
-        servers = await starting
-        try:
-            _table(servers, settings)
+        async with contextlib.AsyncExitStack() as stack:
+            serving = serving_all(tuple(ports), env=env, ports=ports, arguments=arguments, on_line=on_line, apart=True)
+            starting = asyncio.create_task(stack.enter_async_context(serving))
+            asked_early = asyncio.create_task(signals.get())
+            await asyncio.wait((starting, asked_early), return_when=asyncio.FIRST_COMPLETED)
+            if asked_early.done():
+                starting.cancel()
+                await asyncio.gather(starting, return_exceptions=True)
+                return 0
+            asked_early.cancel()
+            servers = starting.result()
+            _show_table(servers)
             up.set()
-            ended = await run_together(servers, signals, settings.drain_s)
-        finally:
-            await serving.__aexit__(None, None, None)
-    return _say(ended.why, 1) if ended.why else _say("all five have stopped")
+            problem = await _run_together(servers, signals, settings.drain_s)
+    return _end(problem, 1) if problem else _end("all five have stopped", 0)
 
 
-def _table(servers: Mapping[str, Server], settings: Settings) -> None:
-    """What is where, on a terminal; elsewhere the servers' own first lines, as JSON."""
+async def _run_together(servers: Mapping[str, Server], signals: asyncio.Queue[int], drain_s: float) -> str:
+    """Wait until all servers have ended: signals are passed on, and one server's death ends the others.
+
+    The result says which server ended by itself, and how; it is empty when a signal ended the servers.
+    """
+    problem = ""
+    running = {asyncio.create_task(server.process.wait()): server for server in servers.values()}
+    asking = asyncio.create_task(signals.get())
+    stopping_s: float | None = None
+    try:
+        while running:
+            done, _ = await asyncio.wait((asking, *running), timeout=stopping_s, return_when=asyncio.FIRST_COMPLETED)
+            if not done:
+                for server in running.values():
+                    server.kill()
+            if asking in done:
+                number = asking.result()
+                asking = asyncio.create_task(signals.get())
+                stopping_s = drain_s + _AFTER_DRAIN_S
+                for server in running.values():
+                    server.send(number)
+            for task in done & running.keys():
+                server = running.pop(task)
+                if stopping_s is None:
+                    stopping_s = drain_s + _AFTER_DRAIN_S
+                    problem = f"the {server.word} server ended by itself: {_how_ended(server)}"
+                    for other in running.values():
+                        other.send(signal.SIGTERM)
+    finally:
+        asking.cancel()
+    return problem
+
+
+def _how_ended(server: Server) -> str:
+    code = server.process.returncode
+    status = f"exit status {code}"
+    if code is not None and code < 0:
+        status = f"killed by {signal.Signals(-code).name}"
+    return f"{status} ({server.said[-1]})" if server.said else status
+
+
+def _show_table(servers: Mapping[str, Server]) -> None:
+    """The addresses and commands, on a terminal; elsewhere the servers' own first lines, as JSON."""
     if not sys.stderr.isatty():
         for server in servers.values():
             sys.stderr.write(json.dumps(server.log[0]) + "\n")
@@ -83,17 +126,17 @@ def _table(servers: Mapping[str, Server], settings: Settings) -> None:
     rows = [("transport", "address", "talk to it")]
     for word, server in servers.items():
         port = server.address.rpartition(":")[2]
-        more = "" if port == str(TRANSPORTS[word].port()) else f" --port {port}"
-        rows.append((word, str(server.log[0]["address"]), f"python -m protocols chat {word}{more}"))
+        option = "" if port == str(TRANSPORTS[word].port()) else f" --port {port}"
+        rows.append((word, str(server.log[0]["address"]), f"python -m protocols chat {word}{option}"))
     body = "\n".join(f"  {word:<11}{address:<25}{command}" for word, address, command in rows)
     models = f"{about['model']} ({about['provider']}), {about['image_model']} ({about['image_provider']})"
-    _say(
-        f"\n  five servers, one store, Ctrl-C stops them all\n\n{body}\n\n  models  {models}\n  store   {about['store']}\n"
+    sys.stderr.write(
+        f"\n  five servers, one store, Ctrl-C stops them all\n\n{body}\n\n  models  {models}\n  store   {about['store']}\n\n"
     )
 
 
-def _relay(word: str, line: bytes) -> None:
-    """A server's log line: as it is, or readable where a terminal reads it."""
+def _show_line(word: str, line: bytes) -> None:
+    """A server's log line: made readable on a terminal, elsewhere as it is."""
     out = sys.stderr
     if not out.isatty():
         out.write(line.decode(errors="replace"))

@@ -19,7 +19,7 @@ from shared.config import Settings, settings_help, settings_problems
 from shared.logger import Trace, open_logger
 from shared.server.access import access_policy
 from shared.server.context import PagePorts, ServerContext
-from shared.server.signals import Stopping
+from shared.server.signals import Stopping, stopping_on_signals
 from shared.transports import Transport
 
 _GC_THRESHOLD = (20_000, 20, 20)
@@ -113,7 +113,7 @@ def _refuse(word: str, why: str) -> int:
 async def _run(opening: AbstractAsyncContextManager[tuple[ServerContext, Any]], serve: Serve) -> None:
     async with opening as (context, listener):
         _settle()
-        with Stopping(context.settings.drain_s) as stopping:
+        with stopping_on_signals(context.settings.drain_s) as stopping:
             _banner(context)
             await serve(context, listener, stopping)
             context.service.logger.info("stopped")

@@ -3,35 +3,26 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import signal
-from types import FrameType
+from collections.abc import Iterator
 
 from shared.chat.service import ChatService
+from shared.signals import handling_signals
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Stopping:
-    """The signals that stop a server: after the first it drains, after the second it stops at once."""
+    """What the signals have asked of a server: after the first it drains, after the second it stops at once."""
 
     def __init__(self, drain_s: float) -> None:
         self.grace_s = drain_s
         self.asked = asyncio.Event()
         self.insisted = asyncio.Event()
-        self._loop = asyncio.get_running_loop()
 
-    def __enter__(self) -> Stopping:
-        self._before = {number: signal.signal(number, self._on_signal) for number in SIGNALS}
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-    def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        self._loop.call_soon_threadsafe(self._stop, number)
-
-    def _stop(self, number: int) -> None:
+    def handle(self, number: int) -> None:
+        """Take note of a signal."""
         if self.asked.is_set():
             self.insisted.set()
             return
@@ -51,3 +42,11 @@ class Stopping:
             draining.cancel()
             await service.drain(0)
         await asyncio.gather(draining, insisted, return_exceptions=True)
+
+
+@contextlib.contextmanager
+def stopping_on_signals(drain_s: float) -> Iterator[Stopping]:
+    """Handle the signals in this block; ``drain_s`` is how long SIGTERM lets running turns finish."""
+    stopping = Stopping(drain_s)
+    with handling_signals(SIGNALS, stopping.handle):
+        yield stopping

@@ -302,7 +302,7 @@ class World:
         self._stacks[name] = stack
         port = self._ports.get(name, 0)
         server = await stack.enter_async_context(
-            serving(name.partition("/")[0], port=port, env={**self.env, **env}, relay=self._take_line)
+            serving(name.partition("/")[0], port=port, env={**self.env, **env}, on_line=self._take_line)
         )
         self.servers[name] = server
         self._ports[name] = int(server.address.rpartition(":")[2])

@@ -11,7 +11,8 @@ import difflib
 import signal
 import sys
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -28,6 +29,7 @@ from shared.client.shell.turns import Turns, TurnToShow
 from shared.client.transport import Transports
 from shared.errors import ChatError, ConnectionLost
 from shared.session import SessionUpdate
+from shared.signals import handling_signals
 
 _FRAME_S = 1 / 30
 _IDLE_S = 1.0
@@ -120,7 +122,7 @@ class Shell:
             self.turns.tasks = tasks
             background = [tasks.create_task(work) for work in self._background(session_id)]
             try:
-                with _signals(self.screen):
+                with _leaving_on_signals(self.screen):
                     async for item in self.screen.inputs():
                         await self._handle(item)
                         self.turns.changed.set()
@@ -304,15 +306,7 @@ class Shell:
             self.note(f"to come back: python -m protocols chat {self.active.word} --session {self.session.session_id}")
 
 
-@contextlib.contextmanager
-def _signals(screen: Screen) -> Iterator[None]:
+def _leaving_on_signals(screen: Screen) -> AbstractContextManager[None]:
     """SIGTERM, and SIGHUP of a closed terminal window, leave the shell, so that the terminal is restored."""
-    loop = asyncio.get_running_loop()
     numbers = (signal.SIGTERM, signal.SIGHUP) if screen.interactive and sys.platform != "win32" else ()
-    for number in numbers:
-        loop.add_signal_handler(number, screen.leave)
-    try:
-        yield
-    finally:
-        for number in numbers:
-            loop.remove_signal_handler(number)
+    return handling_signals(numbers, lambda number: screen.leave())
