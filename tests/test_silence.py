@@ -8,6 +8,7 @@ import json
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,8 @@ from tests.conftest import Backstage, MakeServers, Servers
 from tests.grpc_calls import calling, run
 from tests.parts import PARTS, find, part
 from tests.proxies import COMMANDS, free_port, proxy, silence_config
+
+pytestmark = pytest.mark.timeout(300)
 
 PROTO = Path(__file__).resolve().parents[1] / "protocols" / "grpc" / "chat.proto"
 JS = Path(__file__).parent / "grpc_js"
@@ -109,11 +112,12 @@ GRPC_CLIENTS: dict[str, Callable[[str], Awaitable[Heard]]] = {
     "idle Chat": idle_chat_stream,
     "grpc-js": grpc_js,
 }
+Runs = dict[tuple[str, str], Callable[[], Awaitable[Heard]]]
 Outcomes = dict[tuple[str, str], Heard | BaseException]
 
 
-async def all_at_once(runs: dict[tuple[str, str], Awaitable[Heard]]) -> Outcomes:
-    limited = [asyncio.wait_for(listening, 3 * SILENCE_S) for listening in runs.values()]
+async def all_at_once(runs: Runs) -> Outcomes:
+    limited = [asyncio.wait_for(listen(), 3 * SILENCE_S) for listen in runs.values()]
     outcomes = await asyncio.gather(*limited, return_exceptions=True)
     return dict(zip(runs, outcomes, strict=True))
 
@@ -130,7 +134,7 @@ def outcomes(
     """What every client heard through every proxy of this machine, all in the same twelve seconds."""
     quick_hearts.start(*STREAMING)
     with contextlib.ExitStack() as stack:
-        runs: dict[tuple[str, str], Awaitable[Heard]] = {}
+        runs: Runs = {}
         for name in COMMANDS:
             if find(PARTS[name]) is None:
                 continue
@@ -139,10 +143,13 @@ def outcomes(
                 target = quick_hearts[word].address
                 lines = silence_config(name, port, target, grpc=word == "grpc", idle_s=IDLE_S)
                 address = stack.enter_context(proxy(name, folder, port, lines))
-                runs[name, word] = our_client(word, address)
+                runs[name, word] = partial(our_client, word, address)
                 if word == "grpc":
-                    runs |= {(name, client): listen(address) for client, listen in GRPC_CLIENTS.items()}
-        yield backstage.run(all_at_once(runs))
+                    runs |= {(name, client): partial(listen, address) for client, listen in GRPC_CLIENTS.items()}
+        outcomes = backstage.run(all_at_once(runs))
+        # A machine that is busy with the start of all this may hold up a heartbeat for two seconds, but not twice.
+        cut = {key: run for key, run in runs.items() if not isinstance(outcomes[key], Heard)}
+        yield outcomes | (backstage.run(all_at_once(cut)) if cut else {})
 
 
 def heard(outcomes: Outcomes, name: str, client: str) -> Heard:
