@@ -141,6 +141,28 @@ async def test_cursors_out_of_range_and_the_end_of_a_log(address: str) -> None:
         assert [event async for event in resume(5)] == []
 
 
+async def test_long_messages_come_in_pages_that_a_default_channel_accepts(address: str) -> None:
+    """The channel's limit is 4 MiB a message; four texts of a million characters are 2, 2, 2 and 4 MB."""
+    async with calling(address) as stub:
+        session_id = (await stub.CreateSession(pb.CreateSessionRequest())).session_id
+        for letter in ("ä", "ö", "ü", "🔑"):
+            message = "/tokens 1 " + letter * 999_900
+            assert (await status_of(stub.SendMessage(pb.SendMessageRequest(message=message, session_id=session_id))))[
+                0
+            ] == "OK"
+        request = pb.ListMessagesRequest(session_id=session_id)
+        pages = [await stub.ListMessages(request)]
+        while pages[-1].HasField("next_cursor"):
+            request.cursor = pages[-1].next_cursor
+            pages.append(await stub.ListMessages(request))
+        messages = [message for page in pages for message in page.messages]
+        assert [message.role for message in messages] == ["user", "model"] * 4
+        assert [message.truncated for message in messages] == [False] * 6 + [True, False]
+        assert max(page.ByteSize() for page in pages) < 4 * 1024 * 1024 - 1024
+        turn = await stub.GetTurn(pb.GetTurnRequest(turn_id=messages[-1].turn_id))
+        assert (turn.status, turn.truncated) == ("completed", False)
+
+
 async def test_a_failed_turn_is_its_event_and_then_its_status(address: str) -> None:
     async with calling(address) as stub:
         call = stub.SendMessage(pb.SendMessageRequest(message="/fail model_rate_limited hello"))
