@@ -16,7 +16,10 @@ from pydantic import ValidationError
 from protocols import TRANSPORTS
 from protocols.processes import Server, serving_all
 from shared.config import Settings, settings_problems
+from shared.logger import visible_values
+from shared.server.log_sink import stderr_never_blocks
 from shared.signals import catching_signals
+from shared.visible import visible
 
 # A server that has not ended this long after its drain is killed.
 _AFTER_DRAIN_S = 10.0
@@ -34,10 +37,11 @@ def serve_all(host: str = "127.0.0.1", port_base: int | None = None, arguments: 
         return _end(f"the servers cannot start: {settings_problems(error)}", 2)
     if port_base is not None:
         ports = {word: port_base + number for number, word in enumerate(TRANSPORTS)}
-    try:
-        return asyncio.run(_serve_all(settings, ports, ["--host", host, *arguments]))
-    except RuntimeError as error:
-        return _end(str(error), 2)
+    with stderr_never_blocks():
+        try:
+            return asyncio.run(_serve_all(settings, ports, ["--host", host, *arguments]))
+        except RuntimeError as error:
+            return _end(str(error), 2)
 
 
 def _end(line: str, status: int) -> int:
@@ -136,7 +140,7 @@ def _show_table(servers: Mapping[str, Server]) -> None:
 
 
 def _show_line(word: str, line: bytes) -> None:
-    """A server's log line: made readable on a terminal, elsewhere as it is."""
+    """A server's log line: in columns and with visible values on a terminal, elsewhere as it is."""
     out = sys.stderr
     if not out.isatty():
         out.write(line.decode(errors="replace"))
@@ -146,7 +150,7 @@ def _show_line(word: str, line: bytes) -> None:
         entry.pop("transport", None)
         stamp = datetime.fromisoformat(entry.pop("timestamp")).astimezone()
         render = structlog.dev.ConsoleRenderer(pad_event_to=18, colors=sys.platform != "win32")
-        text = f"{stamp:%H:%M:%S} {word:<10}{render(None, '', entry)}"
+        text = f"{stamp:%H:%M:%S} {word:<10}{render(None, '', visible_values(entry))}"
     except (ValueError, KeyError):
-        text = f"{word:<19}{line.decode(errors='replace').rstrip()}"
+        text = f"{word:<19}{visible(line.decode(errors='replace').rstrip())}"
     out.write(text + "\n")

@@ -5,10 +5,14 @@ A key is never logged. Prompts and answers are logged only with ``--trace-text``
 
 from __future__ import annotations
 
+import io
 import logging
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol, TextIO
+from typing import Any, Protocol, TextIO, cast
+
+from shared.visible import visible, visible_line
 
 
 class Logger(Protocol):
@@ -35,25 +39,39 @@ class Trace:
     text: bool = False
 
 
-def open_logger(transport: str, stream: TextIO | None = None, level: int = logging.INFO) -> Logger:
+def open_logger(transport: str, stream: TextIO | io.TextIOBase | None = None, level: int = logging.INFO) -> Logger:
     """A logger for one transport's server, on ``stream`` or else on stderr."""
     # Imported here, because clients import this module for its names and do without the library.
     import structlog
 
     out = stream or sys.stderr
-    processors: list[Any] = [structlog.processors.add_log_level]
+    processors: list[Any] = [structlog.processors.add_log_level, structlog.processors.format_exc_info]
     if out.isatty():
         processors += [
             structlog.processors.TimeStamper(fmt="%H:%M:%S", utc=False),
-            structlog.dev.ConsoleRenderer(pad_event_to=17, sort_keys=False, colors=sys.platform != "win32"),
+            lambda logger, name, fields: visible_values(fields),
+            structlog.dev.ConsoleRenderer(
+                pad_event_to=17,
+                sort_keys=False,
+                colors=sys.platform != "win32",
+                exception_formatter=structlog.dev.plain_traceback,
+            ),
         ]
     else:
         processors += [structlog.processors.TimeStamper(fmt="iso", utc=True), structlog.processors.JSONRenderer()]
     logger = structlog.wrap_logger(
-        structlog.WriteLogger(out),
+        structlog.WriteLogger(cast(TextIO, out)),
         processors=processors,
         wrapper_class=structlog.make_filtering_bound_logger(level),
     )
     # On a terminal the start text has named the transport.
     bound: Logger = logger if out.isatty() else logger.bind(transport=transport)
     return bound
+
+
+def visible_values(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of a log line with every control character as a sign, for a terminal; a traceback keeps its lines."""
+    return {
+        name: (visible if name == "exception" else visible_line)(value) if isinstance(value, str) else value
+        for name, value in fields.items()
+    }

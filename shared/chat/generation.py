@@ -24,6 +24,7 @@ class Generation:
     def __init__(self, dependencies: Dependencies, committer: Committer) -> None:
         self.running: dict[str, RunningTurn] = {}
         self._dependencies = dependencies
+        self._committer = committer
         self._producer = Producer(dependencies, committer)
 
     def begin(self, started: Started, request: TurnRequest, begun_s: float) -> TurnLog:
@@ -59,8 +60,12 @@ class Generation:
             members.message_added(turn.session_id, started.message_count, origin=turn.request.origin)
 
     async def _generate(self, turn: RunningTurn, started: Started) -> None:
+        error: ChatError | None = None
         try:
             error = await self._producer.run(turn, started)
+        except Exception:  # noqa: BLE001 - whatever failed here, the turn must get an end from another process
+            turn.fence()
+            self._committer.dropped.add(turn.turn_id)
         finally:
             del self.running[turn.turn_id]
             self._dependencies.turn_logs.release(turn.turn_log)

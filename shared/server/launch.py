@@ -19,6 +19,7 @@ from shared.config import Settings, settings_help, settings_problems
 from shared.logger import Trace, open_logger
 from shared.server.access import access_policy
 from shared.server.context import PagePorts, ServerContext
+from shared.server.log_sink import stderr_never_blocks
 from shared.server.signals import Stopping, stopping_on_signals
 from shared.transports import Transport
 
@@ -70,6 +71,18 @@ def main(
     The port is taken before the banner says so, so that whoever reads it can connect.
     """
     args = parse(transports, word, argv)
+    with stderr_never_blocks():
+        return _main(transports, word, framework, serve, args, listening)
+
+
+def _main(
+    transports: Mapping[str, Transport],
+    word: str,
+    framework: str,
+    serve: Serve,
+    args: argparse.Namespace,
+    listening: Listening,
+) -> int:
     try:
         settings = Settings()
         port = args.port if args.port is not None else transports[word].port()
