@@ -236,7 +236,9 @@ def _plain_error(body: bytes) -> dict[str, Any]:
         return {}
     if isinstance(value, list) and len(value) == 1:
         value = value[0]
-    return _error_fields(value["error"]) if isinstance(value, dict) and value.get("error") else {}
+    error = value.get("error") if isinstance(value, dict) else None
+    # Any gateway may say "error"; Gemini says a code and a status with it.
+    return _error_fields(error) if isinstance(error, dict) and ("code" in error or "status" in error) else {}
 
 
 def _error_fields(error: Any) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import ssl
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
@@ -68,6 +69,11 @@ class Exchange:
             self.seen.ended_at, self.seen.ended_by = time.time() * 1000, by
             self._emulator.changed()
 
+    @property
+    def script(self) -> list[bytes]:
+        """What the scenario ``scripted`` sends."""
+        return self._emulator.script
+
     async def pause(self, seconds: float) -> None:
         """Wait; raises Gone as soon as the client leaves."""
         await asyncio.wait({self._leaving}, timeout=seconds)
@@ -128,18 +134,20 @@ class Exchange:
 
 
 class Emulator:
-    """The server. ``seen`` are the requests in order, ``base_url`` is without a path."""
+    """The server. ``seen`` are the requests in order, ``base_url`` is without a path, ``script`` is what ``scripted`` sends."""
 
-    def __init__(self, port: int = 0) -> None:
+    def __init__(self, port: int = 0, tls: ssl.SSLContext | None = None) -> None:
         self.port = port
+        self._tls = tls
         self.seen: list[Seen] = []
+        self.script: list[bytes] = []
         self._tasks: set[asyncio.Task[None]] = set()
         self._change = asyncio.Event()
 
     @property
     def base_url(self) -> str:
         """For ``GOOGLE_GEMINI_BASE_URL``."""
-        return f"http://127.0.0.1:{self.port}"
+        return f"http{'s' if self._tls else ''}://127.0.0.1:{self.port}"
 
     @property
     def openai_url(self) -> str:
@@ -158,7 +166,7 @@ class Emulator:
                 await self._change.wait()
 
     async def __aenter__(self) -> Self:
-        self._server = await asyncio.start_server(self._accept, "127.0.0.1", self.port, backlog=2048)
+        self._server = await asyncio.start_server(self._accept, "127.0.0.1", self.port, backlog=2048, ssl=self._tls)
         self.port = self._server.sockets[0].getsockname()[1]
         return self
 
@@ -219,7 +227,7 @@ def _route(method: str, path: str) -> Callable[[Exchange], Awaitable[None]] | No
 
     if method != "POST":
         return None
-    if ":streamGenerateContent" in path:
+    if re.match(r"/v1(beta)?/(models|tunedModels)/.*:streamGenerateContent", path):
         return chat.gemini
     return {"/v1/chat/completions": chat.openai, "/v1/images/generations": images.openai}.get(path)
 
