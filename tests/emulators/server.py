@@ -108,6 +108,12 @@ class Exchange:
         head = "".join(f"{name}: {value}\r\n" for name, value in lines.items())
         await self._write(f"HTTP/1.1 {status} X\r\n{head}\r\n".encode() + data)
 
+    async def file(self, data: bytes, media_type: str) -> None:
+        """A whole answer of any bytes."""
+        self.seen.status = 200
+        head = f"HTTP/1.1 200 X\r\ncontent-type: {media_type}\r\ncontent-length: {len(data)}\r\n\r\n"
+        await self._write(head.encode() + data)
+
     def cut(self) -> None:
         """Break the connection, as a dying proxy would."""
         self._end("emulator")
@@ -200,7 +206,7 @@ class Emulator:
         seen = Seen(path, headers, body, time.time() * 1000)
         route = _route(method, path)
         if route is not None:
-            seen.scenario, seen.number = _scenario(body)
+            seen.scenario, seen.number = _scenario(body) if body else ("plain", 0)
             again = sum(1 for other in self.seen if (other.path, other.body) == (path, body))
             self.seen.append(seen)
             self.changed()
@@ -225,6 +231,8 @@ class Emulator:
 def _route(method: str, path: str) -> Callable[[Exchange], Awaitable[None]] | None:
     from tests.emulators import chat, images
 
+    if method == "GET" and re.match("/(pictures/|redirect-|escape)", path):
+        return images.file
     if method != "POST":
         return None
     if re.match(r"/v1(beta)?/(models|tunedModels)/.*:streamGenerateContent", path):
