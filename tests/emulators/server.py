@@ -237,7 +237,9 @@ def _route(method: str, path: str) -> Callable[[Exchange], Awaitable[None]] | No
         return None
     if re.match(r"/v1(beta)?/(models|tunedModels)/.*:streamGenerateContent", path):
         return chat.gemini
-    return {"/v1/chat/completions": chat.openai, "/v1/images/generations": images.openai}.get(path)
+    routes = {"chat/completions": chat.openai, "images/generations": images.openai}
+    address = re.fullmatch(r"(?:/api)?/v1/(.+)", path)
+    return routes.get(address[1]) if address else None
 
 
 def _scenario(body: Any) -> tuple[str, int]:
