@@ -67,7 +67,14 @@ class Settings(BaseSettings):
     allowed_origins: str | None = Field(
         None, description="comma-separated browser origins; unset: the five servers' own"
     )
-    store_url: str = Field(default_factory=default_store_url, description="sqlite:///path, or sqlite:// in memory")
+    store_url: str = Field(
+        default_factory=default_store_url,
+        description="sqlite:///path, sqlite:// in memory, or redis://host:port/0 for many machines (docs/many-machines.md)",
+    )
+    store_password: SecretStr | None = Field(None, description="password of the store, where STORE_URL has none")
+    store_ack_replicas: int = Field(
+        0, ge=0, description="replicas of a Redis that must have an event before it is shown"
+    )
 
     disconnect_grace_s: float = Field(30, ge=0, description="a turn nobody reads is cancelled after this long")
     drain_s: float = Field(10, ge=0, description="how long SIGTERM lets running turns finish")

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
+import os
 import signal
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Mapping
@@ -22,6 +24,7 @@ from shared.client.protocol import ChatClient
 from shared.config import Settings
 
 T = TypeVar("T")
+_STORE_URL = os.environ.get("STORE_URL")
 
 WORDS = tuple(TRANSPORTS)
 KEY = "correct-horse-battery-staple"
@@ -32,6 +35,12 @@ FAST = {
     "OFFLINE_TOKENS_PER_S": "0",
     "OFFLINE_FIRST_TOKEN_MS": "0",
 }
+
+
+def with_prefix(url: str, folder: Path) -> str:
+    """The address of a Redis with a prefix for the keys, another one for each folder."""
+    prefix = hashlib.sha256(str(folder).encode()).hexdigest()[:12]
+    return f"{url}{'&' if '?' in url else '?'}prefix={prefix}"
 
 
 class Backstage:
@@ -58,11 +67,16 @@ class Backstage:
 
 
 class Servers(Mapping[str, Server]):
-    """Up to five servers with the same settings, each started when it is first asked for; ``store`` is their one store file."""
+    """Up to five servers with the same settings, each started when it is first asked for, all on one store.
+
+    ``store`` is the store's file. With ``STORE_URL=redis://…`` in the environment of the tests, they use that server
+    instead, with keys of their own.
+    """
 
     def __init__(self, backstage: Backstage, store: Path, env: Mapping[str, str]) -> None:
         self.store = store
-        self.env = {**FAST, "STORE_URL": f"sqlite:///{store}", **env}
+        url = f"sqlite:///{store}" if _STORE_URL is None else with_prefix(_STORE_URL, store)
+        self.env = {**FAST, "STORE_URL": url, **env}
         self._backstage = backstage
         self._running: dict[str, tuple[Server, contextlib.AsyncExitStack]] = {}
 

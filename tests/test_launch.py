@@ -138,7 +138,7 @@ REFUSALS: dict[str, tuple[list[str], dict[str, str], str]] = {
     "port in the settings": ([], {"{WORD}_PORT": "http"}, "{WORD}_PORT"),
     "open to a network without a key": (["--host", "0.0.0.0"], {}, "API_SECRET_KEY"),
     "empty key": ([], {"API_SECRET_KEY": ""}, "API_SECRET_KEY"),
-    "redis": ([], {"STORE_URL": "redis://127.0.0.1:6379"}, "sqlite:///"),
+    "redis that is not there": ([], {"STORE_URL": "redis://127.0.0.1:1"}, "is it running"),
     "store in a folder that is a file": ([], {"STORE_URL": f"sqlite:///{__file__}/chat.db"}, "test_launch.py"),
     "unknown provider": ([], {"GENAI_PROVIDER": "nobody"}, "GENAI_PROVIDER"),
     "provider without its key": ([], {"GENAI_PROVIDER": "gemini"}, "GEMINI_API_KEY"),

@@ -20,8 +20,7 @@ from shared.events import Usage
 from shared.llm.model import ChatModel, ContextMessage, Delta
 from shared.llm.open import open_chat_model
 from tests.emulators import PROVIDER_TEXT, WRONG_KEY, Emulator, Seen
-from tests.emulators.chat import GEMINI_MODELS, LONG, WILD
-from tests.emulators.wire import TOKENS
+from tests.emulators.chat import GEMINI_MODELS, LONG, TOKENS, WILD
 
 KEY = "secret-key-0123456789"
 TEXT = "".join(TOKENS)

@@ -400,6 +400,11 @@ class ChatService:
             "hint": ", ".join(f"{what}: {hint}" for what, hint in hints.items() if hint),
         }
 
+    @property
+    def committed(self) -> str:
+        """What a committed event survives on this server's store."""
+        return self._store.committed
+
     async def ready(self) -> bool:
         """Whether a new turn would be taken: the service is not draining, and the store answers."""
         if self.draining:
@@ -478,7 +483,12 @@ async def open_service(
     """A service on the store and models that the settings name. Raises ValueError with what to set when it cannot start."""
     store = open_store(
         settings.store_url,
-        Options(lease_s=settings.lease_s, retention_s=settings.turn_retention_h * 3600),
+        Options(
+            lease_s=settings.lease_s,
+            retention_s=settings.turn_retention_h * 3600,
+            password=settings.store_password.get_secret_value() if settings.store_password else None,
+            ack_replicas=settings.store_ack_replicas,
+        ),
     )
     service = ChatService(
         settings,

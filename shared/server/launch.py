@@ -21,6 +21,7 @@ from shared.server.access import access_policy
 from shared.server.context import PagePorts, ServerContext
 from shared.server.log_sink import stderr_never_blocks
 from shared.server.signals import Stopping, stopping_on_signals
+from shared.store.open import without_password
 from shared.transports import Transport
 
 _GC_THRESHOLD = (20_000, 20, 20)
@@ -181,9 +182,15 @@ def _banner(context: ServerContext) -> None:
     about = context.service.about()
     is_http = context.transport.scheme == "http"
     scheme = "http://" if is_http else ""
-    store = context.settings.store_url
+    store = without_password(context.settings.store_url)
     if not sys.stderr.isatty():
-        context.service.logger.info("listening", address=scheme + context.address, **about, store=store)
+        context.service.logger.info(
+            "listening",
+            address=scheme + context.address,
+            **about,
+            store=store,
+            committed=context.service.committed,
+        )
         return
     key = "required (API_SECRET_KEY)" if context.access.key else "none (loopback only)"
     lines = [

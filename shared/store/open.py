@@ -2,7 +2,17 @@
 
 from __future__ import annotations
 
+import re
+from importlib.util import find_spec
+
 from shared.store.protocol import Options, Store
+
+_REDIS = ("redis", "rediss", "redis+sentinel", "redis+cluster")
+
+
+def without_password(url: str) -> str:
+    """A ``STORE_URL`` for the eyes of others."""
+    return re.sub(r"(://[^:@/]*):[^@/]*@", r"\1:***@", url)
 
 
 def open_store(url: str, options: Options | None = None) -> Store:
@@ -12,6 +22,12 @@ def open_store(url: str, options: Options | None = None) -> Store:
         from shared.store.sqlite.store import SqliteStore
 
         return SqliteStore(path[1:] or None, options)
-    if scheme in ("redis", "rediss"):
-        raise ValueError("STORE_URL: redis:// is not supported yet; use sqlite:///path")
-    raise ValueError("STORE_URL must be sqlite:///path or sqlite:// (in memory)")
+    if scheme in _REDIS:
+        if find_spec("redis") is None or find_spec("hiredis") is None:
+            raise ValueError(f'STORE_URL: {scheme}:// needs one more package: pip install -e ".[redis]"')
+        from shared.store.redis.store import RedisStore
+
+        return RedisStore(url, options or Options())
+    raise ValueError(
+        "STORE_URL must be sqlite:///path, sqlite:// (in memory) or " + ", ".join(f"{scheme}://" for scheme in _REDIS)
+    )

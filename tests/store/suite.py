@@ -5,15 +5,20 @@ A store that is added later is one more line in ``BACKENDS``.
 
 from __future__ import annotations
 
+import atexit
 import hashlib
+import shutil
+import tempfile
 import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from compare.valkey import Valkey
 from shared.errors import ChatError
 from shared.events import (
     AnyEvent,
@@ -29,6 +34,8 @@ from shared.reply import text_sha256
 from shared.session import Message
 from shared.store.protocol import Append, End, NewTurn, Started, Store
 from shared.store.record import Record
+from shared.store.redis.store import RedisStore
+from tests.conftest import with_prefix
 
 NOW = 1_800_000_000_000.125
 LEASE_S = 3.0
@@ -44,9 +51,24 @@ class Backend:
     shared: bool
 
 
+@cache
+def valkey() -> Valkey:
+    """One server for all tests of this process."""
+    server = Valkey(Path(tempfile.mkdtemp(prefix="valkey-")), ["save ''", "appendonly yes"]).start()
+    atexit.register(shutil.rmtree, server.folder, True)
+    atexit.register(server.kill)
+    return server
+
+
+def redis_url(folder: Path) -> str:
+    """Keys of its own for each test."""
+    return with_prefix(valkey().url, folder)
+
+
 BACKENDS = (
     Backend("sqlite-file", lambda folder: f"sqlite:///{folder}/chat.db", shared=True),
     Backend("sqlite-memory", lambda folder: "sqlite://", shared=False),
+    Backend("redis", redis_url, shared=True),
 )
 every = pytest.mark.parametrize("backend", BACKENDS, ids=lambda backend: backend.name)
 shared = pytest.mark.parametrize("backend", [b for b in BACKENDS if b.shared], ids=lambda backend: backend.name)
@@ -149,6 +171,16 @@ async def log(store: Store, turn_id: str, after: int = 0) -> list[AnyEvent]:
     assert found is not None
     assert [record.seq for record in found[1]] == list(range(after + 1, found[0].last_seq + 1))
     return [record.event for record in found[1]]
+
+
+async def lasts(store: Store, image_id: str) -> bool:
+    """Whether a picture is there and stays; Redis drops the others by itself, by the time of its machine."""
+    if await store.get_image(image_id) is None:
+        return False
+    if isinstance(store, RedisStore):
+        key = store._keys.image(image_id)
+        return int(await store._commands.call(lambda client: client.pttl(key))) == -1
+    return True
 
 
 async def refused(work: Any) -> str:

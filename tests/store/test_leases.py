@@ -20,6 +20,7 @@ from tests.store.suite import (
     end,
     entry,
     every,
+    lasts,
     log,
     messages_of,
     new_session,
@@ -159,11 +160,11 @@ async def test_pictures_go_with_what_shows_them(store: Store) -> None:
     assert await store.get_image("cleared") is not None
     store.clock_offset_ms += RETENTION_S * 1000 + 1000
     await store.purge()
-    left = {name for name in ("kept", "kept-preview", "loose", "cleared") if await store.get_image(name) is not None}
+    left = {name for name in ("kept", "kept-preview", "loose", "cleared") if await lasts(store, name)}
     assert left == {"kept"}
     await draw("late", kept)
     await store.clear_session(kept, "me", NOW)
     store.clock_offset_ms += RETENTION_S * 1000 + 1000
     await store.purge()
-    assert await store.get_image("kept") is None
-    assert await store.get_image("late") is None
+    assert not await lasts(store, "kept")
+    assert not await lasts(store, "late")

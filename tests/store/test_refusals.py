@@ -32,7 +32,7 @@ async def test_a_locked_database_is_storage_unavailable(tmp_path: Path, monkeypa
 
 
 @pytest.mark.parametrize(
-    "url", ["redis://localhost", "rediss://x", "postgres://x", "sqlite:/x", "sqlite://x", "", "chat.db"]
+    "url", ["redis://127.0.0.1:1", "rediss://127.0.0.1:1", "postgres://x", "sqlite:/x", "sqlite://x", "", "chat.db"]
 )
 def test_a_store_that_cannot_be(url: str) -> None:
     with pytest.raises(ValueError, match="STORE_URL"):

@@ -1,0 +1,116 @@
+"""Running the store's scripts and commands: one place for time-outs, errors, and the contact with the store."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from redis.exceptions import NoScriptError
+
+from shared.errors import ChatError
+from shared.store.redis.address import Address
+from shared.store.redis.connections import ANSWER_TIMEOUT_S, async_client
+from shared.store.redis.contact import Contact
+from shared.store.redis.errors import FAILURES, unavailable
+
+T = TypeVar("T")
+Argument = str | bytes | int | float
+
+# So many commands are on their way at once; the others wait for a connection.
+_MAX_COMMANDS = 16
+
+
+class Script:
+    """A Lua script of the folder ``scripts`` with what all of them share; sent whole only where the server lacks it."""
+
+    def __init__(self, name: str) -> None:
+        folder = Path(__file__).with_name("scripts")
+        self.source = folder.joinpath("common.lua").read_text() + folder.joinpath(f"{name}.lua").read_text()
+        self.sha1 = hashlib.sha1(self.source.encode(), usedforsecurity=False).hexdigest()
+
+
+class Commands:
+    """The connections of one node: one for appends, which wait for each other anyway, and a few for all else."""
+
+    def __init__(self, address: Address, contact: Contact, ack_replicas: int) -> None:
+        self.contact = contact
+        self.offset_ms = 0.0
+        self.pushes = ack_replicas == 0
+        self._ack_replicas = ack_replicas
+        self._publish = "SPUBLISH" if address.form == "cluster" else "PUBLISH"
+        self._client = async_client(address)
+        self._append_client = async_client(address, one_connection=address.form != "cluster")
+        self._free = asyncio.Semaphore(_MAX_COMMANDS)
+
+    async def write(
+        self, script: Script, keys: Sequence[str], arguments: Sequence[Argument], *, append: bool = False
+    ) -> Any:
+        """Run a script that writes, and wait for the replicas that are asked for; its own arguments are ARGV[4] and on.
+
+        Raises ChatError ``storage_unavailable``. It may have been run all the same: its reply may have been lost.
+        """
+        client = self._append_client if append and not self._ack_replicas else self._client
+        return await self._run(lambda: self._evaluate(client, script, keys, arguments))
+
+    async def call(self, command: Callable[[Any], Awaitable[T]]) -> T:
+        """Run a command, or a pipeline of commands, on one connection. Raises ChatError ``storage_unavailable``."""
+        return await self._run(lambda: command(self._client))
+
+    async def publish(self, messages: Sequence[tuple[str, str | bytes]]) -> None:
+        """Push messages, channel and text; with replicas to wait for, this is done after they have answered."""
+        if not messages:
+            return
+        pipeline = self._client.pipeline(transaction=False)
+        for channel, message in messages:
+            pipeline.execute_command(self._publish, channel, message)
+        await self._run(pipeline.execute)
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._client.aclose()
+        await self._append_client.aclose()
+
+    async def _run(self, work: Callable[[], Awaitable[T]]) -> T:
+        # A command that has been sent is not cancelled with its caller: its reply belongs to nobody else.
+        return await asyncio.shield(asyncio.ensure_future(self._guarded(work)))
+
+    async def _guarded(self, work: Callable[[], Awaitable[T]]) -> T:
+        try:
+            async with self._free:
+                result = await work()
+        except FAILURES as error:
+            failure = unavailable(error)
+            if isinstance(failure, ChatError):
+                self.contact.lost()
+            raise failure from error
+        self.contact.heard()
+        return result
+
+    async def _evaluate(self, client: Any, script: Script, keys: Sequence[str], arguments: Sequence[Argument]) -> Any:
+        given = (len(keys), *keys, self.offset_ms, "1" if self.pushes else "0", self._publish, *arguments)
+        if not self._ack_replicas:
+            try:
+                return await client.execute_command("EVALSHA", script.sha1, *given)
+            except NoScriptError:
+                return await client.execute_command("EVAL", script.source, *given)
+        for command, text in (("EVALSHA", script.sha1), ("EVAL", script.source)):
+            pipeline = client.pipeline(transaction=False)
+            pipeline.execute_command(command, text, *given)
+            pipeline.execute_command("WAIT", self._ack_replicas, int(ANSWER_TIMEOUT_S * 500))
+            result, replicas = await pipeline.execute(raise_on_error=False)
+            if isinstance(result, NoScriptError):
+                continue
+            if isinstance(result, Exception):
+                raise result
+            if isinstance(replicas, Exception):
+                raise replicas
+            if replicas < self._ack_replicas:
+                raise ChatError(
+                    "storage_unavailable",
+                    f"The store cannot be used now: {replicas} of {self._ack_replicas} replicas have answered.",
+                )
+            return result
+        raise AssertionError("EVAL never answers NOSCRIPT")

@@ -1,0 +1,90 @@
+"""Connections to Redis or Valkey with redis-py, whose own retries are off: it would repeat a write by itself."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import redis
+import redis.asyncio
+import redis.asyncio.cluster
+import redis.asyncio.retry
+import redis.asyncio.sentinel
+import redis.backoff
+import redis.cluster
+import redis.retry
+import redis.sentinel
+
+from shared.store.redis.address import Address
+
+_CONNECT_TIMEOUT_S = 1.0
+ANSWER_TIMEOUT_S = 2.0
+
+# redis-py types the commands of its clients for both worlds at once, sync and async, and some classes not at all.
+AsyncClient = Any
+SyncClient = Any
+_AsyncSentinel: Any = redis.asyncio.sentinel.Sentinel
+_AsyncNode: Any = redis.asyncio.cluster.ClusterNode
+_Sentinel: Any = redis.sentinel.Sentinel
+_Node: Any = redis.cluster.ClusterNode
+
+
+def async_client(address: Address, *, one_connection: bool = False) -> AsyncClient:
+    """A client for the event loop; ``one_connection`` keeps a single connection, which costs less a command."""
+    options = _options(address, redis.asyncio.retry.Retry(redis.backoff.NoBackoff(), 0))
+    if address.form == "cluster":
+        nodes = [_AsyncNode(host, port) for host, port in address.hosts]
+        return redis.asyncio.cluster.RedisCluster(startup_nodes=nodes, **options)
+    if address.form == "sentinel":
+        sentinel = _AsyncSentinel(address.hosts, sentinel_kwargs=_sentinel(options), **options)
+        return sentinel.master_for(address.service, db=address.database, single_connection_client=one_connection)
+    ((host, port),) = address.hosts
+    return redis.asyncio.Redis(
+        host=host, port=port, db=address.database, single_connection_client=one_connection, **options
+    )
+
+
+def sync_client(address: Address) -> SyncClient:
+    """A client for a thread."""
+    options = _options(address, redis.retry.Retry(redis.backoff.NoBackoff(), 0))
+    if address.form == "cluster":
+        nodes = [_Node(host, port) for host, port in address.hosts]
+        return redis.cluster.RedisCluster(startup_nodes=nodes, **options)
+    if address.form == "sentinel":
+        sentinel = _Sentinel(address.hosts, sentinel_kwargs=_sentinel(options), **options)
+        return sentinel.master_for(address.service, db=address.database)
+    ((host, port),) = address.hosts
+    return redis.Redis(host=host, port=port, db=address.database, **options)
+
+
+async def subscription_client(address: Address, key: str) -> AsyncClient:
+    """A client whose connection is used for subscriptions: with the primary, or with the cluster's node that has ``key``."""
+    if address.form != "cluster":
+        return async_client(address)
+    cluster = async_client(address)
+    try:
+        await cluster.initialize()
+        node = cluster.get_node_from_key(key)
+        host, port = node.host, node.port
+    finally:
+        await cluster.aclose()
+    options = _options(address, redis.asyncio.retry.Retry(redis.backoff.NoBackoff(), 0))
+    return redis.asyncio.Redis(host=host, port=port, **options)
+
+
+def _options(address: Address, retry: object) -> dict[str, Any]:
+    return {
+        "username": address.username,
+        "password": address.password,
+        "socket_timeout": ANSWER_TIMEOUT_S,
+        "socket_connect_timeout": _CONNECT_TIMEOUT_S,
+        "socket_keepalive": True,
+        "protocol": 2,
+        "retry": retry,
+        **(address.tls or {}),
+    }
+
+
+def _sentinel(options: Mapping[str, Any]) -> dict[str, Any]:
+    """How the Sentinels are spoken to: as the store, but without its password."""
+    return {name: value for name, value in options.items() if name not in ("username", "password")}

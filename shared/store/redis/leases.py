@@ -1,0 +1,54 @@
+"""The thread that renews this node's lease, also while the event loop is busy. It ends with the process."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from typing import Any
+
+from redis.exceptions import NoScriptError
+
+from shared.store.redis.address import Address
+from shared.store.redis.commands import Script
+from shared.store.redis.connections import sync_client
+from shared.store.redis.contact import Contact
+from shared.store.redis.errors import FAILURES
+from shared.store.redis.keys import Keys
+
+_LEASE = Script("lease")
+
+
+class LeaseThread:
+    """Renews the lease of ``owner`` three times in ``lease_s`` until it is closed."""
+
+    def __init__(self, address: Address, keys: Keys, contact: Contact, owner: str, lease_s: float) -> None:
+        self._address = address
+        self._arguments = (1, keys.owners, 0, "0", "PUBLISH", owner, lease_s * 1000)
+        self._contact = contact
+        self._pause_s = lease_s / 3
+        self._closed = threading.Event()
+        self._thread = threading.Thread(target=self._renew_forever, name="lease", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Stop renewing."""
+        self._closed.set()
+        self._thread.join()
+
+    def _renew_forever(self) -> None:
+        client: Any = None
+        while not self._closed.is_set():
+            try:
+                # A cluster's client connects when it is made.
+                client = client or sync_client(self._address)
+                try:
+                    client.execute_command("EVALSHA", _LEASE.sha1, *self._arguments)
+                except NoScriptError:
+                    client.execute_command("EVAL", _LEASE.source, *self._arguments)
+                self._contact.heard()
+            except FAILURES:
+                self._contact.lost()
+            self._closed.wait(self._pause_s)
+        with contextlib.suppress(*FAILURES):
+            if client is not None:
+                client.close()

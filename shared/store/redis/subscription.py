@@ -1,0 +1,211 @@
+"""One subscription a node: what the store pushes, and a look each second for what a push lost.
+
+A push is sent once, to who is connected; a line may also die without a word. So a turn is followed in this order: subscribe, wait
+for the confirmation, read from the store, then apply what is pushed. Whenever the subscription is made anew, everything is read.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator
+from typing import Any
+
+from shared.errors import ChatError
+from shared.store.protocol import Lost, Moved, News, Pushed, Signal
+from shared.store.redis.address import Address
+from shared.store.redis.commands import Commands
+from shared.store.redis.connections import ANSWER_TIMEOUT_S, subscription_client
+from shared.store.redis.errors import FAILURES
+from shared.store.redis.keys import Keys
+
+_LOOK_S = 1.0
+_FIRST_PAUSE_S, _LAST_PAUSE_S = 0.05, 1.0
+
+
+class _Broken(Exception):
+    """The subscription is to be made anew."""
+
+
+class Subscription:
+    """Give ``news`` to one task; ``follow`` a turn before it is read."""
+
+    def __init__(self, address: Address, commands: Commands, keys: Keys) -> None:
+        self._address = address
+        self._commands = commands
+        self._keys = keys
+        self._sharded = address.form == "cluster"
+        self._positions: dict[str, int] = {}
+        self._seen_before: dict[str, int] = {}
+        self._confirmations: dict[str, asyncio.Future[None]] = {}
+        self._pubsub: Any = None
+        self._heard_s = 0.0
+        self._news: asyncio.Queue[News] = asyncio.Queue()
+
+    async def news(self) -> AsyncIterator[News]:
+        """What happens in the store, for as long as this is iterated over."""
+        task = asyncio.create_task(self._subscribe_forever(), name="subscription")
+        try:
+            while True:
+                yield await self._news.get()
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+    async def follow(self, turn_id: str) -> None:
+        """Have what is committed to a turn pushed from now on; returns when the store has confirmed it.
+
+        Returns too when there is no connection now: everything followed is read when there is one again.
+        """
+        if turn_id in self._positions and turn_id not in self._confirmations:
+            return
+        self._positions.setdefault(turn_id, 0)
+        if self._pubsub is None:
+            return
+        confirmation = self._confirmations.get(turn_id)
+        if confirmation is None:
+            confirmation = self._confirmations[turn_id] = asyncio.get_running_loop().create_future()
+            with contextlib.suppress(*FAILURES):
+                await self._send("subscribe", self._keys.channel(turn_id))
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(asyncio.shield(confirmation), ANSWER_TIMEOUT_S)
+
+    def unfollow(self, turn_id: str) -> None:
+        """The opposite of ``follow``; the store is told with the next look."""
+        self._positions.pop(turn_id, None)
+        self._seen_before.pop(turn_id, None)
+
+    def has_read(self, turn_id: str, last_seq: int) -> None:
+        """Note up to where a followed turn has been read."""
+        if turn_id in self._positions:
+            self._positions[turn_id] = last_seq
+
+    # -- the connection
+
+    async def _subscribe_forever(self) -> None:
+        pause_s = _FIRST_PAUSE_S
+        while True:
+            try:
+                client = await subscription_client(self._address, self._keys.owners)
+                try:
+                    await self._serve(client)
+                finally:
+                    self._close_pubsub()
+                    await client.aclose()
+            except (*FAILURES, _Broken, TimeoutError, ExceptionGroup):
+                pause_s = _FIRST_PAUSE_S if self._heard_s > time.monotonic() - _LOOK_S * 3 else pause_s
+                await asyncio.sleep(pause_s)
+                pause_s = min(pause_s * 2, _LAST_PAUSE_S)
+
+    async def _serve(self, client: Any) -> None:
+        """One connection: subscribe to everything, say that news may have been lost, then listen and look."""
+        self._pubsub = pubsub = client.pubsub()
+        channels = [self._keys.signal_channel, *map(self._keys.channel, self._positions)]
+        loop = asyncio.get_running_loop()
+        for turn_id in self._positions:
+            self._confirmations.setdefault(turn_id, loop.create_future())
+        await self._send("subscribe", *channels)
+        waiting = set(channels)
+        async with asyncio.timeout(ANSWER_TIMEOUT_S):
+            while waiting:
+                message = await pubsub.get_message(timeout=None)
+                if message is not None:
+                    waiting.discard(message["channel"].decode() if message["channel"] else "")
+                    self._handle(message)
+        self._heard_s = time.monotonic()
+        self._news.put_nowait(Lost())
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._listen(pubsub))
+            group.create_task(self._look_forever(pubsub))
+
+    def _close_pubsub(self) -> None:
+        self._pubsub = None
+        confirmations, self._confirmations = self._confirmations, {}
+        for confirmation in confirmations.values():
+            if not confirmation.done():
+                confirmation.set_result(None)
+
+    async def _send(self, command: str, *channels: str) -> None:
+        await getattr(self._pubsub, ("s" if self._sharded else "") + command)(*channels)
+
+    async def _listen(self, pubsub: Any) -> None:
+        while True:
+            message = await pubsub.get_message(timeout=None)
+            if message is not None:
+                self._handle(message)
+
+    def _handle(self, message: dict[str, Any]) -> None:
+        self._heard_s = time.monotonic()
+        kind, channel = message["type"], (message["channel"] or b"").decode()
+        if kind in ("message", "smessage"):
+            if channel == self._keys.signal_channel:
+                signal = _signal(message["data"])
+                if signal is not None:
+                    self._news.put_nowait(signal)
+                return
+            turn_id = self._keys.turn_of(channel)
+            first, last, lines = message["data"].split(b"\n", 2)
+            if turn_id in self._positions:
+                self._positions[turn_id] = int(last)
+                pushed = Pushed(turn_id, int(first), lines.split(b"\n")) if lines else Moved(turn_id)
+                self._news.put_nowait(pushed)
+        elif kind in ("subscribe", "ssubscribe"):
+            confirmation = self._confirmations.pop(self._keys.turn_of(channel), None)
+            if confirmation is not None and not confirmation.done():
+                confirmation.set_result(None)
+        elif channel == self._keys.signal_channel or self._keys.turn_of(channel) in self._positions:
+            # A cluster ends a subscription without an error when it moves the slot to another node.
+            raise _Broken
+
+    # -- the look each second
+
+    async def _look_forever(self, pubsub: Any) -> None:
+        while True:
+            await asyncio.sleep(_LOOK_S)
+            if time.monotonic() - self._heard_s > 2 * _LOOK_S:
+                raise _Broken
+            await pubsub.ping()
+            gone = [
+                channel
+                for channel in (name.decode() for name in (pubsub.shard_channels if self._sharded else pubsub.channels))
+                if channel != self._keys.signal_channel and self._keys.turn_of(channel) not in self._positions
+            ]
+            if gone:
+                await self._send("unsubscribe", *gone)
+            with contextlib.suppress(ChatError):
+                await self._look()
+
+    async def _look(self) -> None:
+        """Compare where the store stands with what was pushed, for the turns that have had no news since the last look."""
+        quiet = [turn_id for turn_id, seq in self._positions.items() if self._seen_before.get(turn_id) == seq]
+        self._seen_before = dict(self._positions)
+        if not quiet:
+            return
+
+        async def seqs(client: Any) -> list[bytes | None]:
+            pipeline = client.pipeline(transaction=False)
+            for turn_id in quiet:
+                pipeline.hget(self._keys.turn(turn_id), "last_seq")
+            return list(await pipeline.execute())
+
+        for turn_id, last_seq in zip(quiet, await self._commands.call(seqs), strict=True):
+            if turn_id in self._positions and int(last_seq or -1) != self._positions[turn_id]:
+                self._news.put_nowait(Moved(turn_id))
+
+
+def _signal(message: bytes) -> Signal | None:
+    """The signal of a message; None for one that this version does not know (the start check sends an empty one)."""
+    fields = message.decode().split("\n")
+    if len(fields) != 6:
+        return None
+    signal_id, kind, origin, session_id, turn_id, count = fields
+    return Signal(
+        signal_id=int(signal_id),
+        origin=origin,
+        kind=kind,  # type: ignore[arg-type]  # written by this program
+        session_id=session_id or None,
+        turn_id=turn_id or None,
+        message_count=int(count) if count.isdecimal() else None,
+        typing=count == "typing",
+    )
