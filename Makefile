@@ -40,8 +40,11 @@ proto: $(STAMP) ## regenerate the code of the .proto files
 
 lock: $(STAMP) ## renew requirements.lock: the newest versions that pyproject.toml allows, with hashes, for every platform
 	$(RUN) -m pip install --disable-pip-version-check --quiet uv
-	$(RUN) -m uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --upgrade --generate-hashes \
-		--no-annotate --custom-compile-command "make lock" --quiet --output-file requirements.lock
+	@# 48 is the last cryptography with wheels for Intel Macs.
+	printf '%s\n' "cryptography<49; sys_platform == 'darwin' and platform_machine == 'x86_64'" \
+		"cryptography>=49; sys_platform != 'darwin' or platform_machine != 'x86_64'" \
+		| $(RUN) -m uv pip compile pyproject.toml --constraints - --extra dev --universal --python-version 3.11 \
+		--upgrade --generate-hashes --no-annotate --custom-compile-command "make lock" --quiet --output-file requirements.lock
 
 clean: ## remove the environment, caches and what the demo drew
 	rm -rf $(VENV) .venv-newest build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis demo-out compare-out

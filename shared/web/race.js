@@ -1,28 +1,17 @@
 // The race: one prompt over the four HTTP transports at once (REST twice), each by its own wire module; all numbers are of arrivals in this page.
 
-import { Api, Refused, TERMINAL, requestKey, sha256 } from "./api.js";
+import { Api, Refused, requestKey } from "./api.js";
+import { TERMINAL } from "./events.js";
 import { follow } from "./follow.js";
+import { $, gapsOf, make, quantile, settings, state } from "./page.js";
+import { sha256 } from "./sha256.js";
 
 const WORDS = ["rest", "rest-poll", "ndjson", "sse", "websocket"];
 const SERVER = { "rest-poll": "rest" };
 const SVG = "http://www.w3.org/2000/svg";
-const $ = (id) => document.getElementById(id);
 
+const here = await settings();
 let lanes = [];
-
-function make(tag, { text, className, ...attributes } = {}, ...children) {
-  const element = document.createElement(tag);
-  if (text !== undefined) element.textContent = text;
-  if (className) element.className = className;
-  for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, value);
-  element.append(...children);
-  return element;
-}
-
-function state(kind, words) {
-  $("dot").className = `dot ${kind}`;
-  $("state").textContent = words;
-}
 
 class Lane {
   constructor(word, module, port, relayPort) {
@@ -49,6 +38,7 @@ class Lane {
   async reachable(throughRelay) {
     const port = throughRelay ? this.relayPort : this.port;
     this.api = new Api(`${location.protocol}//${location.hostname}:${port}`);
+    this.api.heartbeatS = here.heartbeat_s;
     try {
       await this.api.json("GET", "/health");
       return true;
@@ -70,7 +60,7 @@ class Lane {
     const key = requestKey();
     const ask = () => this.wire.chat({ message: prompt, session_id: null }, key);
     try {
-      for await (const item of follow(ask, (turnId, after) => this.wire.read(turnId, after))) {
+      for await (const item of follow(this.wire, ask)) {
         const at = performance.now() - begun;
         if (item.type === "chunk" || item.type === "reply") {
           if (item.text) this.arrivals.push(at);
@@ -80,7 +70,7 @@ class Lane {
           this.say("state", "streaming");
           if (item.type === "reply") this.sha = item.sha256;
         }
-        if (item.type === "lost") { this.cuts.push(at); this.say("state", `lost at event ${item.after}`); }
+        if (item.type === "lost") { this.cuts.push(at); this.say("state", `lost at event ${item.after}: ${item.why}`); }
         if (item.type === "resumed") this.say("state", `back after ${Math.round(item.ms)} ms`);
         if (TERMINAL.has(item.type)) this.sha = item.sha256;
         this.count();
@@ -97,12 +87,12 @@ class Lane {
     }
   }
 
-  get gaps() { return this.arrivals.slice(1).map((at, index) => at - this.arrivals[index]).sort((a, b) => a - b); }
+  get gaps() { return gapsOf(this.arrivals); }
 
   count() {
     if (this.arrivals.length === 0) return;
     const gaps = this.gaps;
-    const at = (share) => (gaps.length ? `${gaps[Math.min(gaps.length - 1, Math.floor(gaps.length * share))].toFixed(1)} ms` : "–");
+    const at = (share) => (gaps.length ? `${quantile(gaps, share).toFixed(1)} ms` : "–");
     this.say("first token", `${Math.round(this.arrivals[0])} ms`);
     this.say("gap p50", at(0.5));
     this.say("gap p99", at(0.99));
@@ -242,10 +232,10 @@ $("seventh").addEventListener("click", async () => {
   }
 });
 
-const { ports, relays } = await (await fetch("/web/lanes.json")).json();
+$("cut").hidden = !here.cut;
 lanes = await Promise.all(WORDS.map(async (word) => {
   const server = SERVER[word] ?? word;
-  return new Lane(word, await import(`./wires/${word.replace("-", "_")}.js`), ports[server], relays[server]);
+  return new Lane(word, await import(`./wires/${word.replace("-", "_")}.js`), here.ports[server], here.relays[server]);
 }));
 WORDS.forEach((word) => $("lanes").append(lanes.find((lane) => lane.word === word).element));
 draw([]);

@@ -7,117 +7,33 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
-import shutil
-import socket
 from collections.abc import AsyncIterator
 from functools import partial
-from pathlib import Path
 
 import pytest
-from playwright.async_api import Browser, Page, Route, async_playwright, expect
+from playwright.async_api import Browser, Route, expect
 
 from compare.lines.faults import NETWORKS
 from compare.lines.relay import Relay
 from protocols import RELAY_OFFSET
 from protocols.processes import Server, serving
 from shared.events import to_json
+from tests.browser.chat import (
+    ARTEFACTS,
+    WITNESS,
+    WORDS,
+    clean,
+    done,
+    free_ports,
+    open_page,
+    said,
+    say,
+    shot,
+    stored,
+    texts,
+)
 from tests.browser.payloads import PAYLOADS
 from tests.conftest import until
-
-WORDS = ("rest", "ndjson", "sse", "websocket")
-ARTEFACTS = Path(__file__).parents[1] / "artefacts"
-# The flags without which Chromium needs a sandbox of its own, or asks hosts of its maker at every start.
-FLAGS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
-# What a hostile text would do if it ran, and what the policy would report if it tried.
-WITNESS = """
-window.__ran = []; window.__reports = [];
-window.alert = (what) => window.__ran.push(String(what));
-document.addEventListener("securitypolicyviolation", (event) =>
-  window.__reports.push(event.violatedDirective + " " + event.blockedURI));
-"""
-
-
-def chromium() -> str:
-    """The browser's path; the test fails with what to do when there is none."""
-    for name in (os.environ.get("CHROMIUM", ""), "chromium", "chromium-browser", "google-chrome"):
-        path = shutil.which(name) if name else None
-        if path:
-            return path
-    pytest.fail("no Chromium: install it (Debian: apt install chromium), or set CHROMIUM to its path")
-
-
-@pytest.fixture
-async def browser() -> AsyncIterator[Browser]:
-    async with async_playwright() as playwright:
-        browser = await playwright.chromium.launch(executable_path=chromium(), args=FLAGS)
-        yield browser
-        await browser.close()
-
-
-@pytest.fixture
-async def store(tmp_path: Path) -> dict[str, str]:
-    return {"STORE_URL": f"sqlite:///{tmp_path / 'chat.db'}", "OFFLINE_FIRST_TOKEN_MS": "20", "HEARTBEAT_S": "5"}
-
-
-async def open_page(browser: Browser, server: Server, path: str = "/demo") -> Page:
-    page = await browser.new_page(viewport={"width": 1200, "height": 800})
-    await page.add_init_script(WITNESS)
-    page.set_default_timeout(20_000)
-    await page.goto(f"http://{server.address}{path}")
-    if path == "/demo":
-        await expect(page.locator("#state")).to_have_text("ready")
-    return page
-
-
-async def say(page: Page, text: str, *, wait: bool = True) -> None:
-    await page.fill("#text", text)
-    await page.press("#text", "Enter")
-    if wait:
-        await done(page)
-
-
-async def done(page: Page) -> None:
-    await expect(page.locator("#state")).to_have_text("ready")
-    await expect(page.locator("#send")).to_be_enabled()
-
-
-async def said(page: Page, characters: int) -> None:
-    """Wait until so much of an answer is shown."""
-    length = "(document.querySelector('#messages li.model .text')?.textContent ?? '').length"
-    await until(lambda: page.evaluate(f"{length} > {characters}"))
-
-
-async def texts(page: Page, role: str) -> list[str]:
-    bodies = page.locator(f"#messages li.{role} > .text")
-    shown: list[str] = await bodies.evaluate_all("all => all.map((one) => one.textContent)")
-    return shown
-
-
-async def clean(page: Page) -> None:
-    """Nothing ran, and the policy had nothing to report."""
-    assert await page.evaluate("window.__ran") == []
-    assert await page.evaluate("window.__reports") == []
-
-
-async def shot(page: Page, name: str) -> None:
-    ARTEFACTS.mkdir(exist_ok=True)
-    await page.screenshot(path=ARTEFACTS / f"{name}.png")
-
-
-async def stored(server: Server) -> list[str]:
-    """What the model said in the newest session, as the store has it."""
-    async with server.client() as client:
-        session = (await client.list_sessions()).sessions[0]
-        return [message.text for message in await client.list_messages(session.session_id) if message.role == "model"]
 
 
 @pytest.mark.parametrize("word", WORDS)
@@ -249,7 +165,7 @@ async def test_hostile_texts_stay_texts(browser: Browser, store: dict[str, str])
             await page.unroute("**/chat/stream")
             await page.route("**/chat/stream", partial(_as_error, payload))
             await say(page, payload, wait=False)
-            await expect(page.locator("#error")).to_contain_text("invalid_request")
+            await expect(page.locator("#error")).to_have_text(f"invalid_request: {payload}")
             assert await page.locator("#error").evaluate("one => one.textContent") == f"invalid_request: {payload}"
             await page.unroute("**/chat/stream")
             await page.unroute("**/sessions?limit=30")
@@ -299,20 +215,11 @@ async def _as_session(said: str, route: Route) -> None:
     await route.fulfill(status=200, json={"sessions": [session], "next_cursor": None, "active_sessions": 1})
 
 
-def free_ports(count: int) -> list[int]:
-    """Ports that nobody listens on now."""
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
-        return [one.getsockname()[1] for one in sockets]
-
-
 @pytest.fixture
 async def four(store: dict[str, str]) -> AsyncIterator[dict[str, Server]]:
     """The four HTTP servers, each of which knows where the others are."""
     ports = dict(zip(WORDS, free_ports(len(WORDS)), strict=True))
-    env = store | {f"{word.upper()}_PORT": str(port) for word, port in ports.items()} | {"OFFLINE_TOKENS_PER_S": "80"}
+    env = store | {f"{word.upper()}_PORT": str(port) for word, port in ports.items()} | {"OFFLINE_TOKENS_PER_S": "25"}
     async with contextlib.AsyncExitStack() as stack:
         yield {word: await stack.enter_async_context(serving(word, port=port, env=env)) for word, port in ports.items()}
 

@@ -28,14 +28,21 @@ async def race(context: Context) -> Response:
     return _page(context, "race.html")
 
 
-@router.get("/web/lanes.json", include_in_schema=False)
-async def lanes(context: Context) -> Response:
-    """Where the four HTTP servers of this machine listen, for the race."""
-    ports = {word: there.port for word, there in context.pages.items()}
-    relays = {word: there.relay_port for word, there in context.pages.items()}
-    return json_response(
-        {"transport": context.transport.word, "ports": ports, "relays": relays}, headers={"Cache-Control": "no-store"}
-    )
+@router.get("/web/page.json", include_in_schema=False)
+async def page_settings(context: Context) -> Response:
+    """What the pages know of this server beforehand.
+
+    ``ports`` and ``relays``: where the HTTP servers of this machine listen, for the race. ``heartbeat_s``: the pages'
+    patience with a silent line is counted in it. ``cut``: whether ``POST /turns/{turn_id}/cut`` is there.
+    """
+    settings = {
+        "transport": context.transport.word,
+        "ports": {word: there.port for word, there in context.pages.items()},
+        "relays": {word: there.relay_port for word, there in context.pages.items()},
+        "heartbeat_s": context.settings.heartbeat_s,
+        "cut": context.settings.api_secret_key is None,
+    }
+    return json_response(settings, headers={"Cache-Control": "no-store"})
 
 
 def _page(context: ServerContext, name: str) -> Response:

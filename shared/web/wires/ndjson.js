@@ -1,6 +1,8 @@
 // Streamable HTTP in a browser: fetch with a reader, one JSON event a line (NDJSON).
 
-import { fromBase64 } from "../api.js";
+import { Lost, Silent, unbroken } from "../api.js";
+import { eventOf } from "../events.js";
+import { Watch } from "../patience.js";
 
 export const title = "Streamable HTTP (NDJSON)";
 export const note = "fetch with a reader: UTF-8 decoded across chunks, lines joined across chunks, resume by ?after=";
@@ -12,38 +14,54 @@ export class Wire {
     this.open = new Set();
   }
 
-  async *chat(body, key) { yield* this.#stream("POST", "/chat/stream", { body, headers: { "Idempotency-Key": key } }); }
-  async *image(body, key) { yield* this.#stream("POST", "/images/stream", { body, headers: { "Idempotency-Key": key } }); }
-  async *read(turnId, after) { yield* this.#stream("GET", `/turns/${turnId}/stream?after=${after}`, {}); }
+  chat(body, key) { return this.#stream("POST", "/chat/stream", { body, headers: { "Idempotency-Key": key } }); }
+  image(body, key) { return this.#stream("POST", "/images/stream", { body, headers: { "Idempotency-Key": key } }); }
+  read(turnId, after) { return this.#stream("GET", `/turns/${turnId}/stream?after=${after}`, {}, turnId, after); }
 
-  async *#stream(method, path, options) {
+  async *#stream(method, path, options, turnId = null, after = 0) {
     const abort = new AbortController();
-    this.open.add(abort);
+    const cut = () => abort.abort(new Lost("the line was cut"));
+    const lose = (why) => abort.abort(new Silent(why));
+    const watch = new Watch(this.api.patienceMs, {
+      silent: () => lose(`${watch.words}, not even a heartbeat`),
+      woken: async () => {
+        const why = turnId === null ? "the page woke before the turn had begun" : await watch.look(this.api, turnId, () => after);
+        if (why) lose(why);
+      },
+    });
+    this.open.add(cut);
     this.onFrame("up", `${method} ${path} ${options.body ? JSON.stringify(options.body) : ""}`);
     try {
       const response = await this.api.send(method, path, { ...options, signal: abort.signal });
-      const reader = response.body.getReader();
-      const decoder = new TextDecoder("utf-8", { fatal: true });
-      let rest = "";
-      for (;;) {
-        const { value, done } = await reader.read();
-        if (done) return;
-        const lines = (rest + decoder.decode(value, { stream: true })).split("\n");
-        rest = lines.pop();
-        for (const line of lines) {
-          this.onFrame("down", line === "" ? "(blank line: heartbeat)" : line, line.length + 1);
-          if (line === "") continue;
-          const event = JSON.parse(line);
-          if (event.data !== undefined) event.bytes = fromBase64(event.data);
-          yield event;
-        }
+      for await (const line of this.#lines(response, watch)) {
+        this.onFrame("down", line === "" ? "(blank line: heartbeat)" : line, line.length + 1);
+        if (line === "") continue;
+        const event = eventOf(line);
+        [turnId, after] = [event.turn_id, event.seq];
+        yield event;
       }
     } finally {
-      this.open.delete(abort);
+      watch.stop();
+      this.open.delete(cut);
       abort.abort();
     }
   }
 
-  cut() { for (const abort of this.open) abort.abort(); }
+  async *#lines(response, watch) {
+    const reader = response.body.getReader();
+    const decoder = new TextDecoder("utf-8", { fatal: true });
+    let rest = "";
+    for (;;) {
+      const { value, done } = await unbroken(reader.read());
+      if (done) return;
+      watch.heard();
+      const lines = (rest + decoder.decode(value, { stream: true })).split("\n");
+      rest = lines.pop();
+      yield* lines;
+    }
+  }
+
+  reach() { return this.api.look("/health"); }
+  cut() { for (const cut of this.open) cut(); }
   close() { this.cut(); }
 }

@@ -1,9 +1,13 @@
 // Plain REST in a browser: fetch, and the whole reply at once.
 
-import { fromBase64 } from "../api.js";
+import { Lost, parsed, Silent, unbroken } from "../api.js";
+import { eventOf, fromBase64 } from "../events.js";
+import { Watch } from "../patience.js";
 
 export const title = "REST";
 export const note = "one fetch, one whole reply: nothing is shown before everything is there";
+
+const POLL_S = 20;
 
 export class Wire {
   constructor(api, onFrame) {
@@ -12,55 +16,61 @@ export class Wire {
     this.waiting = new Set();
   }
 
-  async *chat(body, key) { yield* this.#whole("/chat", body, key); }
-  async *image(body, key) { yield* this.#whole("/images", body, key); }
+  chat(body, key) { return this.#whole("/chat", body, key); }
+  image(body, key) { return this.#whole("/images", body, key); }
 
+  /** A waiting POST is silent by nature, so its patience ends in the same POST with the same key: that joins the same turn. */
   async *#whole(path, body, key) {
-    const abort = new AbortController();
-    this.waiting.add(abort);
-    try {
-      this.onFrame("up", `POST ${path} ${JSON.stringify(body)}`);
-      const response = await this.api.send("POST", path, {
-        body, headers: { "Idempotency-Key": key }, signal: abort.signal,
-      });
-      const text = await response.text();
-      this.onFrame("down", text, text.length);
-      const reply = JSON.parse(text);
-      if (reply.image) {
-        reply.bytes = fromBase64(reply.image);
-        delete reply.image;
-      }
-      yield { ...reply, type: "reply" };
-    } finally {
-      this.waiting.delete(abort);
+    this.onFrame("up", `POST ${path} ${JSON.stringify(body)}`);
+    const text = await this.#patiently(this.api.patienceMs, async (signal) => {
+      const response = await this.api.send("POST", path, { body, headers: { "Idempotency-Key": key }, signal });
+      return unbroken(response.text());
+    });
+    this.onFrame("down", text, text.length);
+    const reply = parsed(text);
+    if (reply.image) {
+      reply.bytes = fromBase64(reply.image);
+      delete reply.image;
     }
+    yield { ...reply, type: "reply" };
   }
 
   /** Another window's turn: long-poll its events. */
   async *read(turnId, after) {
+    const wait = Math.min(POLL_S, (2 * this.api.heartbeatMs) / 1000);
     for (;;) {
-      const polled = await this.#poll(`/turns/${turnId}/events?after=${after}&wait=20`);
+      const path = `/turns/${turnId}/events?after=${after}&wait=${wait}`;
+      const polled = await this.#patiently(wait * 1000 + this.api.heartbeatMs, (signal) => this.api.json("GET", path, { signal }));
       this.onFrame("down", `GET events?after=${after} → ${polled.events.length} events`);
       for (const event of polled.events) {
         after = event.seq;
-        if (event.data !== undefined) event.bytes = fromBase64(event.data);
-        yield event;
+        yield eventOf(event);
       }
       if (polled.status !== "running") return;
     }
   }
 
-  async #poll(path) {
+  /** One request; Lost after `ms` without its answer, when the page wakes meanwhile, and when the line is cut. */
+  async #patiently(ms, request) {
     const abort = new AbortController();
-    this.waiting.add(abort);
+    const cut = () => abort.abort(new Lost("the line was cut"));
+    const lose = (why) => abort.abort(new Silent(why));
+    const watch = new Watch(ms, {
+      silent: () => lose(`${watch.words}: asked again with the same key`),
+      woken: () => lose("the page woke while it waited: asked again with the same key"),
+    });
+    this.waiting.add(cut);
     try {
-      return await this.api.json("GET", path, { signal: abort.signal });
+      return await request(abort.signal);
     } finally {
-      this.waiting.delete(abort);
+      watch.stop();
+      this.waiting.delete(cut);
     }
   }
 
-  /** Drop the waiting request; the client repeats it with the same key and gets the same turn's reply. */
-  cut() { for (const abort of this.waiting) abort.abort(); }
+  reach() { return this.api.look("/health"); }
+
+  /** Drop the waiting request; the page repeats it with the same key and gets the same turn's reply. */
+  cut() { for (const cut of this.waiting) cut(); }
   close() { this.cut(); }
 }

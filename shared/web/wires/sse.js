@@ -1,13 +1,15 @@
 // Server-Sent Events in a browser: POST /turns, then the native EventSource, which comes back by itself with Last-Event-ID.
 
-import { fromBase64, TERMINAL } from "../api.js";
+import { Lost, Silent } from "../api.js";
+import { eventOf, TERMINAL, TYPES } from "../events.js";
+import { Inbox } from "../inbox.js";
+import { Watch } from "../patience.js";
 
 export const title = "Server-Sent Events";
 export const note = "native EventSource: the browser itself reconnects with Last-Event-ID";
 
-const TYPES = [
-  "turn_started", "thinking", "chunk", "image_started", "image_chunk", "image_completed", ...TERMINAL,
-];
+/** EventSource hides heartbeats from a script, so the page asks where the turn stands after this many of them without an event. */
+const SILENT_HEARTBEATS = 2;
 
 export class Wire {
   constructor(api, onFrame) {
@@ -16,8 +18,8 @@ export class Wire {
     this.reading = new Set();
   }
 
-  async *chat(body, key) { yield* this.#start(body, key); }
-  async *image(body, key) { yield* this.#start(body, key); }
+  chat(body, key) { return this.#start(body, key); }
+  image(body, key) { return this.#start(body, key); }
 
   async *#start(body, key) {
     this.onFrame("up", `POST /turns ${JSON.stringify(body)}`);
@@ -26,50 +28,64 @@ export class Wire {
   }
 
   async *read(turnId, after) {
+    const inbox = new Inbox();
+    const source = await this.#source(turnId, after);
+    const look = async () => {
+      const why = await watch.look(this.api, turnId, () => after);
+      if (why) inbox.fail(new Silent(why));
+    };
+    const watch = new Watch(SILENT_HEARTBEATS * this.api.heartbeatMs, { silent: look });
+    for (const type of TYPES) {
+      source.addEventListener(type, (message) => {
+        this.onFrame("down", `event: ${type}\nid: ${message.lastEventId}\ndata: ${message.data}`, message.data.length);
+        watch.heard();
+        inbox.put(message.data);
+      });
+    }
+    source.addEventListener("error", () => {
+      if (source.readyState === EventSource.CLOSED) this.#ended(turnId, inbox);
+      else inbox.put(null);
+    });
+    this.reading.add(turnId);
+    try {
+      for await (const data of inbox) {
+        if (data === null) {
+          yield { type: "lost", why: "EventSource reconnects by itself" };
+          continue;
+        }
+        const event = eventOf(data);
+        after = event.seq;
+        yield event;
+        if (TERMINAL.has(event.type)) return;
+      }
+    } finally {
+      watch.stop();
+      source.close();
+      this.reading.delete(turnId);
+    }
+  }
+
+  async #source(turnId, after) {
     const query = new URLSearchParams();
     if (after) query.set("after", after);
     const ticket = await this.api.ticket(turnId);
     if (ticket) query.set("ticket", ticket);
     const path = `/turns/${turnId}/stream`;
     this.onFrame("up", `EventSource ${path}`);
-    const source = new EventSource(`${this.api.base}${path}${query.size ? `?${query}` : ""}`);
-    const arrived = [];
-    let wake = () => {};
-    const put = (item) => { arrived.push(item); wake(); };
-    let lostAt = null;
-    let last = after;
-    for (const type of TYPES) {
-      source.addEventListener(type, (message) => {
-        this.onFrame("down", `event: ${type}\nid: ${message.lastEventId}\ndata: ${message.data}`, message.data.length);
-        const event = JSON.parse(message.data);
-        if (event.data !== undefined) event.bytes = fromBase64(event.data);
-        if (lostAt !== null) put({ type: "resumed", after: last, ms: performance.now() - lostAt, native: true });
-        lostAt = null;
-        last = event.seq;
-        put(event);
-      });
-    }
-    source.addEventListener("error", () => {
-      if (source.readyState === EventSource.CLOSED) put(new Error("EventSource gave up"));
-      else if (lostAt === null) {
-        lostAt = performance.now();
-        put({ type: "lost", after: last, why: "EventSource is reconnecting by itself" });
-      }
-    });
-    this.reading.add(turnId);
+    return new EventSource(`${this.api.base}${path}${query.size ? `?${query}` : ""}`);
+  }
+
+  /** EventSource gave up, and tells no script why; the same turn asked for over fetch does. */
+  async #ended(turnId, inbox) {
     try {
-      for (;;) {
-        while (arrived.length === 0) await new Promise((resolve) => { wake = resolve; });
-        const item = arrived.shift();
-        if (item instanceof Error) throw item;
-        yield item;
-        if (TERMINAL.has(item.type)) return;
-      }
-    } finally {
-      source.close();
-      this.reading.delete(turnId);
+      await this.api.turn(turnId);
+      inbox.fail(new Lost("EventSource gave up"));
+    } catch (error) {
+      inbox.fail(error);
     }
   }
+
+  reach() { return this.api.look("/health"); }
 
   /** EventSource cannot be cut from here without losing its memory, so the server drops the line. */
   cut() { for (const turnId of this.reading) this.api.cut(turnId).catch(() => {}); }
