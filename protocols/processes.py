@@ -16,7 +16,7 @@ from typing import Any
 from protocols import TRANSPORTS
 from shared.client.protocol import ChatClient
 
-START_S = 30.0
+START_S = 60.0
 _KEPT_LINES = 2000
 _LONGEST_LINE_BYTES = 4 * 1024 * 1024
 

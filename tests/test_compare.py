@@ -1,4 +1,4 @@
-"""The comparison itself: known lines are seen as what they are, bytes are true, and the report says what the results say."""
+"""The comparison: known lines are recognised, bytes are counted right, and the report agrees with the results."""
 
 from __future__ import annotations
 
@@ -58,8 +58,8 @@ async def lanes() -> AsyncIterator[dict[str, RunningLane]]:
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 
-async def raced(lane: RunningLane, faults: Faults, spec: TurnSpec, *, count: int = 1) -> list[TurnRecord]:
-    """Turns of one lane through its relay with these faults."""
+async def recorded(lane: RunningLane, faults: Faults, spec: TurnSpec, *, count: int = 1) -> list[TurnRecord]:
+    """Turns of one lane, through its relay with these faults."""
     assert lane.relay is not None
     lane.relay.faults = faults
     try:
@@ -70,12 +70,9 @@ async def raced(lane: RunningLane, faults: Faults, spec: TurnSpec, *, count: int
         lane.relay.faults = Faults()
 
 
-# -- a known line is seen as what it is ------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("name", PUSHED)
-async def test_a_delay_of_50_ms_is_seen_as_50_ms(lanes: dict[str, RunningLane], name: str) -> None:
-    turns = await raced(lanes[name], Faults(delay_s=0.05), TurnSpec(experiment="delay", tokens=25))
+async def test_a_delay_of_50_ms_is_measured_as_50_ms(lanes: dict[str, RunningLane], name: str) -> None:
+    turns = await recorded(lanes[name], Faults(delay_s=0.05), TurnSpec(experiment="delay", tokens=25))
     assert [turn.error for turn in turns] == [None]
     least = quantile(delays_of(turns[0]), 0.05)
     assert least is not None
@@ -88,35 +85,32 @@ async def test_a_delay_of_50_ms_is_seen_as_50_ms(lanes: dict[str, RunningLane], 
 @pytest.mark.parametrize("name", PUSHED)
 async def test_a_buffer_is_called_a_buffer(lanes: dict[str, RunningLane], name: str) -> None:
     faults = Faults(buffer_bytes=8192, buffer_s=0.3)
-    turns = await raced(lanes[name], faults, TurnSpec(experiment="buffer", tokens=40), count=3)
+    turns = await recorded(lanes[name], faults, TurnSpec(experiment="buffer", tokens=40), count=3)
     assert [turn.error for turn in turns] == [None] * 3
     assert any(line.startswith("a buffer on the path") for line in findings(turns))
 
 
 @pytest.mark.parametrize("name", ["ndjson", "websocket", "grpc"])
-async def test_a_bandwidth_is_seen_as_that_bandwidth(lanes: dict[str, RunningLane], name: str) -> None:
+async def test_a_bandwidth_is_measured(lanes: dict[str, RunningLane], name: str) -> None:
     spec = TurnSpec(experiment="bandwidth", message="a red bridge", size="480x480", request_id=f"bandwidth {name}")
-    await raced(lanes[name], Faults(), spec)
-    turns = await raced(lanes[name], Faults(bytes_per_s=500_000), spec)
+    await recorded(lanes[name], Faults(), spec)
+    turns = await recorded(lanes[name], Faults(bytes_per_s=500_000), spec)
     (said,) = [line for line in findings(turns) if "bandwidth" in line]
     assert 0.4 <= float(re.findall(r"about ([\d.]+) MB/s", said)[0]) <= 0.6
 
 
 async def test_rest_shows_nothing_before_everything(lanes: dict[str, RunningLane]) -> None:
-    (turn,) = await raced(lanes["rest"], Faults(), TurnSpec(experiment="rest", tokens=20))
+    (turn,) = await recorded(lanes["rest"], Faults(), TurnSpec(experiment="rest", tokens=20))
     found = summarise([turn])
     assert found["ttft"] == found["e2e"]
     assert found["ttft"].median >= 19 * 1000 / RATE
     assert "delay_p50" not in found
 
 
-# -- a cut -----------------------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("name", LANES)
 async def test_a_cut_costs_nothing_with_resume(lanes: dict[str, RunningLane], name: str) -> None:
     spec = TurnSpec(experiment="cut", tokens=30, rate=RATE, cut_after=10)
-    (turn,) = await raced(lanes[name], Faults(), spec)
+    (turn,) = await recorded(lanes[name], Faults(), spec)
     turn.generated = await generated_tokens(lanes[name], turn.asked_at)
     assert turn.error is None
     found = summarise([turn])
@@ -127,17 +121,14 @@ async def test_a_cut_costs_nothing_with_resume(lanes: dict[str, RunningLane], na
 @pytest.mark.parametrize("name", LANES)
 async def test_a_cut_without_resume_is_paid_twice(lanes: dict[str, RunningLane], name: str) -> None:
     spec = TurnSpec(experiment="cut", tokens=30, rate=RATE, cut_after=10, resume=False)
-    (turn,) = await raced(lanes[name], Faults(), spec)
+    (turn,) = await recorded(lanes[name], Faults(), spec)
     turn.generated = await generated_tokens(lanes[name], turn.asked_at)
     assert turn.error is None
     found = summarise([turn])
     assert found["again"].median == 30
     assert found["lost"].median > 0
-    # What the first answer had shown is shown again by the second; a whole reply has shown nothing.
+    # The second answer shows again what the first one had shown; a whole reply had shown nothing.
     assert found["twice"].median == (0 if name == "rest" else 30 - found["lost"].median)
-
-
-# -- bytes are true --------------------------------------------------------------------------------------------------------
 
 
 def _tshark() -> str:
@@ -154,11 +145,11 @@ def _tshark() -> str:
 async def test_the_relay_counts_what_a_packet_capture_shows(lanes: dict[str, RunningLane], name: str) -> None:
     program = _tshark()
     lane = lanes[name]
-    async with Relay(lane.server.address) as relay, _bell() as bell:
+    async with Relay(lane.server.address) as relay, _silent_port() as silent_port:
         port = relay.address.rpartition(":")[2]
         fields = ("tcp.srcport", "tcp.dstport", "tcp.len", "tcp.analysis.retransmission")
         capture = await asyncio.create_subprocess_exec(
-            *(program, "-i", "lo", "-f", f"tcp port {port} or tcp port {bell}"),
+            *(program, "-i", "lo", "-f", f"tcp port {port} or tcp port {silent_port}"),
             *("-l", "-n", "-Q", "-T", "fields", "-E", "separator=,"),
             *(part for field in fields for part in ("-e", field)),
             stdout=asyncio.subprocess.PIPE,
@@ -174,13 +165,13 @@ async def test_the_relay_counts_what_a_packet_capture_shows(lanes: dict[str, Run
 
         try:
             async with asyncio.timeout(60):
-                # It captures from when it has heard the bell; what it hears then comes after.
-                heard = b""
-                while not heard:
-                    _, writer = await asyncio.open_connection("127.0.0.1", bell)
+                # tshark captures from the moment at which it shows a packet to this port, so the turn starts after that.
+                captured = b""
+                while not captured:
+                    _, writer = await asyncio.open_connection("127.0.0.1", silent_port)
                     writer.close()
                     with contextlib.suppress(TimeoutError):
-                        heard = await asyncio.wait_for(capture.stdout.readline(), 0.5)
+                        captured = await asyncio.wait_for(capture.stdout.readline(), 0.5)
                 through = replace(lane, address=relay.address, relay=relay)
                 async with through.client() as client:
                     turn = await record_turn(through, client, TurnSpec(experiment="capture", tokens=20))
@@ -197,8 +188,8 @@ async def test_the_relay_counts_what_a_packet_capture_shows(lanes: dict[str, Run
 
 
 @asynccontextmanager
-async def _bell() -> AsyncIterator[int]:
-    """A port that answers nothing."""
+async def _silent_port() -> AsyncIterator[int]:
+    """A port whose connections are closed at once."""
 
     async def hang_up(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.close()
@@ -247,9 +238,6 @@ async def test_bytes_that_are_not_the_protocol_are_refused() -> None:
         units([CapturedBytes(0, 0, "down", b"HTTP/1.1 200 OK")])
 
 
-# -- the race ----------------------------------------------------------------------------------------------------------------
-
-
 async def test_the_race_prints_a_table_a_verdict_and_how_to_read_it() -> None:
     args = race.parse(["--only", "rest,sse,grpc", "--rounds", "6", "--tokens", "20", "--rate", "60"])
     output = io.StringIO()
@@ -282,15 +270,12 @@ async def test_the_race_refuses_what_it_cannot_do(argv: list[str], capsys: pytes
     assert "race: error" in capsys.readouterr().err
 
 
-# -- the run and its report --------------------------------------------------------------------------------------------------
-
-
-async def seen(lanes: dict[str, RunningLane], folder: Path) -> Results:
-    """A small run, written as a large one is."""
+async def written(lanes: dict[str, RunningLane], folder: Path) -> Results:
+    """A small run, written with the same code as a large one."""
     turns: list[TurnRecord] = []
     spec = TurnSpec(experiment="1 stream", tokens=8, rate=RATE)
     for lane in lanes.values():
-        turns += await raced(lane, Faults(), spec, count=6)
+        turns += await recorded(lane, Faults(), spec, count=6)
     samples = [
         Sample(experiment="connect", lane=name, round=number, metric="connect_cold", value=1.0 + number)
         for name in lanes
@@ -316,7 +301,7 @@ async def seen(lanes: dict[str, RunningLane], folder: Path) -> Results:
 
 
 async def test_the_report(lanes: dict[str, RunningLane], tmp_path: Path) -> None:
-    results = await seen(lanes, tmp_path)
+    results = await written(lanes, tmp_path)
     assert msgspec.json.encode(read(tmp_path)) == msgspec.json.encode(results)
     raw = [json.loads(line) for line in (tmp_path / "arrivals.jsonl").read_text().splitlines()]
     assert len(raw) == 12 * len(LANES)
@@ -345,7 +330,7 @@ async def test_the_report(lanes: dict[str, RunningLane], tmp_path: Path) -> None
 
 
 async def test_the_guide_cites_only_cells_that_exist(lanes: dict[str, RunningLane], tmp_path: Path) -> None:
-    results = await seen(lanes, tmp_path)
+    results = await written(lanes, tmp_path)
     for need in guide(results):
         for reason in need.reasons:
             assert reason.lane in LANES
@@ -357,7 +342,7 @@ async def test_the_guide_cites_only_cells_that_exist(lanes: dict[str, RunningLan
 async def test_two_runs_side_by_side(
     lanes: dict[str, RunningLane], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    results = await seen(lanes, tmp_path / "a")
+    results = await written(lanes, tmp_path / "a")
     slower = msgspec.json.decode(msgspec.json.encode(results), type=Results)
     figures = slower.experiments["connect"].figures["grpc"]
     cold = figures["connect_cold"]
@@ -384,9 +369,6 @@ async def test_the_plan_is_stated_before_it_starts() -> None:
     assert quick < 180
     assert full > quick
     assert set(NETWORKS) == {"lan", "wan", "mobile", "lossy"}
-
-
-# -- the floor's load generator ----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("word", ["rest", "ndjson", "sse", "websocket", "grpc"])

@@ -1,4 +1,4 @@
-"""Known arrivals through every formula of MEASURE.md: nothing runs here, so every number is exact."""
+"""Every formula with known arrivals. Nothing runs here, so every number is exact."""
 
 from __future__ import annotations
 
@@ -116,9 +116,7 @@ def test_every_metric_is_either_of_a_turn_or_a_sample_and_says_its_formula() -> 
     assert all(metric.formula and metric.points and metric.unit for metric in METRICS.values())
 
 
-# -- a cut -----------------------------------------------------------------------------------------------------------------
-
-# Ten tokens; the line is cut after three, 30 ms in; known 5 ms later.
+# Ten tokens. The line is cut after three tokens, at 30 ms; the client reports it 5 ms later.
 RESUMED = made(
     chunk(10, 2, 9),
     chunk(20, 3, 19),
@@ -176,7 +174,7 @@ def test_what_a_cut_costs(
     assert found == {"lost": lost, "twice": twice, "again": again, "detect": detect, "back": back}
 
 
-def test_what_comes_after_a_resume_is_no_measure_of_the_transport() -> None:
+def test_times_after_a_resume_are_left_out() -> None:
     assert delays(RESUMED) == [1, 1, 1]
     assert gaps(RESUMED) == [10, 10]
     assert of("e2e", RESUMED) == 70
@@ -185,9 +183,6 @@ def test_what_comes_after_a_resume_is_no_measure_of_the_transport() -> None:
 def test_bytes_of_text_are_counted_once_though_shown_twice() -> None:
     turn = made(*ASKED_AGAIN.arrivals, tokens=10, down_bytes=500, resume=False)
     assert of("framing", turn) == pytest.approx(1 - 50 / 500)
-
-
-# -- many turns ------------------------------------------------------------------------------------------------------------
 
 
 def test_quantiles_are_interpolated() -> None:
@@ -262,7 +257,7 @@ def test_too_few_rounds_claim_nothing() -> None:
     assert "too few" in verdict(METRICS["ttft"], found)
 
 
-def test_what_is_neither_good_nor_bad_has_no_verdict() -> None:
+def test_a_metric_that_is_neither_good_nor_bad_has_no_verdict() -> None:
     assert verdict(METRICS["coalescing"], figures(0.1, 0.9)) == ""
     assert verdict(METRICS["ttft"], figures(10.0)) == ""
 
@@ -276,11 +271,8 @@ def test_goodput_counts_turns_that_met_every_objective() -> None:
     assert goodput([STREAM, late, jumpy, failed, whole], objectives, 2.0) == 1.0
 
 
-# -- what the path does ------------------------------------------------------------------------------------------------------
-
-
 def path(delay_ms: float, *, every: int = 1, late: tuple[int, ...] = ()) -> TurnRecord:
-    """40 tokens, 20 ms apart; ``every``: given out together in so many; ``late``: those wait 200 ms, and all behind them too."""
+    """40 tokens, 20 ms apart. ``every`` tokens arrive together; the ``late`` ones and all behind them come 200 ms late."""
     arrivals = []
     free_at = 0.0
     for i in range(40):

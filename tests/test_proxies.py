@@ -1,4 +1,4 @@
-"""The proxy lines of the leaves' READMEs, run as they stand there: tokens pass one by one through nginx, Caddy, haproxy."""
+"""The proxy configurations in the leaves' READMEs, run as they are: tokens pass one by one through nginx, Caddy and haproxy."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def proxy_of_readme(name: str, word: str, target: str, folder: Path) -> Iterator
     lines = block(word, LANGUAGES[name])
     assert lines.count(TRANSPORTS[word].address) >= 1
     lines = lines.replace(TRANSPORTS[word].address, target)
-    # On loopback only: nothing of a test is to be reached from elsewhere. nginx needs the address, the others take it.
+    # The proxies of a test listen on the loopback address only.
     lines = re.sub(r"listen 8\d+", f"listen 127.0.0.1:{port}", lines)
     lines = lines.replace("bind :8080", f"bind 127.0.0.1:{port}")
     lines = re.sub(r"^:8080 ", f"http://:{port} ", lines, flags=re.MULTILINE)
@@ -56,7 +56,7 @@ async def asking(word: str, address: str) -> AsyncIterator[AsyncIterator[Item]]:
 
 @pytest.mark.parametrize("name", LANGUAGES)
 async def test_a_reply_passes_as_it_comes(name: str, word: str, servers: Servers, tmp_path: Path) -> None:
-    """Two tokens, a silence, two tokens: the first two are here before the silence is over."""
+    """Two tokens, a silence, two tokens: the first two arrive before the silence is over."""
     part(name)
     with proxy_of_readme(name, word, servers[word].address, tmp_path) as address:
         arrived: list[tuple[float, Item]] = []

@@ -1,4 +1,4 @@
-"""The fault relay by itself, between a plain TCP client and a plain TCP server: bytes, cuts, time, and coming back."""
+"""The relay alone, between a plain TCP client and a plain TCP server: bytes, cuts, delays, and new connections after a cut."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ async def server(handler: Handler) -> AsyncIterator[str]:
 
 
 async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """Give back what comes."""
+    """Send back every byte."""
     while data := await reader.read(65536):
         writer.write(data)
         await writer.drain()
@@ -74,7 +74,7 @@ async def connect(relay: Relay) -> Streams:
 
 
 async def ended(relay: Relay) -> Connection:
-    """The next connection that is over."""
+    """The next connection that ends."""
     return await asyncio.wait_for(relay.finished.get(), 5)
 
 
@@ -102,8 +102,8 @@ async def test_bytes_pass_unchanged_and_are_counted() -> None:
         writer.write_eof()
         assert await reader.read() == up
         writer.close()
-        line = await ended(relay)
-        assert (line.up_bytes, line.down_bytes, line.state) == (len(up), len(up), "closed")
+        connection = await ended(relay)
+        assert (connection.up_bytes, connection.down_bytes, connection.state) == (len(up), len(up), "closed")
         assert (relay.up_bytes, relay.down_bytes) == (len(up), len(up))
         for direction in ("up", "down"):
             assert b"".join(piece.data for piece in relay.captured if piece.direction == direction) == up
@@ -117,8 +117,8 @@ async def test_fin_after_n_bytes(position: int) -> None:
         reader, writer = await connect(relay)
         assert await reader.read() == data[:position]
         writer.close()
-        line = await ended(relay)
-        assert (line.state, line.down_bytes, relay.fault_count) == ("cut", position, 1)
+        connection = await ended(relay)
+        assert (connection.state, connection.down_bytes, relay.fault_count) == ("cut", position, 1)
         # The next connection goes through.
         reader, writer = await connect(relay)
         assert await reader.readexactly(len(data)) == data
@@ -197,7 +197,7 @@ def test_events_are_found_in_protobuf() -> None:
 
 
 @pytest.mark.parametrize("network", [None, "shaped"])
-async def test_delay_is_one_way_and_keeps_throughput(network: str | None) -> None:
+async def test_a_delay_is_of_one_direction_and_keeps_throughput(network: str | None) -> None:
     faults = Faults(delay_s=0.1) if network is None else Faults(delay_s=0.1, bytes_per_s=20e6)
     async with server(echo) as target, Relay(target, faults) as relay:
         reader, writer = await connect(relay)
@@ -322,7 +322,7 @@ async def test_a_stall_is_felt_by_the_server() -> None:
         writer.close()
 
 
-async def test_a_black_hole_swallows_both_ways_and_the_end_too() -> None:
+async def test_a_black_hole_discards_both_directions_and_the_end() -> None:
     got = bytearray()
     closed = asyncio.Event()
 
@@ -347,7 +347,7 @@ async def test_a_black_hole_swallows_both_ways_and_the_end_too() -> None:
             await asyncio.wait_for(closed.wait(), 0.1)
 
 
-async def test_it_refuses_for_a_time_and_comes_back() -> None:
+async def test_new_connections_are_refused_for_a_time() -> None:
     async with (
         server(sends(b"0123")) as target,
         Relay(target, Faults(cut_after_bytes=2, refuse_s=0.3)) as relay,
@@ -366,11 +366,11 @@ async def test_it_refuses_for_a_time_and_comes_back() -> None:
             finally:
                 writer.close()
         assert time.monotonic() - begun >= 0.28
-        assert {line.state for line in relay.connections} >= {"cut", "refused"}
+        assert {connection.state for connection in relay.connections} >= {"cut", "refused"}
 
 
 @pytest.mark.parametrize("reset", [False, True])
-async def test_all_are_cut_by_hand_and_new_ones_are_taken(reset: bool) -> None:
+async def test_all_connections_are_cut_by_hand_and_new_ones_are_accepted(reset: bool) -> None:
     async with server(echo) as target, Relay(target) as relay:
         lines = [await connect(relay) for _ in range(3)]
         for _, writer in lines:

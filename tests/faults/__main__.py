@@ -1,4 +1,4 @@
-"""``python -m tests.faults``: every check at its full size, with totals and seeds; the exit status is 1 unless all are zero."""
+"""``python -m tests.faults``: every check at its full size, with totals and seeds; the exit status is 0 when all faults count 0."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ import random
 import sys
 import time
 
+from tests.faults.checks import CHECKS, run
 from tests.faults.harness import Totals, say
-from tests.faults.kinds import KINDS, run
 
 
 async def _run_all(names: list[str], seed: int, share: float) -> list[Totals]:
     done = []
     for name in names:
         say(f"{name} …")
-        totals = await run(KINDS[name], seed, share)
+        totals = await run(CHECKS[name], seed, share)
         print(totals, flush=True)
         for example in totals.examples[:8]:
             print(f"    {example}", flush=True)
@@ -25,19 +25,19 @@ async def _run_all(names: list[str], seed: int, share: float) -> list[Totals]:
 
 
 def main() -> int:
-    """Run what is asked for and print what it counted."""
+    """Run the checks that are named, and print their totals."""
     parser = argparse.ArgumentParser(prog="tests.faults", description=__doc__)
-    parser.add_argument("names", nargs="*", metavar="CHECK", help=f"of {', '.join(KINDS)} (default: all)")
-    parser.add_argument("--seed", type=int, help="repeats a run; without one, another each time")
-    parser.add_argument("--share", type=float, default=1.0, help="of the full size, 0-1")
+    parser.add_argument("names", nargs="*", metavar="CHECK", help=f"of {', '.join(CHECKS)} (default: all)")
+    parser.add_argument("--seed", type=int, help="repeats a run (default: a random seed)")
+    parser.add_argument("--share", type=float, default=1.0, help="of the full size, from 0 to 1 (default: 1)")
     args = parser.parse_args()
-    unknown = set(args.names) - KINDS.keys()
+    unknown = set(args.names) - CHECKS.keys()
     if unknown:
         parser.error(f"no such check: {', '.join(sorted(unknown))}")
     seed = args.seed if args.seed is not None else random.SystemRandom().randrange(1_000_000)
     begun = time.monotonic()
     print(f"seed {seed}, share {args.share:g}", flush=True)
-    done = asyncio.run(_run_all(args.names or list(KINDS), seed, args.share))
+    done = asyncio.run(_run_all(args.names or list(CHECKS), seed, args.share))
     bad = sum(totals.bad for totals in done)
     print(
         f"all {sum(totals.runs for totals in done)} runs: lost {sum(totals.lost for totals in done)},"

@@ -1,4 +1,4 @@
-"""Servers that die, sleep and restart: kill -9, a process that wakes up late, and the drain, under load."""
+"""Servers under load that are killed, stopped for longer than their lease, and drained."""
 
 from __future__ import annotations
 
@@ -9,12 +9,11 @@ import time
 from contextlib import aclosing
 from functools import partial
 
+from compare.measuring.lanes import LANES, Lane
 from shared.client.protocol import ChatClient
 from shared.errors import ChatError, ConnectionLost, ServerAbsent
 from shared.events import TurnStarted
 from tests.faults.harness import (
-    LANES,
-    Lane,
     Plan,
     Shown,
     Totals,
@@ -31,21 +30,21 @@ from tests.faults.harness import (
 KILLS = 200
 SLEEPERS = 20
 RESTARTS = 50
-# How many ask at the same time on each lane, where eight runs at a time are borne.
+# Clients that ask at the same time on each lane, when eight runs go on at a time.
 LOAD = 3
 READERS = 4
 LONG = 800
 LONG_DRAINED = 1600
-# The issue's promise: a turn whose server was killed has its end within this time of the restart.
+# A turn whose server was killed has its end within this time of the restart.
 ENDED_S = 5.0
 OBSERVER = "ndjson/observer"
 
 
 async def kills(world: World, plan: Plan) -> Totals:
-    """kill -9 in the middle of several answers, each time on another transport's server; then it is started again.
+    """Each transport's server is killed (SIGKILL) in the middle of several answers and started again, many times.
 
-    Counted are kills that land when a reader has been shown an event of a turn that runs. Readers come back by themselves, one of
-    them on another server, which is never killed.
+    A kill counts when a reader has been shown an event of a turn that still ran. The readers come back by themselves; one of them
+    reads on from another server, which is never killed.
     """
     totals = Totals("kills", plan.seed)
     shown: list[Shown] = []
@@ -71,7 +70,7 @@ async def kills(world: World, plan: Plan) -> Totals:
 
 
 async def _kill_once(world: World, plan: Plan, totals: Totals, word: str, nth: int, shown: list[Shown]) -> bool:
-    """One kill and all that has to be true after it; whether it landed."""
+    """One kill, and the checks after it; whether the kill counts."""
     dice = plan.random("kill", word, nth)
     lanes = [lane for lane in plan.event_lanes if lane.word == word]
     where = f"kill {nth} of {word}"
@@ -92,7 +91,7 @@ async def _kill_once(world: World, plan: Plan, totals: Totals, word: str, nth: i
         reached.set()
 
     async def read_elsewhere() -> None:
-        """Begun on the server that dies, gone on with on the one that does not."""
+        """Begin on the server that is killed, and read on from the server that is not."""
         one = readers[-1]
         async with aclosing(world.client(dice.choice(lanes), resume=False)) as client:
             await one.follow(client.chat(one.asked), at_the_moment)
@@ -117,7 +116,7 @@ async def _kill_once(world: World, plan: Plan, totals: Totals, word: str, nth: i
             await asyncio.gather(*tasks)
     except TimeoutError:
         totals.blame("other", f"{where}: a reader hung")
-    # One that had been told nothing yet has its request repeated, with its key: its turn is a new one, or the interrupted one.
+    # A reader without any event repeats its request with its key, so it reads a new turn or the interrupted one.
     for one, after in zip(readers, acknowledged, strict=True):
         if one.error is not None and not one.turn_id:
             continue
@@ -139,7 +138,7 @@ async def _kill_once(world: World, plan: Plan, totals: Totals, word: str, nth: i
 
 
 async def _next_turn(world: World, totals: Totals, word: str, one: Shown, where: str) -> None:
-    """The session of a turn that was cut off takes the next one."""
+    """The session of an interrupted turn accepts the next turn."""
     first = one.events[0] if one.events else None
     if not isinstance(first, TurnStarted):
         return
@@ -150,7 +149,7 @@ async def _next_turn(world: World, totals: Totals, word: str, one: Shown, where:
 
 
 async def sleepers(world: World, plan: Plan) -> Totals:
-    """A server stops (SIGSTOP) for longer than its lease and wakes up in the middle of its answer: it may not append to it."""
+    """A server is stopped (SIGSTOP) in mid-answer for longer than its lease. Afterwards it must not append to the turn."""
     totals = Totals("sleepers", plan.seed)
     shown: list[Shown] = []
 
@@ -185,7 +184,7 @@ async def sleepers(world: World, plan: Plan) -> Totals:
             totals.blame("other", f"{one.asked}: the sleeper and the others show different logs")
 
     async def think_long(lane: Lane) -> None:
-        """A model that says nothing for longer than a lease keeps its turn."""
+        """A model that is silent for longer than a lease keeps its turn."""
         one = Shown(f"/stall {2 * float(world.env['LEASE_S'])} /tokens 20 silent on {lane.name}")
         shown.append(one)
         async with aclosing(world.client(lane)) as client:
@@ -208,14 +207,14 @@ async def sleepers(world: World, plan: Plan) -> Totals:
 
 
 async def restarts(world: World, plan: Plan) -> Totals:
-    """SIGTERM under load, again and again: short answers finish, longer ones are interrupted, readers elsewhere lose nothing."""
+    """SIGTERM under load, many times. Short answers finish, long answers are interrupted, readers on other servers lose nothing."""
     totals = Totals("restarts", plan.seed)
     shown: list[Shown] = []
     drain_s = float(world.env["DRAIN_S"])
     over = asyncio.Event()
 
     async def load(lane: Lane, i: int) -> None:
-        """Ask and ask, short and long; who is refused because the server is going asks again, with the same key."""
+        """Ask short and long questions. A client that is refused because the server drains asks again with the same key."""
         dice = plan.random("load", lane.name, i)
         nth = 0
         while not over.is_set():
@@ -224,11 +223,11 @@ async def restarts(world: World, plan: Plan) -> Totals:
             shown.append(one)
             statuses = ("completed", "interrupted") if tokens == LONG_DRAINED else ("completed",)
             async with aclosing(world.client(lane)) as client:
-                await _ask_until_taken(client, one, dice)
+                await _ask_until_accepted(client, one, dice)
                 elsewhere = tokens == LONG_DRAINED and dice.random() < 0.5
                 if one.error is None and not one.status and not elsewhere:
                     await _read_on(client, one, dice)
-                # Between two polls there is no line that could be drained.
+                # Between two polls there is no connection on which the server could send its last event.
                 if one.broken_off and lane.name != "rest-poll":
                     totals.blame("other", f"{one.asked}: its server went without a last word")
             if one.error is None and not one.status and elsewhere:
@@ -261,8 +260,8 @@ async def restarts(world: World, plan: Plan) -> Totals:
     return totals
 
 
-async def _ask_until_taken(client: ChatClient, one: Shown, dice: random.Random) -> None:
-    """Ask with one key until a server takes it; read a part of the answer."""
+async def _ask_until_accepted(client: ChatClient, one: Shown, dice: random.Random) -> None:
+    """Ask with one key until a server accepts the turn; read a part of the answer."""
     part = dice.choice((1, 50, 10**6, 10**6))
     key = f"restart {one.asked}"
     deadline = time.monotonic() + 30
@@ -278,7 +277,7 @@ async def _ask_until_taken(client: ChatClient, one: Shown, dice: random.Random) 
 
 
 async def _read_on(client: ChatClient, one: Shown, dice: random.Random) -> None:
-    """Take a turn up again where it was left, as soon as somebody answers."""
+    """Read a turn on from the cursor, as soon as a server answers."""
     deadline = time.monotonic() + 30
     while not one.status and time.monotonic() < deadline:
         one.error = None

@@ -1,6 +1,6 @@
-"""What every check is made of: servers that may die, readers that keep what they were shown, and the audit of both.
+"""What every check uses: servers that may die, readers that keep what they were shown, and the audit of both.
 
-Nothing here trusts the client's own checks: what a reader was shown is kept as it came and compared with the store's log.
+Nothing here relies on the client's own checks: what a reader was shown is compared with the store's log.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from typing import Any
 import apsw
 import msgspec
 
+from compare.measuring.lanes import LANES, Lane
 from protocols import TRANSPORTS
 from protocols.processes import Server, serving
 from shared.client.protocol import ChatClient, Item, Lost, Resumed
@@ -42,31 +43,13 @@ SETTINGS = {
     "OFFLINE_TOKENS_PER_S": "1000",
     "OFFLINE_FIRST_TOKEN_MS": "0",
 }
-# An event that is shown so long after it was appended, on a line that did not break, has waited for nothing.
+# On a line that did not break, an event that is shown this long after its append is a fault.
 LATE_S = 10.0
-
-
-@dataclass(frozen=True, slots=True)
-class Lane:
-    """A way to read: a transport's client with its options. Plain REST and long-polling are two."""
-
-    name: str
-    word: str
-    options: Mapping[str, Any] = field(default_factory=dict)
-
-    @property
-    def whole(self) -> bool:
-        """Whether the reply comes in one piece."""
-        return self.name == "rest"
-
-
-LANES: dict[str, Lane] = {word: Lane(word, word) for word in WORDS}
-LANES["rest-poll"] = Lane("rest-poll", "rest", {"poll": True})
 
 
 @dataclass
 class Totals:
-    """What a check has counted. All but ``runs``, ``notes`` and the seed must be zero."""
+    """The counts of a check. All faults must be zero; ``runs`` and ``notes`` say what was done."""
 
     kind: str
     seed: int
@@ -83,14 +66,14 @@ class Totals:
     elapsed_s: float = 0.0
 
     def blame(self, what: str, where: str, count: int = 1) -> None:
-        """Count something that must not be, and keep the first few."""
+        """Count a fault, and keep the first few as examples."""
         setattr(self, what, getattr(self, what) + count)
         if len(self.examples) < _EXAMPLES:
             self.examples.append(f"{what}: {where}")
 
     @property
     def bad(self) -> int:
-        """Everything that must be zero."""
+        """The sum of all faults."""
         return self.lost + self.twice + self.generated + self.ends + self.hashes + self.other
 
     def __str__(self) -> str:
@@ -104,7 +87,7 @@ class Totals:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """How much of a check to run: ``share`` of its full size, with ``seed``."""
+    """How much of a check to run: ``share`` of its full size, ``parallel`` runs at a time, on the transports ``words``."""
 
     seed: int
     share: float = 1.0
@@ -113,24 +96,24 @@ class Plan:
 
     @property
     def lanes(self) -> list[Lane]:
-        """The ways to read that are to be tried."""
+        """The lanes that are to be tried."""
         return [lane for lane in LANES.values() if lane.word in self.words]
 
     @property
     def event_lanes(self) -> list[Lane]:
-        """Those that show events: plain REST has none to cut after."""
-        return [lane for lane in self.lanes if not lane.whole]
+        """The lanes that show events; plain REST shows none."""
+        return [lane for lane in self.lanes if lane.tokens]
 
     def count(self, full: int, least: int = 1) -> int:
-        """``full`` for a whole run, fewer for a sample."""
+        """``full`` in a full run, fewer in a sample."""
         return max(least, round(full * self.share))
 
     def random(self, *name: object) -> random.Random:
-        """The dice for one run, the same whatever else runs."""
+        """Random numbers for one run, which do not depend on other runs."""
         return random.Random(":".join(map(str, (self.seed, *name))))
 
     def pick(self, full: int, least: int = 1) -> list[int]:
-        """Which of ``full`` numbered runs to do: all, or a sample that has the first and the last."""
+        """The numbers of the runs to do: all of ``full``, or a sample with the first and the last."""
         count = self.count(full, least)
         if count >= full:
             return list(range(full))
@@ -140,7 +123,7 @@ class Plan:
 
 @dataclass
 class Shown:
-    """What was shown of one turn, in the order in which it was shown; a hand-over goes on in the same one."""
+    """What was shown of one turn, in order. A turn that is read on through another client stays one ``Shown``."""
 
     asked: str
     events: list[AnyEvent] = field(default_factory=list)
@@ -153,7 +136,7 @@ class Shown:
     done: bool = False
 
     async def follow(self, items: AsyncGenerator[Item, None], until: Callable[[Shown], bool] | None = None) -> Shown:
-        """Read on to the end, or until ``until`` says so after an event."""
+        """Read to the end, or until ``until`` returns True after an event."""
         begun = time.time()
         try:
             async with aclosing(items):
@@ -179,7 +162,7 @@ class Shown:
 
     @property
     def turn_id(self) -> str:
-        """The turn, once something of it was shown; else empty."""
+        """The id of the turn; empty before anything of it was shown."""
         if self.whole is not None:
             return self.whole.turn_id
         return self.events[0].turn_id if self.events else ""
@@ -209,12 +192,12 @@ class Shown:
 
 @lru_cache(maxsize=4096)
 def expected(message: str) -> str:
-    """What the offline model says to a first message."""
+    """The offline model's reply to the first message of a session."""
     return "".join(reply_tokens([ContextMessage("user", message)]))
 
 
 def judge(totals: Totals, shown: Shown, where: str, *, statuses: Iterable[str] = ("completed",)) -> None:
-    """Compare what was shown with what must have been shown."""
+    """Count the faults in what was shown of a turn; ``statuses`` are the ends that are right."""
     if shown.error is not None or not shown.done:
         why = f"{type(shown.error).__name__}: {shown.error}" if shown.error else "stopped"
         totals.blame("other", f"{where}: not read to its end ({why})")
@@ -259,7 +242,10 @@ def judge(totals: Totals, shown: Shown, where: str, *, statuses: Iterable[str] =
 
 
 class World:
-    """Servers on one store file; any of them may be killed and started again on its port. Use it as ``async with``."""
+    """Servers on one store file, for ``async with``; each of them may be killed and started again on its port.
+
+    ``begun`` counts how often each turn's model ran, by the first 8 digits of the turn's id. ``errors`` has the servers' errors.
+    """
 
     def __init__(
         self,
@@ -291,7 +277,7 @@ class World:
         await asyncio.gather(*(self.stop(name) for name in list(self._stacks)))
 
     async def start(self, *names: str, **env: str) -> None:
-        """Start servers; a name is a transport's word, or a word, a slash and anything for a further one."""
+        """Start servers. A name is the word of a transport, or a word, a slash and a suffix for one more server of it."""
         async with asyncio.TaskGroup() as group:
             for name in names or self.words:
                 if name not in self._stacks:
@@ -308,7 +294,7 @@ class World:
         self._ports[name] = int(server.address.rpartition(":")[2])
 
     def _take_line(self, word: str, line: bytes) -> None:
-        # Every line of every server: only the few that matter are decoded.
+        # This runs for every line of every server, so only the lines that count are decoded.
         if b" started" in line:
             entry = msgspec.json.decode(line)
             self.begun[entry["turn"]] += 1
@@ -317,19 +303,19 @@ class World:
             self.errors.append(f"{word}: {line.decode(errors='replace').strip()[:500]}")
 
     def client(self, lane: Lane, address: str | None = None, **options: Any) -> ChatClient:
-        """A client of a lane; ``address``: of a relay, or of a further server."""
+        """A client of a lane; ``address`` is that of a relay or of one more server."""
         given = {"give_up_s": self.patience_s * 2 / 3, **lane.options, **options}
         return TRANSPORTS[lane.word].client(address or self.servers[lane.word].address, **given)
 
     async def kill(self, name: str) -> None:
-        """SIGKILL, and wait until it is gone."""
+        """Send SIGKILL to a server, and wait for its end."""
         self.servers[name].kill()
         await self.stop(name)
 
     async def stop(self, name: str, number: int = signal.SIGINT) -> int:
         """End a server with a signal; its exit status."""
         stack = self._stacks.pop(name)
-        # One that did not come up has nothing to end.
+        # A server that did not start has no process to end.
         server = self.servers.get(name)
         status = await server.stop(number) if server is not None else 0
         await stack.aclose()
@@ -337,7 +323,7 @@ class World:
 
 
 def rows(store: Path, query: str, *values: Any) -> list[Any]:
-    """Ask the store file itself, past all our code."""
+    """Query the store file directly, without the project's own code."""
     connection = apsw.Connection(str(store), flags=apsw.SQLITE_OPEN_READWRITE)
     try:
         connection.set_busy_timeout(10_000)
@@ -347,7 +333,7 @@ def rows(store: Path, query: str, *values: Any) -> list[Any]:
 
 
 async def settled(store: Path, timeout_s: float) -> int:
-    """Wait until no turn runs; how many still do after that."""
+    """Wait until no turn runs; the number of turns that still run after the time-out."""
     deadline = time.monotonic() + timeout_s
     while True:
         running = rows(store, "SELECT count(*) FROM turns WHERE status = 'running'")[0][0]
@@ -357,10 +343,10 @@ async def settled(store: Path, timeout_s: float) -> int:
 
 
 async def audit(world: World, totals: Totals, shown: Iterable[Shown], *, exact: bool = True) -> None:
-    """Compare the store's logs with themselves and with what was shown.
+    """Compare the store's logs with the rules and with what was shown.
 
-    Each text that was asked has one turn, and its model ran once; each log counts 1, 2, 3 … to one terminal event whose sha256
-    is the text's; what was shown is in the log, event by event.
+    Each message has one turn, and the model ran once for it. Each log counts 1, 2, 3 … to one terminal event, whose sha256 is that
+    of the text. Every event that was shown is in the log.
     """
     running = await settled(world.store, world.patience_s)
     if running:
@@ -438,7 +424,7 @@ def _check_log(totals: Totals, turn_id: str, turn: Mapping[str, Any], lines: lis
 async def spread(
     world: World, totals: Totals, jobs: Iterable[tuple[str, Callable[[], Coroutine[Any, Any, None]]]], parallel: int
 ) -> None:
-    """Run named jobs, so many at a time; one that raises or hangs is a failure, not the end."""
+    """Run named jobs, ``parallel`` at a time. A job that raises or hangs is counted as a fault, and the others go on."""
     places = asyncio.Semaphore(parallel)
 
     async def run(where: str, job: Callable[[], Coroutine[Any, Any, None]]) -> None:
@@ -448,7 +434,7 @@ async def spread(
                 await job()
         except TimeoutError:
             totals.blame("other", f"{where}: hung")
-        except Exception as error:  # noqa: BLE001 - one run must not hide the others
+        except Exception as error:  # noqa: BLE001 - a run that fails must not end the others
             totals.blame("other", f"{where}: {type(error).__name__}: {error}")
         finally:
             totals.runs += 1
@@ -462,7 +448,7 @@ async def spread(
 
 
 async def until(condition: Callable[[], Awaitable[Any] | Any], timeout_s: float, what: str) -> Any:
-    """Ask until the answer is true, and return it. Raises TimeoutError that says ``what`` never came."""
+    """Ask until the answer is true, and return it. Raises TimeoutError with ``what``."""
     deadline = time.monotonic() + timeout_s
     for wait_s in itertools.chain((0.002, 0.005), itertools.repeat(0.01)):
         answer = condition()
@@ -478,7 +464,7 @@ async def until(condition: Callable[[], Awaitable[Any] | Any], timeout_s: float,
 
 @asynccontextmanager
 async def timed(totals: Totals) -> AsyncIterator[Totals]:
-    """Note how long a check took."""
+    """Note the duration of a check."""
     begun = time.monotonic()
     try:
         yield totals
@@ -487,5 +473,5 @@ async def timed(totals: Totals) -> AsyncIterator[Totals]:
 
 
 def say(text: str) -> None:
-    """A line for whoever watches a full run."""
+    """Print a line about the progress of a full run."""
     sys.stderr.write(text + "\n")

@@ -1,4 +1,4 @@
-"""Requests that come twice, and turns that are cancelled: by key and by hand, from anywhere, at any moment."""
+"""Requests that are repeated with their key, and cancels: from any transport, at any moment."""
 
 from __future__ import annotations
 
@@ -8,13 +8,12 @@ import uuid
 from contextlib import aclosing
 from functools import partial
 
+from compare.measuring.lanes import LANES, Lane
 from shared.client.protocol import ChatClient
 from shared.errors import ChatError
 from shared.events import TurnCancelled
 from shared.reply import Snapshot
 from tests.faults.harness import (
-    LANES,
-    Lane,
     Plan,
     Shown,
     Totals,
@@ -29,14 +28,14 @@ from tests.faults.lines import Job
 
 DUPLICATES = 500
 CANCELS = 500
-# Long enough that no cancel comes too late, and short enough that many do.
+# With LONG tokens no cancel comes too late, with SHORT tokens many do.
 LONG, SHORT = 5000, 300
-# A cancel stops the model at once, however busy the machine is.
+# A cancel must be answered within this time on a busy machine too.
 AT_ONCE_S = 3.0
 
 
 async def duplicates(world: World, plan: Plan) -> Totals:
-    """The same key again: at once, after the end, from another transport, after a restart; and with another body."""
+    """A key is used again: at once, after the end, from another transport, after a restart, and with another body."""
     totals = Totals("duplicates", plan.seed)
     shown: list[Shown] = []
     lanes = plan.lanes
@@ -108,7 +107,7 @@ async def duplicates(world: World, plan: Plan) -> Totals:
 
 
 async def cancels(world: World, plan: Plan) -> Totals:
-    """A cancel at a random moment, before the first word and after the last too: by the asker, or from any other client."""
+    """A cancel at a random moment, from before the first token to after the last, by the asking client or by another one."""
     totals = Totals("cancels", plan.seed)
     shown: list[Shown] = []
 
@@ -194,7 +193,7 @@ async def _twin(world: World, lane: Lane, stranger: ChatClient) -> ChatClient:
 
 
 async def whole_replies(world: World, plan: Plan, totals: Totals, shown: list[Shown]) -> None:
-    """Plain REST: the one who waits cannot cancel, but anybody who looks at the session can."""
+    """Plain REST: the waiting client does not know its turn, but every client can read it in the session and cancel it."""
     lane = LANES["rest"]
 
     async def run(nth: int) -> None:

@@ -12,10 +12,9 @@ from typing import Any
 from compare.lines.capture import Direction
 from compare.lines.faults import Faults
 from compare.lines.relay import Relay
+from compare.measuring.lanes import LANES, Lane
 from shared.client.protocol import ChatClient
 from tests.faults.harness import (
-    LANES,
-    Lane,
     Plan,
     Shown,
     Totals,
@@ -32,7 +31,7 @@ EVENTS = 200
 CUTS_AT_BYTES = 2000
 SEEDS = 20
 CUT_POINTS = 10
-# A line that is silent for so long is lost; the servers' heartbeats come ten times as often.
+# A client gives up a line that is silent for this long; the servers send heartbeats ten times as often.
 SILENCE_S = 3.0
 
 
@@ -48,7 +47,7 @@ async def cuts_at_events(world: World, plan: Plan) -> Totals:
             for lane in plan.lanes:
                 asked = f"/tokens {EVENTS - 2} cut after event {nth} on {lane.name}"
                 reset = bool(plan.random("events", lane.name, nth).getrandbits(1))
-                if lane.whole:
+                if not lane.tokens:
                     faults = Faults(reset=reset, cut_after_bytes=reply_bytes * nth // EVENTS)
                 else:
                     faults = Faults(reset=reset, cut_after_event=nth)
@@ -80,7 +79,7 @@ async def _through(
     one = Shown(asked)
     shown.append(one)
     async with Relay(world.servers[lane.word].address, faults, seed=seed) as relay:
-        # Not connected before it asks: a line may break as early as that.
+        # The client connects when it asks, so the line may break while it connects.
         async with aclosing(world.client(lane, relay.address, **options)) as client:
             await one.follow(client.image(asked, size="256x192") if image else client.chat(asked))
         totals.notes["cuts"] += relay.fault_count
@@ -91,7 +90,7 @@ async def _through(
 
 
 async def _bytes_of(world: World, lane: Lane, asked: str, direction: str = "down", *, image: bool = False) -> int:
-    """How many bytes an uncut turn is, one way."""
+    """The bytes of an uncut turn in one direction."""
     async with Relay(world.servers[lane.word].address) as relay, world.client(lane, relay.address) as client:
         async with asyncio.timeout(2 * world.patience_s):
             await Shown(asked).follow(client.image(asked, size="256x192") if image else client.chat(asked))
@@ -99,7 +98,7 @@ async def _bytes_of(world: World, lane: Lane, asked: str, direction: str = "down
 
 
 async def cuts_at_bytes(world: World, plan: Plan) -> Totals:
-    """Cuts after random bytes, one way or the other, one to three of them, with FIN or RST; every tenth turn is a picture."""
+    """One to three cuts after random bytes, in either direction, with FIN or RST; every tenth turn is a picture."""
     totals = Totals("bytes", plan.seed)
     shown: list[Shown] = []
     sizes = {
@@ -165,7 +164,7 @@ async def relay_faults(world: World, plan: Plan) -> Totals:
     asked = "/tokens {} {} {} {}"
 
     def tokens(name: str) -> int:
-        # Byte by byte costs a system call each.
+        # A slice costs a system call, so the turn is short.
         return 30 if name == "slices" else 100
 
     async def run(name: str, lane: Lane, seed: int) -> None:
@@ -181,8 +180,8 @@ async def relay_faults(world: World, plan: Plan) -> Totals:
             silence_s=SILENCE_S,
         )
         totals.notes[name] += 1
-        # Plain REST cannot tell a long reply from a broken line; it asks again, and that is all there is to see.
-        if name == "black hole" and not one.lost and not lane.whole:
+        # Plain REST cannot tell a long reply from a broken line, so it does not report the silence.
+        if name == "black hole" and not one.lost and lane.tokens:
             totals.blame("other", f"{name} {lane.name} {seed}: the silence was not noticed")
 
     async with timed(totals):
@@ -194,7 +193,7 @@ async def relay_faults(world: World, plan: Plan) -> Totals:
             for name in FAULTS
             for lane in lanes
         ]
-        # Most of these wait for something, so more of them run at a time.
+        # Most of these runs wait most of the time, so more of them run at once.
         await spread(world, totals, jobs, plan.parallel * 2)
         await audit(world, totals, shown)
     return totals
@@ -225,7 +224,7 @@ async def handovers(world: World, plan: Plan) -> Totals:
             await _check_cursor(totals, other, one, after)
 
     async def _check_cursor(totals: Totals, client: ChatClient, one: Shown, after: int) -> None:
-        """What the wire itself gives from a cursor, before the client drops what it has already."""
+        """Check the events that the wire gives from a cursor, before the client drops events that it has already."""
         given = [event async for event in client.stream_turn(one.turn_id, after)]
         if given != one.events[after:]:
             totals.blame("twice", f"{one.asked}: from cursor {after} the wire gives {[e.seq for e in given][:3]} …")

@@ -1,4 +1,4 @@
-"""Peers that are slow, silent or gone: stalled readers, those who leave, requests that never end, half-open connections."""
+"""Peers that are slow, silent or gone: stalled readers, clients that leave, requests that never end, half-open connections."""
 
 from __future__ import annotations
 
@@ -9,11 +9,10 @@ from functools import partial
 
 from compare.lines.faults import Faults
 from compare.lines.relay import Relay
+from compare.measuring.lanes import LANES, Lane
 from protocols import TRANSPORTS
 from shared.client.protocol import Ask, ChatClient
 from tests.faults.harness import (
-    LANES,
-    Lane,
     Plan,
     Shown,
     Totals,
@@ -27,21 +26,21 @@ from tests.faults.harness import (
 )
 
 STALLED = 20
-# More than fits into all buffers on the way, so that a stalled reader is felt.
+# More tokens than fit into all buffers on the path, so that the server feels a stalled reader.
 BIG = 60_000
 LEAVERS = 20
 HALF_OPEN = 10
 
 
 async def stalled_readers(world: World, plan: Plan) -> Totals:
-    """20 readers that stop reading beside 20 healthy ones, on each transport: the healthy are not slowed, the stalled are cut."""
+    """20 readers stop reading beside 20 healthy ones, on each transport. The healthy stay fast, the stalled are cut."""
     totals = Totals("stalled", plan.seed)
     shown: list[Shown] = []
     count = plan.count(STALLED, 4)
     stall_s = float(world.env["STALL_TIMEOUT_S"])
 
     async def healthy(lane: Lane, round: str) -> float:
-        """All of them at once; how long they took."""
+        """All healthy readers at once; the seconds that they took."""
         begun = time.monotonic()
         ones = [Shown(f"/tokens 300 healthy {i} {round} on {lane.name}") for i in range(count)]
         shown.extend(ones)
@@ -98,7 +97,7 @@ async def stalled_readers(world: World, plan: Plan) -> Totals:
 
 
 async def _big_turn(world: World) -> str:
-    """A long turn that has ended, for many to read at once."""
+    """A long turn that has ended, for many readers at once; its id."""
     async with aclosing(world.client(LANES[world.words[0]])) as client:
         turn = await client.start(Ask(text=f"/tokens {BIG} for those who stall"))
 
@@ -110,7 +109,7 @@ async def _big_turn(world: World) -> str:
 
 
 async def leavers(world: World, plan: Plan) -> Totals:
-    """Who leaves for good stops paying after the grace period; who comes back in time, anywhere, goes on reading."""
+    """A turn that nobody reads is cancelled after the grace period. A reader that comes back in time, anywhere, reads on."""
     totals = Totals("leaving", plan.seed)
     shown: list[Shown] = []
     grace_s = float(world.env["DISCONNECT_GRACE_S"])
@@ -150,12 +149,12 @@ async def leavers(world: World, plan: Plan) -> Totals:
         async with aclosing(world.client(other)) as client:
             await one.follow(client.read(one.turn_id, one.after))
         in_time = one.status != "cancelled" or one.events[-1].at / 1000 - left_at < 0.9 * grace_s
-        # On a busy machine one may be back too late; then it was cancelled, but not before.
+        # On a busy machine the reader may come back too late. Then the turn was cancelled, but not before the grace period.
         judge(totals, one, f"{one.asked}, back on {other.name}", statuses=("completed",) if in_time else ("cancelled",))
         totals.notes["came back" if in_time else "came too late"] += 1
 
     async def whole_reply(nth: int) -> None:
-        """Plain REST: who hangs up has left; a repeated POST is back."""
+        """Plain REST: closing the connection is leaving, and repeating the POST is coming back."""
         one = Shown(f"/tokens {tokens} leaver {nth} of a whole reply")
         shown.append(one)
         key = f"leaver {nth} of {plan.seed}"
@@ -175,7 +174,7 @@ async def leavers(world: World, plan: Plan) -> Totals:
             for nth in range(count)
             for i, how in enumerate((for_good, and_back))
             for lane in plan.event_lanes
-            # What POST /turns starts runs on though nobody reads it.
+            # A turn that POST /turns starts goes on while nobody reads it.
             if not (how is for_good and lane.name == "rest-poll")
         ]
         jobs += [
@@ -193,7 +192,7 @@ HANDSHAKE = (
 )
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 SETTINGS_FRAME = b"\x00\x00\x00\x04\x00\x00\x00\x00\x00"
-# Requests that begin and never end; what they have in common is that nothing more comes.
+# The first bytes of requests that never end.
 UNFINISHED: dict[str, dict[str, bytes]] = {
     "http": {
         "nothing": b"",
@@ -211,7 +210,7 @@ UNFINISHED: dict[str, dict[str, bytes]] = {
 
 
 async def unfinished(world: World, plan: Plan) -> Totals:
-    """A client that never finishes its request, or never answers, is dropped."""
+    """A client that never finishes its request, or never answers a ping, loses its connection."""
     totals = Totals("unfinished", plan.seed)
     limit_s = float(world.env["REQUEST_TIMEOUT_S"]) + float(world.env["STALL_TIMEOUT_S"]) + 3
 
@@ -244,7 +243,7 @@ async def unfinished(world: World, plan: Plan) -> Totals:
 
 
 async def half_open(world: World, plan: Plan) -> Totals:
-    """A held connection whose other end is gone without a word is noticed by heartbeats, on both sides."""
+    """Both ends of a held connection notice by heartbeats that the other end is gone."""
     totals = Totals("half-open", plan.seed)
     count = plan.count(HALF_OPEN, 2)
     limit_s = float(world.env["HEARTBEAT_S"]) + float(world.env["STALL_TIMEOUT_S"]) + 5
@@ -274,10 +273,10 @@ async def half_open(world: World, plan: Plan) -> Totals:
                 await until(gone, limit_s, "")
             except TimeoutError:
                 left = await _connections(control) - before
-                totals.blame("other", f"{lane.name}: the server keeps {left} connections to nobody", left)
+                totals.blame("other", f"{lane.name}: the server keeps {left} dead connections", left)
             done, waiting = await asyncio.wait(watching, timeout=limit_s)
             if waiting:
-                totals.blame("other", f"{lane.name}: {len(waiting)} clients wait for nobody", len(waiting))
+                totals.blame("other", f"{lane.name}: {len(waiting)} clients wait on dead connections", len(waiting))
             for task in waiting:
                 task.cancel()
             for task in done:

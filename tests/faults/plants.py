@@ -30,14 +30,14 @@ from shared.store.sqlite.store import SqliteStore
 
 @dataclass(frozen=True, slots=True)
 class Plant:
-    """A bug: ``plant`` puts it into this process; a ``share`` of the check ``kind`` on ``words`` finds it.
+    """A bug: ``plant`` puts it into this process. ``share`` of the check ``check`` on the transports ``words`` finds it.
 
-    ``says`` is in what the check blames: it must be found for what it is.
+    ``says`` is a pattern of the fault that the check reports.
     """
 
     name: str
     plant: Callable[[], None]
-    kind: str
+    check: str
     share: float
     says: str
     words: tuple[str, ...] = ("ndjson",)
@@ -46,10 +46,10 @@ class Plant:
 PLANTS: dict[str, Plant] = {}
 
 
-def _bug(kind: str, share: float, says: str, *words: str) -> Callable[[Callable[[], None]], Callable[[], None]]:
+def _bug(check: str, share: float, says: str, *words: str) -> Callable[[Callable[[], None]], Callable[[], None]]:
     def register(plant: Callable[[], None]) -> Callable[[], None]:
         name = plant.__name__.replace("_", " ")
-        PLANTS[name] = Plant(name, plant, kind, share, says, words or ("ndjson",))
+        PLANTS[name] = Plant(name, plant, check, share, says, words or ("ndjson",))
         return plant
 
     return register
@@ -287,5 +287,5 @@ def _fields(new: NewTurn) -> dict[str, Any]:
 
 
 def names() -> Sequence[str]:
-    """All of them."""
+    """The names of all bugs."""
     return list(PLANTS)

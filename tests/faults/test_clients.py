@@ -1,4 +1,4 @@
-"""How the five clients take a broken line: what they tell their caller, when they give up, and what is no broken line at all."""
+"""The five clients on a broken line: what they report, when they give up, and which silence is no broken line."""
 
 from __future__ import annotations
 
@@ -13,14 +13,15 @@ import pytest_asyncio
 
 from compare.lines.faults import Faults
 from compare.lines.relay import Relay
+from compare.measuring.lanes import LANES, Lane
 from shared.client.http import problem_of
 from shared.client.protocol import Ask, Lost, Resumed
 from shared.errors import ChatError, ConnectionLost, ServerAbsent
-from tests.faults.harness import LANES, Lane, Shown, World, expected, until
+from tests.faults.harness import Shown, World, expected, until
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
-SHOWING = [lane for lane in LANES.values() if not lane.whole]
+SHOWING = [lane for lane in LANES.values() if lane.tokens]
 SLOW = {"OFFLINE_TOKENS_PER_S": "100", "HEARTBEAT_S": "0.2", "DRAIN_S": "3"}
 
 
@@ -47,7 +48,7 @@ async def test_it_tells_where_it_lost_the_line_and_where_it_goes_on(world: World
         counts = client.counts
     (lost,) = [item for item in items if isinstance(item, Lost)]
     (resumed,) = [item for item in items if isinstance(item, Resumed)]
-    # A poll brings several events in one answer, and a cut answer brings none of them.
+    # An answer to a poll has several events, and a cut answer gives none of them to the client.
     assert lost.after == 10 if lane.name != "rest-poll" else lost.after <= 10
     assert resumed.after == lost.after
     assert resumed.attempts >= 1
@@ -58,7 +59,7 @@ async def test_it_tells_where_it_lost_the_line_and_where_it_goes_on(world: World
 
 @pytest.mark.parametrize("lane", LANES.values(), ids=by_name)
 async def test_turn_after_turn_takes_one_connection(world: World, lane: Lane) -> None:
-    """A stream that was read to its end leaves its connection for the next; a failed turn's too."""
+    """A turn that was read to its end leaves its connection for the next turn, also when the turn failed."""
     async with aclosing(world.client(lane)) as client:
         for asked in ("/tokens 5 once", "/tokens 5 more", "/fail model_timeout and again", "/tokens 5 and again"):
             await Shown(asked).follow(client.chat(asked))
@@ -67,7 +68,7 @@ async def test_turn_after_turn_takes_one_connection(world: World, lane: Lane) ->
 
 @pytest.mark.parametrize("lane", LANES.values(), ids=by_name)
 async def test_the_naked_protocol_loses(world: World, lane: Lane) -> None:
-    faults = Faults(cut_after_bytes=0, times=None) if lane.whole else Faults(cut_after_event=7)
+    faults = Faults(cut_after_bytes=0, times=None) if not lane.tokens else Faults(cut_after_event=7)
     async with (
         Relay(world.servers[lane.word].address, faults) as relay,
         aclosing(world.client(lane, relay.address, resume=False)) as client,
@@ -87,7 +88,7 @@ async def test_it_gives_up_after_the_stated_time(world: World, lane: Lane) -> No
     ):
         one = Shown("")
         reading = asyncio.create_task(one.follow(client.chat(f"/tokens 5000 given up on {lane.name}")))
-        await until(lambda: relay.up_bytes and (lane.whole or one.events), 10, "it asks")
+        await until(lambda: relay.up_bytes and (not lane.tokens or one.events), 10, "it asks")
         relay.refuse(60)
         relay.cut()
         begun = time.monotonic()
@@ -127,7 +128,7 @@ async def test_a_silent_model_is_no_broken_line(world: World, lane: Lane) -> Non
 
 
 async def test_a_poll_that_is_sent_away_does_not_spin(world: World) -> None:
-    """A server that drains sends the readers of other servers' turns away for as long as it lives."""
+    """A draining server ends the polls of other servers' turns at once, so the client must wait between polls."""
     lane = LANES["rest-poll"]
     async with (
         Relay(world.servers["rest"].address, capture=True) as relay,

@@ -1,4 +1,4 @@
-"""A store that fails for a while, a turn that is taken away, news that arrive out of step: on services in this process."""
+"""A store that fails for a while, a turn whose lease is lost, signals that are missed: on services in this process."""
 
 from __future__ import annotations
 

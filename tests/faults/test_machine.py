@@ -1,4 +1,4 @@
-"""A state machine (Hypothesis) drives two services on one store, like two servers, against a small model of what should be.
+"""A state machine (Hypothesis) drives two services on one store, like two servers, and compares them with a small model.
 
 Create, send, send again, read a part, drop, resume elsewhere, cancel, crash, clear, delete, in any order.
 """
@@ -38,7 +38,7 @@ PAIR = st.sampled_from((0, 1))
 
 @dataclass
 class Turn:
-    """What the model knows of a turn: what was asked after which talk, and what was shown of it so far."""
+    """A turn in the model: its message, the history before it, and the events that were shown so far."""
 
     turn_id: str
     key: str
@@ -50,12 +50,12 @@ class Turn:
 
     @property
     def gone(self) -> bool:
-        """Whether nobody knows it: deleted with its session, or refused in the first place."""
+        """Whether the turn does not exist: it was refused, or deleted with its session."""
         return not self.turn_id or self.session.deleted
 
     @property
     def ended(self) -> str:
-        """How it ended, if that was shown; else empty."""
+        """The status of its end; empty before the end was shown."""
         return (
             TERMINAL_STATUS[event_type(self.shown[-1])] if self.shown and isinstance(self.shown[-1], TERMINAL) else ""
         )

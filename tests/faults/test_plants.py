@@ -1,4 +1,4 @@
-"""The checks bite: each planted bug is found by the very check that is run without it, and found for what it is."""
+"""Each planted bug is found by its check, and the check names the right fault. The same checks find nothing without the bug."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import re
 
 import pytest
 
+from tests.faults.checks import CHECKS, run
 from tests.faults.harness import Totals
-from tests.faults.kinds import KINDS, run
 from tests.faults.plants import PLANTS, Plant
 
 SEED = 7
@@ -17,15 +17,15 @@ AT_A_TIME = 3
 
 
 async def _find(plant: Plant) -> Totals:
-    kind = KINDS[plant.kind]
-    return await run(kind, SEED, plant.share, words=plant.words, plant=plant.name, patience_s=PATIENCE_S)
+    check = CHECKS[plant.check]
+    return await run(check, SEED, plant.share, words=plant.words, plant=plant.name, patience_s=PATIENCE_S)
 
 
 def _verdict(plant: Plant, found: Totals) -> str:
     if not found.bad:
-        return f"{plant.name}: not found by {plant.kind} in {found.runs} runs"
+        return f"{plant.name}: not found by {plant.check} in {found.runs} runs"
     if not any(re.search(plant.says, example) for example in found.examples):
-        return f"{plant.name}: found, but not for what it is: {found.examples[:3]}"
+        return f"{plant.name}: found, but as another fault: {found.examples[:3]}"
     return ""
 
 

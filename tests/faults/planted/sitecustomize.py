@@ -1,4 +1,4 @@
-"""Python imports a module of this name when it starts; a server that is started with this folder on PYTHONPATH gets a bug."""
+"""Plants a bug: Python imports a module of this name at its start when this folder is on PYTHONPATH."""
 
 import os
 import sys
