@@ -169,6 +169,84 @@ def test_a_server_that_is_not_there(word: str, nobody: str, run: Run) -> None:
         assert (status, out, err) == (2, "", expected)
 
 
+def test_another_server_at_the_address_is_one_line(servers: Servers, run: Run) -> None:
+    port = port_of(servers, "grpc")
+    line = rf"not_our_server: .* is the grpc server, not the sse server; use: python -m protocols chat grpc --port {port}\n"
+    for arguments in (("chat", "sse", "hello"), ("image", "sse", "a bridge"), ("chat", "sse")):
+        status, out, err = run(*arguments, "--port", port, stdin="hello\n")
+        assert (status, out) == (2, "")
+        assert re.fullmatch(line, err), err
+
+
+@pytest.mark.parametrize("key", [" the-real-key\n", "\tthe-real-key "])
+def test_blanks_around_a_key_are_dropped(make_servers: MakeServers, run: Run, key: str) -> None:
+    locked = make_servers(API_SECRET_KEY="the-real-key")
+    for word in ("rest", "websocket", "grpc"):
+        to = ("chat", word, "--port", port_of(locked, word))
+        for given in (run(*to, "--key", key, "hello"), run(*to, "hello", API_SECRET_KEY=key)):
+            assert given == (0, said("hello").rstrip("\n") + "\n", ""), (word, given)
+
+
+@pytest.mark.parametrize("key", ["schlüssel", "two words", "line\nbreak", ""])
+def test_a_key_that_no_header_can_carry_is_refused_in_words(word: str, run: Run, nobody: str, key: str) -> None:
+    """At once, before anything is sent."""
+    to = ("chat", word, "--port", nobody, "hello")
+    status, out, err = run(*to, "--key", key)
+    assert (status, out) == (1, "")
+    assert re.fullmatch(r"invalid_request: --key: a key may have visible ASCII characters only.*\n", err), err
+    status, out, err = run(*to, API_SECRET_KEY=key)
+    assert (status, out) == (2, "")
+    assert re.fullmatch(r"settings: API_SECRET_KEY: .*\n", err), err
+
+
+@pytest.mark.parametrize("word", ["ndjson", "grpc"])
+def test_bytes_that_are_not_utf8_on_stdin_lose_nothing_else(servers: Servers, run: Run, word: str) -> None:
+    to = ("chat", word, "--port", port_of(servers, word))
+    given = b"hello\ncaf\xe9 au lait\nbye\n"
+    status, out, err = run(*to, stdin=given)
+    assert (status, err) == (0, "this line was not valid UTF-8: what could not be read was replaced by \ufffd\n")
+    asked = ("hello", "caf\ufffd au lait", "bye")
+    assert out == "".join(said(*asked[: count + 1]).rstrip("\n") + "\n" for count in range(3))
+    status, out, err = run(*to, "-", stdin=b"caf\xe9 au lait")
+    assert (status, out.rstrip("\n")) == (0, said("caf\ufffd au lait").rstrip("\n"))
+    assert err == "stdin is not valid UTF-8: what could not be read was replaced by \ufffd\n"
+
+
+def test_arguments_that_are_not_utf8_are_sent_as_far_as_they_are_text(
+    servers: Servers, word: str, run: Run, tmp_path: Path
+) -> None:
+    """Python keeps such bytes as lone surrogates (PEP 383); on Windows an emoji may come as its two halves."""
+    to = ("chat", word, "--port", port_of(servers, word))
+    status, out, err = run(*to, "caf\udce9")
+    assert (status, out.rstrip("\n")) == (0, said("caf\ufffd").rstrip("\n"))
+    assert err == "the argument MESSAGE is not valid UTF-8: what could not be read was replaced by \ufffd\n"
+    assert run(*to, "\ud83d\ude80") == (0, said("🚀").rstrip("\n") + "\n", "")
+    status, _, err = run(*to, "--session", "\udcff", "hello")
+    assert (status, err.splitlines()[-1].partition(":")[0]) == (1, "session_not_found")
+    status, out, _ = run("image", *to[1:], "--size", "32x32", "--out", str(tmp_path / "a\udce9.png"), "caf\udce9")
+    assert status == 0
+    assert (tmp_path / "a\udce9.png").stat().st_size
+
+
+@pytest.mark.parametrize(
+    ("arguments", "closed"),
+    [(("hello",), ">&-"), (("-",), "<&-"), ((), "<&-"), (("hello",), "<&-"), ((), "<&- >&- 2>&-")],
+)
+def test_a_closed_stdin_or_stdout_is_a_sentence(
+    servers: Servers, tmp_path: Path, arguments: tuple[str, ...], closed: str
+) -> None:
+    command = (
+        f"'{sys.executable}' -m protocols chat sse --port {port_of(servers, 'sse')} {' '.join(arguments)} {closed}"
+    )
+    done = subprocess.run(command, shell=True, capture_output=True, input=b"hello\n", check=False, timeout=60)
+    assert b"Traceback" not in done.stderr
+    if "2>&-" not in closed and (closed == ">&-" or arguments != ("hello",)):
+        assert done.returncode == 1
+        assert re.fullmatch(rb"[^\n]*std(in|out) is closed[^\n]*\n", done.stderr), done.stderr
+    elif closed == "<&-":
+        assert (done.returncode, done.stderr) == (0, b"")
+
+
 def test_wrong_settings_and_arguments(run: Run) -> None:
     for arguments, env in (
         (("chat", "sse", "hello"), {"SSE_PORT": "none"}),

@@ -36,7 +36,7 @@ from shared.client.strangers import stranger_at
 from shared.errors import ChatError, ConnectionLost, NotOurServer, ServerAbsent
 from shared.events import AnyEvent
 from shared.reply import Snapshot
-from shared.session import Message, ModelInfo, Session, SessionPage, SessionUpdate
+from shared.session import MessagePage, ModelInfo, Session, SessionPage, SessionUpdate
 from shared.stats import ServerStats
 
 Q = TypeVar("Q", bound=ProtobufMessage)
@@ -158,9 +158,9 @@ class Client(ChatClient):
         request = pb.ListSessionsRequest(limit=limit, cursor=cursor)
         return await self._get(SessionPage, self._channel.chat.ListSessions, request)
 
-    async def list_messages(self, session_id: str) -> list[Message]:
-        answer = await self._ask(self._channel.chat.ListMessages, pb.ListMessagesRequest(session_id=session_id))
-        return [from_message(message, Message) for message in answer.messages]
+    async def message_page(self, session_id: str, limit: int | None = None, cursor: str | None = None) -> MessagePage:
+        request = pb.ListMessagesRequest(session_id=session_id, limit=limit, cursor=cursor)
+        return await self._get(MessagePage, self._channel.chat.ListMessages, request)
 
     async def clear_session(self, session_id: str) -> None:
         await self._ask(self._channel.chat.ClearSession, pb.ClearSessionRequest(session_id=session_id))

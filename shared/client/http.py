@@ -23,7 +23,7 @@ from shared.client.strangers import describe_body, stranger_at
 from shared.errors import ChatError, ConnectionLost, ErrorCode, NotOurServer, ServerAbsent, Silent
 from shared.events import AnyEvent
 from shared.reply import Snapshot
-from shared.session import Message, ModelInfo, Session, SessionPage
+from shared.session import MessagePage, ModelInfo, Session, SessionPage
 from shared.stats import ServerStats
 
 T = TypeVar("T")
@@ -39,10 +39,6 @@ _PROXY_REFUSALS: dict[int, ErrorCode] = {
     413: "payload_too_large",
     429: "rate_limited",
 }
-
-
-class _Messages(msgspec.Struct):
-    messages: list[Message]
 
 
 class _Models(msgspec.Struct):
@@ -108,12 +104,10 @@ class HttpClient(ChatClient):
         return await self._ask("GET", f"/sessions/{session_id}", Session)
 
     async def list_sessions(self, limit: int | None = None, cursor: str | None = None) -> SessionPage:
-        given = {"limit": limit, "cursor": cursor}
-        query = {name: value for name, value in given.items() if value is not None}
-        return await self._ask("GET", "/sessions", SessionPage, params=query)
+        return await self._ask("GET", "/sessions", SessionPage, params=_page(limit, cursor))
 
-    async def list_messages(self, session_id: str) -> list[Message]:
-        return (await self._ask("GET", f"/sessions/{session_id}/messages", _Messages)).messages
+    async def message_page(self, session_id: str, limit: int | None = None, cursor: str | None = None) -> MessagePage:
+        return await self._ask("GET", f"/sessions/{session_id}/messages", MessagePage, params=_page(limit, cursor))
 
     async def clear_session(self, session_id: str) -> None:
         await self._request("POST", f"/sessions/{session_id}/clear")
@@ -202,7 +196,7 @@ class HttpClient(ChatClient):
     async def _sent(self, method: str, path: str, **options: Any) -> AsyncIterator[httpx.Response]:
         """An answer with any status."""
         try:
-            with http_failures():
+            with http_failures(self.address):
                 response = await self._send(self._http.build_request(method, path, **options))
                 self._open.add(response)
                 try:
@@ -274,6 +268,11 @@ class HttpClient(ChatClient):
         )
 
 
+def _page(limit: int | None, cursor: str | None) -> dict[str, str | int]:
+    """The query of a page."""
+    return {name: value for name, value in (("limit", limit), ("cursor", cursor)) if value is not None}
+
+
 async def _beginning(response: httpx.Response) -> bytes:
     """The first 64 KiB of a body; a stranger's may have no end."""
     body = b""
@@ -303,7 +302,7 @@ def problem_of(body: bytes, status: int) -> ChatError | ConnectionLost | None:
 
 
 @contextlib.contextmanager
-def http_failures() -> Iterator[None]:
+def http_failures(address: str) -> Iterator[None]:
     """httpx's exceptions as ours."""
     try:
         yield
@@ -312,6 +311,6 @@ def http_failures() -> Iterator[None]:
     except httpx.ReadTimeout as error:
         raise Silent("nothing came for too long") from error
     except httpx.DecodingError as error:
-        raise NotOurServer("the answer is compressed, and damaged") from error
+        raise NotOurServer(f"{address} answers with a compressed body that is damaged") from error
     except (httpx.RequestError, httpx.StreamError) as error:
         raise ConnectionLost(f"the connection broke ({type(error).__name__})") from error

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import sys
 from collections.abc import AsyncGenerator, Coroutine
 from contextlib import aclosing
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from shared.client import text
 from shared.client.exit_status import DONE, INTERRUPTED, fail
@@ -58,9 +59,9 @@ async def _print_reply(items: AsyncGenerator[Item, None], *, raw: bool) -> int:
     bad_end: str | None = None
     out = _Stdout()
     try:
-        async with aclosing(items):
+        async with aclosing(items), _ThinkingLine() as thinking:
             async for item in items:
-                _progress_of_reply(item)
+                thinking.show(item)
                 if isinstance(item, Lost | Resumed):
                     _notice(item)
                 elif raw:
@@ -90,7 +91,8 @@ class _Stdout:
             words = text.visible(words.removesuffix(self._held))
         if words:
             self._line_open = not words.endswith("\n")
-            self._write(words.encode())
+            # The bytes of a file name that are not UTF-8 go out as they are.
+            self._write(words.encode(errors="surrogateescape"))
 
     def write_json(self, data: bytes) -> None:
         """Write one JSON object as a line."""
@@ -126,10 +128,40 @@ def _notice(item: Lost | Resumed) -> None:
     sys.stderr.write(f"\n{line}" if sys.stderr.isatty() else line)
 
 
-def _progress_of_reply(item: Item) -> None:
-    """On a terminal, say that the model thinks until its first text arrives."""
-    if sys.stderr.isatty() and isinstance(item, Thinking):
-        sys.stderr.write("[the model is thinking]\n")
+class _ThinkingLine:
+    """On a terminal, ``thinking, 12 s`` from the event ``thinking`` to the next item."""
+
+    def __init__(self) -> None:
+        self._counting: asyncio.Task[None] | None = None
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        self._end()
+
+    def show(self, item: Item) -> None:
+        """Begin the line, or remove it."""
+        self._end()
+        if isinstance(item, Thinking) and sys.stderr.isatty():
+            self._counting = asyncio.create_task(self._count())
+
+    def _end(self) -> None:
+        if self._counting is not None:
+            self._counting.cancel()
+            self._counting = None
+            _clear_line()
+
+    async def _count(self) -> None:
+        for elapsed_s in itertools.count():
+            sys.stderr.write(f"\rthinking, {elapsed_s} s")
+            sys.stderr.flush()
+            await asyncio.sleep(1)
+
+
+def _clear_line() -> None:
+    sys.stderr.write("\r\x1b[K")
+    sys.stderr.flush()
 
 
 async def _save_picture(items: AsyncGenerator[Item, None], ask: Ask, out: Path | None, *, raw: bool) -> int:
@@ -165,6 +197,6 @@ def _progress_of_picture(item: Item, fold: Fold) -> None:
         sys.stderr.write(
             f"\r{what} {100 * len(data) // max(started.size_bytes, 1):3d} % of {started.size_bytes} bytes "
         )
+        sys.stderr.flush()
     elif isinstance(item, ImageStarted | ImageCompleted):
-        sys.stderr.write("\r\x1b[K")
-    sys.stderr.flush()
+        _clear_line()

@@ -12,6 +12,7 @@ from typing import Any
 
 from shared.client.following import Attempt, Item, Lost, Resumed, SequenceCheck, collect, collect_picture, follow
 from shared.client.transport import Ask, ClientCounts, TransportClient
+from shared.session import Message
 
 __all__ = ["Ask", "ChatClient", "ClientCounts", "Item", "Lost", "Resumed", "collect", "collect_picture"]
 
@@ -55,6 +56,15 @@ class ChatClient(TransportClient):
     def read(self, turn_id: str, after: int = 0) -> AsyncGenerator[Item, None]:
         """Read a turn from a cursor to its end, on any transport, whoever started it."""
         return self._follow(lambda: self.stream_turn(turn_id, after), SequenceCheck(turn_id, after))
+
+    async def list_messages(self, session_id: str) -> list[Message]:
+        """All messages of a session, in order, page by page."""
+        page = await self.message_page(session_id)
+        messages = page.messages
+        while page.next_cursor is not None:
+            page = await self.message_page(session_id, cursor=page.next_cursor)
+            messages += page.messages
+        return messages
 
     def _follow(self, first: Attempt, check: SequenceCheck) -> AsyncGenerator[Item, None]:
         return follow(self, first, check, resume=self._resume, give_up_s=self._give_up_s)

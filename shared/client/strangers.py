@@ -14,9 +14,12 @@ import msgspec
 
 _LOOK_S = 2.0
 _MAX_BYTES = 64 * 1024
-# The fourth byte of an HTTP/2 frame is its type; a server begins with SETTINGS (RFC 9113, sections 3.4 and 6.5).
-_SETTINGS = 0x04
+# A byte of an HTTP/2 frame is its type; a server begins with SETTINGS (RFC 9113, sections 3.4, 4.1 and 6.5).
+_TYPE_AT, _SETTINGS = 3, 0x04
 _TLS_ALERT = b"\x15\x03"
+# The transport whose server does not speak HTTP/1.1.
+_HTTP2_ONLY = "grpc"
+_LENGTH = re.compile(rb"\r\ncontent-length: *(\d{1,9})", re.IGNORECASE)
 _TITLE = re.compile(rb"<title[^>]*>\s*(.*?)\s*</title", re.IGNORECASE | re.DOTALL)
 
 
@@ -33,44 +36,60 @@ async def stranger_at(address: str, word: str) -> str | None:
     if url.hostname is None or url.scheme == "https":
         return None
     port = url.port or 80
-    try:
+    said = bytearray()
+    # A stranger may keep the connection open, or never end its answer: what has arrived by then counts.
+    with contextlib.suppress(OSError, TimeoutError):
         async with asyncio.timeout(_LOOK_S):
-            said = await _first_answer(url.hostname, port, url.netloc)
-    except (OSError, TimeoutError):
-        return None
-    what = _named(said, word, port)
+            await _ask_health(url.hostname, port, url.netloc, said)
+    what = _named(bytes(said), word, port)
     return what and f"{url.netloc} {what}"
 
 
-async def _first_answer(host: str, port: int, netloc: str) -> bytes:
-    """The first bytes, up to the end of the connection, that the address gives for ``GET /health``."""
+async def _ask_health(host: str, port: int, netloc: str, said: bytearray) -> None:
+    """Send ``GET /health`` and add what comes back to ``said``, to the end of the answer or its first 64 KiB."""
     reader, writer = await asyncio.open_connection(host, port)
-    said = b""
     try:
         writer.write(f"GET /health HTTP/1.1\r\nHost: {netloc}\r\nConnection: close\r\n\r\n".encode())
-        while len(said) < _MAX_BYTES and (data := await reader.read(_MAX_BYTES)):
+        while not _is_enough(said) and (data := await reader.read(_MAX_BYTES)):
             said += data
-            if not said.startswith(b"HTTP/"[: len(said)]):
-                break
-    except ConnectionError:
-        pass
     finally:
         writer.transport.abort()
-    return said
+
+
+def _is_enough(said: bytearray) -> bool:
+    """Whether the answer is whole, or says enough: what is no HTTP answer has no known end."""
+    if not said.startswith(b"HTTP/"[: len(said)]):
+        return len(said) > _TYPE_AT
+    if len(said) >= _MAX_BYTES:
+        return True
+    head, end, body = said.partition(b"\r\n\r\n")
+    length = _LENGTH.search(head)
+    return bool(end) and length is not None and len(body) >= int(length[1])
 
 
 def _named(said: bytes, word: str, port: int) -> str | None:
     if said.startswith(b"HTTP/"):
-        _, _, body = said.partition(b"\r\n\r\n")
+        head, _, body = said.partition(b"\r\n\r\n")
         with contextlib.suppress(msgspec.MsgspecError):
             found = msgspec.json.decode(body, type=_Health).transport
             return None if found == word else _wrong_transport(found, word, port)
-        return None if word != "grpc" else f"speaks HTTP/1.1 and is not the {word} server"
-    if len(said) > 3 and said[3] == _SETTINGS:
-        return None if word == "grpc" else _wrong_transport("grpc", word, port)
+        # What an HTTP client was answered it says by itself; a gRPC client never saw it.
+        return _http_answer(head, body) if word == _HTTP2_ONLY else None
+    if len(said) > _TYPE_AT and said[_TYPE_AT] == _SETTINGS:
+        return None if word == _HTTP2_ONLY else _wrong_transport(_HTTP2_ONLY, word, port)
     if said.startswith(_TLS_ALERT):
-        return "wants TLS, and this client speaks without"
+        return "expects TLS, which this client was not told to use"
     return "does not speak HTTP" if said else None
+
+
+def _http_answer(head: bytes, body: bytes) -> str:
+    """What an HTTP/1.1 server answered to ``GET /health``."""
+    first, *lines = head.decode("latin-1").split("\r\n")
+    status = first.split(" ")[1] if first.count(" ") else "something"
+    headers = {name.strip().lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
+    if status.startswith("3") and "location" in headers:
+        return f"speaks HTTP/1.1 and answers {status}, a redirect to {headers['location'][:200]}"
+    return f"speaks HTTP/1.1 and answers {status} with {describe_body(headers.get('content-type', ''), body)}"
 
 
 def _wrong_transport(found: str, word: str, port: int) -> str:

@@ -15,7 +15,7 @@ from shared.client.events import UnknownEvent
 from shared.errors import ChatError
 from shared.events import AnyEvent, Kind
 from shared.reply import Picture, Reply, Snapshot
-from shared.session import Message, ModelInfo, Session, SessionPage, SessionUpdate
+from shared.session import MessagePage, ModelInfo, Session, SessionPage, SessionUpdate
 from shared.stats import ServerStats
 
 _HOLDS_NO_CONNECTION = "This transport holds no connection between two requests."
@@ -142,8 +142,8 @@ class TransportClient(ABC):
         """A page of sessions, newest first."""
 
     @abstractmethod
-    async def list_messages(self, session_id: str) -> list[Message]:
-        """All messages of a session, in order."""
+    async def message_page(self, session_id: str, limit: int | None = None, cursor: str | None = None) -> MessagePage:
+        """A page of a session's messages, in order. ``limit``: 1 to 500; without it as many as fit into 3 MiB."""
 
     @abstractmethod
     async def clear_session(self, session_id: str) -> None:

@@ -9,10 +9,10 @@ from shared.client.shell.active_client import ActiveClient
 from shared.client.shell.commands import COMMANDS
 from shared.client.shell.completion import CommandCompleter
 from shared.client.shell.current_session import CurrentSession
-from shared.client.shell.pipe import Pipe
+from shared.client.shell.pipe import DumbTerminal, Pipe
 from shared.client.shell.screen import Screen
 from shared.client.shell.shell import Shell
-from shared.client.shell.terminal import Terminal, is_terminal
+from shared.client.shell.terminal import Terminal, is_terminal, moves_its_cursor
 from shared.client.shell.turns import Turns
 from shared.client.transport import Transports
 from shared.config import state_dir
@@ -43,7 +43,7 @@ async def run(
     completer = CommandCompleter(COMMANDS)
     shell: Shell | None = None
     screen: Screen
-    if is_terminal():
+    if is_terminal() and moves_its_cursor():
         screen = Terminal(
             plain=plain,
             completer=completer,
@@ -51,10 +51,10 @@ async def run(
             unrecorded=lambda: shell is not None and shell.asking,
         )
     else:
-        screen = Pipe()
+        screen = DumbTerminal() if is_terminal() else Pipe()
     active = ActiveClient(client, open_client, absent)
-    session = CurrentSession(active, session_id=None, model_id=model_id, watches=screen.interactive)
+    session = CurrentSession(active, session_id=None, model_id=model_id, watches=screen.attended)
     turns = Turns(screen, active, session)
     shell = completer.shell = Shell(screen, active, session, turns, transports, COMMANDS)
     await shell.live(session_id)
-    return 1 if turns.failed and not screen.interactive else 0
+    return 1 if turns.failed and not screen.attended else 0

@@ -39,7 +39,7 @@ class TerminalPictures:
     async def prepare(self) -> None:
         """Ask the terminal, once, what it can draw."""
         async with self._asking:
-            if self._library is None and self._screen.interactive:
+            if self._library is None and self._screen.draws:
                 async with self._screen.bare():
                     self._library, typed = await asyncio.to_thread(_learn)
                 if typed.isprintable():

@@ -1,45 +1,49 @@
-"""A pipe in place of a terminal: lines in, the replies as they came on stdout, everything about them on stderr."""
+"""Lines in, text out, without moving a cursor: a pipe in place of a terminal, and a terminal that cannot move its cursor.
+
+The replies go to stdout as they came, everything about them to stderr.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import signal
 import sys
 import threading
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Iterator
 
+from shared.client import text
 from shared.client.shell.painter import Painter, Renderable
-from shared.client.shell.screen import EnteredLine, Input, Screen
+from shared.client.shell.screen import EnteredLine, Input, Interrupt, Screen
 
 _COLUMNS = 100
 
 
 class Pipe(Screen):
-    """See Screen. There is no footer and no input line."""
+    """See Screen. Nobody is there to answer a question."""
 
-    interactive = False
+    attended = False
+    draws = False
 
     def __init__(self) -> None:
         super().__init__()
         self.painter = Painter(lambda: _COLUMNS, plain=True, colours=False)
-        self._lines: asyncio.Queue[str] = asyncio.Queue()
+        self._inputs: asyncio.Queue[Input | None] = asyncio.Queue()
 
     async def inputs(self) -> AsyncIterator[Input]:
         loop = asyncio.get_running_loop()
-        lines = self._lines
 
         def read() -> None:
             # The event loop may be closed before the pipe is.
-            with contextlib.suppress(RuntimeError, ValueError):
-                for line in sys.stdin:
-                    loop.call_soon_threadsafe(lines.put_nowait, line)
-                loop.call_soon_threadsafe(lines.put_nowait, "")
+            with contextlib.suppress(RuntimeError):
+                for line in stdin_lines():
+                    loop.call_soon_threadsafe(self._inputs.put_nowait, line)
+                loop.call_soon_threadsafe(self._inputs.put_nowait, None)
 
         # A thread that reads a pipe cannot be stopped; a daemon thread does not keep the process alive.
         threading.Thread(target=read, name="stdin", daemon=True).start()
-        while line := await lines.get():
-            if line.strip():
-                yield EnteredLine(line.rstrip("\r\n"))
+        while (item := await self._inputs.get()) is not None:
+            yield item
 
     def rows(self, rows: Iterable[str]) -> None:
         self.raw("".join(f"{row}\n" for row in rows))
@@ -49,8 +53,11 @@ class Pipe(Screen):
         sys.stderr.flush()
 
     def raw(self, text: str) -> None:
-        sys.stdout.buffer.write(text.encode())
+        sys.stdout.buffer.write(text.encode(errors="surrogateescape"))
         sys.stdout.buffer.flush()
+
+    def ask(self, prompt: str) -> None:
+        return
 
     def refresh(self) -> None:
         return
@@ -69,7 +76,43 @@ class Pipe(Screen):
         return
 
     def leave(self) -> None:
-        self._lines.put_nowait("")
+        self._inputs.put_nowait(None)
 
     def bare(self) -> contextlib.AbstractAsyncContextManager[None]:
         return contextlib.nullcontext()
+
+
+class DumbTerminal(Pipe):
+    """A terminal with ``TERM=dumb``: the user is there, reads a prompt before each line, and stops an answer with Ctrl-C."""
+
+    attended = True
+
+    async def inputs(self) -> AsyncIterator[Input]:
+        loop = asyncio.get_running_loop()
+        # Windows has no such handlers; there Ctrl-C ends the program.
+        with contextlib.suppress(NotImplementedError):
+            loop.add_signal_handler(signal.SIGINT, self._inputs.put_nowait, Interrupt(typed=False))
+        try:
+            async for item in super().inputs():
+                yield item
+        finally:
+            with contextlib.suppress(NotImplementedError):
+                loop.remove_signal_handler(signal.SIGINT)
+
+    def raw(self, words: str) -> None:
+        super().raw(text.visible(words))
+
+    def ask(self, prompt: str) -> None:
+        sys.stdout.write(prompt)
+        sys.stdout.flush()
+
+
+def stdin_lines() -> Iterator[EnteredLine]:
+    """The lines of stdin that are not empty. Bytes that are not text in its encoding do not end it; see ``text.entered``."""
+    assert sys.stdin is not None
+    encoding = sys.stdin.encoding or "utf-8"
+    for data in sys.stdin.buffer:
+        given = data.decode(encoding, "surrogateescape").removeprefix("\ufeff").rstrip("\r\n")
+        line = text.entered(given)
+        if line.strip():
+            yield EnteredLine(line, damaged=line != given)

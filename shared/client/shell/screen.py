@@ -17,9 +17,10 @@ from shared.client.shell.painter import Painter, Renderable
 
 @dataclass(frozen=True, slots=True)
 class EnteredLine:
-    """The user entered a line, which may hold newlines."""
+    """The user entered a line, which may hold newlines. ``damaged``: some of it was not valid UTF-8 and is U+FFFD."""
 
     text: str
+    damaged: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,9 +55,13 @@ class Footer:
 
 
 class Screen(ABC):
-    """``footer`` gives the footer as it is now. It is called whenever something is drawn."""
+    """``footer`` gives the footer as it is now. It is called whenever something is drawn.
 
-    interactive: bool
+    ``attended``: a user is there, reads and can answer. ``draws``: the screen can move its cursor.
+    """
+
+    attended: bool
+    draws: bool
     painter: Painter
 
     def __init__(self) -> None:
@@ -81,6 +86,10 @@ class Screen(ABC):
     def say(self, renderable: Renderable) -> None:
         """Print text, or anything that rich can draw."""
         self.rows(self.painter.rows(renderable))
+
+    @abstractmethod
+    def ask(self, prompt: str) -> None:
+        """Print the prompt of the next line, where no footer shows it."""
 
     @abstractmethod
     def refresh(self) -> None:

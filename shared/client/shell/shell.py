@@ -102,11 +102,12 @@ class Shell:
 
     async def confirm(self, question: str) -> bool:
         """Ask the user. False in a pipe, where no user can answer."""
-        if not self.screen.interactive:
+        if not self.screen.attended:
             self.fail(f"{question} Say so with --yes.")
             return False
         answer: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         self._question = (question, answer)
+        self.screen.ask(f"{question} [y/N] ")
         self.screen.refresh()
         try:
             return await answer
@@ -116,7 +117,7 @@ class Shell:
     async def live(self, session_id: str | None) -> None:
         """Run from the first line to the last. ``session_id``: the session to enter."""
         self.screen.footer = self._footer
-        if not self.screen.interactive:
+        if not self.screen.attended:
             await self.open(session_id)
         async with asyncio.TaskGroup() as tasks:
             self.turns.tasks = tasks
@@ -132,17 +133,19 @@ class Shell:
                 await self._leave()
 
     def _background(self, session_id: str | None) -> list[Coroutine[None, None, None]]:
-        if not self.screen.interactive:
+        if not self.screen.attended:
             return []
-        return [self._work(session_id), self._read_news(), self._draw()]
+        return [self._work(session_id), self._read_news(), *([self._draw()] if self.screen.draws else [])]
 
     async def _handle(self, item: Input) -> None:
         if isinstance(item, EnteredLine):
             self._leaves_until = 0.0
             self.session.type("")
+            if item.damaged:
+                self.note(f"this line was {text.NOT_UTF8}")
             if self._question is not None:
                 self._answer_question(item.text)
-            elif self.screen.interactive:
+            elif self.screen.attended:
                 self._lines.put_nowait(item.text)
             else:
                 # In a pipe each line waits for the line before it.
@@ -159,7 +162,8 @@ class Shell:
         assert self._question is not None
         (question, answer), self._question = self._question, None
         if not answer.done():
-            self.screen.say(Text(f"{question} {text.line(said)}"))
+            if self.screen.draws:
+                self.screen.say(Text(f"{question} {text.line(said)}"))
             answer.set_result(said.strip().lower() in ("y", "yes"))
 
     def _interrupt(self, item: Interrupt) -> None:
@@ -185,6 +189,9 @@ class Shell:
         """Do the lines in order. Ctrl-C interrupts the current line alone."""
         await self._do_one("connecting", self.open(session_id))
         while True:
+            if not self.screen.draws:
+                await self.turns.idle()
+                self.screen.ask("".join(part[1] for part in self._footer().prompt))
             line = await self._lines.get()
             await self._do_one(line, self.do(line))
 
@@ -209,7 +216,7 @@ class Shell:
             self.turns.show(TurnToShow(Ask(text=line.strip())))
             return
         name, _, argument = line[1:].strip().partition(" ")
-        if self.screen.interactive:
+        if self.screen.draws:
             self.screen.rows(["", *self.screen.painter.rows(Text(text.line(line), style="bold cyan"))])
         command = self.commands.get(name)
         if command is None:
@@ -229,12 +236,12 @@ class Shell:
                 word = self.active.word
                 title = self.transports[word].title if word in self.transports else word
                 about = f"{title} at {client.address} · {stats.model} ({stats.provider}) · {stats.framework}"
-                if self.screen.interactive:
+                if self.screen.attended:
                     self.note(text.line(about))
                 if session_id is not None:
                     await self.commands["use"].run(self, session_id)
         except (ChatError, ConnectionLost) as error:
-            if not self.screen.interactive:
+            if not self.screen.attended:
                 raise
             self.screen.note(self.active.explain(error))
 
@@ -288,7 +295,7 @@ class Shell:
 
     async def _leave(self) -> None:
         """Close everything, and say how to come back."""
-        if not self.screen.interactive:
+        if not self.screen.attended:
             # Interrupted in the middle of a turn: in a pipe no reader comes back for the rest.
             if self.turns.shown is not None:
                 with contextlib.suppress(TimeoutError):
@@ -308,5 +315,5 @@ class Shell:
 
 def _leaving_on_signals(screen: Screen) -> AbstractContextManager[None]:
     """SIGTERM, and SIGHUP of a closed terminal window, leave the shell, so that the terminal is restored."""
-    numbers = (signal.SIGTERM, signal.SIGHUP) if screen.interactive and sys.platform != "win32" else ()
+    numbers = (signal.SIGTERM, signal.SIGHUP) if screen.attended and sys.platform != "win32" else ()
     return handling_signals(numbers, lambda number: screen.leave())

@@ -17,10 +17,11 @@ from prompt_toolkit.filters import Condition, has_focus
 from prompt_toolkit.formatted_text import ANSI, FormattedText, StyleAndTextTuples, to_formatted_text
 from prompt_toolkit.history import FileHistory, History, InMemoryHistory
 from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
-from prompt_toolkit.output import Output, create_output
+from prompt_toolkit.output import ColorDepth, Output, create_output
 from prompt_toolkit.output.vt100 import Vt100_Output
 from prompt_toolkit.patch_stdout import patch_stdout
 
+from shared.client import text
 from shared.client.shell.painter import Painter, Renderable
 from shared.client.shell.screen import EnteredLine, Input, Interrupt, Resized, Screen, Typing
 
@@ -32,7 +33,8 @@ _HISTORY_MODE = 0o600
 class Terminal(Screen):
     """See Screen. Rows are written above the input line, which is then drawn again."""
 
-    interactive = True
+    attended = True
+    draws = True
 
     def __init__(
         self, *, plain: bool, completer: Completer, history: Path | None, unrecorded: Callable[[], bool]
@@ -50,6 +52,7 @@ class Terminal(Screen):
         self._session: PromptSession[str] = PromptSession(
             self._message,
             output=self._output,
+            color_depth=ColorDepth.DEPTH_1_BIT if os.environ.get("NO_COLOR") else None,
             history=open_history(history, unrecorded),
             completer=completer,
             complete_while_typing=Condition(lambda: self._session.default_buffer.text.startswith("/")),
@@ -111,6 +114,9 @@ class Terminal(Screen):
                 # invalidate() would draw later, and leave a frame without the input line.
                 self._app._redraw()
 
+    def ask(self, prompt: str) -> None:
+        return
+
     def refresh(self) -> None:
         if self._update_footer():
             self._app.invalidate()
@@ -153,9 +159,10 @@ class Terminal(Screen):
 
     def _accepted(self, buffer: object) -> bool:
         """Enter: hand out the text and empty the input line, which stays."""
-        text = self._session.default_buffer.text
-        if text.strip():
-            self._inputs.put_nowait(EnteredLine(text))
+        given = self._session.default_buffer.text
+        line = text.entered(given)
+        if line.strip():
+            self._inputs.put_nowait(EnteredLine(line, damaged=line != given))
         return False
 
     def _placeholder(self) -> FormattedText:
@@ -233,8 +240,13 @@ class _BufferedOutput(Vt100_Output):
 
 
 def is_terminal() -> bool:
-    """Whether stdin and stdout are a terminal that can move its cursor."""
-    return sys.stdin.isatty() and sys.stdout.isatty() and os.environ.get("TERM") not in ("dumb", "unknown")
+    """Whether a user sits at a terminal, with both stdin and stdout."""
+    return sys.stdin.isatty() and sys.stdout.isatty()
+
+
+def moves_its_cursor() -> bool:
+    """Whether the terminal can."""
+    return os.environ.get("TERM") not in ("dumb", "unknown")
 
 
 def _breaks_rows_anew(environ: Mapping[str, str]) -> bool:
@@ -259,7 +271,7 @@ class _Recorded(FileHistory):
 
     def append_string(self, string: str) -> None:
         if string.strip() and not self._unrecorded():
-            super().append_string(string)
+            super().append_string(text.entered(string))
 
 
 def open_history(path: Path | None, unrecorded: Callable[[], bool]) -> History:

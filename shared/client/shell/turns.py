@@ -162,7 +162,7 @@ class Turns:
     async def _ask(self, shown: ShownTurn, wanted: TurnToShow) -> AsyncGenerator[Item, None]:
         ask = shown.ask
         assert ask is not None
-        if self._screen.interactive and (ask.kind == "chat" or wanted.late):
+        if self._screen.draws and (ask.kind == "chat" or wanted.late):
             self._screen.rows(["", *self._screen.painter.rows(asked(ask))])
         session_id = self._session.session_id or await self._session.create()
         shown.ask = ask = replace(ask, session_id=session_id)
@@ -213,12 +213,12 @@ class Turns:
         """Print what the user should know at once. The text of the reply is drawn with the next frame."""
         if isinstance(item, Chunk | Reply):
             self._active.state = "up"
-            if not self._screen.interactive:
+            if not self._screen.draws:
                 self._screen.raw(item.text)
         elif isinstance(item, TurnStarted):
             self._active.state = "up"
             self._shown_ids.add(item.turn_id)
-            if shown.ask is None and self._screen.interactive:
+            if shown.ask is None and self._screen.draws:
                 again = Ask(text=item.input, kind=item.kind) if item.request_id in self._own_requests else None
                 self._screen.rows(["", *self._screen.painter.rows(asked(again) if again else asked_by_another(item))])
                 if item.kind == "image":
@@ -241,7 +241,7 @@ class Turns:
     def draw(self) -> bool:
         """Print some of the finished blocks of the reply. Whether there may be more."""
         shown = self.shown
-        return shown is not None and self._screen.interactive and self._print_some(shown)
+        return shown is not None and self._screen.draws and self._print_some(shown)
 
     def _print_some(self, shown: ShownTurn, *, end: bool = False) -> bool:
         blocks = shown.reply_text.finished(end=end)
@@ -249,17 +249,17 @@ class Turns:
         return bool(blocks)
 
     def _print(self, shown: ShownTurn, *, end: bool = False) -> None:
-        while self._screen.interactive and self._print_some(shown, end=end):
+        while self._screen.draws and self._print_some(shown, end=end):
             pass
 
     async def _finish(self, shown: ShownTurn, wanted: TurnToShow, error: ChatError | ConnectionLost | None) -> None:
         """Print the rest of a turn that has ended, how it ended, and the line with its numbers."""
-        more = self._screen.interactive
+        more = self._screen.draws
         while more:
             more = self._print_some(shown, end=True)
             # Keys that are typed during a long reply are handled in between.
             await asyncio.sleep(0)
-        if not self._screen.interactive and shown.text and not shown.text.endswith("\n"):
+        if not self._screen.draws and shown.text and not shown.text.endswith("\n"):
             self._screen.raw("\n")
         if isinstance(shown.end, TurnFailed):
             error = ChatError.received(shown.end.code, shown.end.message)
@@ -272,7 +272,7 @@ class Turns:
             self.failed |= shown.status != "completed"
             if shown.sent:
                 shown.count(self._active.stats)
-        if self._screen.interactive and shown.turn_id is not None:
+        if self._screen.draws and shown.turn_id is not None:
             self._screen.rows([""])
             self._note(shown.summary)
             if shown.proof:
@@ -294,7 +294,7 @@ class Turns:
             self._screen.note(Text(f"cannot write {text.line(str(path))}: {error.strerror}", style="red"))
             self.failed = True
             return
-        self._screen.say(Text(f"{path}  {facts}" if self._screen.interactive else str(path), overflow="fold"))
+        self._screen.say(Text(f"{path}  {facts}" if self._screen.draws else str(path), overflow="fold"))
 
     def _note(self, words: str) -> None:
         self._screen.note(Text(words, style="dim"))
