@@ -100,6 +100,7 @@ class Settings(BaseSettings):
     max_context_chars: int = Field(400_000, gt=0, description="the newest turns that fit are the model's context")
     max_image_pixels: int = Field(4096 * 4096, gt=0, description="largest picture, in pixels")
     max_streams: int = Field(20_000, gt=0, description="open streams a process serves at once")
+    max_streams_per_connection: int = Field(100, gt=0, description="calls that one gRPC connection may have open")
     max_running_turns: int = Field(10_000, gt=0, description="turns a process generates at once")
 
     @field_validator("api_secret_key", "gemini_api_key", "google_api_key", "openai_api_key", mode="after")

@@ -13,6 +13,7 @@ from shared.server import launch
 from shared.server.context import ServerContext
 from shared.server.signals import Stopping
 
+_MAX_METADATA_BYTES = 16 * 1024
 # After the drain, calls have this long to write their last messages and statuses.
 _STOP_S = 0.4
 
@@ -47,6 +48,15 @@ def options(settings: Settings) -> list[tuple[str, int]]:
         # Calls that arrive at the same time wait for their turn. Past 1,000, the library would refuse some of them by chance.
         ("grpc.server.max_pending_requests", settings.max_streams),
         ("grpc.server.max_pending_requests_hard_limit", settings.max_streams),
+        # One connection takes no more of the server than this. A call that is reset at once (CVE-2023-44487) counts until
+        # the server has dropped it, and a client's library holds back what is over the limit.
+        ("grpc.max_concurrent_streams", settings.max_streams_per_connection),
+        # Off: it counts calls that have ended and are not cleaned up yet, and so refuses calls of a client that keeps to the
+        # limit above.
+        ("grpc.http.overload_protection", 0),
+        # One limit for the metadata of a call. By default some calls between 8 and 16 KiB are refused by chance.
+        ("grpc.max_metadata_size", _MAX_METADATA_BYTES),
+        ("grpc.absolute_max_metadata_size", _MAX_METADATA_BYTES),
         # The server sends a PING in each silence, so that it notices a connection that broke without a word.
         ("grpc.keepalive_time_ms", heartbeat_ms),
         ("grpc.keepalive_timeout_ms", stall_ms),

@@ -8,6 +8,8 @@ import random
 import sys
 import time
 
+from protocols import TRANSPORTS
+from tests.faults import bombs
 from tests.faults.checks import CHECKS, run
 from tests.faults.harness import Totals, say
 
@@ -27,10 +29,17 @@ async def _run_all(names: list[str], seed: int, share: float) -> list[Totals]:
 def main() -> int:
     """Run the checks that are named, and print their totals."""
     parser = argparse.ArgumentParser(prog="tests.faults", description=__doc__)
-    parser.add_argument("names", nargs="*", metavar="CHECK", help=f"of {', '.join(CHECKS)} (default: all)")
+    parser.add_argument(
+        "names",
+        nargs="*",
+        metavar="CHECK",
+        help=f"of {', '.join(CHECKS)} (default: all); or bombs, then names of attacks: /health beside each attack",
+    )
     parser.add_argument("--seed", type=int, help="repeats a run (default: a random seed)")
     parser.add_argument("--share", type=float, default=1.0, help="of the full size, from 0 to 1 (default: 1)")
     args = parser.parse_args()
+    if args.names[:1] == ["bombs"]:
+        return 1 if asyncio.run(bombs.main(args.names[1:], list(TRANSPORTS), 8 * args.share)) else 0
     unknown = set(args.names) - CHECKS.keys()
     if unknown:
         parser.error(f"no such check: {', '.join(sorted(unknown))}")
