@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.resources
 import os
 import shutil
 import signal
 import socket
 import subprocess
+import sys
+import tempfile
 import time
 from collections.abc import Sequence
 from importlib.util import find_spec
@@ -96,6 +99,11 @@ class Valkey:
         """Send the process a signal, such as SIGSTOP."""
         os.kill(self.pid, number)
 
+    def wait(self) -> None:
+        """Wait until the process ends by itself."""
+        assert self._process is not None
+        self._process.wait()
+
     def kill(self) -> None:
         """End the process at once, as a power cut of the process alone would."""
         if self._process is not None and self._process.poll() is None:
@@ -110,3 +118,17 @@ class Valkey:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.kill()
+
+
+def main() -> None:
+    """``python -m compare.valkey PORT``: a Valkey on loopback until Ctrl-C. Its data are thrown away."""
+    with tempfile.TemporaryDirectory(prefix="valkey-") as folder:
+        server = Valkey(Path(folder), ["save ''", "appendonly yes"], port=int(sys.argv[1]) if sys.argv[1:] else None)
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
+        with server, contextlib.suppress(KeyboardInterrupt):
+            print(f"STORE_URL={server.url}", flush=True)
+            server.wait()
+
+
+if __name__ == "__main__":
+    main()

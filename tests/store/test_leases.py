@@ -41,7 +41,9 @@ async def test_reaping_what_has_no_owner(store: Store) -> None:
     assert await pass_s(store, LEASE_S * 1.5, alive=["another"]) == [mine.turn.turn_id]
     assert await pass_s(store, LEASE_S, alive=["another"]) == []
     last = (await log(store, mine.turn.turn_id))[-1]
-    assert last == TurnInterrupted(turn_id=mine.turn.turn_id, seq=4, at=last.at, chunks=2, sha256=text_sha256("ab"))
+    assert last == TurnInterrupted(
+        turn_id=mine.turn.turn_id, seq=4, at=last.at, chunks=2, sha256=text_sha256("ab"), epoch=1
+    )
     turn = await store.get_turn(mine.turn.turn_id)
     assert turn is not None
     assert (turn.status, turn.epoch) == ("interrupted", 1)

@@ -233,7 +233,7 @@ async def test_a_turn_whose_owner_is_gone_stands_in_nobodys_way(store: Store) ->
     assert second.context == (ContextMessage("user", "Hi"), ContextMessage("model", "Half a "))
     last = (await log(store, first.turn.turn_id))[-1]
     assert last == TurnInterrupted(
-        turn_id=first.turn.turn_id, seq=3, at=last.at, chunks=1, sha256=text_sha256("Half a ")
+        turn_id=first.turn.turn_id, seq=3, at=last.at, chunks=1, sha256=text_sha256("Half a "), epoch=1
     )
     assert await appended(store, entry(first, chunks(first.turn.turn_id, 3, "late"))) == [False]
 

@@ -361,7 +361,9 @@ class Turns:
         (row, request_id), records = found
         text, chunks, sha256 = partial(record.event for record in records)
         ended_at = now_ms()
-        event = TurnInterrupted(turn_id=turn_id, seq=row.last_seq + 1, at=ended_at, chunks=chunks, sha256=sha256)
+        event = TurnInterrupted(
+            turn_id=turn_id, seq=row.last_seq + 1, at=ended_at, chunks=chunks, sha256=sha256, epoch=1
+        )
         image_id = await self._final_image(turn_id) if row.kind == "image" else None
         line, channel = Record.of(event).stored, keys.channel(turn_id)
         ended, sent = await self._commands.write(

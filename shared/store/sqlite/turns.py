@@ -227,7 +227,7 @@ def interrupt(connection: apsw.Connection, turn_id: str, now: float) -> None:
     if turn is None or turn.status != "running":
         return
     text, chunks, sha256 = partial(record.event for record in read_log(connection, turn_id, 0))
-    event = TurnInterrupted(turn_id=turn_id, seq=turn.last_seq + 1, at=now, chunks=chunks, sha256=sha256)
+    event = TurnInterrupted(turn_id=turn_id, seq=turn.last_seq + 1, at=now, chunks=chunks, sha256=sha256, epoch=1)
     insert_segment(connection, turn_id, [Record.of(event)])
     image = connection.execute("SELECT image_id FROM images WHERE turn_id = ? AND preview = 0", (turn_id,)).fetchone()
     connection.execute(
