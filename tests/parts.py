@@ -32,7 +32,7 @@ _INSTALL = {
     "npm": "npm install --prefix {}",
 }
 _NPM_INSTALL_S = 240
-Kind = Literal["browser", "cache", "client", "proxy", "tool"]
+Kind = Literal["browser", "cache", "client", "proxy", "server", "tool"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +88,8 @@ PARTS: dict[str, Part] = {
             ("chromium", "chromium-browser", "google-chrome"),
             setting="CHROMIUM",
         ),
+        Part("hypercorn", "server", "pip", "hypercorn"),
+        Part("granian", "server", "pip", "granian"),
         Part("playwright", "tool", "pip", "playwright"),
         Part("eventsource", "client", "npm", "eventsource"),
         Part("event-source-polyfill", "client", "npm", "event-source-polyfill"),

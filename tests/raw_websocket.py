@@ -8,7 +8,7 @@ import hashlib
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, Protocol
 
 import httpx
 from wsproto import ConnectionType, WSConnection
@@ -25,13 +25,19 @@ from wsproto.events import (
 )
 from wsproto.utilities import LocalProtocolError
 
-from protocols.processes import Server
 from shared.errors import ConnectionLost
 
 PROTOCOL = "genai.chat.v1"
 PATIENCE_S = 10.0
 
 SocketMessage = dict[str, Any]
+
+
+class Addressed(Protocol):
+    """A server that somebody runs; ``address`` is ``host:port``."""
+
+    @property
+    def address(self) -> str: ...
 
 
 class Raw:
@@ -145,7 +151,7 @@ class Raw:
 
 @asynccontextmanager
 async def raw(
-    server: Server,
+    server: Addressed,
     *,
     offered: tuple[str, ...] = (PROTOCOL,),
     headers: dict[str, str] | None = None,
@@ -164,7 +170,7 @@ async def raw(
         writer.close()
 
 
-async def stats(server: Server, **headers: str) -> SocketMessage:
+async def stats(server: Addressed, **headers: str) -> SocketMessage:
     """The statistics of a server."""
     async with httpx.AsyncClient(headers=headers) as http:
         answer: SocketMessage = (await http.get(f"http://{server.address}/stats")).json()

@@ -10,21 +10,46 @@ import contextlib
 from collections.abc import Iterator
 from typing import Any, cast
 
+import httptools
 import uvicorn
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
 # A connection whose unsent frames reach this size writes at once: then the transport can say that its reader is slow.
 _WRITE_BYTES = 64 * 1024
+# The headers of an offer to change the protocol (RFC 9110, section 7.8; HTTP2-Settings is h2c's).
+_OFFER = (b"upgrade", b"http2-settings")
 # What the classes below use or override, by the class that has it.
 _USED: dict[type, tuple[str, ...]] = {
     uvicorn.Server: ("capture_signals", "force_exit", "serve", "should_exit"),
     HttpToolsProtocol: (
+        "_should_upgrade",
+        "_start_asgi_task",
+        "_unset_keepalive_if_required",
         "config",
         "connection_lost",
         "connection_made",
+        "cycle",
+        "eof_received",
+        "handle_websocket_upgrade",
+        "headers",
         "on_headers_complete",
         "on_message_begin",
+        "parser",
+        "scheme",
+        "send_400_response",
+        "transport",
+        "url",
+    ),
+    RequestResponseCycle: (
+        "chunked_encoding",
+        "disconnected",
+        "expected_content_length",
+        "keep_alive",
+        "message_event",
+        "more_body",
+        "response_complete",
         "transport",
     ),
     WebSocketsSansIOProtocol: (
@@ -59,24 +84,89 @@ class Server(uvicorn.Server):
 
 
 class HttpProtocol(HttpToolsProtocol):
-    """uvicorn's HTTP/1.1, with a limit on the time that a client may take for the head of a request (slow-loris)."""
+    """uvicorn's HTTP/1.1 with five differences.
+
+    - A client has a limited time for the head of a request (slow-loris).
+    - An offer to change the protocol is declined unless it is a WebSocket's, and the request is answered in HTTP/1.1, its body
+      included (RFC 9110, section 7.8). Java's HTTP client offers h2c with every request.
+    - The host in an absolute request target takes the place of ``Host`` (RFC 9112, section 3.2.2).
+    - A client that closes its side after the request has left: an answer that waits for something ends. Any other is sent.
+    - An answer to HTTP/1.0 without a length ends with its connection, and is not chunked (RFC 9112, sections 6.1 and 6.3).
+    """
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        self.client_left = False
+        self._declined: list[tuple[bytes, bytes]] = []
         self._head = self._limit_head()
 
-    def on_headers_complete(self) -> None:
+    def connection_lost(self, exc: Exception | None) -> None:
         self._head.cancel()
-        super().on_headers_complete()
+        super().connection_lost(exc)
+
+    def eof_received(self) -> bool:  # type: ignore[override]
+        cycle = self.cycle
+        if self.scheme == "https" or cycle is None or cycle.more_body or cycle.response_complete:
+            return False
+        self.client_left = True
+        cycle.keep_alive = False
+        cycle.message_event.set()
+        return True
+
+    def data_received(self, data: bytes) -> None:
+        self._unset_keepalive_if_required()
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserUpgrade as upgrade:
+            if self._opens_websocket():
+                self.handle_websocket_upgrade()
+            elif self.parser.get_method() == b"CONNECT":
+                self.send_400_response("CONNECT is for proxies.")
+            else:
+                self._decline_offer(data[upgrade.args[0] :])
+        except httptools.HttpParserError:
+            self.send_400_response("Invalid HTTP request received.")
+
+    def _should_upgrade(self) -> bool:
+        # Asked when the parser has seen an offer: whatever is offered, the parser ends this request with its head.
+        return True
+
+    def _opens_websocket(self) -> bool:
+        if self.parser.get_method() != b"GET" or self.parser.get_http_version() != "1.1":
+            return False
+        offered = [value.strip().lower() for name, value in self.headers if name == b"upgrade"]
+        return offered == [b"websocket"]
+
+    def _decline_offer(self, rest: bytes) -> None:
+        """Parse the head again without the offer, then ``rest``: after an offer the parser takes no body."""
+        head = [self.parser.get_method(), b" ", self.url, b" HTTP/", self.parser.get_http_version().encode(), b"\r\n"]
+        for name, value in self.headers:
+            if name not in _OFFER:
+                head += [name, b": ", value, b"\r\n"]
+        self._declined = [header for header in self.headers if header[0] in _OFFER]
+        self.parser = httptools.HttpRequestParser(self)
+        self.data_received(b"".join(head) + b"\r\n" + rest)
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
         self._head.cancel()
         self._head = self._limit_head()
 
-    def connection_lost(self, exc: Exception | None) -> None:
+    def on_headers_complete(self) -> None:
         self._head.cancel()
-        super().connection_lost(exc)
+        if self._declined:
+            self.headers += self._declined
+            self._declined = []
+        if not self.url.startswith(b"/"):
+            target = httptools.parse_url(self.url)
+            if target.host:
+                port = b":%d" % target.port if target.port else b""
+                self.headers[:] = [header for header in self.headers if header[0] != b"host"]
+                self.headers.append((b"host", target.host + port))
+        super().on_headers_complete()
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        super()._start_asgi_task(cycle, cast(Any, _Request(self, cycle, app)))
 
     def _limit_head(self) -> asyncio.TimerHandle:
         timeout_s: float = self.config.request_timeout_s  # type: ignore[attr-defined]
@@ -87,11 +177,54 @@ class HttpProtocol(HttpToolsProtocol):
             self.transport.close()
 
 
+class _Request:
+    """The app, called for one request with the differences that ``HttpProtocol`` makes for requests."""
+
+    __slots__ = ("_app", "_connection", "_cycle", "_unbounded", "_whole")
+
+    def __init__(self, connection: HttpProtocol, cycle: RequestResponseCycle, app: ASGIApp) -> None:
+        self._connection = connection
+        self._cycle = cycle
+        self._app = app
+        self._whole = False
+        self._unbounded = False
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self._app(scope, self._receive, self._send_close_delimited if scope["http_version"] == "1.0" else send)
+        if self._cycle.disconnected and not self._cycle.transport.is_closing():
+            self._cycle.transport.close()
+
+    async def _receive(self) -> Message:
+        """The body, then the end of the connection; a client that closed its side has left."""
+        message: Any = None
+        if not (self._whole and self._connection.client_left):
+            message = await self._cycle.receive()
+        if self._whole and self._connection.client_left:
+            # From here on nothing is sent.
+            self._cycle.disconnected = True
+            return {"type": "http.disconnect"}
+        self._whole = not message.get("more_body", False)
+        return cast(Message, message)
+
+    async def _send_close_delimited(self, message: Any) -> None:
+        """Send to an HTTP/1.0 client. uvicorn would chunk an answer without a length; this one ends with the connection."""
+        if message["type"] == "http.response.start":
+            names = [name.lower() for name, _ in message.get("headers", ())]
+            self._unbounded = b"content-length" not in names
+            if self._unbounded:
+                self._cycle.chunked_encoding = False
+        elif self._unbounded:
+            # uvicorn compares each piece with what is left of the length.
+            self._cycle.expected_content_length = len(message.get("body", b""))
+        await self._cycle.send(message)
+
+
 class WebSocketProtocol(WebSocketsSansIOProtocol):
     """uvicorn's WebSocket with three differences.
 
-    The frames that are sent within one turn of the event loop are one write. A stopping server leaves the close to the app, which
-    receives ``websocket.disconnect`` with 1012. A peer that does not answer pings is dropped even when it does not read.
+    - The frames that are sent within one turn of the event loop are one write.
+    - A stopping server leaves the close to the app, which receives ``websocket.disconnect`` with 1012.
+    - A peer that does not answer pings is dropped even when it does not read.
     """
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
