@@ -57,7 +57,7 @@ async def granian(app: Any, port: int) -> AsyncIterator[None]:
     server = Server(app, address="127.0.0.1", port=port, interface=Interfaces.ASGINL, log_enabled=False)
     serving = asyncio.create_task(server.serve())
     yield
-    server.stop()
+    server.stop()  # type: ignore[no-untyped-call]
     await serving
 
 

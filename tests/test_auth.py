@@ -401,8 +401,8 @@ async def test_allowed_origins(make_servers: MakeServers) -> None:
 
 
 def test_any_origin() -> None:
-    policy = access_policy(Settings(_env_file=None, allowed_origins="*"), "127.0.0.1", [8000])
-    policy.check_origin("http://anywhere.example")
+    policy = access_policy(Settings(_env_file=None, allowed_origins="*", api_secret_key=KEY), "127.0.0.1", [8000])
+    policy.check_origin("http://anywhere.example", "http", "localhost")
     policy.check_host("anywhere.example")
 
 

@@ -12,12 +12,12 @@ import ipaddress
 import time
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from urllib.parse import urlsplit
 
 from itsdangerous import BadSignature, URLSafeSerializer
 
 from shared.config import Settings
 from shared.errors import ChatError
+from shared.server.origins import canonical_origin, host_name, is_address, origin_of, parse_allowed_origins
 
 SOCKET_TICKET_S = 30
 _LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
@@ -25,11 +25,15 @@ _LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
 
 @dataclass(frozen=True, slots=True)
 class AccessPolicy:
-    """What a server checks before it listens to anyone. ``origins`` and ``hosts`` None: any."""
+    """What a server checks before a request or a call reaches the chat. ``origins`` and ``hosts`` None: any.
+
+    ``addresses``: a ``Host`` that is an IP address is allowed as well as the names. A page can rebind a name, and no address.
+    """
 
     key: str | None
     origins: frozenset[str] | None
     hosts: frozenset[str] | None
+    addresses: bool
     turn_ticket_s: float
 
     def check_key(self, headers: Mapping[str, str]) -> None:
@@ -42,14 +46,26 @@ class AccessPolicy:
         if not hmac.compare_digest(given.encode("utf-8", "surrogateescape"), self.key.encode()):
             raise ChatError("unauthenticated")
 
-    def check_origin(self, origin: str | None) -> None:
-        """Raises ``permission_denied`` for the Origin (RFC 6454) of a foreign page; programs send none."""
-        if origin is not None and self.origins is not None and origin.lower() not in self.origins:
+    def check_origin(self, origin: str | None, scheme: str, host: str) -> None:
+        """Check the ``Origin`` (RFC 6454) that a browser sends; programs send none. Raises ``permission_denied``.
+
+        The origin of the request's own ``scheme`` and ``host`` is allowed, because ``check_host`` has allowed that host.
+        """
+        if origin is None or self.origins is None:
+            return
+        sent = canonical_origin(origin)
+        if sent is None or (sent not in self.origins and sent != origin_of(scheme, host)):
             raise ChatError("permission_denied", "This origin is not allowed; see ALLOWED_ORIGINS.")
 
-    def check_host(self, host: str | None) -> None:
-        """Raises ``permission_denied`` for a Host (RFC 9110, 7.2) that is not ours: a page that rebinds its name to us."""
-        if self.hosts is not None and host is not None and _host_name(host) not in self.hosts:
+    def check_host(self, host: str) -> None:
+        """Check the ``Host`` (RFC 9110, section 7.2), which a page that rebinds its name cannot choose.
+
+        Raises ``permission_denied``.
+        """
+        if self.hosts is None:
+            return
+        name = host_name(host)
+        if name is None or (name not in self.hosts and not (self.addresses and is_address(name))):
             raise ChatError("permission_denied", "This host name is not allowed; see ALLOWED_ORIGINS.")
 
     def ticket(self, turn_id: str | None = None) -> tuple[str, float]:
@@ -76,22 +92,24 @@ class AccessPolicy:
 def access_policy(settings: Settings, host: str, ports: Collection[int]) -> AccessPolicy:
     """The checks for a server on ``host``; pages may come from this machine's servers on ``ports``.
 
-    Raises ValueError when it would be open to a network without a key.
+    Raises ValueError when the server would be open to a network without a key, and for a wrong ``ALLOWED_ORIGINS``.
     """
     key = settings.api_secret_key.get_secret_value() if settings.api_secret_key else None
+    turn_ticket_s = settings.turn_retention_h * 3600
     if key is None and not is_loopback(host):
         raise ValueError(f"{host} is not a loopback address: set API_SECRET_KEY first, or use --host 127.0.0.1")
-    allowed = settings.allowed_origins
-    if allowed is not None and allowed.strip() == "*":
-        return AccessPolicy(key, None, None, settings.turn_retention_h * 3600)
-    if allowed is None:
-        origins = frozenset(f"http://{name}:{number}" for name in _LOOPBACK for number in ports)
+    if settings.allowed_origins and settings.allowed_origins.strip():
+        origins = parse_allowed_origins(settings.allowed_origins)
     else:
-        origins = frozenset(origin.strip().rstrip("/").lower() for origin in allowed.split(",") if origin.strip())
-    hosts = {_host_name(urlsplit(origin).netloc) for origin in origins} | set(_LOOPBACK)
-    if host not in ("0.0.0.0", "::"):
-        hosts.add(f"[{host}]" if ":" in host else host.lower())
-    return AccessPolicy(key, origins, frozenset(hosts), settings.turn_retention_h * 3600)
+        origins = frozenset(origin_of("http", f"{name}:{number}") or "" for name in _LOOPBACK for number in ports)
+    if origins is None:
+        if key is None:
+            raise ValueError("ALLOWED_ORIGINS=* lets every web page in: set API_SECRET_KEY first, or name the origins")
+        return AccessPolicy(key, None, None, True, turn_ticket_s)
+    bound = host.strip("[]").lower()
+    named = {host_name(origin.partition("://")[2]) or "" for origin in origins}
+    hosts = frozenset({*named, *_LOOPBACK, f"[{bound}]" if ":" in bound else bound})
+    return AccessPolicy(key, origins, hosts, not is_loopback(host), turn_ticket_s)
 
 
 def is_loopback(host: str) -> bool:
@@ -101,11 +119,3 @@ def is_loopback(host: str) -> bool:
     with contextlib.suppress(ValueError):
         return ipaddress.ip_address(host.strip("[]")).is_loopback
     return False
-
-
-def _host_name(host: str) -> str:
-    """The name in a Host header or authority, without the port; IPv6 keeps its brackets."""
-    host = host.strip().lower()
-    if host.startswith("["):
-        return host.partition("]")[0] + "]"
-    return host.partition(":")[0]

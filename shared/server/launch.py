@@ -97,9 +97,9 @@ def _main(
             runner.run(_run(opening, serve))
     except ValidationError as error:
         problems = settings_problems(error)
-        return _refuse(word, problems)
+        return refuse(word, problems)
     except (ValueError, OSError) as error:
-        return _refuse(word, str(error))
+        return refuse(word, str(error))
     return 0
 
 
@@ -119,7 +119,8 @@ def _event_loop() -> asyncio.Runner:
     return asyncio.Runner(loop_factory=uvloop.new_event_loop)
 
 
-def _refuse(word: str, why: str) -> int:
+def refuse(word: str, why: str) -> int:
+    """Say why a server cannot start; its exit status."""
     sys.stderr.write(f"{word} server cannot start: {why}\n")
     return 2
 

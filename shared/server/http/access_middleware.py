@@ -15,7 +15,9 @@ from shared.server.access import AccessPolicy
 from shared.server.http.answers import problem
 
 PUBLIC_FOLDER = "/web/"
-_PUBLIC = frozenset({"/", "/health", "/docs", "/openapi.json", "/demo", "/race"})
+_HEALTH = "/health"
+_WRITING = ("POST", "PUT", "PATCH", "DELETE")
+_PUBLIC = frozenset({"/", _HEALTH, "/docs", "/openapi.json", "/demo", "/race"})
 
 
 class AccessMiddleware:
@@ -37,22 +39,46 @@ class AccessMiddleware:
         try:
             self._check(scope, Headers(scope=scope))
         except ChatError as error:
-            if scope["type"] == "websocket":
-                await receive()
-            await problem(error, scope, self._logger)(scope, receive, send)
+            await self._refuse(error, scope, receive, send)
             return
         await self._app(scope, receive, send)
 
-    def _check(self, scope: Scope, headers: Mapping[str, str]) -> None:
-        self._access.check_host(headers.get("host"))
+    async def _refuse(self, error: ChatError, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "websocket":
-            self._access.check_origin(headers.get("origin"))
+            await receive()
+            if "websocket.http.response" not in scope.get("extensions", {}):
+                # This ASGI server can refuse a handshake with 403 alone.
+                await send({"type": "websocket.close"})
+                return
+        await problem(error, scope, self._logger)(scope, receive, send)
+
+    def _check(self, scope: Scope, headers: Headers) -> None:
+        host = self._host(scope, headers)
+        origin, scheme = headers.get("origin"), scope["scheme"]
+        if scope["type"] == "websocket":
+            self._access.check_host(host)
+            self._access.check_origin(origin, scheme, host)
             scope.setdefault("state", {})["authenticated"] = self._authenticated(headers)
             return
-        if scope["method"] in ("POST", "DELETE"):
-            self._access.check_origin(headers.get("origin"))
+        try:
+            self._access.check_host(host)
+        except ChatError:
+            if scope["path"] != _HEALTH:
+                raise
+            # A balancer's probe names an address that this server does not know. It gets the status and nothing else.
+            scope.setdefault("state", {})["stranger"] = True
+        if scope["method"] in _WRITING:
+            self._access.check_origin(origin, scheme, host)
         if self._access.key is not None and not _public(scope["path"]):
             self._check_key(scope, headers)
+
+    def _host(self, scope: Scope, headers: Headers) -> str:
+        """The one ``Host`` of a request (RFC 9112, section 3.2). Raises ``invalid_request`` with 400 for none and for two."""
+        hosts = headers.getlist("host")
+        if len(hosts) > 1 or (not hosts and scope["http_version"] != "1.0"):
+            raise ChatError("invalid_request", "A request has one Host, and not more.", http_status=400)
+        # An HTTP/1.0 client names none, because the connection leads to one server.
+        return hosts[0] if hosts else "localhost"
 
     def _authenticated(self, headers: Mapping[str, str]) -> bool:
         """Whether a handshake bears the key. False: a ticket may follow in the first message. A wrong key ends the handshake."""

@@ -7,6 +7,7 @@ from typing import Any
 from fastapi import APIRouter, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi_offline import FastAPIOffline
+from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import Response
@@ -16,6 +17,7 @@ from shared.errors import ChatError
 from shared.server.context import ServerContext
 from shared.server.http import pages
 from shared.server.http.access_middleware import PUBLIC_FOLDER, AccessMiddleware
+from shared.server.http.answer_middleware import AnswerMiddleware
 from shared.server.http.answers import problem
 from shared.server.http.body_middleware import BodyMiddleware
 from shared.server.http.pages import PAGES
@@ -33,7 +35,9 @@ def create_app(
 
     ``opened_by_ticket`` is the path of the leaf's route that a browser opens with ``?ticket=``.
     """
-    app = FastAPIOffline(title=title, version="1", redoc_url=None, static_url=f"{PUBLIC_FOLDER}swagger")
+    app = FastAPIOffline(
+        title=title, version="1", redoc_url=None, static_url=f"{PUBLIC_FOLDER}swagger", redirect_slashes=False
+    )
     app.state.context = context
     app.include_router(routes)
     app.include_router(common_routes(keyed=context.access.key is not None))
@@ -41,7 +45,6 @@ def create_app(
     app.add_exception_handler(ChatError, _on_chat_error)
     app.add_exception_handler(RequestValidationError, _on_invalid)
     app.add_exception_handler(HTTPException, _on_http_error)
-    app.add_exception_handler(Exception, _on_exception)
     # The middleware that is added last is the outermost.
     app.add_middleware(
         BodyMiddleware,
@@ -52,11 +55,12 @@ def create_app(
     app.add_middleware(
         AccessMiddleware, access=context.access, logger=context.service.logger, opened_by_ticket=opened_by_ticket
     )
+    app.add_middleware(AnswerMiddleware, logger=context.service.logger, cacheable=PUBLIC_FOLDER)
     origins = context.access.origins
     app.add_middleware(
-        CORSMiddleware,
+        _Cors,
         allow_origins=sorted(origins) if origins is not None else ["*"],
-        allow_methods=["GET", "POST", "DELETE"],
+        allow_methods=["GET", "HEAD", "POST", "DELETE"],
         allow_headers=_REQUEST_HEADERS,
         expose_headers=_EXPOSED_HEADERS,
     )
@@ -66,9 +70,18 @@ def create_app(
     return app
 
 
-def _answer(request: Request, error: ChatError, *, why: str = "") -> Response:
+class _Cors(CORSMiddleware):
+    """Cross-origin requests (WHATWG Fetch, section 3.3); a preflight's answer is not cached by HTTP caches either."""
+
+    def preflight_response(self, request_headers: Headers) -> Response:
+        response = super().preflight_response(request_headers)
+        response.headers["Cache-Control"] = "no-store"
+        return response
+
+
+def _answer(request: Request, error: ChatError) -> Response:
     context: ServerContext = request.app.state.context
-    return problem(error, request.scope, context.service.logger, why=why)
+    return problem(error, request.scope, context.service.logger)
 
 
 async def _on_chat_error(request: Request, error: Exception) -> Response:
@@ -90,8 +103,6 @@ async def _on_http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     answered = _answer(request, ChatError("invalid_request", f"{error.detail}.", http_status=error.status_code))
     answered.headers.update(error.headers or {})
+    if "GET" in answered.headers.get("allow", ""):
+        answered.headers["Allow"] += ", HEAD"
     return answered
-
-
-async def _on_exception(request: Request, error: Exception) -> Response:
-    return _answer(request, ChatError("internal"), why=type(error).__name__)

@@ -32,7 +32,10 @@ class BodyMiddleware:
                 receive = await self._read(Headers(scope=scope), receive)
             except ChatError as error:
                 response = problem(error, scope, self._logger)
-                if error.http_status in (408, 413):
+                if error.code == "unsupported_media_type":
+                    # RFC 9110, section 15.5.16: the coding that would be accepted.
+                    response.headers["Accept-Encoding"] = "identity"
+                elif error.http_status in (408, 413):
                     # The rest of the request is not read, so the connection cannot be used again.
                     response.headers["Connection"] = "close"
                 await response(scope, receive, send)
@@ -41,6 +44,8 @@ class BodyMiddleware:
 
     async def _read(self, headers: Mapping[str, str], receive: Receive) -> Receive:
         """The whole body, checked, as a ``receive`` that gives it in one message."""
+        if headers.get("content-encoding", "identity").strip().lower() not in ("", "identity"):
+            raise ChatError("unsupported_media_type", "Send the body without Content-Encoding.")
         length = headers.get("content-length", "0")
         if length.isdecimal() and int(length) > self._max_body_bytes:
             if "expect" not in headers:

@@ -118,7 +118,7 @@ async def poll_events(
 
     async def poll() -> tuple[list[Record], bytes]:
         # The status of the same moment: one that is newer than the events would hide the last of them.
-        records = await reader.wait(min(wait, MAX_WAIT_S))
+        records = await reader.wait(0 if getattr(request.state, "head", False) else min(wait, MAX_WAIT_S))
         return records, to_json({"status": reader.status, "last_seq": reader.after})
 
     with reader:
@@ -167,13 +167,13 @@ async def list_models(service: Service) -> Response:
 
 
 @router.get("/health", tags=["server"])
-async def health(context: Context) -> Response:
-    """Readiness: 200 when a new turn would be taken, else 503."""
+async def health(context: Context, request: Request) -> Response:
+    """Readiness: 200 when a new turn would be taken, else 503. To a ``Host`` that is not allowed: the status alone."""
     ready = await context.service.ready()
-    status = "ok" if ready else ("draining" if context.service.draining else "storage_unavailable")
-    return json_response(
-        {"status": status, "transport": context.transport.word, **context.service.about()}, 200 if ready else 503
-    )
+    status = {"status": "ok" if ready else ("draining" if context.service.draining else "storage_unavailable")}
+    stranger = getattr(request.state, "stranger", False)
+    more = {} if stranger else {"transport": context.transport.word, **context.service.about()}
+    return json_response({**status, **more}, 200 if ready else 503)
 
 
 @router.get("/stats", responses=openapi_json(ServerStats), tags=["server"])

@@ -19,10 +19,7 @@ from shared.transports import Transport
 
 
 async def serve(app: FastAPI, context: ServerContext, listener: socket.socket, stopping: Stopping) -> None:
-    """Run an app under uvicorn until a signal, then drain it. Raises ValueError where this uvicorn cannot be adapted."""
-    missing = uvicorn_adapter.missing()
-    if missing:
-        raise ValueError(f"uvicorn {uvicorn.__version__} has no {', '.join(missing)}; install uvicorn<0.55")
+    """Run an app under uvicorn until a signal, then drain it."""
     settings = context.settings
     config = uvicorn.Config(
         app,
@@ -60,7 +57,7 @@ def main(
     *,
     opened_by_ticket: str | None = None,
 ) -> int:
-    """Run the server of the transport ``word`` until a signal; the exit status.
+    """Run the server of the transport ``word`` until a signal; the exit status, 2 where this uvicorn cannot be adapted.
 
     ``transports`` is the table of all; for ``opened_by_ticket`` see ``create_app``.
     """
@@ -69,4 +66,7 @@ def main(
         app = create_app(context, routes, title, opened_by_ticket=opened_by_ticket)
         await serve(app, context, listener, stopping)
 
+    missing = uvicorn_adapter.missing()
+    if missing:
+        return launch.refuse(word, f"uvicorn {uvicorn.__version__} has no {', '.join(missing)}; install uvicorn<0.55")
     return launch.main(transports, word, framework, serve_leaf, argv)

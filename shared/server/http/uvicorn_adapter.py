@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import inspect
 from collections.abc import Iterator
 from typing import Any, cast
 
@@ -70,9 +71,14 @@ def missing() -> list[str]:
     return [
         f"{kind.__module__}.{kind.__qualname__}.{name}"
         for kind, names in _USED.items()
-        for name in names
-        if not hasattr(kind, name) and name not in vars(kind)["__init__"].__code__.co_names
+        for name in sorted(set(names) - _attributes(kind))
     ]
+
+
+def _attributes(kind: type) -> set[str]:
+    """The names that a class has, and those that its methods mention: the attributes of its objects are among them."""
+    methods = [value for value in vars(kind).values() if inspect.isfunction(value)]
+    return {*dir(kind), *(name for method in methods for name in method.__code__.co_names)}
 
 
 class Server(uvicorn.Server):

@@ -1,0 +1,93 @@
+"""What every answer has in common: HEAD without a body, no caching unless a route allows it, and internal errors in one form."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+
+from starlette.datastructures import MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from shared.errors import ChatError
+from shared.logger import Logger
+from shared.server.http.answers import problem
+from shared.server.tasks import first_of
+
+_INTERNAL_ERROR = 1011
+
+
+class AnswerMiddleware:
+    """Answers HEAD as GET without the body; adds ``Cache-Control: no-store``; turns an exception into ``internal``.
+
+    Pure ASGI, because BaseHTTPMiddleware hides disconnects. It stands inside the CORS middleware, so that a page can read a 500.
+    ``cacheable`` is the folder of the pages' files.
+    """
+
+    def __init__(self, app: ASGIApp, logger: Logger, cacheable: str) -> None:
+        self._app = app
+        self._logger = logger
+        self._cacheable = cacheable
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and scope["method"] == "HEAD":
+            await self._head(scope, receive, send)
+        elif scope["type"] == "http":
+            await self._answer(scope, receive, send)
+        elif scope["type"] == "websocket":
+            await self._converse(scope, receive, send)
+        else:
+            await self._app(scope, receive, send)
+
+    async def _head(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """The head of GET's answer (RFC 9110, section 9.3.2). The app is cancelled before it begins the body."""
+        answered = asyncio.Event()
+
+        async def send_head(message: Message) -> None:
+            if not answered.is_set():
+                await send(message)
+                await send({"type": "http.response.body", "body": b""})
+                answered.set()
+            await asyncio.get_running_loop().create_future()
+
+        # ``head`` tells a route that waits, such as a long poll, not to wait.
+        state = {**scope.get("state", {}), "head": True}
+        # A range is for GET alone (RFC 9110, section 14.2).
+        headers = [header for header in scope["headers"] if header[0] != b"range"]
+        asked = {**scope, "method": "GET", "headers": headers, "state": state}
+        await first_of(self._answer(asked, receive, send_head), answered.wait())
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        started = False
+
+        async def send_marked(message: Message) -> None:
+            nonlocal started
+            if not started:
+                started = True
+                self._mark(message, scope)
+            await send(message)
+
+        try:
+            await self._app(scope, receive, send_marked)
+        except Exception as error:
+            response = problem(ChatError("internal"), scope, self._logger, why=type(error).__name__)
+            if started:
+                # The status has been sent. The server breaks the connection, so that the client does not read a whole answer.
+                raise
+            await response(scope, receive, send_marked)
+
+    def _mark(self, message: Message, scope: Scope) -> None:
+        headers = MutableHeaders(raw=message.setdefault("headers", []))
+        file = message["status"] < 400 and scope["path"].startswith(self._cacheable)
+        if "cache-control" not in headers and not file:
+            headers["Cache-Control"] = "no-store"
+        if headers.get("connection", "").lower() == "keep-alive":
+            # The HTTP server says itself whether the connection goes on; two such lines would contradict each other.
+            del headers["connection"]
+
+    async def _converse(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await self._app(scope, receive, send)
+        except Exception as error:  # noqa: BLE001 - the text of a fault must not travel, and the client is told the code
+            self._logger.error("internal error", path=scope["path"], why=type(error).__name__)
+            with contextlib.suppress(RuntimeError, OSError):
+                await send({"type": "websocket.close", "code": _INTERNAL_ERROR, "reason": "internal"})
