@@ -86,6 +86,9 @@ class Settings(BaseSettings):
     request_timeout_s: float = Field(20, gt=0, description="a client that does not finish its request is dropped")
     retry_ms: int = Field(500, ge=0, description="what SSE clients are told to wait before they reconnect")
 
+    incremental: bool = Field(
+        False, description="on, off: whether streams ask proxies with Incremental: ?1 (RFC 10036) to pass each piece on"
+    )
     probe: bool | None = Field(
         None,
         description="on, off: whether /echo tells how a request arrived; unset: on while the offline model answers",

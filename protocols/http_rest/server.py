@@ -4,7 +4,7 @@
       200         {"turn_id", "session_id", "model", "status", "text", "finish_reason", "usage", "message_count", …}
     POST /images  {"prompt": "…", "size"?: "1024x1024", "session_id"?: "…"}
       200         {"turn_id", "image_id", "mime_type", "width", "height", "image": base64, "sha256", …}
-      200         the bytes of the picture, where ``Accept`` asks for ``image/*``
+      200         the bytes of the picture, where ``Accept`` prefers its type, such as ``image/*``, to JSON
 
 Nothing arrives before everything has arrived. A client whose answer was lost sends the request again with the same
 ``Idempotency-Key`` and gets the reply of the same turn.
@@ -36,22 +36,19 @@ async def chat(request: Request, service: Service, body: ChatBody, key: Idempote
 
 
 @router.post("/images", responses=http.openapi_json(Picture))
-async def image(
-    request: Request,
-    service: Service,
-    body: ImageBody,
-    key: IdempotencyKey = None,
-    accept: Annotated[str, Header(description="image/*: the bytes; else JSON with base64")] = "application/json",
-) -> Response:
-    """Ask for a picture, and get the whole of it."""
+async def image(request: Request, service: Service, body: ImageBody, key: IdempotencyKey = None) -> Response:
+    """Ask for a picture, and get the whole of it: its bytes where ``Accept`` prefers its media type to JSON."""
     reader = await service.start_image(body.prompt, size=body.size, session_id=body.session_id, request_id=key)
     fold = await http.while_connected(request, reader.whole())
     if fold is None:
         return http.no_reader()
     picture = fold.picture()
-    if accept.startswith("image/"):
-        return http.image_response(picture.image, picture.mime_type, picture.sha256)
-    return http.json_response(picture)
+    if http.prefers(request.headers, picture.mime_type, "application/json"):
+        answer = http.image_response(picture.image, picture.mime_type, picture.sha256)
+    else:
+        answer = http.json_response(picture)
+    answer.headers["Vary"] = "Accept"
+    return answer
 
 
 def main(argv: Sequence[str] | None = None) -> int:

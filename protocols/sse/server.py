@@ -12,7 +12,7 @@
 
 ``event:`` is the event's type, ``id:`` its cursor, ``data:`` its JSON; a comment is a heartbeat. A browser's EventSource
 comes back by itself with ``Last-Event-ID``, so this is the one transport whose resume is part of the protocol. A POST that
-is sent again with the same ``Idempotency-Key`` gets the events of the same turn.
+is sent again with the same ``Idempotency-Key`` gets the events of the same turn, after ``Last-Event-ID`` where it has one.
 """
 
 from __future__ import annotations
@@ -20,10 +20,11 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Sequence
 from typing import Annotated
 
-from fastapi import APIRouter, Header, Response
+from fastapi import APIRouter, Header, Query, Response
 from sse_starlette.sse import EventSourceResponse
 
 from protocols import TRANSPORTS
+from shared.chat.checks import bounded_int
 from shared.chat.service import ChatService
 from shared.chat.turn_log import Reader
 from shared.errors import ChatError
@@ -34,52 +35,110 @@ from shared.store.record import Record
 MEDIA_TYPE = "text/event-stream"
 HEARTBEAT = b":\n\n"
 STREAM = "/turns/{turn_id}/stream"
+# Beyond the last event of every log.
+MAX_SEQ = 2**63 - 1
 
 IdempotencyKey = Annotated[str | None, Header(alias="Idempotency-Key", description=http.KEY_DESCRIPTION)]
 LastEventId = Annotated[str | None, Header(alias="Last-Event-ID", description="the cursor, as the last `id:` gave it")]
+
+LastEventIds = Annotated[list[str] | None, Query(alias="lastEventId", max_length=1, description="as Last-Event-ID")]
 
 router = APIRouter(tags=["sse"])
 
 
 @router.post("/chat/stream", response_class=EventSourceResponse, responses=http.openapi_events(MEDIA_TYPE))
-async def chat(service: Service, body: ChatBody, key: IdempotencyKey = None) -> Response:
-    """Ask, and get the turn's events as they happen."""
+async def chat(
+    service: Service, body: ChatBody, key: IdempotencyKey = None, last_event_id: LastEventId = None
+) -> Response:
+    """Ask, and get the turn's events as they happen; with ``Last-Event-ID`` go on with the turn of the key."""
+    cursor = await _own_cursor(service, key, last_event_id)
     reader = await service.start_chat(body.message, session_id=body.session_id, model_id=body.model_id, request_id=key)
-    return _answer(service, reader)
+    return await _answer_post(service, reader, cursor)
 
 
 @router.post("/images/stream", response_class=EventSourceResponse, responses=http.openapi_events(MEDIA_TYPE))
-async def image(service: Service, body: ImageBody, key: IdempotencyKey = None) -> Response:
-    """Ask for a picture, and get its previews and itself in pieces."""
+async def image(
+    service: Service, body: ImageBody, key: IdempotencyKey = None, last_event_id: LastEventId = None
+) -> Response:
+    """Ask for a picture, and get its previews and itself in pieces; ``Last-Event-ID`` as for a chat."""
+    cursor = await _own_cursor(service, key, last_event_id)
     reader = await service.start_image(body.prompt, size=body.size, session_id=body.session_id, request_id=key)
-    return _answer(service, reader)
+    return await _answer_post(service, reader, cursor)
 
 
 @router.get(STREAM, response_class=EventSourceResponse, responses=http.openapi_events(MEDIA_TYPE))
-async def resume(service: Service, turn_id: str, after: http.After = 0, last_event_id: LastEventId = None) -> Response:
-    """Go on from a cursor: ``Last-Event-ID``, else ``?after=``; 204 when there is nothing more, which ends EventSource."""
-    reader = await service.open(turn_id, after if last_event_id is None else _cursor(turn_id, last_event_id))
+async def resume(
+    service: Service,
+    turn_id: str,
+    after: http.After = 0,
+    last_event_id: LastEventId = None,
+    polyfill_ids: LastEventIds = None,
+) -> Response:
+    """Go on from a cursor; 204 when there is nothing more, which ends EventSource.
+
+    The cursor is ``Last-Event-ID``, else ``?lastEventId=``, which event-source-polyfill sends, else ``?after=``.
+    """
+    cursor = last_event_id or (polyfill_ids[0] if polyfill_ids else "")
+    if cursor:
+        named, after = _parse(cursor)
+        if named != turn_id:
+            raise ChatError("invalid_request", "Last-Event-ID is not a cursor of this turn.")
+    reader = await service.open(turn_id, after)
     if reader.complete:
         return Response(status_code=204)
     return _answer(service, reader)
 
 
-def _cursor(turn_id: str, last_event_id: str) -> int:
-    """The seq in an ``id:`` of this turn. Raises ``invalid_request`` for any other text, also for another turn's ``id:``."""
-    named, _, seq = last_event_id.rpartition("/")
-    if named != turn_id or not (seq.isascii() and seq.isdecimal()):
-        raise ChatError("invalid_request", "Last-Event-ID is not a cursor of this turn.")
-    return int(seq)
+async def _own_cursor(service: ChatService, key: str | None, last_event_id: str | None) -> tuple[str, int] | None:
+    """The cursor of a POST that goes on with its turn; None for a POST that starts one.
+
+    fetch-event-source sends such a POST. It never starts a turn: raises ``invalid_request`` unless the key is that of the turn
+    which the cursor names.
+    """
+    if not last_event_id:
+        return None
+    turn_id, after = _parse(last_event_id)
+    try:
+        own = key is not None and (await service.open(turn_id, 0)).request_id == key
+    except ChatError as error:
+        if error.code != "turn_not_found":
+            raise
+        own = False
+    if not own:
+        raise ChatError(
+            "invalid_request", "To go on with a turn, send Last-Event-ID with the Idempotency-Key of that turn."
+        )
+    return turn_id, after
+
+
+def _parse(last_event_id: str) -> tuple[str, int]:
+    """Turn and seq of an ``id:`` that a stream has sent. Raises ``invalid_request`` for any other text."""
+    turn_id, _, seq = last_event_id.rpartition("/")
+    if not (turn_id and seq.isascii() and seq.isdecimal()):
+        raise ChatError("invalid_request", "Last-Event-ID is not a cursor of this server.")
+    return turn_id, bounded_int(seq, MAX_SEQ)
+
+
+async def _answer_post(service: ChatService, reader: Reader, cursor: tuple[str, int] | None) -> Response:
+    """The events of a turn from its start, or after a cursor. At the end of the log 200 and empty: a POST may repeat a 204."""
+    if cursor is not None:
+        reader = await service.open(*cursor)
+        if reader.complete:
+            return Response(media_type=MEDIA_TYPE)
+    return _answer(service, reader)
 
 
 def _answer(service: ChatService, reader: Reader) -> Response:
     headers = {
         "Content-Type": f"{MEDIA_TYPE}; charset=utf-8",
         "Content-Location": f"/turns/{reader.turn_id}",
-        "Cache-Control": "no-store",
+        # no-transform keeps compressing proxies off, which would collect the events (RFC 9111, section 5.2.2.6).
+        "Cache-Control": "no-store, no-transform",
         # Keeps nginx from collecting the answer before it passes the answer on.
         "X-Accel-Buffering": "no",
     }
+    if service.settings.incremental:
+        headers["Incremental"] = "?1"
     # ping=0: the library sends no heartbeats, because the log gives them, on all transports alike.
     return EventSourceResponse(_stream(service, reader), headers=headers, ping=0)
 

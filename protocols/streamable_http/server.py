@@ -20,6 +20,7 @@ from fastapi import APIRouter, Header, Response
 from starlette.responses import StreamingResponse
 
 from protocols import TRANSPORTS
+from shared.chat.service import ChatService
 from shared.chat.turn_log import Reader
 from shared.server import http
 from shared.server.http import ChatBody, ImageBody, Service
@@ -38,30 +39,33 @@ router = APIRouter(tags=["ndjson"])
 async def chat(service: Service, body: ChatBody, key: IdempotencyKey = None) -> Response:
     """Ask, and get the turn's events as they happen."""
     reader = await service.start_chat(body.message, session_id=body.session_id, model_id=body.model_id, request_id=key)
-    return _answer(reader)
+    return _answer(service, reader)
 
 
 @router.post("/images/stream", response_class=StreamingResponse, responses=http.openapi_events(MEDIA_TYPE))
 async def image(service: Service, body: ImageBody, key: IdempotencyKey = None) -> Response:
     """Ask for a picture, and get its previews and itself in pieces."""
     reader = await service.start_image(body.prompt, size=body.size, session_id=body.session_id, request_id=key)
-    return _answer(reader)
+    return _answer(service, reader)
 
 
 @router.get(STREAM, response_class=StreamingResponse, responses=http.openapi_events(MEDIA_TYPE))
 async def resume(service: Service, turn_id: str, after: http.After = 0) -> Response:
     """Go on from a cursor, ``?after=``; empty when there is nothing more."""
-    return _answer(await service.open(turn_id, after))
+    return _answer(service, await service.open(turn_id, after))
 
 
-def _answer(reader: Reader) -> Response:
+def _answer(service: ChatService, reader: Reader) -> Response:
     headers = {
         "Content-Type": MEDIA_TYPE,
         "Content-Location": f"/turns/{reader.turn_id}",
-        "Cache-Control": "no-store",
+        # no-transform keeps compressing proxies off, which would collect the events (RFC 9111, section 5.2.2.6).
+        "Cache-Control": "no-store, no-transform",
         # Keeps nginx from collecting the answer before it passes the answer on.
         "X-Accel-Buffering": "no",
     }
+    if service.settings.incremental:
+        headers["Incremental"] = "?1"
     return StreamingResponse(_stream(reader), headers=headers)
 
 

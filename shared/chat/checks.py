@@ -27,6 +27,15 @@ def check_text(text: str | None, name: str) -> None:
         raise ChatError("invalid_request", f"{name} must be valid Unicode (it has a lone surrogate).") from None
 
 
+def bounded_int(digits: str, most: int) -> int:
+    """The number that ASCII digits stand for, of any count of digits; ``most`` for a larger number.
+
+    Python refuses to read more than 4,300 digits.
+    """
+    significant = digits.lstrip("0")
+    return min(most, int(significant or "0")) if len(significant) <= len(str(most)) else most
+
+
 def check_input(text: str, name: str, max_chars: int) -> None:
     """Raise ``invalid_request`` for a message or prompt that ``check_text`` refuses, or that is too long."""
     check_text(text, name)

@@ -14,7 +14,7 @@ from typing import Self
 
 from shared.chat.counters import Counters
 from shared.errors import ChatError
-from shared.events import TERMINAL_STATUS, Kind, Status
+from shared.events import TERMINAL_STATUS, Kind, Status, TurnStarted
 from shared.logger import Logger
 from shared.reply import Fold
 from shared.session import short
@@ -117,6 +117,12 @@ class Reader:
     def status(self) -> Status:
         """The turn's status as far as this process knows."""
         return TERMINAL_STATUS[self._turn_log.records[-1].type] if self._turn_log.ended else "running"
+
+    @property
+    def request_id(self) -> str | None:
+        """The idempotency key of the request that started the turn."""
+        first = self._turn_log.records[0].event if self._turn_log.records else None
+        return first.request_id if isinstance(first, TurnStarted) else None
 
     @property
     def complete(self) -> bool:

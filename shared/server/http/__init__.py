@@ -6,6 +6,7 @@ A leaf adds its own routes and nothing else.
 from shared.server.http.answers import json_response, no_reader, while_connected
 from shared.server.http.bodies import KEY_DESCRIPTION, After, ChatBody, ImageBody, Service
 from shared.server.http.images import image_response
+from shared.server.http.negotiation import prefers
 from shared.server.http.schemas import openapi_events, openapi_json
 from shared.server.http.serving import main
 
@@ -21,5 +22,6 @@ __all__ = [
     "no_reader",
     "openapi_events",
     "openapi_json",
+    "prefers",
     "while_connected",
 ]

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 
 from starlette.responses import Response
 
+from shared.chat.checks import bounded_int
+
 _RANGE = re.compile(r"bytes\s*=\s*(?P<first>[0-9]*)-(?P<last>[0-9]*)", re.IGNORECASE)
 
 
@@ -40,7 +42,7 @@ def _byte_range(header: str, size: int) -> tuple[int, int] | None:
     match = _RANGE.fullmatch(header.strip())
     if match is None or match["first"] == match["last"] == "":
         return None
-    first, last = _position(match["first"], size), _position(match["last"], size)
+    first, last = bounded_int(match["first"], size), bounded_int(match["last"], size)
     if not match["first"]:
         return size - last, size
     if not match["last"]:
@@ -48,9 +50,3 @@ def _byte_range(header: str, size: int) -> tuple[int, int] | None:
     if last < first:
         return None
     return first, min(size, last + 1)
-
-
-def _position(digits: str, size: int) -> int:
-    """A position in a picture; ``size`` for digits, of any number, that lead beyond it. Python refuses to read thousands."""
-    significant = digits.lstrip("0")
-    return min(size, int(significant or "0")) if len(significant) <= len(str(size)) else size
