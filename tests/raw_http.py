@@ -123,3 +123,25 @@ def chunks_of(raw: bytes) -> list[bytes]:
             return chunks
         chunks.append(rest[:length])
         rest = rest[length + 2 :]
+
+
+async def exchange(servers: Servers, word: str, sent: bytes, *, half_close: bool = False) -> bytes:
+    """Send bytes on a connection of their own and read to its end; ``half_close`` sends a FIN after them."""
+    async with line(servers, word) as connection:
+        connection.writer.write(sent)
+        if half_close:
+            connection.writer.write_eof()
+        async with asyncio.timeout(30):
+            return await connection.reader.read()
+
+
+def status_of(raw: bytes) -> int:
+    """The status of a raw answer; 0 for none."""
+    return int(raw.split(b" ", 2)[1]) if raw else 0
+
+
+def fields_of(raw: bytes, name: str) -> list[str]:
+    """The values of every line of a header in a raw answer."""
+    head = raw.partition(b"\r\n\r\n")[0].decode("latin-1")
+    pairs = [line.partition(":") for line in head.split("\r\n")[1:]]
+    return [value.strip() for field, _, value in pairs if field.lower() == name]

@@ -183,6 +183,7 @@ def _banner(context: ServerContext) -> None:
     about = context.service.about()
     is_http = context.transport.scheme == "http"
     scheme = "http://" if is_http else ""
+    origins = {"origins": "any (ALLOWED_ORIGINS=*)"} if context.access.origins is None else {}
     store = without_password(context.settings.store_url)
     if not sys.stderr.isatty():
         context.service.logger.info(
@@ -191,6 +192,7 @@ def _banner(context: ServerContext) -> None:
             **about,
             store=store,
             committed=context.service.committed,
+            **origins,
         )
         return
     key = "required (API_SECRET_KEY)" if context.access.key else "none (loopback only)"
@@ -200,6 +202,7 @@ def _banner(context: ServerContext) -> None:
         ("image model", f"{about['image_model']} ({about['image_provider']})"),
         ("store", store),
         ("key", key),
+        *origins.items(),
     ]
     if about.get("hint"):
         lines.append(("note", about["hint"]))

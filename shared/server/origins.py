@@ -61,7 +61,8 @@ def parse_allowed_origins(setting: str) -> frozenset[str] | None:
     for entry in entries:
         origin = canonical_origin(entry.removesuffix("/"))
         if origin is None:
-            raise ValueError(f"ALLOWED_ORIGINS: {entry!r} {_fault(entry)}; {_RIGHT_FORM}")
+            shown = re.sub(r"//[^/]*@", "//…@", entry)
+            raise ValueError(f"ALLOWED_ORIGINS: {shown!r} {_fault(entry)}; {_RIGHT_FORM}")
         origins.add(origin)
     return frozenset(origins)
 
@@ -72,6 +73,8 @@ def _fault(entry: str) -> str:
         return "allows every origin and so stands alone"
     if entry.lower() == "null":
         return "is what every sandboxed page sends, so it cannot be told apart"
+    if " " in entry:
+        return "has a blank inside, and a comma stands between origins"
     if "*" in entry:
         return "has a * inside, and every origin is named in full"
     scheme, colon, rest = entry.partition("://")
