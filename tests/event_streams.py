@@ -93,3 +93,9 @@ def with_separators() -> str:
         if "\u2028" in "".join(reply_tokens([ContextMessage("user", message)])):
             return message
     raise AssertionError
+
+
+def whole_events(body: bytes) -> bytes:
+    """The whole events of a body that has not ended: to the last blank line of SSE, to the last line of NDJSON."""
+    end = body.rfind(b"\n\n") + 2 if b"\ndata:" in body or body.startswith(b"retry") else body.rfind(b"\n") + 1
+    return body[:end]

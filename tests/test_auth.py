@@ -1,4 +1,4 @@
-"""Keys, tickets, origins and where a server may listen: who is let in, on every transport, and who is not."""
+"""Keys, tickets and the addresses that a server may listen on, on every transport."""
 
 from __future__ import annotations
 
@@ -52,14 +52,14 @@ WRONG: list[dict[str, str]] = [
 
 @pytest.fixture
 async def http(keyed: Servers) -> AsyncIterator[httpx.AsyncClient]:
-    """The SSE server that wants a key; a request gives it or not."""
+    """A client of the SSE server with a key; a test gives the key with a request, or does not."""
     async with httpx.AsyncClient(base_url=f"http://{keyed['sse'].address}", trust_env=False, verify=False) as client:
         yield client
 
 
 @pytest.fixture
 async def turn_id(keyed: Servers, client: Connect) -> str:
-    """A turn that has ended, of the servers that want a key."""
+    """A turn that has ended, on the servers with a key."""
     return (await collect((await client("rest", on=keyed, key=KEY)).chat("Hello"))).turn_id
 
 
@@ -68,9 +68,6 @@ async def ticket(http: httpx.AsyncClient, body: Mapping[str, Any]) -> str:
     assert answer.status_code == 201
     assert answer.headers["cache-control"] == "no-store"
     return str(answer.json()["ticket"])
-
-
-# -- keys ------------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("headers", RIGHT, ids=str)
@@ -95,7 +92,7 @@ async def test_the_clients_bring_it(word: str, keyed: Servers, client: Connect) 
     assert len(await here.list_messages(reply.session_id)) == 2
     assert (await here.stats()).requests_total > 0
     assert await here.list_models()
-    # Health needs none, so that a probe has nothing to keep secret.
+    # Health needs no key, so that a probe has nothing to keep secret.
     stranger = keyed[word].client()
     assert (await stranger.health())["status"] == "ok"
     await stranger.aclose()
@@ -103,7 +100,7 @@ async def test_the_clients_bring_it(word: str, keyed: Servers, client: Connect) 
 
 @pytest.mark.parametrize("word", HTTP_WORDS)
 async def test_every_route_wants_it(word: str, keyed: Servers) -> None:
-    """Each one in the server's own schema, but for the public ones; also paths and methods that there are not."""
+    """Every route in the server's own schema wants the key, but for the public ones; so do unknown paths and methods."""
     async with httpx.AsyncClient(base_url=f"http://{keyed[word].address}", trust_env=False, verify=False) as http:
         paths: dict[str, dict[str, Any]] = (await http.get("/openapi.json")).json()["paths"]
         assert len(paths) > 12
@@ -124,7 +121,7 @@ async def test_every_route_wants_it(word: str, keyed: Servers) -> None:
 async def test_the_files_of_the_pages_are_public(http: httpx.AsyncClient) -> None:
     for page in ("/docs", "/demo", "/race"):
         html = (await http.get(page)).text
-        # Of this server: a page needs nothing from anywhere else, the API documentation included.
+        # Every file comes from this server, those of the API documentation included.
         files = [name for name in re.findall(r'(?:src|href)="([^"#]+)"', html) if not name.startswith("data:")]
         assert files, page
         for name in files:
@@ -133,7 +130,7 @@ async def test_the_files_of_the_pages_are_public(http: httpx.AsyncClient) -> Non
 
 
 async def test_every_rpc_wants_it(keyed: Servers) -> None:
-    """Each one of the service, whatever it is given; the article's service has its key in the message."""
+    """Every RPC of the chat service wants the key before it reads its message; the image service has the key in a field."""
     wire = GrpcWire("grpc", "grpc")
     for method in chat_pb2.DESCRIPTOR.services_by_name["ChatService"].methods:
         path = f"/chat.ChatService/{method.name}"
@@ -161,12 +158,9 @@ async def test_health_and_reflection_are_public(keyed: Servers) -> None:
         call.cancel()
 
 
-# -- tickets ----------------------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("word", ["sse", "ndjson"])
 async def test_a_turns_ticket(word: str, keyed: Servers, http: httpx.AsyncClient, turn_id: str) -> None:
-    """It opens that stream, again and again, in every process, with nothing else; nothing else does it open."""
+    """A turn's ticket opens the stream of that turn, again and again, on every server of the store, and nothing else."""
     good = await ticket(http, {"turn_id": turn_id})
     claims, _, signature = good.rpartition(".")
     async with httpx.AsyncClient(base_url=f"http://{keyed[word].address}", trust_env=False, verify=False) as there:
@@ -198,8 +192,29 @@ async def test_a_turns_ticket(word: str, keyed: Servers, http: httpx.AsyncClient
         assert (await there.post(f"/turns/{turn_id}/cancel", params={"ticket": good})).status_code == 401
 
 
+@pytest.mark.parametrize("word", ["sse", "ndjson"])
+async def test_a_right_key_beside_a_ticket(word: str, keyed: Servers, http: httpx.AsyncClient, turn_id: str) -> None:
+    """A header that is right wins over any ticket; a right ticket opens though the header is wrong; names are whole names."""
+    good = await ticket(http, {"turn_id": turn_id})
+    stream = f"/turns/{turn_id}/stream"
+    async with httpx.AsyncClient(base_url=f"http://{keyed[word].address}", trust_env=False, verify=False) as there:
+        for query in (
+            "",
+            "?ticket=old",
+            "?ticket=",
+            "?xticket=1",
+            f"?ticket={good}",
+            "?after=0&ticket=old&ticket=older",
+        ):
+            answer = await there.get(stream + query, headers={"X-API-Key": KEY})
+            assert answer.status_code == 200, query
+        assert (await there.get(f"{stream}?ticket={good}", headers={"X-API-Key": "wrong"})).status_code == 200
+        for query in (f"?xticket={good}", f"?ticketx={good}", f"?TICKET={good}", f"?x=ticket={good}"):
+            assert (await there.get(stream + query)).status_code == 401, query
+
+
 async def test_an_event_source_comes_back_with_its_ticket(http: httpx.AsyncClient, turn_id: str) -> None:
-    """To the same URL, with ``Last-Event-ID``; and it is told when there is nothing more."""
+    """It comes back to the same URL with ``Last-Event-ID``; at the end of the log the answer is 204."""
     params = {"ticket": await ticket(http, {"turn_id": turn_id})}
     first = (await http.get(f"/turns/{turn_id}/stream", params=params)).text
     ids = re.findall(r"^id: (\S+)$", first, flags=re.MULTILINE)
@@ -220,7 +235,7 @@ async def test_making_tickets(http: httpx.AsyncClient, turn_id: str) -> None:
 
 
 async def test_a_sockets_ticket(keyed: Servers, http: httpx.AsyncClient, turn_id: str) -> None:
-    """The first message of a browser's WebSocket; ``connected`` comes after it, and not before."""
+    """The ticket is the first message of a browser's WebSocket; ``connected`` comes after it."""
     address = f"ws://{keyed['websocket'].address}/ws"
     good = await ticket(http, {})
     async with connect(address, proxy=None) as socket:
@@ -228,7 +243,7 @@ async def test_a_sockets_ticket(keyed: Servers, http: httpx.AsyncClient, turn_id
         assert json.loads(await socket.recv())["type"] == "connected"
         await socket.send('{"type": "ping"}')
         assert json.loads(await socket.recv())["type"] == "pong"
-        # In the policy there is no more to open.
+        # On an open connection another ticket changes nothing.
         await socket.send(json.dumps({"type": "auth", "ticket": "whatever"}))
         await socket.send('{"type": "ping"}')
         assert json.loads(await socket.recv())["type"] == "pong"
@@ -251,7 +266,7 @@ async def test_a_sockets_ticket(keyed: Servers, http: httpx.AsyncClient, turn_id
 
 
 async def test_a_wrong_header_ends_the_handshake(keyed: Servers) -> None:
-    """Where a header is wrong no ticket is waited for."""
+    """A handshake with a wrong key is refused; the server does not wait for a ticket."""
     with pytest.raises(InvalidStatus) as refused:
         async with connect(f"ws://{keyed['websocket'].address}/ws", additional_headers={"X-API-Key": "no"}, proxy=None):
             pass
@@ -281,7 +296,7 @@ async def test_no_secret_is_logged(keyed: Servers, http: httpx.AsyncClient, turn
     good = await ticket(http, {"turn_id": turn_id})
     await http.get(f"/turns/{turn_id}/stream", params={"ticket": good})
     await http.get("/turns/nothing/stream", params={"ticket": good})
-    # Once this turn is in the log, what came before it is there too.
+    # When this turn is in the log, the lines of the requests before it are there too.
     answer = await http.post("/turns", json={"message": "A prompt of mine"}, headers={"X-API-Key": KEY})
     mark = answer.json()["turn_id"][:8]
     lines = keyed["sse"].log
@@ -291,13 +306,10 @@ async def test_no_secret_is_logged(keyed: Servers, http: httpx.AsyncClient, turn
         assert secret not in everything
 
 
-# -- where a server may listen ---------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(
     "host", ["0.0.0.0", "::", "192.0.2.1", "example.com", "127.example.com", "localhost.example.com"]
 )
-def test_without_a_key_a_server_stays_at_home(host: str) -> None:
+def test_without_a_key_a_server_binds_loopback_only(host: str) -> None:
     settings = Settings(_env_file=None)
     with pytest.raises(ValueError, match="API_SECRET_KEY"):
         access_policy(settings, host, [8000])
@@ -305,7 +317,7 @@ def test_without_a_key_a_server_stays_at_home(host: str) -> None:
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.1.2.3", "localhost", "::1", "[::1]"])
-def test_what_home_is(host: str) -> None:
+def test_what_loopback_is(host: str) -> None:
     assert is_loopback(host)
     assert access_policy(Settings(_env_file=None), host, [8000]).key is None
 
@@ -334,7 +346,7 @@ async def test_with_a_key_it_may_be_reached_from_elsewhere() -> None:
 
 
 async def test_a_key_is_no_session(keyed: Servers, client: Connect) -> None:
-    """All who have the key see the same sessions: it is the server's, not a user's."""
+    """Every client with the key sees the same sessions: the key is the server's, and not a user's."""
     one, two = await client("rest", on=keyed, key=KEY), await client("grpc", on=keyed, key=KEY)
     turn = await one.start(Ask(text="Hello"))
     assert (await two.get_turn(turn.turn_id)).session_id == turn.session_id

@@ -12,7 +12,7 @@ import pytest
 from shared.llm.model import ContextMessage
 from shared.llm.offline_reply import reply_tokens
 from tests.conftest import MakeServers, Servers
-from tests.event_streams import events_of, interpret, log, with_separators
+from tests.event_streams import events_of, interpret, log, whole_events, with_separators
 from tests.raw_http import Answer, ask, chunks_of, line
 
 STREAMS = ("ndjson", "sse")
@@ -94,12 +94,6 @@ async def test_tokens_arrive_as_they_are_generated(word: str, paced: Servers) ->
     assert len(set(arrived.values())) > len(chunks) / 4
     half = arrived[chunks[40]["seq"]] - arrived[chunks[0]["seq"]]
     assert 0.2 < half / arrived_s < 0.8
-
-
-def whole_events(body: bytes) -> bytes:
-    """The whole events of a body that has not ended: to the last blank line of SSE, to the last line of NDJSON."""
-    end = body.rfind(b"\n\n") + 2 if b"\ndata:" in body or body.startswith(b"retry") else body.rfind(b"\n") + 1
-    return body[:end]
 
 
 async def test_rest_says_nothing_before_it_says_everything(paced: Servers) -> None:

@@ -44,11 +44,8 @@ async def image(request: Request, service: Service, body: ImageBody, key: Idempo
         return http.no_reader()
     picture = fold.picture()
     if http.prefers(request.headers, picture.mime_type, "application/json"):
-        answer = http.image_response(picture.image, picture.mime_type, picture.sha256)
-    else:
-        answer = http.json_response(picture)
-    answer.headers["Vary"] = "Accept"
-    return answer
+        return Response(picture.image, headers={"Content-Type": picture.mime_type, "Vary": "Accept"})
+    return http.json_response(picture, headers={"Vary": "Accept"})
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -5,7 +5,6 @@ A leaf adds its own routes and nothing else.
 
 from shared.server.http.answers import json_response, no_reader, while_connected
 from shared.server.http.bodies import KEY_DESCRIPTION, After, ChatBody, ImageBody, Service
-from shared.server.http.images import image_response
 from shared.server.http.negotiation import prefers
 from shared.server.http.schemas import openapi_events, openapi_json
 from shared.server.http.serving import main
@@ -16,7 +15,6 @@ __all__ = [
     "ChatBody",
     "ImageBody",
     "Service",
-    "image_response",
     "json_response",
     "main",
     "no_reader",

@@ -21,7 +21,7 @@ from shared.server.http.answer_middleware import AnswerMiddleware
 from shared.server.http.answers import problem
 from shared.server.http.body_middleware import BodyMiddleware
 from shared.server.http.pages import PAGES
-from shared.server.http.routes import common_routes
+from shared.server.http.routes import ECHO, common_routes
 from shared.server.http.schemas import add_events
 
 _REQUEST_HEADERS = ("Authorization", "X-API-Key", "Content-Type", "Idempotency-Key", "Last-Event-ID")
@@ -40,7 +40,7 @@ def create_app(
     )
     app.state.context = context
     app.include_router(routes)
-    app.include_router(common_routes(keyed=context.access.key is not None))
+    app.include_router(common_routes(context))
     app.include_router(pages.router)
     app.add_exception_handler(ChatError, _on_chat_error)
     app.add_exception_handler(RequestValidationError, _on_invalid)
@@ -51,6 +51,7 @@ def create_app(
         logger=context.service.logger,
         max_body_bytes=context.settings.max_body_bytes,
         timeout_s=context.settings.request_timeout_s,
+        any_media_type=ECHO,
     )
     app.add_middleware(
         AccessMiddleware, access=context.access, logger=context.service.logger, opened_by_ticket=opened_by_ticket

@@ -18,34 +18,48 @@ _LINGER_BODIES = 8
 
 
 class BodyMiddleware:
-    """Reads the whole body of a POST and hands it on in one message. Pure ASGI, because BaseHTTPMiddleware hides disconnects."""
+    """Reads the whole body of a POST and hands it on in one message. Pure ASGI, because BaseHTTPMiddleware hides disconnects.
 
-    def __init__(self, app: ASGIApp, logger: Logger, max_body_bytes: int, timeout_s: float) -> None:
+    ``any_media_type`` is the path of the one route that counts the bytes of a body and does not read them.
+    """
+
+    def __init__(
+        self, app: ASGIApp, logger: Logger, max_body_bytes: int, timeout_s: float, any_media_type: str
+    ) -> None:
         self._app = app
         self._logger = logger
         self._max_body_bytes = max_body_bytes
         self._timeout_s = timeout_s
+        self._any_media_type = any_media_type
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and scope["method"] == "POST":
-            try:
-                receive = await self._read(Headers(scope=scope), receive)
-            except ChatError as error:
-                response = problem(error, scope, self._logger)
-                if error.code == "unsupported_media_type":
-                    # RFC 9110, section 15.5.16: the coding that would be accepted.
-                    response.headers["Accept-Encoding"] = "identity"
-                elif error.http_status in (408, 413):
-                    # The rest of the request is not read, so the connection cannot be used again.
-                    response.headers["Connection"] = "close"
-                await response(scope, receive, send)
-                return
-        await self._app(scope, receive, send)
+        if scope["type"] != "http" or scope["method"] != "POST":
+            await self._app(scope, receive, send)
+            return
+        headers = Headers(scope=scope)
+        is_json = scope["path"] != self._any_media_type
+        advice: dict[str, str] = {}
+        try:
+            if is_json and headers.get("content-encoding", "identity").strip().lower() not in ("", "identity"):
+                advice["Accept-Encoding"] = "identity"
+                raise ChatError("unsupported_media_type", "Send the body without Content-Encoding.")
+            body = await self._read(headers, receive)
+            media_type = headers.get("content-type", "").partition(";")[0].strip().lower()
+            if is_json and body and media_type != "application/json" and not media_type.endswith("+json"):
+                advice["Accept"] = "application/json"
+                raise ChatError("unsupported_media_type")
+        except ChatError as error:
+            if error.http_status in (408, 413):
+                # The rest of the request is not read, so the connection cannot be used again.
+                advice["Connection"] = "close"
+            response = problem(error, scope, self._logger)
+            response.headers.update(advice)
+            await response(scope, receive, send)
+            return
+        await self._app(scope, _replay(body, receive), send)
 
-    async def _read(self, headers: Mapping[str, str], receive: Receive) -> Receive:
-        """The whole body, checked, as a ``receive`` that gives it in one message."""
-        if headers.get("content-encoding", "identity").strip().lower() not in ("", "identity"):
-            raise ChatError("unsupported_media_type", "Send the body without Content-Encoding.")
+    async def _read(self, headers: Mapping[str, str], receive: Receive) -> bytes:
+        """The whole body. Raises ``payload_too_large``, and ``invalid_request`` with 408 for a body that does not end."""
         length = headers.get("content-length", "0")
         if length.isdecimal() and int(length) > self._max_body_bytes:
             if "expect" not in headers:
@@ -67,15 +81,7 @@ class BodyMiddleware:
                         break
         except TimeoutError:
             raise ChatError("invalid_request", "The request was not finished in time.", http_status=408) from None
-        media_type = headers.get("content-type", "").partition(";")[0].strip().lower()
-        if body and media_type != "application/json" and not media_type.endswith("+json"):
-            raise ChatError("unsupported_media_type")
-        whole: list[Message] = [{"type": "http.request", "body": bytes(body), "more_body": False}]
-
-        async def replay() -> Message:
-            return whole.pop() if whole else await receive()
-
-        return replay
+        return bytes(body)
 
     async def _discard(self, receive: Receive) -> None:
         """Read the rest of a body for a while. Closing with unread data resets the connection, and the refusal would be lost."""
@@ -87,3 +93,13 @@ class BodyMiddleware:
                     left -= len(message.get("body", b""))
                     if not message.get("more_body", False):
                         return
+
+
+def _replay(body: bytes, receive: Receive) -> Receive:
+    """A ``receive`` that gives the body in one message, then what follows on the connection."""
+    whole: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
+
+    async def replay() -> Message:
+        return whole.pop() if whole else await receive()
+
+    return replay

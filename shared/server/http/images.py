@@ -12,17 +12,17 @@ from shared.chat.checks import bounded_int
 _RANGE = re.compile(r"bytes\s*=\s*(?P<first>[0-9]*)-(?P<last>[0-9]*)", re.IGNORECASE)
 
 
-def image_response(
-    data: bytes, mime_type: str, sha256: str, request_headers: Mapping[str, str] | None = None
-) -> Response:
-    """A picture; with the headers of a request, the range or the 304 that they ask for. ``sha256`` (hex) is the ETag."""
-    asked = request_headers or {}
+def image_response(data: bytes, mime_type: str, sha256: str, asked: Mapping[str, str]) -> Response:
+    """A picture, or the range or the 304 that the headers of a request ask for. ``sha256`` (hex) is the ETag."""
     etag = f'"{sha256}"'
     headers = {
         "ETag": etag,
         "Accept-Ranges": "bytes",
         "Cache-Control": "private, max-age=31536000, immutable",
     }
+    if "origin" not in asked:
+        # A browser may keep this answer. It must not serve it to a page of another origin, whose CORS header is not in it.
+        headers["Vary"] = "Origin"
     size = len(data)
     known = asked.get("if-none-match", "").strip()
     if known == "*" or etag in known:

@@ -11,6 +11,8 @@ from shared.chat.counters import prometheus_text
 from shared.errors import ChatError
 from shared.events import to_json
 from shared.reply import Snapshot
+from shared.server.context import ServerContext
+from shared.server.echo import Echo, echo_enabled, shown
 from shared.server.http.answers import json_response, no_reader, while_connected
 from shared.server.http.bodies import KEY_DESCRIPTION, After, Context, Service, SessionBody, TicketBody, TurnBody
 from shared.server.http.images import image_response
@@ -20,19 +22,23 @@ from shared.stats import ServerStats
 from shared.store.record import Record
 
 MAX_WAIT_S = 30.0
+ECHO = "/echo"
 
 IdempotencyKey = Annotated[str | None, Header(alias="Idempotency-Key", description=KEY_DESCRIPTION)]
 
 router = APIRouter()
 demonstration = APIRouter()
+probing = APIRouter()
 
 
-def common_routes(*, keyed: bool) -> APIRouter:
-    """The routes; where a key is wanted, without those that only demonstrate something."""
+def common_routes(context: ServerContext) -> APIRouter:
+    """The routes; where a key is wanted, without those that only demonstrate something; ``/echo`` where PROBE is on."""
     routes = APIRouter()
     routes.include_router(router)
-    if not keyed:
+    if context.access.key is None:
         routes.include_router(demonstration)
+    if echo_enabled(context):
+        routes.include_router(probing)
     return routes
 
 
@@ -174,6 +180,16 @@ async def health(context: Context, request: Request) -> Response:
     stranger = getattr(request.state, "stranger", False)
     more = {} if stranger else {"transport": context.transport.word, **context.service.about()}
     return json_response({**status, **more}, 200 if ready else 503)
+
+
+@probing.get(ECHO, responses=openapi_json(Echo), tags=["server"])
+@probing.post(ECHO, responses=openapi_json(Echo), tags=["server"])
+async def echo(request: Request) -> Response:
+    """How this request arrived, after every proxy on its way; a header that may be a secret is told by its length."""
+    headers = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in request.headers.raw]
+    body = await request.body()
+    version = request.scope["http_version"]
+    return json_response(Echo(request.method, version, shown(headers), len(body)))
 
 
 @router.get("/stats", responses=openapi_json(ServerStats), tags=["server"])
