@@ -154,9 +154,11 @@ def configured_port(name: str, default: int) -> int:
 def settings_help(ports: Mapping[str, tuple[int, str]]) -> str:
     """A line a setting with its default, for ``--help``; ``ports``: the name of each port's setting, its default and what it is."""
     lines = [f"  {name:<33} {what} (default: {default})" for name, (default, what) in ports.items()]
+    words = {None: "unset", False: "off", True: "on"}
     for name, field in Settings.model_fields.items():
         default = "in your state directory" if name == "store_url" else field.default
-        lines.append(f"  {name.upper():<33} {field.description} (default: {'unset' if default is None else default})")
+        shown = words[default] if default is None or isinstance(default, bool) else default
+        lines.append(f"  {name.upper():<33} {field.description} (default: {shown})")
     return "settings (environment or .env):\n" + "\n".join(lines)
 
 

@@ -337,10 +337,11 @@ def test_every_setting_is_in_the_example_with_its_default() -> None:
     defaults = {name.upper(): field.default for name, field in Settings.model_fields.items()}
     defaults |= {row.port_setting: row.default_port for row in TRANSPORTS.values()}
     assert example.keys() == defaults.keys()
+    words = {None: "", False: "off", True: "on"}
     for name, value in example.items():
         if name != "STORE_URL":
             default = defaults[name]
-            assert value == ("" if default is None else str(default)), name
+            assert value == (words[default] if default is None or isinstance(default, bool) else str(default)), name
 
 
 def test_the_demo(run: Run, tmp_path: Path) -> None:
