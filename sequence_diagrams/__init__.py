@@ -1,1 +1,1 @@
-"""Sequence diagrams of the five transports, drawn from recorded runs: ``python -m sequence_diagrams``."""
+"""Sequence diagrams of the five transports, drawn from recorded runs, and the parts of the READMEs that are generated."""

@@ -1,4 +1,4 @@
-"""``python -m sequence_diagrams [WORD ...]``: play, record and draw; ``--check``: compare with what is committed."""
+"""``python -m sequence_diagrams [WORD ...]``: record the scripts and draw them; ``--check`` compares with what is committed."""
 
 from __future__ import annotations
 
@@ -12,41 +12,44 @@ from pathlib import Path
 
 from protocols import TRANSPORTS
 from protocols.processes import serving
-from sequence_diagrams.draw import canonical, diagram, render
-from sequence_diagrams.record import moments
-from sequence_diagrams.script import FILES, SCRIPTS, SETTINGS, TITLES, staged
+from sequence_diagrams.draw import canonical, diagram, write_svg
+from sequence_diagrams.moments import moments
+from sequence_diagrams.script import FILES, SCRIPTS, SETTINGS, TITLES, recording_on
 
 HERE = Path(__file__).parent
 COMMAND = "python -m sequence_diagrams"
 
 
-async def play(word: str, which: Sequence[str] = tuple(SCRIPTS)) -> dict[str, str]:
-    """The Mermaid sources of a transport by the names of their files."""
+async def record(word: str, which: Sequence[str] = tuple(SCRIPTS)) -> dict[str, str]:
+    """The Mermaid sources of a transport's scripts, by the names of their files."""
     drawn: dict[str, str] = {}
     for name in which:
         with tempfile.TemporaryDirectory() as folder:
             env = {**SETTINGS, "STORE_URL": f"sqlite:///{folder}/chat.db"}
-            async with serving(word, env=env, arguments=["--trace"]) as server, staged(word, server) as stage:
-                await SCRIPTS[name](stage)
+            async with (
+                serving(word, env=env, arguments=["--trace"]) as server,
+                recording_on(word, server) as recording,
+            ):
+                await SCRIPTS[name](recording)
                 title = TITLES[name].format(TRANSPORTS[word].title)
-                drawn[FILES[word] + name] = diagram(title, moments(stage), COMMAND)
+                drawn[FILES[word] + name] = diagram(title, moments(recording), COMMAND)
     return drawn
 
 
 def differences(name: str, source: str, folder: Path = HERE) -> list[str]:
-    """How the order of the messages differs from the committed diagram's; empty: not at all."""
+    """How the order of the messages differs from the committed diagram's; empty when it does not."""
     path = folder / f"{name}.mmd"
     if not path.exists():
         return [f"{name}.mmd is not there"]
     before, after = (canonical(text).splitlines() for text in (path.read_text(encoding="utf-8"), source))
-    return list(difflib.unified_diff(before, after, f"{name}.mmd, committed", f"{name}.mmd, played now", lineterm=""))
+    return list(difflib.unified_diff(before, after, f"{name}.mmd, committed", f"{name}.mmd, recorded now", lineterm=""))
 
 
 async def main(words: Sequence[str], which: Sequence[str], folder: Path, *, check: bool) -> int:
-    """Play all; the exit status, 1 when a check found a difference."""
+    """Record all; the exit status, 1 when a check found a difference."""
     different = 0
     for word in words:
-        for name, source in (await play(word, which)).items():
+        for name, source in (await record(word, which)).items():
             if check:
                 found = differences(name, source)
                 different += bool(found)
@@ -54,7 +57,7 @@ async def main(words: Sequence[str], which: Sequence[str], folder: Path, *, chec
                 continue
             path = folder / f"{name}.mmd"
             path.write_text(source, encoding="utf-8")
-            render(source, path)
+            write_svg(source, path.with_suffix(".svg"))
             print(path)
     return 1 if different else 0
 
@@ -62,7 +65,7 @@ async def main(words: Sequence[str], which: Sequence[str], folder: Path, *, chec
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog=COMMAND, description=__doc__)
     parser.add_argument("words", nargs="*", metavar="WORD", choices=[[], *TRANSPORTS], help=", ".join(TRANSPORTS))
-    parser.add_argument("--only", choices=["journey", "resume", "cancel", "restart"], help="one of the four")
+    parser.add_argument("--only", choices=["journey", "resume", "cancel", "restart"], help="one of the four scripts")
     parser.add_argument("--out", type=Path, default=HERE, metavar="DIR", help="default: beside this file")
     parser.add_argument("--check", action="store_true", help="draw nothing, fail where the order of messages differs")
     return parser.parse_args()

@@ -1,11 +1,10 @@
-"""Moments as a Mermaid sequence diagram, and as SVG and PNG (with mmdr: no browser is needed).
+"""From moments to a Mermaid sequence diagram, and from its source to an SVG (by mmdr, without a browser).
 
-Times count from the beginning of each phase; ``canonical`` is a diagram without times, sizes and counts: the order of its messages.
+Times count from the beginning of each phase.
 """
 
 from __future__ import annotations
 
-import io
 import json
 import re
 from collections.abc import Iterator, Sequence
@@ -14,21 +13,18 @@ from pathlib import Path
 from typing import Any
 
 import mmdr
-import novasvg  # type: ignore[import-untyped]
-from PIL import Image
 
-from sequence_diagrams.record import C, D, M, Moment, S
+from sequence_diagrams.moments import CLIENT, MODEL, SERVER, STORE, Moment
 
-# One look for all: a phase's colour says what kind of thing happens in it.
-COLOURS = {
+# The colour of a phase says what happens in it: health, sessions, a turn, a failure, leaving.
+_COLOURS = {
     "green": "rgb(236, 247, 239)",
     "blue": "rgb(236, 243, 253)",
     "amber": "rgb(255, 248, 231)",
     "red": "rgb(253, 238, 236)",
     "grey": "rgb(244, 244, 246)",
 }
-PNG_WIDTH = 1500
-_NAMES = {C: "Client", S: "Server", D: "Store", M: "Model"}
+_NAMES = {CLIENT: "Client", SERVER: "Server", STORE: "Store", MODEL: "Model"}
 _LOOK: dict[str, Any] = {
     "theme": "base",
     "sequence": {"messageMargin": 28, "actorMargin": 90, "mirrorActors": True},
@@ -82,9 +78,9 @@ def _phase(moments: list[Moment]) -> Iterator[str]:
     head, *rest = moments
     if not rest:
         return
-    yield f"    rect {COLOURS[head.colour]}"
+    yield f"    rect {_COLOURS[head.colour]}"
     if head.text:
-        yield f"    Note over C,M: {_safe(head.text)}"
+        yield f"    Note over {CLIENT},{MODEL}: {_safe(head.text)}"
     begun = rest[0].at
     for looped, group in _grouped(rest):
         if not looped:
@@ -100,27 +96,28 @@ def _phase(moments: list[Moment]) -> Iterator[str]:
 
 
 def _grouped(moments: list[Moment]) -> Iterator[tuple[bool, list[Moment]]]:
-    """What repeats, and what does not: a token, its commit and its way to the client are one loop, however they interleave.
+    """Groups of moments, each with whether it is drawn as a loop.
 
-    What was generated before, while nobody read it, is a loop of its own.
+    The tokens, their commits and their deliveries are one loop, however they interleave. Events that were generated before, while
+    nobody read them, are a loop of their own.
     """
     for looped, group in groupby(moments, key=lambda moment: moment.seq > 0):
         together = list(group)
-        made = {moment.seq for moment in together if moment.source == M}
-        if looped and made:
-            old = [moment for moment in together if moment.seq not in made]
-            if old:
-                yield True, old
-            together = [moment for moment in together if moment.seq in made]
+        generated = {moment.seq for moment in together if moment.source == MODEL}
+        if looped and generated:
+            earlier = [moment for moment in together if moment.seq not in generated]
+            if earlier:
+                yield True, earlier
+            together = [moment for moment in together if moment.seq in generated]
         yield looped, together
 
 
 def _rows(group: list[Moment]) -> list[list[Moment]]:
-    """Token, commit, delivery: the order in which each single chunk went, which is checked."""
+    """The rows of a loop: token, commit, delivery. Raises RuntimeError when a chunk went in another order."""
     stages: dict[tuple[str, str], list[Moment]] = {}
     for moment in group:
         stages.setdefault((moment.source, moment.target), []).append(moment)
-    order = [(M, S), (S, D), (S, C)]
+    order = [(MODEL, SERVER), (SERVER, STORE), (SERVER, CLIENT)]
     times = {(stage, moment.seq): moment.at for stage, row in stages.items() for moment in row}
     for (stage, seq), at in times.items():
         for later in order[order.index(stage) + 1 :]:
@@ -142,13 +139,13 @@ def _loop_text(row: list[Moment]) -> str:
 
 def _span(group: list[Moment], begun: float, times: int) -> str:
     first, last = group[0].at - begun, max(moment.at for moment in group) - begun
-    what = "for each token" if group[0].source == M else "for each event that is there already"
+    what = "for each token" if group[0].source == MODEL else "for each event that is there already"
     return f"{what}, {times} times, {first:.0f}–{last:.0f} ms"
 
 
 def _one(moment: Moment, begun: float) -> Iterator[str]:
     if moment.source == moment.target:
-        yield f"    Note over {moment.source or 'C,M'}: {_safe(moment.text)}"
+        yield f"    Note over {moment.source or f'{CLIENT},{MODEL}'}: {_safe(moment.text)}"
         return
     facts = [f"{(moment.clock or moment.at) - begun:.0f} ms"]
     if moment.size:
@@ -157,39 +154,34 @@ def _one(moment: Moment, begun: float) -> Iterator[str]:
 
 
 def _arrow(moment: Moment, text: str) -> str:
-    line = "-->>" if moment.target == C or moment.source == M else "->>"
+    line = "-->>" if moment.target == CLIENT or moment.source == MODEL else "->>"
     if moment.lost:
         line = line.replace(">>", "x")
     return f"    {moment.source}{line}{moment.target}: {_safe(text)}"
 
 
 def _safe(text: str) -> str:
-    """Mermaid ends a statement at a semicolon, and # begins an entity."""
+    """The text without the characters that Mermaid interprets: a semicolon ends a statement, # begins an entity."""
     return text.replace(";", ",").replace("#", "")
 
 
 def canonical(source: str) -> str:
-    """The order of the messages: a diagram without times, sizes and counts.
+    """The order of the messages: the source without times, sizes and counts.
 
-    Nor what ends a stream after its terminal event: a reader may hang up before that.
+    The end of a stream is left out too, because a reader that has the terminal event may close before it.
     """
     text = re.sub(r"<br/>[\d–]+ (?:ms|B)[^<\n]*", "", source)
     text = re.sub(r"    S-->>C: (?:trailers grpc-status 0|the last HTTP chunk: the body ends)\n", "", text)
     return re.sub(r"\d+(?:…\d+)?", "N", text)
 
 
-def render(source: str, path: Path) -> None:
-    """``path`` with ``.svg`` and with ``.png``."""
-    svg = _polished(mmdr.render(source).svg())
-    path.with_suffix(".svg").write_text(svg, encoding="utf-8")
-    pixels = novasvg.Document.load_from_data(svg).render_to_bitmap(PNG_WIDTH, -1, novasvg.Color("#ffffff"))
-    with Image.open(io.BytesIO(pixels.to_png())) as picture:
-        # A palette: a fifth of the size.
-        picture.convert("RGB").quantize(128).save(path.with_suffix(".png"), optimize=True)
+def write_svg(source: str, path: Path) -> None:
+    """Render the source to an SVG file."""
+    path.write_text(_polished(mmdr.render(source).svg()), encoding="utf-8")
 
 
 def _polished(svg: str) -> str:
-    """A title that can be read, white paper, and light behind the words where a life line runs through them."""
+    """The SVG with a larger title, a white background, and a light halo around words that lie on a line."""
     left, top, width, height = re.findall(r'viewBox="(\S+) (\S+) (\S+) (\S+)"', svg)[0]
     paper = f'<rect x="{left}" y="{top}" width="{width}" height="{height}" fill="#ffffff"/>'
     svg = re.sub(r"(<svg[^>]*>)", rf"\1{paper}", svg, count=1)

@@ -1,4 +1,4 @@
-"""What is played for each diagram, and why, in the words that stand in it. The same four scripts for all five transports."""
+"""What is recorded for each diagram, and the words that stand in it. The same four scripts for all five transports."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from compare.lines.faults import Faults
 from compare.lines.relay import Relay
+from compare.lines.steps.read import steps
 from protocols import TRANSPORTS
 from protocols.processes import Server, serving
 from shared.client.protocol import ChatClient, collect
@@ -24,9 +25,10 @@ SETTINGS = {
     "LEASE_S": "1.5",
 }
 CUT_AFTER_EVENT = 4
-# The line is cut in the head of a whole reply.
+# This position is in the head of REST's answer.
 CUT_AFTER_BYTES = 90
 _WAIT_S = 60.0
+_QUIET_S = 0.25
 
 JOURNEY, RESUME, CANCEL, RESTART = "", "_resume", "_cancel", "_restart"
 FILES = {"rest": "rest", "ndjson": "streamable_http", "sse": "sse", "websocket": "websockets", "grpc": "grpc"}
@@ -40,7 +42,7 @@ TITLES = {
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """Something that no byte shows: a phase begins (``colour`` set), or something happens to ``where``."""
+    """Something that no byte shows. With ``colour`` a phase begins; else something happens to the participant ``where``."""
 
     at: float
     text: str
@@ -48,8 +50,8 @@ class Mark:
     where: str = ""
 
 
-class Stage:
-    """Where a script is played: a client behind a capturing relay, and what it marks."""
+class Recording:
+    """One script on one transport: a client behind a relay that captures, the marks of the script, and the servers' logs."""
 
     def __init__(self, word: str, server: Server, relay: Relay, client: ChatClient) -> None:
         self.word = word
@@ -60,34 +62,41 @@ class Stage:
         self.logs = [server.log]
 
     def phase(self, colour: str, text: str) -> None:
-        """What comes now, and why."""
-        self.marks.append(Mark(_now(), text, colour=colour))
+        """Mark the beginning of a phase, and say why it happens."""
+        self.marks.append(Mark(_now_ms(), text, colour=colour))
 
     def note(self, where: str, text: str) -> None:
-        """Something happens to a participant."""
-        self.marks.append(Mark(_now(), text, where=where))
+        """Mark something that happens to a participant."""
+        self.marks.append(Mark(_now_ms(), text, where=where))
 
     async def committed(self, seq: int) -> None:
-        """Wait until the server's own log says so."""
+        """Wait until the server's log says that this event is committed."""
         await _until(lambda: any(line.get("seq") == seq for line in self.server.log))
 
+    async def settled(self) -> None:
+        """Wait until no more bytes pass the relay."""
+        seen = -1
+        while seen != len(self.relay.captured):
+            seen = len(self.relay.captured)
+            await asyncio.sleep(_QUIET_S)
+
     async def leave(self) -> None:
-        """Close the client, and wait until the relay has seen it."""
+        """Close the client, and wait until all its connections have ended at the relay."""
         self.phase("grey", "leaving")
         await self.client.aclose()
         await _until(self._closed)
         self.note("C,S", "the client closes its TCP connections")
 
     def _closed(self) -> bool:
-        # grpc.aio: a call that was read to its end holds its channel, and the channel its connection, in a cycle.
+        # In grpc.aio a call that was read to its end is in a cycle with its channel, so the connection ends with a collection.
         gc.collect()
-        return all(line.state != "open" for line in self.relay.connections)
+        return all(connection.state != "open" for connection in self.relay.connections)
 
 
-Script = Callable[[Stage], Awaitable[None]]
+Script = Callable[[Recording], Awaitable[None]]
 
 
-def _now() -> float:
+def _now_ms() -> float:
     return time.time_ns() / 1e6
 
 
@@ -97,7 +106,7 @@ async def _until(condition: Callable[[], bool]) -> None:
             await asyncio.sleep(0.005)
 
 
-ASKING = {
+_ASKING = {
     "rest": "a turn: one request, one answer.<br/>The status line comes first, so nothing can be sent before all is there",
     "ndjson": "a turn: one answer that lasts as long as the turn,<br/>a line for each event",
     "sse": "a turn: one answer that lasts as long as the turn.<br/>Each event bears its id, the cursor to come back to",
@@ -106,27 +115,27 @@ ASKING = {
 }
 
 
-async def journey(stage: Stage) -> None:
-    """Health, a session, a turn with its events, what one does with sessions, leaving."""
-    client = stage.client
-    stage.phase("green", "health: is it there, and would it take a turn?")
+async def journey(recording: Recording) -> None:
+    """Health, a session, a turn with its events, reading, clearing and deleting the session, leaving."""
+    client = recording.client
+    recording.phase("green", "health: is it there, and would it take a turn?")
     await client.health()
-    stage.phase("blue", "a session: what is said belongs to a conversation in the store,<br/>not to a connection")
+    recording.phase("blue", "a session: what is said belongs to a conversation in the store,<br/>not to a connection")
     session = await client.create_session()
-    stage.phase("amber", ASKING[stage.word])
+    recording.phase("amber", _ASKING[recording.word])
     await collect(client.chat("/tokens 12 hello", session_id=session.session_id))
-    # What ends the stream comes after the terminal event.
-    await _settled(stage)
-    stage.phase("blue", "the session afterwards: both messages are there, for every transport")
+    # The end of the stream comes after the terminal event.
+    await recording.settled()
+    recording.phase("blue", "the session afterwards: both messages are there, for every transport")
     await client.get_session(session.session_id)
     await client.list_messages(session.session_id)
-    # On a held connection a hint follows, which is bound to no answer.
     await client.clear_session(session.session_id)
-    await _settled(stage)
-    stage.phase("blue", "deleted: the session, and its turns with it")
+    # On a held connection a hint follows, which belongs to no request.
+    await recording.settled()
+    recording.phase("blue", "deleted: the session, and its turns with it")
     await client.delete_session(session.session_id)
-    await _settled(stage)
-    await stage.leave()
+    await recording.settled()
+    await recording.leave()
 
 
 CUTTING = {
@@ -145,24 +154,24 @@ RETURNING = {
 }
 
 
-async def resume(stage: Stage) -> None:
+async def resume(recording: Recording) -> None:
     """The line is cut in the middle of an answer; the client comes back by itself."""
     faults = Faults(cut_after_event=CUT_AFTER_EVENT, refuse_s=_WAIT_S)
-    if stage.word == "rest":
+    if recording.word == "rest":
         faults = Faults(cut_after_bytes=CUT_AFTER_BYTES, refuse_s=_WAIT_S)
-    stage.phase("amber", ASKING[stage.word])
-    await stage.client.connect()
-    stage.relay.faults = faults
-    # Twelve tokens, a silence after the sixth: the line is cut before it, and the client is back before its end.
-    chatting = asyncio.create_task(collect(stage.client.chat("/tokens 12 /stall 6 hello")))
-    await stage.committed(7)
-    await _until(lambda: any(line.state == "refused" for line in stage.relay.connections))
-    stage.relay.refuse(0)
+    recording.phase("amber", _ASKING[recording.word])
+    await recording.client.connect()
+    recording.relay.faults = faults
+    # The model pauses after the sixth of twelve tokens: the line is cut before the pause, and the client is back before its end.
+    chatting = asyncio.create_task(collect(recording.client.chat("/tokens 12 /stall 6 hello")))
+    await recording.committed(7)
+    await _until(lambda: any(connection.state == "refused" for connection in recording.relay.connections))
+    recording.relay.refuse(0)
     await chatting
-    await stage.leave()
+    await recording.leave()
 
 
-CANCELLING = {
+_CANCELLING = {
     "rest": "cancel: hanging up would only be leaving. The answer has not come,<br/>so the session names the running turn",
     "ndjson": "cancel: closing the stream would only be leaving.<br/>A second request stops the turn",
     "sse": "cancel: closing the stream would only be leaving.<br/>A second request stops the turn",
@@ -171,87 +180,75 @@ CANCELLING = {
 }
 
 
-async def cancel(stage: Stage) -> None:
-    """Somebody stops the model in the middle of its answer."""
-    client = stage.client
-    stage.phase("blue", "a session")
+async def cancel(recording: Recording) -> None:
+    """The model is stopped in the middle of its answer."""
+    client = recording.client
+    recording.phase("blue", "a session")
     session = await client.create_session()
-    await _settled(stage)
-    stage.phase("amber", ASKING[stage.word])
+    await recording.settled()
+    recording.phase("amber", _ASKING[recording.word])
     chatting = asyncio.create_task(collect(client.chat("/tokens 12 /stall 40 hello", session_id=session.session_id)))
-    # Six tokens, then the model is silent: what follows follows from the cancel alone.
-    await stage.committed(7)
-    await _settled(stage)
-    stage.phase("red", CANCELLING[stage.word])
-    running = (await client.get_session(session.session_id)).running_turn_id if stage.word == "rest" else None
-    await client.cancel(running or _turn_id(stage))
+    # The model pauses after six tokens, so all that follows follows from the cancel.
+    await recording.committed(7)
+    await recording.settled()
+    recording.phase("red", _CANCELLING[recording.word])
+    if recording.word == "rest":
+        turn_id = (await client.get_session(session.session_id)).running_turn_id or ""
+    else:
+        turn_id = _running_turn(recording)
+    await client.cancel(turn_id)
     await chatting
-    await stage.leave()
+    await recording.leave()
 
 
 SIGKILL = "SIGKILL"
-KILLING = "kill -9: the process is gone without a word.<br/>What was committed is in the store, and what was shown was committed"
-AGAIN = (
+_KILLING = "kill -9: the process is gone without a word.<br/>What was committed is in the store, and what was shown was committed"
+_RESTARTING = (
     "started again on the same store. Nobody holds the lease on the turn any more, so it gets its end:<br/>"
     "what was shown is kept, and nothing is generated twice behind the reader's back"
 )
 
 
-async def restart(stage: Stage) -> None:
+async def restart(recording: Recording) -> None:
     """The server is killed in the middle of an answer, and started again."""
-    stage.phase("amber", ASKING[stage.word])
-    chatting = asyncio.create_task(collect(stage.client.chat("/tokens 12 /stall 40 hello")))
-    await stage.committed(7)
-    await _settled(stage)
-    stage.phase("red", KILLING)
-    stage.note("S", SIGKILL)
-    stage.server.kill()
-    await stage.server.process.wait()
-    # The lease on the running turn runs out: whoever opens the store next may end it.
+    recording.phase("amber", _ASKING[recording.word])
+    chatting = asyncio.create_task(collect(recording.client.chat("/tokens 12 /stall 40 hello")))
+    await recording.committed(7)
+    await recording.settled()
+    recording.phase("red", _KILLING)
+    recording.note("S", SIGKILL)
+    recording.server.kill()
+    await recording.server.process.wait()
+    # When the lease on the running turn has expired, the next process that opens the store may end the turn.
     await asyncio.sleep(2 * float(SETTINGS["LEASE_S"]))
-    stage.phase("green", AGAIN)
-    port = int(stage.server.address.rpartition(":")[2])
-    async with serving(stage.word, port=port, env=stage_env(stage), arguments=["--trace"]) as again:
-        stage.logs.append(again.log)
+    recording.phase("green", _RESTARTING)
+    port = int(recording.server.address.rpartition(":")[2])
+    env = {**SETTINGS, "STORE_URL": str(recording.server.log[0]["store"])}
+    async with serving(recording.word, port=port, env=env, arguments=["--trace"]) as again:
+        recording.logs.append(again.log)
         await chatting
-        await stage.leave()
+        await recording.leave()
 
 
-async def _settled(stage: Stage) -> None:
-    """Until what was sent has passed the relay: nothing has moved for a moment."""
-    seen = -1
-    while seen != len(stage.relay.captured):
-        seen = len(stage.relay.captured)
-        await asyncio.sleep(0.25)
-
-
-def _turn_id(stage: Stage) -> str:
-    """The running turn, from what has passed the relay (its first event names it)."""
-    from compare.lines.steps.read import steps
-
-    for step in reversed(steps(stage.relay.captured)):
+def _running_turn(recording: Recording) -> str:
+    """The id of the running turn, from its first event, which has passed the relay."""
+    for step in reversed(steps(recording.relay.captured)):
         payload = step.payload.get("event", step.payload) if isinstance(step.payload, dict) else {}
         if step.name == "turn_started":
             return str(payload["turn_id"])
     raise RuntimeError("no turn has started")
 
 
-def stage_env(stage: Stage) -> dict[str, str]:
-    """The settings of a server that is to take over from the stage's."""
-    return {**SETTINGS, "STORE_URL": str(stage.server.log[0]["store"])}
-
-
 SCRIPTS: dict[str, Script] = {JOURNEY: journey, RESUME: resume, CANCEL: cancel, RESTART: restart}
 
 
 @asynccontextmanager
-async def staged(word: str, server: Server) -> AsyncIterator[Stage]:
-    """A fresh relay and a fresh client before a server."""
+async def recording_on(word: str, server: Server) -> AsyncIterator[Recording]:
+    """A new recording, with a relay and a client of its own before the server."""
     async with Relay(server.address, capture=True) as relay:
         client = TRANSPORTS[word].client(relay.address, give_up_s=_WAIT_S)
-        stage = Stage(word, server, relay, client)
         try:
-            yield stage
+            yield Recording(word, server, relay, client)
         finally:
             with contextlib.suppress(Exception):
                 await client.aclose()

@@ -1,4 +1,4 @@
-"""A short session with the shell, played in a real terminal, as each leaf's README shows it."""
+"""A short session with the shell in a real terminal, as each leaf's README shows it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _PROMPT = re.compile(r"^\S+ \w+ \S ❯.*$")
 
 
 def session(word: str) -> str:
-    """Two questions; the line is cut during the second answer."""
+    """The transcript of two questions; the line is cut during the second answer."""
     return asyncio.run(_served(word, _played))
 
 
@@ -40,7 +40,7 @@ def _played(word: str, address: str, folder: Path) -> str:
         terminal.do(f"{QUESTIONS[1]}\r", begun)
         terminal.do("/cut\r", r"^── back after ")
         terminal.wait(r"\(sha256 compared\)$")
-        # The session as it stands, without the line for the next question and what is said on leaving.
+        # The transcript ends here, without the prompt of the next question and without the words on leaving.
         rows = [row.rstrip() for row in terminal.text.split("\n")]
         terminal.type("\x04")
         terminal.left()

@@ -1,4 +1,4 @@
-"""The shell in a real terminal: a pty with the program in it, and pyte as the screen. For transcripts and tests."""
+"""The shell in a real terminal, for transcripts and tests: the program runs on a pty, pyte keeps the screen."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from pathlib import Path
 import pyte
 
 PATIENCE_S = 30.0
-# Sets itself up as the leader of the terminal on its stdin, so that Ctrl-C and new sizes reach it as they reach a shell's child.
+# The child becomes the leader of the terminal on its stdin, so that Ctrl-C and new sizes reach it as signals.
 LEADER = "import fcntl, os, sys, termios; os.setsid(); fcntl.ioctl(0, termios.TIOCSCTTY, 0); os.execv(sys.argv[1], sys.argv[1:])"
-# Kitty's pictures (APC) and sixels (DCS): pyte would take them for text.
+# Kitty's pictures (APC) and sixels (DCS), which pyte would show as text.
 PICTURE = re.compile(r"\x1b[_P].*?\x1b\\", re.DOTALL)
 PICTURE_BEGINS = re.compile(r"\x1b[_P]|\x1b$")
-# One picture of several characters (UAX 29): pyte would drop what follows its joiners. It gets one of private use instead.
+# An emoji of several characters (UAX 29). pyte drops what follows a joiner, so it gets one private-use character instead.
 CLUSTER = re.compile(
     r"(?:[^\x00-\x7f]|[0-9#*](?=\ufe0f))"
     r"(?:\ufe0f?\u20e3|\ufe0f|[\U0001f3fb-\U0001f3ff]|[\U000e0020-\U000e007f]+|\u200d[^\x00-\x7f])+"
@@ -34,7 +34,7 @@ PRIVATE_USE = 0xF0000
 
 
 class Screen(pyte.HistoryScreen):
-    """A terminal that answers when it is asked what it is: ``da1`` (ECMA-48, section 8.3.24)."""
+    """A screen that answers the request for device attributes with ``da1`` (ECMA-48, section 8.3.24)."""
 
     def __init__(self, columns: int, rows: int, reply: Callable[[str], None], da1: str) -> None:
         self._reply = reply
@@ -45,7 +45,7 @@ class Screen(pyte.HistoryScreen):
         self._reply(self._da1)
 
     def resize(self, lines: int | None = None, columns: int | None = None) -> None:
-        """As xterm does it: what does not fit on the right is gone, the cursor's row stays in sight."""
+        """Change the size as xterm does: columns that do not fit are lost, the row of the cursor stays visible."""
         lines, columns = lines or self.lines, columns or self.columns
         x, y = self.cursor.x, self.cursor.y
         over = max(0, y - lines + 1)
@@ -63,9 +63,9 @@ class Screen(pyte.HistoryScreen):
 
 
 class Terminal:
-    """The shell on a pty. ``raw`` is everything it ever wrote; ``text`` what a user sees who scrolls back.
+    """The shell on a pty. ``raw`` is everything that it wrote; ``text`` is what a user sees who scrolls back.
 
-    ``kitty``: it draws kitty's pictures. Waiting raises TimeoutError, or EOFError when the program has left.
+    ``kitty`` makes the terminal draw kitty's pictures. Waiting raises TimeoutError, or EOFError when the program has ended.
     """
 
     def __init__(
@@ -103,7 +103,7 @@ class Terminal:
         fcntl.ioctl(self._master, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
 
     def resize(self, columns: int, rows: int) -> None:
-        """Another size, as if someone dragged the window."""
+        """Change the size, as dragging the window does."""
         self._scroll()
         self.screen.resize(rows, columns)
         self._size(columns, rows)
@@ -113,7 +113,7 @@ class Terminal:
         os.write(self._master, keys.encode())
 
     def read(self, timeout_s: float = 0.02) -> bool:
-        """Take in what was written; False when the program has closed the terminal."""
+        """Put what the program has written on the screen; False when the program has closed the terminal."""
         if not select.select([self._master], [], [], timeout_s)[0]:
             return True
         try:
@@ -142,33 +142,33 @@ class Terminal:
 
     @property
     def rows(self) -> list[str]:
-        """What has scrolled away and what is on the screen, without the blanks at the ends."""
+        """The rows that have scrolled away and the rows on the screen, without trailing blanks."""
         self._scroll()
         return [*self._scrolled, *(row.rstrip() for row in self.screen.display)]
 
     @property
     def text(self) -> str:
-        """The same in one."""
+        """All rows as one text."""
         text = "\n".join(self.rows)
         for cluster, folded in self._folded.items():
             text = text.replace(folded, cluster)
         return text
 
     def count(self, pattern: str) -> int:
-        """How often a pattern stands there."""
+        """The number of matches of a pattern in ``text``."""
         return len(re.findall(pattern, self.text, re.MULTILINE))
 
     def wait(self, pattern: str, times: int = 1, timeout_s: float = PATIENCE_S) -> None:
-        """Until a pattern stands there so often."""
+        """Wait until ``text`` has this many matches of a pattern."""
         end = time.monotonic() + timeout_s
         while self.count(pattern) < times:
             if time.monotonic() > end:
                 raise TimeoutError(f"no {pattern!r} on the screen:\n{self.text.rstrip()}")
             if not self.read():
-                raise EOFError(f"it left without {pattern!r}:\n{self.text.rstrip()}")
+                raise EOFError(f"the program ended without {pattern!r}:\n{self.text.rstrip()}")
 
     def do(self, keys: str, pattern: str) -> None:
-        """Press keys, and wait until a pattern stands there once more than before."""
+        """Press keys, and wait for one more match of a pattern."""
         while select.select([self._master], [], [], 0)[0]:
             self.read()
         times = self.count(pattern) + 1
@@ -176,15 +176,15 @@ class Terminal:
         self.wait(pattern, times)
 
     def left(self) -> int:
-        """Wait until the program has ended; its status."""
+        """Wait until the program has ended; its exit status."""
         end = time.monotonic() + PATIENCE_S
         while self.read():
             if time.monotonic() > end:
-                raise TimeoutError(f"it does not leave:\n{self.text.rstrip()}")
+                raise TimeoutError(f"the program does not end:\n{self.text.rstrip()}")
         return self.process.wait(PATIENCE_S)
 
     def close(self) -> None:
-        """Whatever became of it, end it."""
+        """End the program, if it still runs."""
         if self.process.poll() is None:
             self.process.kill()
             self.process.wait()

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shared.llm.checked import NotAnAnswer
-from shared.llm.frames import ALIVE, DONE, Frame, read_frames
+from shared.llm.frames import ALIVE, WHOLE, Frame, read_frames
 
 MAX = 1 << 20
 A, B = {"a": "é\u2028"}, {"b": [1, None]}
@@ -52,7 +52,7 @@ STREAMS = {
     "leading lines": f"\n\n \ndata: {JSON_A}\n\ndata: {JSON_B}\n\ndata:  [DONE] \n\n",
     "in several lines": 'data: {\ndata:   "a": "é\u2028"\ndata: }\n\ndata: ' + JSON_B + "\n\ndata: [DONE]\n\n",
 }
-WHOLE = {
+ANSWERS = {
     "one line": JSON_A,
     "one line and its end": f"{JSON_A}\r\n",
     "pretty": json.dumps(A, indent=2),
@@ -67,10 +67,10 @@ def test_streams(name: str, cuts: list[int]) -> None:
     assert values(STREAMS[name], cuts) == [A, B, "[DONE]"]
 
 
-@pytest.mark.parametrize("name", WHOLE)
+@pytest.mark.parametrize("name", ANSWERS)
 @given(cuts=st.lists(st.integers(0, 100), max_size=8))
 def test_an_answer_that_was_not_streamed_is_whole(name: str, cuts: list[int]) -> None:
-    assert values(WHOLE[name], cuts) == [A, "[DONE]"]
+    assert values(ANSWERS[name], cuts) == [A, "[DONE]"]
 
 
 @given(cuts=st.lists(st.integers(0, 100), max_size=8))
@@ -90,7 +90,7 @@ def test_any_bytes_are_a_sign_of_life() -> None:
     assert asyncio.run(frames(b" ", b": ping\n\n", b"data: [", b"1]\n", b"\n")) == [
         ALIVE, ALIVE, ALIVE, Frame([1]), ALIVE,
     ]  # fmt: skip
-    assert asyncio.run(frames(b'{"a": ', b"1}")) == [ALIVE, ALIVE, Frame({"a": 1}), DONE]
+    assert asyncio.run(frames(b'{"a": ', b"1}")) == [ALIVE, ALIVE, Frame({"a": 1}), WHOLE]
 
 
 def test_an_event_has_its_type() -> None:

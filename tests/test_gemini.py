@@ -18,7 +18,7 @@ from shared.llm.offline import OfflineChat
 from shared.llm.open import open_chat_model
 from shared.llm.openai_chat import OpenAIChat
 from tests.emulators import Emulator
-from tests.emulators.chat import TOKENS
+from tests.emulators.wire import TOKENS
 
 KEY = "secret-key-0123456789"
 

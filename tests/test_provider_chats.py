@@ -20,7 +20,8 @@ from shared.events import Usage
 from shared.llm.model import ChatModel, ContextMessage, Delta
 from shared.llm.open import open_chat_model
 from tests.emulators import PROVIDER_TEXT, WRONG_KEY, Emulator, Seen
-from tests.emulators.chat import GEMINI_MODELS, LONG, TOKENS, WILD
+from tests.emulators.chat import GEMINI_MODELS, LONG, WILD
+from tests.emulators.wire import TOKENS
 
 KEY = "secret-key-0123456789"
 TEXT = "".join(TOKENS)

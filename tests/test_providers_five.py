@@ -23,7 +23,8 @@ from shared.errors import ChatError
 from shared.events import ImageStarted, Usage
 from shared.reply import Picture
 from tests.emulators import PROVIDER_TEXT, WRONG_KEY, Emulator, Seen
-from tests.emulators.chat import GEMINI_MODELS, LONG, TOKENS, WILD
+from tests.emulators.chat import GEMINI_MODELS, LONG, WILD
+from tests.emulators.wire import TOKENS
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 

@@ -1,4 +1,4 @@
-"""What can go stale in the leaves' READMEs: made parts are made again, commands are run, transcripts are played."""
+"""What can go stale in the READMEs: generated parts are generated again, commands are run, transcripts are replayed."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from compare.lines.relay import Relay
 from compare.measuring.picture_transfers import measure_transfers
 from protocols import TRANSPORTS
 from protocols.processes import serving
+from sequence_diagrams.counting import code_lines, needed
 from sequence_diagrams.pages import ARTICLE, COMMAND, PAGES, canonical, renew
 from tests.conftest import Servers
 
@@ -73,9 +74,86 @@ def test_the_results_in_the_readme_are_those_of_the_run() -> None:
 
 def test_numbers_of_lines_are_right(word: str) -> None:
     folder = ROOT / "protocols" / TRANSPORTS[word].folder
-    (line,) = re.findall(r"^Lines: .*$", readme(word), re.MULTILINE)
+    (line,) = re.findall(r"^Lines of code: .*$", readme(word), re.MULTILINE)
     for name, number in re.findall(r"\[(\w+\.py)\]\(\1\) (\d+)", line):
-        assert len((folder / name).read_text(encoding="utf-8").splitlines()) == int(number), f"{COMMAND} puts it right"
+        assert code_lines(folder / name) == int(number), f"{COMMAND} puts it right"
+
+
+def test_lines_of_code_are_no_comments_and_no_docstrings(tmp_path: Path) -> None:
+    python = tmp_path / "sample.py"
+    python.write_text(
+        textwrap.dedent(
+            '''\
+            """A docstring
+            on two lines."""
+
+            # A comment.
+            TEXT = """one
+            string on
+            three lines"""  # A comment behind code.
+
+
+            def function(a: int) -> int:
+                """A docstring."""
+
+                return (
+                    a
+                )
+            '''
+        )
+    )
+    assert code_lines(python) == 7
+    proto = tmp_path / "sample.proto"
+    proto.write_text(
+        'syntax = "proto3";\n\n// A comment.\n/* Another\n   one. */\nmessage A {\n  int32 b = 1;  // Why.\n}\n'
+    )
+    assert code_lines(proto) == 4
+
+
+def test_lines_are_counted_by_who_needs_them() -> None:
+    """Wherever a file lies: what one wire alone reaches, and what several share; no file counts twice."""
+    http = ("rest", "ndjson", "sse", "websocket")
+    for word in TRANSPORTS:
+        lines = needed(word)
+        assert lines.server > 0 < lines.client
+        assert (lines.alone > 0) == (word in ("websocket", "grpc"))
+        groups = {tuple(one for one in TRANSPORTS if one in (word, *others)) for others in lines.shared}
+        assert groups == ({http} if word in http else set()) | (
+            {("websocket", "grpc")} if word in http[3:] or word == "grpc" else set()
+        )
+    websocket, grpc = needed("websocket"), needed("grpc")
+    leaf = ROOT / "protocols" / "websocket"
+    assert websocket.alone >= code_lines(leaf / "connection.py")
+    assert websocket.shared["grpc",] == grpc.shared["websocket",] >= code_lines(ROOT / "shared/server/duplex.py")
+    # The contract counts, what generates code from it does not.
+    files = [path for path in (ROOT / "protocols/grpc").iterdir() if path.suffix in (".py", ".proto")]
+    most = sum(code_lines(path) for path in files if "_pb2" not in path.name and path.name != "setup.py")
+    assert code_lines(ROOT / "protocols/grpc/chat.proto") < grpc.alone
+    assert grpc.server + grpc.client + grpc.alone <= most + code_lines(ROOT / "shared/server/duplex.py")
+
+
+def test_the_glance_counts_what_the_code_has() -> None:
+    """The shared rows depend on many files, so a few lines more or less are no mistake."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    rows = {
+        cells[1].strip(): [cell.strip() for cell in cells[2:-1]]
+        for line in text.splitlines()
+        if len(cells := line.split("|")) > 3
+    }
+    for place, word in enumerate(TRANSPORTS):
+        lines = needed(word)
+        expected = {"server.py": lines.server, "client.py": lines.client, "beside them, for it alone": lines.alone}
+        for name, number in expected.items():
+            cell = rows[f"lines: {name}"][place]
+            assert (0 if cell == "–" else int(cell)) == pytest.approx(number, rel=0.05, abs=5), (
+                f"{COMMAND} puts it right"
+            )
+        counted = [
+            int(cells[place]) for name, cells in rows.items() if "lines: shared by" in name and cells[place] != "–"
+        ]
+        assert sorted(counted) == pytest.approx(sorted(lines.shared.values()), rel=0.05, abs=5), (
+            f"{COMMAND} puts it right"
+        )
 
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")

@@ -12,9 +12,10 @@ from dataclasses import fields
 
 import pytest
 
+from compare.lines.connection import Connection
 from compare.lines.faults import NETWORKS, Faults
 from compare.lines.positions import EVENT_START
-from compare.lines.relay import Connection, Relay
+from compare.lines.relay import Relay
 from compare.relay import argument_parser
 from protocols.grpc.convert import to_event_bytes
 from shared.events import Chunk, TurnStarted, from_json, to_json

@@ -35,7 +35,8 @@ async def test_a_model_that_thinks_says_so_once(client: Connect, word: str) -> N
     assert isinstance(thinking, Thinking)
     assert isinstance(first, Chunk)
     assert (thinking.turn_id, thinking.seq) == (started.turn_id, 2)
-    assert first.at - thinking.at >= 300
+    # A clock may tick a little early.
+    assert first.at - thinking.at >= 290
     assert await events(connected.read(started.turn_id, 0)) == log
     assert await events(connected.read(started.turn_id, 1)) == log[1:]
 

@@ -215,7 +215,7 @@ def _machines(results: Results) -> list[Reason]:
     return [
         Reason(lane, False, held, "unmeasured", "grpc.io, load balancing")
         if lane in _HELD
-        else Reason(lane, False, single, "unmeasured", "WIRE.md, section 2")
+        else Reason(lane, False, single, "unmeasured", "RFC 9110, section 3.3")
         for lane in sorted(results.lanes, key=lambda lane: lane not in _HELD)
     ]
 

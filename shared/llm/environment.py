@@ -33,7 +33,7 @@ def setup_words(provider: Provider, error: Exception) -> str:
 def connection_words(provider: Provider, error: BaseException) -> str:
     """Why no connection was made."""
     if any(isinstance(one, ssl.SSLError) for one in _chain(error)):
-        where = " or ".join(_variables(_CERTIFICATES)) or "SSL_CERT_FILE"
+        where = (*_variables(_CERTIFICATES), "SSL_CERT_FILE")[0]
         return provider.sentence(
             f"has no certificate that this machine trusts; check {where} and {provider.address_setting}."
         )

@@ -23,7 +23,8 @@ class Frame:
     """One step of an answer.
 
     ``value`` is its JSON, of any type; None where bytes came that made no whole frame, which is still a sign of life.
-    ``event`` is the event's type where one was named. ``done``: the server said that the answer is whole.
+    ``event`` is the event's type where one was named. ``done``: the answer is whole, because the server said so (``DONE``) or
+    because it was one JSON value (``WHOLE``).
     """
 
     value: Any = None
@@ -33,6 +34,7 @@ class Frame:
 
 ALIVE = Frame()
 DONE = Frame(done=True)
+WHOLE = Frame(event="whole", done=True)
 
 
 async def read_frames(chunks: AsyncIterable[bytes], max_bytes: int) -> AsyncGenerator[Frame, None]:
@@ -144,7 +146,7 @@ class _Body:
             raise NotAnAnswer("the answer is not JSON, or was cut")
         self._values += frame is not None
         # One value is a whole answer of a server that did not stream; several are a stream, which has an end of its own.
-        end = [DONE] if self._values == 1 else []
+        end = [WHOLE] if self._values == 1 else []
         return [frame, *end] if frame is not None else end
 
 

@@ -20,7 +20,7 @@ from google.genai import Client, errors, types
 from shared.errors import ChatError
 from shared.llm.checked import NotAnAnswer, fields, items, text, token_count
 from shared.llm.environment import cause_of, connection_words
-from shared.llm.frames import read_frames
+from shared.llm.frames import WHOLE, read_frames
 from shared.llm.limits import TimeLimits
 from shared.llm.model import ContextMessage
 from shared.llm.provider import (
@@ -167,15 +167,17 @@ def _config(
 
 async def _plain_events(chunks: AsyncIterator[bytes]) -> AsyncGenerator[bytes, None]:
     """The answer as the SDK can read it; a sign of life without text becomes an empty frame. Raises NotAnAnswer."""
-    finished = False
+    answered = finished = False
     async for frame in read_frames(chunks, MAX_FRAME_BYTES):
         if frame.done:
-            # Gemini has no end mark, but a gateway may send OpenAI's: it counts where no finish reason came.
-            if not finished:
+            # Gemini has no end mark, but a gateway may send OpenAI's: it counts where no finish reason came. One JSON value
+            # without a candidate is no answer.
+            if not finished and (answered or frame is not WHOLE):
                 yield _event({"candidates": [{"finishReason": "OTHER"}]})
             return
         for value in frame.value if isinstance(frame.value, list) else [frame.value]:
             plain = plain_frame(value)
+            answered = answered or "candidates" in plain
             finished = finished or any("finishReason" in one for one in plain.get("candidates", ()))
             yield _event(plain)
 
@@ -236,7 +238,9 @@ def _plain_error(body: bytes) -> dict[str, Any]:
         return {}
     if isinstance(value, list) and len(value) == 1:
         value = value[0]
-    return _error_fields(value["error"]) if isinstance(value, dict) and value.get("error") else {}
+    error = value.get("error") if isinstance(value, dict) else None
+    # Any gateway may say "error"; Gemini says a code and a status with it.
+    return _error_fields(error) if isinstance(error, dict) and ("code" in error or "status" in error) else {}
 
 
 def _error_fields(error: Any) -> dict[str, Any]:

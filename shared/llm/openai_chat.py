@@ -14,6 +14,7 @@ from shared.config import Settings
 from shared.errors import ChatError
 from shared.events import FinishReason
 from shared.llm.checked import NotAnAnswer, fields, items, text, usage
+from shared.llm.frames import WHOLE
 from shared.llm.limits import TimeLimits, within_limits
 from shared.llm.model import ContextMessage, Delta
 from shared.llm.openai_sdk import OpenAIClient, openai_provider
@@ -74,18 +75,20 @@ class OpenAIChat:
             {"stream": True, "stream_options": {"include_usage": True}},
             MAX_FRAME_BYTES,
         )
-        spoken = finished = False
+        answered = spoken = finished = False
         async with aclosing(frames):
             async for frame in frames:
                 if frame.done:
-                    # The end mark counts where no finish reason came.
-                    yield Delta(finish_reason=None if finished else "other")
+                    # The end counts where no finish reason came; one JSON value without a choice is no answer.
+                    if not finished and (answered or frame is not WHOLE):
+                        yield Delta(finish_reason="other")
                     continue
                 try:
                     delta = read_delta(self._provider, frame.value, spoken)
                 except NotAnAnswer as error:
                     failure = unreadable(self._provider, error)
                     break
+                answered = answered or bool(isinstance(frame.value, dict) and frame.value.get("choices"))
                 spoken = spoken or bool(delta.text)
                 finished = finished or delta.finish_reason is not None
                 yield delta

@@ -1,144 +1,19 @@
-"""The two chat wires, one table of scenarios for both.
-
-Gemini: frames ``data: {GenerateContentResponse}\\r\\n\\r\\n`` and no end mark. OpenAI: ``data: {chat.completion.chunk}\\n\\n`` and
-``data: [DONE]``. https://ai.google.dev/api/generate-content · https://platform.openai.com/docs/api-reference/chat-streaming
-"""
+"""The two chat wires, one table of scenarios for both."""
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
-from typing import Any, Protocol
 
+from tests.emulators.odd import ODD
 from tests.emulators.server import PROVIDER_TEXT, WRONG_KEY, Exchange
+from tests.emulators.wire import TOKENS, AnyWire, GeminiWire, OpenAIWire, data_frame
 
 GEMINI_MODELS = ("gemini-3.8-flash", "gemini-3.5-flash-lite")
-TOKENS = ("The ", "emula", "tor ", "says: ")
 WILD = ("e\u0301", " 👩‍👩‍👧‍👦", "\u2028", "\x85", "\r\n", "\t\n\n    ", "🇩🇪", "नमस्ते", ' "\\', "\x7f", "</s>", "データ")
 PACE_S = 0.01
 LONG = 2000
 
-
-class Wire(Protocol):
-    """How a provider frames what its model does. ``reason`` is ``stop``, ``length`` or ``safety``."""
-
-    def text(self, text: str) -> bytes: ...
-    def empty(self) -> bytes: ...
-    def thought(self, text: str) -> bytes: ...
-    def end(self, reason: str, usage: bool) -> list[bytes]: ...
-    def error(self, status: int) -> tuple[dict[str, Any], dict[str, str]]: ...
-    async def block_prompt(self, exchange: Exchange) -> None: ...
-
-
-def _data(value: Any, end: str) -> bytes:
-    # Real servers send these unescaped, and line readers that are not the standard's split on them.
-    return f"data: {json.dumps(value, ensure_ascii=False)}{end}".encode("utf-8", "surrogatepass")
-
-
-@dataclass(frozen=True)
-class GeminiWire:
-    """GenerateContentResponse frames."""
-
-    messages: int
-    key: str
-
-    def _frame(self, parts: list[Any] | None, reason: str | None = None, usage: bool = True) -> bytes:
-        candidate: dict[str, Any] = {"index": 0}
-        if parts is not None:
-            candidate["content"] = {"role": "model", "parts": parts}
-        if reason:
-            candidate["finishReason"] = reason
-        frame: dict[str, Any] = {"candidates": [candidate], "modelVersion": "emulated", "responseId": "r1"}
-        if usage:
-            frame["usageMetadata"] = {"promptTokenCount": 7, "candidatesTokenCount": 4, "totalTokenCount": 11}
-        return _data(frame, "\r\n\r\n")
-
-    def text(self, text: str) -> bytes:
-        return self._frame([{"text": text}], usage=False)
-
-    def empty(self) -> bytes:
-        return self._frame(None, usage=False)
-
-    def thought(self, text: str) -> bytes:
-        return self._frame([{"text": text, "thought": True}], usage=False)
-
-    def end(self, reason: str, usage: bool) -> list[bytes]:
-        reasons = {"stop": "STOP", "length": "MAX_TOKENS", "safety": "SAFETY"}
-        return [self._frame([{"text": ""}] if reason == "stop" else None, reasons[reason], usage)]
-
-    def error(self, status: int) -> tuple[dict[str, Any], dict[str, str]]:
-        names = {400: "INVALID_ARGUMENT", 401: "UNAUTHENTICATED", 403: "PERMISSION_DENIED", 404: "NOT_FOUND"}
-        names |= {429: "RESOURCE_EXHAUSTED", 500: "INTERNAL", 503: "UNAVAILABLE", 504: "DEADLINE_EXCEEDED"}
-        error: dict[str, Any] = {
-            "code": status,
-            "message": f"{PROVIDER_TEXT} {self.key}",
-            "status": names.get(status, "UNKNOWN"),
-        }
-        if self.key == WRONG_KEY:
-            error["details"] = [{"@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": "API_KEY_INVALID"}]
-        return {"error": error}, {}
-
-    def wait(self, seconds: int) -> tuple[dict[str, Any], dict[str, str]]:
-        body, headers = self.error(429)
-        retry = {"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": f"{seconds}s"}
-        body["error"]["details"] = [retry]
-        return body, headers
-
-    async def block_prompt(self, exchange: Exchange) -> None:
-        await exchange.start("text/event-stream")
-        usage = {"promptTokenCount": 7, "totalTokenCount": 7}
-        blocked = {"promptFeedback": {"blockReason": "SAFETY"}, "usageMetadata": usage}
-        await exchange.send(_data(blocked, "\r\n\r\n"))
-        await exchange.finish()
-
-
-@dataclass(frozen=True)
-class OpenAIWire:
-    """chat.completion.chunk frames."""
-
-    messages: int
-    key: str
-
-    def _frame(self, delta: dict[str, Any], reason: str | None = None) -> bytes:
-        choice = {"index": 0, "delta": delta, "finish_reason": reason}
-        return _data({**self._head(), "choices": [choice]}, "\n\n")
-
-    def _head(self) -> dict[str, Any]:
-        return {"id": "c1", "object": "chat.completion.chunk", "created": 1, "model": "emulated"}
-
-    def text(self, text: str) -> bytes:
-        return self._frame({"content": text})
-
-    def empty(self) -> bytes:
-        return self._frame({"role": "assistant", "content": ""})
-
-    def thought(self, text: str) -> bytes:
-        return self._frame({"reasoning_content": text})
-
-    def end(self, reason: str, usage: bool) -> list[bytes]:
-        frames = [self._frame({}, {"safety": "content_filter"}.get(reason, reason))]
-        if usage:
-            told = {"prompt_tokens": 7, "completion_tokens": 4, "total_tokens": 11}
-            frames.append(_data({**self._head(), "choices": [], "usage": told}, "\n\n"))
-        return [*frames, b"data: [DONE]\n\n"]
-
-    def error(self, status: int) -> tuple[dict[str, Any], dict[str, str]]:
-        codes = {401: "invalid_api_key", 404: "model_not_found", 429: "rate_limit_exceeded"}
-        message = f"{PROVIDER_TEXT} {self.key}"
-        return {"error": {"message": message, "type": "emulated", "param": None, "code": codes.get(status)}}, {}
-
-    def wait(self, seconds: int) -> tuple[dict[str, Any], dict[str, str]]:
-        return self.error(429)[0], {"retry-after": str(seconds)}
-
-    async def block_prompt(self, exchange: Exchange) -> None:
-        body, _ = self.error(400)
-        body["error"]["code"] = "content_policy_violation"
-        await exchange.answer(400, body)
-
-
-AnyWire = GeminiWire | OpenAIWire
 Scenario = Callable[[Exchange, AnyWire, int], Awaitable[None]]
 
 
@@ -255,7 +130,7 @@ async def error_frame(exchange: Exchange, wire: AnyWire, number: int) -> None:
     await exchange.start("text/event-stream")
     await _say(exchange, wire, list(TOKENS))
     body, _ = wire.error(number or 503)
-    await exchange.send(_data(body, "\n\n"))
+    await exchange.send(data_frame(body, "\n\n"))
     await exchange.finish()
 
 
@@ -300,7 +175,7 @@ async def error_first(exchange: Exchange, wire: AnyWire, number: int) -> None:
     """A frame with error N (503) before the first token."""
     await exchange.start("text/event-stream")
     body, _ = wire.error(number or 503)
-    await exchange.send(_data(body, "\n\n"))
+    await exchange.send(data_frame(body, "\n\n"))
     await exchange.finish()
 
 
@@ -341,25 +216,27 @@ _ALL: tuple[Scenario, ...] = (
     plain, long, paced, wild, empty, nothing, thoughts, no_usage, max_tokens, block_prompt, block_reply, status, limited, flaky,
     error_frame, garbage, cut, cut_first, drop, eof, eof_first, error_first, stall, stall_first, hang, slow,
 )  # fmt: skip
-SCENARIOS = {scenario.__name__.replace("_", "-"): scenario for scenario in _ALL}
+SCENARIOS = {scenario.__name__.replace("_", "-"): scenario for scenario in (*_ALL, *ODD)}
 
 
 async def gemini(exchange: Exchange) -> None:
-    """``POST /v1/models/{model}:streamGenerateContent?alt=sse``."""
+    """``POST /v1/models/{model}:streamGenerateContent?alt=sse``; a content without text is refused."""
     seen = exchange.seen
     wire = GeminiWire(len(seen.body["contents"]), seen.headers.get("x-goog-api-key", ""))
     model = re.sub(r"^/v1(beta)?/models/|:.*$", "", seen.path)
     short = int(seen.headers.get("x-server-timeout", 10)) < 10
-    await _answer(exchange, wire, 400 if wire.key == WRONG_KEY or short else 200 if model in GEMINI_MODELS else 404)
+    empty = any(not part["text"].strip() for content in seen.body["contents"] for part in content["parts"])
+    wrong = wire.key == WRONG_KEY or short or empty
+    await _answer(exchange, wire, 400 if wrong else 200 if model in GEMINI_MODELS else 404)
 
 
 async def openai(exchange: Exchange) -> None:
-    """``POST /v1/chat/completions``."""
+    """``POST /v1/chat/completions``; a message without text is refused."""
     seen = exchange.seen
     wire = OpenAIWire(len(seen.body["messages"]), seen.headers.get("authorization", "").removeprefix("Bearer "))
-    usage = (seen.body.get("stream_options") or {}).get("include_usage")
+    empty = any(not message["content"].strip() for message in seen.body["messages"])
     missing = seen.body["model"].startswith("missing")
-    await _answer(exchange, wire, 401 if wire.key == WRONG_KEY else 404 if missing else 200 if usage else 400)
+    await _answer(exchange, wire, 401 if wire.key == WRONG_KEY else 404 if missing else 400 if empty else 200)
 
 
 async def _answer(exchange: Exchange, wire: AnyWire, code: int) -> None:

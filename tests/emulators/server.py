@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import ssl
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
@@ -68,6 +69,11 @@ class Exchange:
             self.seen.ended_at, self.seen.ended_by = time.time() * 1000, by
             self._emulator.changed()
 
+    @property
+    def script(self) -> list[bytes]:
+        """What the scenario ``scripted`` sends."""
+        return self._emulator.script
+
     async def pause(self, seconds: float) -> None:
         """Wait; raises Gone as soon as the client leaves."""
         await asyncio.wait({self._leaving}, timeout=seconds)
@@ -102,6 +108,12 @@ class Exchange:
         head = "".join(f"{name}: {value}\r\n" for name, value in lines.items())
         await self._write(f"HTTP/1.1 {status} X\r\n{head}\r\n".encode() + data)
 
+    async def file(self, data: bytes, media_type: str) -> None:
+        """A whole answer of any bytes."""
+        self.seen.status = 200
+        head = f"HTTP/1.1 200 X\r\ncontent-type: {media_type}\r\ncontent-length: {len(data)}\r\n\r\n"
+        await self._write(head.encode() + data)
+
     def cut(self) -> None:
         """Break the connection, as a dying proxy would."""
         self._end("emulator")
@@ -128,18 +140,20 @@ class Exchange:
 
 
 class Emulator:
-    """The server. ``seen`` are the requests in order, ``base_url`` is without a path."""
+    """The server. ``seen`` are the requests in order, ``base_url`` is without a path, ``script`` is what ``scripted`` sends."""
 
-    def __init__(self, port: int = 0) -> None:
+    def __init__(self, port: int = 0, tls: ssl.SSLContext | None = None) -> None:
         self.port = port
+        self._tls = tls
         self.seen: list[Seen] = []
+        self.script: list[bytes] = []
         self._tasks: set[asyncio.Task[None]] = set()
         self._change = asyncio.Event()
 
     @property
     def base_url(self) -> str:
         """For ``GOOGLE_GEMINI_BASE_URL``."""
-        return f"http://127.0.0.1:{self.port}"
+        return f"http{'s' if self._tls else ''}://127.0.0.1:{self.port}"
 
     @property
     def openai_url(self) -> str:
@@ -158,7 +172,7 @@ class Emulator:
                 await self._change.wait()
 
     async def __aenter__(self) -> Self:
-        self._server = await asyncio.start_server(self._accept, "127.0.0.1", self.port, backlog=2048)
+        self._server = await asyncio.start_server(self._accept, "127.0.0.1", self.port, backlog=2048, ssl=self._tls)
         self.port = self._server.sockets[0].getsockname()[1]
         return self
 
@@ -192,7 +206,7 @@ class Emulator:
         seen = Seen(path, headers, body, time.time() * 1000)
         route = _route(method, path)
         if route is not None:
-            seen.scenario, seen.number = _scenario(body)
+            seen.scenario, seen.number = _scenario(body) if body else ("plain", 0)
             again = sum(1 for other in self.seen if (other.path, other.body) == (path, body))
             self.seen.append(seen)
             self.changed()
@@ -217,11 +231,15 @@ class Emulator:
 def _route(method: str, path: str) -> Callable[[Exchange], Awaitable[None]] | None:
     from tests.emulators import chat, images
 
+    if method == "GET" and re.match("/(pictures/|redirect-|escape)", path):
+        return images.file
     if method != "POST":
         return None
-    if ":streamGenerateContent" in path:
+    if re.match(r"/v1(beta)?/(models|tunedModels)/.*:streamGenerateContent", path):
         return chat.gemini
-    return {"/v1/chat/completions": chat.openai, "/v1/images/generations": images.openai}.get(path)
+    routes = {"chat/completions": chat.openai, "images/generations": images.openai}
+    address = re.fullmatch(r"(?:/api)?/v1/(.+)", path)
+    return routes.get(address[1]) if address else None
 
 
 def _scenario(body: Any) -> tuple[str, int]:
