@@ -24,7 +24,7 @@ const differ = (a, b) => Math.min(a.n, b.n) >= 6 && (a.high < b.low || b.high < 
 
 $("when").textContent = data.when;
 
-// -- replay: the raw arrivals, at true speed ---------------------------------------------------------------------------
+// Replay: the raw arrivals, at true speed.
 const scenes = Object.keys(data.replay);
 const replay = { scene: scenes[0], ms: 0, end: 0, playing: false, last: 0, rows: {} };
 
@@ -124,7 +124,7 @@ if (scenes.length) {
   draw();
 } else $("replay").append("Nothing was recorded that could be played.");
 
-// -- plots --------------------------------------------------------------------------------------------------------------
+// Plots.
 for (const lane of lanes) $("legend").append(element("span", {}, element("i", { style: `background:${colour(lane)}` }), lane));
 const W = 560, H = 270, LEFT = 62, RIGHT = 16, TOP = 12, BOTTOM = 36;
 
@@ -258,7 +258,7 @@ figure("Stopping the model", "at of turn_cancelled − cancel pressed: until the
 figure("A picture", "Picture whole − t0, replayed from the log; previews travel too where the answer streams.", measured("image_ms").reverse(), (name) => bars({ unit: "ms", log: true, rows: laneRows(name, "image_ms") }));
 figure("Connecting", "connect() and first ping of a new client.", measured("connect_cold"), (name) => bars({ unit: "ms", rows: laneRows(name, "connect_cold") }));
 
-// -- the guide ----------------------------------------------------------------------------------------------------------
+// The guide.
 const ticked = new Set();
 for (const need of needs) {
   const box = element("input", { type: "checkbox" });
@@ -281,7 +281,7 @@ function judge() {
 }
 $("needs").querySelector("input").click();
 
-// -- the tables ---------------------------------------------------------------------------------------------------------
+// The tables.
 function numbers(name, experiment) {
   const found = experiment.metrics.filter((metric) => lanes.some((lane) => figureOf(name, lane, metric)));
   const head = element("tr", {}, element("th", {}, "lane"));
@@ -313,7 +313,7 @@ Object.entries(results.experiments).forEach(([name, experiment], i) => {
   $("tables").append(made);
 });
 
-// -- method and set-up ----------------------------------------------------------------------------------------------------
+// Method and set-up.
 const rows = (entries) => { const body = element("table"); for (const cells of entries) body.append(element("tr", {}, ...cells.map((cell) => element("td", {}, cell)))); return body; };
 const unmeasured = Object.entries(results.unmeasured).map(([what, why]) => [what, why]);
 unmeasured.push(["TLS, real networks, several machines", "not in this run; the networks are shaped in the relay"]);
