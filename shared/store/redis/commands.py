@@ -12,7 +12,7 @@ from redis.exceptions import NoScriptError
 
 from shared.errors import ChatError
 from shared.store.redis.address import Address
-from shared.store.redis.connections import ANSWER_TIMEOUT_S, async_client
+from shared.store.redis.connections import ANSWER_TIMEOUT_S, async_client, close_client
 from shared.store.redis.contact import Contact
 from shared.store.redis.errors import FAILURES, unavailable
 
@@ -53,7 +53,11 @@ class Commands:
         Raises ChatError ``storage_unavailable``. It may have been run all the same: its reply may have been lost.
         """
         client = self._append_client if append and not self._ack_replicas else self._client
-        return await self._run(lambda: self._evaluate(client, script, keys, arguments))
+        return await self._run(lambda: self._evaluate(client, script, keys, arguments, self._ack_replicas))
+
+    async def read(self, script: Script, keys: Sequence[str], arguments: Sequence[Argument]) -> Any:
+        """Run a script that only reads, as ``write`` runs one that writes. Raises ChatError ``storage_unavailable``."""
+        return await self._run(lambda: self._evaluate(self._client, script, keys, arguments, 0))
 
     async def call(self, command: Callable[[Any], Awaitable[T]]) -> T:
         """Run a command, or a pipeline of commands, on one connection. Raises ChatError ``storage_unavailable``."""
@@ -70,8 +74,8 @@ class Commands:
 
     async def close(self) -> None:
         """Close the connections."""
-        await self._client.aclose()
-        await self._append_client.aclose()
+        await close_client(self._client)
+        await close_client(self._append_client)
 
     async def _run(self, work: Callable[[], Awaitable[T]]) -> T:
         # A command that has been sent is not cancelled with its caller: its reply belongs to nobody else.
@@ -89,9 +93,11 @@ class Commands:
         self.contact.heard()
         return result
 
-    async def _evaluate(self, client: Any, script: Script, keys: Sequence[str], arguments: Sequence[Argument]) -> Any:
+    async def _evaluate(
+        self, client: Any, script: Script, keys: Sequence[str], arguments: Sequence[Argument], ack_replicas: int
+    ) -> Any:
         given = (len(keys), *keys, self.offset_ms, "1" if self.pushes else "0", self._publish, *arguments)
-        if not self._ack_replicas:
+        if not ack_replicas:
             try:
                 return await client.execute_command("EVALSHA", script.sha1, *given)
             except NoScriptError:
@@ -99,7 +105,7 @@ class Commands:
         for command, text in (("EVALSHA", script.sha1), ("EVAL", script.source)):
             pipeline = client.pipeline(transaction=False)
             pipeline.execute_command(command, text, *given)
-            pipeline.execute_command("WAIT", self._ack_replicas, int(ANSWER_TIMEOUT_S * 500))
+            pipeline.execute_command("WAIT", ack_replicas, int(ANSWER_TIMEOUT_S * 500))
             result, replicas = await pipeline.execute(raise_on_error=False)
             if isinstance(result, NoScriptError):
                 continue
@@ -107,10 +113,10 @@ class Commands:
                 raise result
             if isinstance(replicas, Exception):
                 raise replicas
-            if replicas < self._ack_replicas:
+            if replicas < ack_replicas:
                 raise ChatError(
                     "storage_unavailable",
-                    f"The store cannot be used now: {replicas} of {self._ack_replicas} replicas have answered.",
+                    f"The store cannot be used now: {replicas} of {ack_replicas} replicas have answered.",
                 )
             return result
         raise AssertionError("EVAL never answers NOSCRIPT")

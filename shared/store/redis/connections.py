@@ -37,7 +37,7 @@ def async_client(address: Address, *, one_connection: bool = False) -> AsyncClie
         return redis.asyncio.cluster.RedisCluster(startup_nodes=nodes, **options)
     if address.form == "sentinel":
         sentinel = _AsyncSentinel(address.hosts, sentinel_kwargs=_sentinel(options), **options)
-        return sentinel.master_for(address.service, db=address.database, single_connection_client=one_connection)
+        return sentinel.master_for(address.service, db=address.database)
     ((host, port),) = address.hosts
     return redis.asyncio.Redis(
         host=host, port=port, db=address.database, single_connection_client=one_connection, **options
@@ -55,6 +55,14 @@ def sync_client(address: Address) -> SyncClient:
         return sentinel.master_for(address.service, db=address.database)
     ((host, port),) = address.hosts
     return redis.Redis(host=host, port=port, db=address.database, **options)
+
+
+async def close_client(client: AsyncClient) -> None:
+    """Close a client's connections, those with the Sentinels too: the library leaves these open."""
+    await client.aclose()
+    sentinels = getattr(getattr(client, "connection_pool", None), "sentinel_manager", None)
+    if sentinels is not None:
+        await sentinels.aclose()
 
 
 async def subscription_client(address: Address, key: str) -> AsyncClient:

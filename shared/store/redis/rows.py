@@ -31,12 +31,11 @@ class StoredTurn(NamedTuple):
     request_id: str | None
 
 
-def stored_turn(turn_id: str, fields: list[bytes | None], time: tuple[int, int], offset_ms: float) -> StoredTurn | None:
-    """The turn from the values of TURN_FIELDS; ``time``: what TIME answered. None where there is none, or it is forgotten."""
+def stored_turn(turn_id: str, fields: list[bytes | None], now: float) -> StoredTurn | None:
+    """The turn from the values of TURN_FIELDS; ``now`` by the store's clock. None where there is none, or it is forgotten."""
     session, kind, status, last_seq, owner, epoch, ended, read, log_until, turn_until, key = (
         None if value is None else value.decode() for value in fields
     )
-    now = time[0] * 1000 + time[1] / 1000 + offset_ms
     if kind is None or status is None or owner is None or (turn_until and float(turn_until) <= now):
         return None
     row = TurnRow(
@@ -105,7 +104,7 @@ def lines_of(segments: list[Any], after: int) -> list[tuple[int, bytes]]:
     """Seq and stored JSON of what the segments of a log have after seq ``after``."""
     found = []
     for entry_id, fields in segments:
-        lines = fields[b"e"].split(b"\n")
+        lines = fields[1].split(b"\n")
         first = int(entry_id.split(b"-")[0]) - len(lines) + 1
         found += [(seq, line) for seq, line in enumerate(lines, first) if seq > after]
     return found

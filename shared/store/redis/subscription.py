@@ -16,7 +16,7 @@ from shared.errors import ChatError
 from shared.store.protocol import Lost, Moved, News, Pushed, Signal
 from shared.store.redis.address import Address
 from shared.store.redis.commands import Commands
-from shared.store.redis.connections import ANSWER_TIMEOUT_S, subscription_client
+from shared.store.redis.connections import ANSWER_TIMEOUT_S, close_client, subscription_client
 from shared.store.redis.errors import FAILURES
 from shared.store.redis.keys import Keys
 
@@ -92,7 +92,7 @@ class Subscription:
                     await self._serve(client)
                 finally:
                     self._close_pubsub()
-                    await client.aclose()
+                    await close_client(client)
             except (*FAILURES, _Broken, TimeoutError, ExceptionGroup):
                 pause_s = _FIRST_PAUSE_S if self._heard_s > time.monotonic() - _LOOK_S * 3 else pause_s
                 await asyncio.sleep(pause_s)

@@ -29,12 +29,15 @@ _START = Script("start")
 _APPEND = Script("append")
 _INTERRUPT = Script("interrupt")
 _CANCEL = Script("cancel")
+_READ = Script("read")
 
 # A script holds up everybody else, and some managed services allow 3,999 arguments.
 _MAX_ENTRIES = 200
 # A larger segment is announced, and read by those who follow.
 _MAX_PUSHED_BYTES = 64 * 1024
 _CONTEXT_PAGE = 50
+# One step of reading a log: a script holds up everybody else.
+_MAX_SEGMENTS = 1000
 _START_TRIES_S = 5.0
 # A picture is stored before the event that names it; it may be forgotten when that event never came.
 _PICTURE_MS = 24 * 3_600_000
@@ -293,31 +296,29 @@ class Turns:
 
     async def get(self, turn_id: str) -> StoredTurn | None:
         """The turn, or None."""
-
-        async def row(client: Any) -> Any:
-            pipeline = client.pipeline(transaction=False)
-            pipeline.hmget(self._keys.turn(turn_id), *TURN_FIELDS).execute_command("TIME")
-            return await pipeline.execute()
-
-        fields, server_time = await self._commands.call(row)
-        return stored_turn(turn_id, fields, server_time, self._commands.offset_ms)
+        keys = self._keys
+        fields, _, now = await self._commands.read(
+            _READ, [keys.turn(turn_id), keys.log(turn_id)], ["", 0, *TURN_FIELDS]
+        )
+        return stored_turn(turn_id, fields, float(now))
 
     async def read(self, turn_id: str, after: int) -> tuple[StoredTurn, list[Record]] | None:
-        """The turn and its records after seq ``after``, from one snapshot."""
-        keys = self._keys
-
-        async def both(client: Any) -> Any:
-            pipeline = client.pipeline(transaction=True)
-            pipeline.hmget(keys.turn(turn_id), *TURN_FIELDS)
-            pipeline.xrange(keys.log(turn_id), f"{after + 1}-0")
-            fields, segments = await pipeline.execute()
-            return fields, segments, await client.time()
-
-        fields, segments, server_time = await self._commands.call(both)
-        found = stored_turn(turn_id, fields, server_time, self._commands.offset_ms)
-        if found is None:
-            return None
-        lines = lines_of(segments, after) if not found.row.expired else []
+        """The turn and its records after seq ``after``; a long log in several steps, the turn from the last of them."""
+        keys, lines = self._keys, list[tuple[int, bytes]]()
+        while True:
+            fields, segments, now = await self._commands.read(
+                _READ,
+                [keys.turn(turn_id), keys.log(turn_id)],
+                [lines[-1][0] if lines else after, _MAX_SEGMENTS, *TURN_FIELDS],
+            )
+            found = stored_turn(turn_id, fields, float(now))
+            if found is None:
+                return None
+            lines += lines_of(segments, lines[-1][0] if lines else after)
+            if len(segments) < _MAX_SEGMENTS:
+                break
+        if found.row.expired:
+            return found, []
         return found, await self._commands.call(lambda client: load_records(client, keys, turn_id, lines))
 
     async def read_text(self, turn_id: str) -> tuple[TurnRow, str] | None:

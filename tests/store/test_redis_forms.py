@@ -1,0 +1,110 @@
+"""The forms of a Redis in which a node has to find the server first: Sentinels that promote a replica, and a cluster."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from compare.valkey import Valkey, free_port
+from shared.errors import ChatError
+from shared.store.protocol import Options, Signal, StoredImage
+from shared.store.redis.store import RedisStore
+from tests.conftest import until
+from tests.store.suite import asked, chunks, end, entry, log
+from tests.store.test_redis_races import following, listening
+
+Start = Callable[..., Valkey]
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Start]:
+    """``start(port, "replicaof …", sentinel=False)``: a server with these settings."""
+    started: list[Valkey] = []
+
+    def one(*settings: str, sentinel: bool = False) -> Valkey:
+        started.append(Valkey(tmp_path / f"valkey{len(started)}", settings))
+        return started[-1].start(*(["--sentinel"] if sentinel else []))
+
+    yield one
+    for server in started:
+        server.kill()
+
+
+async def test_a_replica_that_a_sentinel_promotes_is_found(start: Start) -> None:
+    """The primary dies with events that the replica has; then the owner goes on, and the reader gets all of it."""
+    primary = start("save ''")
+    replica = start("save ''", f"replicaof 127.0.0.1 {primary.port}", "repl-diskless-sync-delay 0")
+    await until(lambda: b"state=online" in primary.ask("INFO", "replication"))
+    sentinel = start(
+        f"sentinel monitor chat 127.0.0.1 {primary.port} 1",
+        "sentinel down-after-milliseconds chat 500",
+        "sentinel failover-timeout chat 3000",
+        sentinel=True,
+    )
+    await until(lambda: str(replica.port).encode() in sentinel.ask("SENTINEL", "REPLICAS", "chat"))
+    url = f"redis+sentinel://127.0.0.1:{sentinel.port}/chat/0"
+    owner, other = [await asyncio.to_thread(RedisStore, url, Options()) for _ in range(2)]
+    started = await owner.start_turn(asked(new_session_id="s1"))
+    turn_id = started.turn.turn_id
+    async with following(other, turn_id) as follower:
+        await owner.append([entry(started, chunks(turn_id, 2, "before"))])
+        await until(lambda: turn_id.encode() in replica.ask("KEYS", "*" + turn_id) and len(follower.lines) == 2)
+        primary.kill()
+        async with asyncio.timeout(60):
+            while True:
+                try:
+                    (appended,) = await owner.append([entry(started, chunks(turn_id, 3, "after"))])
+                    break
+                except ChatError as error:
+                    assert error.code == "storage_unavailable"
+                    await asyncio.sleep(0.05)
+        assert appended.done
+        await until(lambda: len(follower.lines) == 3)
+    assert [event.seq for event in await log(other, turn_id)] == [1, 2, 3]
+    assert await owner.reap() == []
+    await owner.close()
+    await other.close()
+
+
+async def test_a_cluster_pushes_to_the_other_nodes(start: Start) -> None:
+    server = start("cluster-enabled yes", f"cluster-port {free_port()}", "save ''")
+    assert server.ask("CLUSTER", "ADDSLOTSRANGE", 0, 16383).startswith(b"+OK")
+    await until(lambda: b"cluster_state:ok" in server.ask("CLUSTER", "INFO"))
+    url = f"redis+cluster://127.0.0.1:{server.port}"
+    owner, other = [await asyncio.to_thread(RedisStore, url, Options()) for _ in range(2)]
+    owner.keep_leases("me")
+    started = await owner.start_turn(asked(new_session_id="s1"))
+    turn_id = started.turn.turn_id
+    async with listening(other) as heard:
+        await owner.cancel(turn_id, "x")
+        await until(lambda: any(isinstance(news, Signal) and news.kind == "cancel" for news in heard))
+    async with following(other, turn_id) as follower:
+        for seq in range(2, 12):
+            await owner.append([entry(started, chunks(turn_id, seq, f"{seq}"))])
+        await until(lambda: len(follower.lines) == 11)
+    assert (await other.renew("other", [], [turn_id])) == []
+    assert await other.reap() == []
+    await end(owner, started, after=11)
+    assert len((await other.list_messages("s1", 10, None))[0]) == 2
+    picture = await owner.start_turn(asked("A hill", kind="image"))
+    image = StoredImage(
+        image_id="i1",
+        turn_id=picture.turn.turn_id,
+        mime_type="image/png",
+        width=1,
+        height=1,
+        sha256="00",
+        preview=False,
+        revised_prompt=None,
+        data=b"png",
+    )
+    await owner.append([entry(picture, chunks(picture.turn.turn_id, 2, "x"), images=[image])])
+    assert await other.get_image("i1") == image
+    await owner.clear_session("s1", "me", 1.0)
+    sessions, active = await other.list_sessions(10, None, 0)
+    assert ([session.session_id for session in sessions], active) == (["s1"], 1)
+    await owner.close()
+    await other.close()
