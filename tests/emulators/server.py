@@ -206,8 +206,9 @@ class Emulator:
         seen = Seen(path, headers, body, time.time() * 1000)
         route = _route(method, path)
         if route is not None:
-            seen.scenario, seen.number = _scenario(body) if body else ("plain", 0)
-            again = sum(1 for other in self.seen if (other.path, other.body) == (path, body))
+            seen.scenario, seen.number = _scenario(body)
+            # The same question may come again with fewer parameters.
+            again = sum(1 for other in self.seen if (other.path, _question(other.body)) == (path, _question(body)))
             self.seen.append(seen)
             self.changed()
         else:
@@ -242,13 +243,17 @@ def _route(method: str, path: str) -> Callable[[Exchange], Awaitable[None]] | No
     return routes.get(address[1]) if address else None
 
 
-def _scenario(body: Any) -> tuple[str, int]:
-    """The scenario that the last message or the prompt names."""
+def _question(body: Any) -> str:
+    """The last message or the prompt of a request."""
+    body = body or {}
     if "contents" in body:
-        text = body["contents"][-1]["parts"][0]["text"]
-    elif "messages" in body:
-        text = body["messages"][-1]["content"]
-    else:
-        text = body.get("prompt", "")
-    match = _SCENARIO.search(text)
+        return str(body["contents"][-1]["parts"][0]["text"])
+    if "messages" in body:
+        return str(body["messages"][-1]["content"])
+    return str(body.get("prompt", ""))
+
+
+def _scenario(body: Any) -> tuple[str, int]:
+    """The scenario that a question names."""
+    match = _SCENARIO.search(_question(body))
     return (match[1], int(match[2] or 0)) if match else ("plain", 0)
