@@ -71,9 +71,6 @@ def said(*messages: str) -> str:
     return "".join(reply_tokens(history))
 
 
-# -- one message ---------------------------------------------------------------------------------------------------------
-
-
 def test_one_message_prints_the_very_reply(servers: Servers, word: str, run: Run) -> None:
     message = "Show me code that reads a stream of events."
     status, out, err = run("chat", word, "--port", port_of(servers, word), message)
@@ -114,9 +111,6 @@ def test_as_a_file_and_as_a_module(servers: Servers, word: str, run: Run, tmp_pa
         )
         assert (done.returncode, done.stderr) == (0, b"")
         assert done.stdout.decode().rstrip("\n") == said("hello").rstrip("\n")
-
-
-# -- what goes wrong -----------------------------------------------------------------------------------------------------
 
 
 def test_refused(servers: Servers, word: str, run: Run) -> None:
@@ -292,9 +286,6 @@ def test_a_reader_that_leaves_gets_no_traceback(servers: Servers, run: Run) -> N
     assert (len(done.stdout), done.stderr) == (10, b"")
 
 
-# -- one picture ---------------------------------------------------------------------------------------------------------
-
-
 def test_a_picture(servers: Servers, word: str, run: Run, tmp_path: Path) -> None:
     to = ("image", word, "--port", port_of(servers, word), "--size", "96x64")
     named = tmp_path / "bridge.png"
@@ -320,9 +311,6 @@ def test_a_picture_that_is_refused(servers: Servers, word: str, run: Run, tmp_pa
         assert (status, out) == (1, "")
         assert re.fullmatch(rf"{code}: \S.*\n", err), err
     assert not list(tmp_path.iterdir())
-
-
-# -- the rest ------------------------------------------------------------------------------------------------------------
 
 
 def test_the_list_names_all_five(run: Run) -> None:

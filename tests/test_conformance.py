@@ -208,9 +208,6 @@ def without_ids(events: Iterable[AnyEvent]) -> list[dict[str, Any]]:
     return plain
 
 
-# -- one script, five transports ---------------------------------------------------------------------------------------
-
-
 async def test_the_log_is_what_the_model_said(word: str, record: Record, client: Connect) -> None:
     """Every turn against the model's own output and the contract's rules of context and counting."""
     recording = await record(word)
@@ -332,9 +329,6 @@ async def test_messages_are_the_same_everywhere(word: str, record: Record, clien
     ]
 
 
-# -- pictures ----------------------------------------------------------------------------------------------------------
-
-
 async def test_a_picture_with_its_previews(word: str, record: Record, client: Connect) -> None:
     recording = await record(word)
     here = await client(word)
@@ -382,9 +376,6 @@ async def test_a_picture_outside_any_session(word: str, client: Connect) -> None
     end = (await read(here, picture.turn_id))[-1]
     assert isinstance(end, TurnCompleted)
     assert end.message_count is None
-
-
-# -- sessions that go on elsewhere -------------------------------------------------------------------------------------
 
 
 async def test_a_conversation_goes_on_over_every_other(word: str, client: Connect) -> None:
@@ -477,9 +468,6 @@ async def state(client: ChatClient, reply: Reply, picture: Picture) -> Sequence[
         await read(client, picture.turn_id),
         await client.get_image(picture.image_id),
     )
-
-
-# -- keys and cursors --------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("writer", "reader"), PAIRS)

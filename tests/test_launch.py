@@ -101,9 +101,6 @@ def free_ports(count: int) -> int:
     raise AssertionError("no free ports")
 
 
-# -- starting ------------------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(("word", "way", "folder"), STARTS)
 def test_starts_every_way_from_everywhere(word: str, way: str, folder: str, tmp_path: Path) -> None:
     begun = time.monotonic()
@@ -179,9 +176,6 @@ def refused(word: str, arguments: Sequence[str], env: dict[str, str], cwd: Path)
     return done.stderr
 
 
-# -- stopping with a stream open -----------------------------------------------------------------------------------------
-
-
 @asynccontextmanager
 async def asked(process: subprocess.Popen[str], word: str, message: str) -> AsyncIterator[asyncio.Task[list[Any]]]:
     """A client that reads the answer to ``message``, once the turn is running."""
@@ -224,9 +218,6 @@ async def test_sigterm_lets_a_running_turn_finish(word: str, tmp_path: Path) -> 
     assert status == 0
     assert "Traceback" not in said
     assert isinstance(last, TurnCompleted) or (isinstance(last, Reply) and last.status == "completed")
-
-
-# -- serve all -----------------------------------------------------------------------------------------------------------
 
 
 @contextmanager
