@@ -23,9 +23,9 @@ class ImagePart:
 
 
 class ImageModel(Protocol):
-    """An image model. ``check_size`` refuses what the model cannot draw before anything is paid for.
+    """An image model. ``check_size`` refuses a size that the model cannot draw, before a request is paid for.
 
-    ``hint`` tells offline users how to get a real model (empty otherwise).
+    ``hint`` tells users of the offline model how to get a real one; it is empty for a real one.
     """
 
     provider: str

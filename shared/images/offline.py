@@ -1,11 +1,11 @@
 """The offline image model: a real PNG of the asked size, drawn from the prompt, without a key or a network.
 
-The same prompt and size give the same bytes; another prompt gives other colours, shapes and words. Two coarse previews
-come first, ten token-times of the offline chat apart. A label in the picture says that it is a stand-in. Seeded grain
-makes a picture about as heavy as a provider's: some 1.2 bytes a pixel.
+The same prompt and size give the same bytes; another prompt gives other colours, shapes and words. Two coarse previews come first,
+as far apart as ten tokens of the offline chat. A label in the picture says that it is a stand-in. Seeded grain gives a picture
+the weight of a provider's: about 1.2 bytes a pixel.
 
-The prompt may begin with the stage directions of ``shared/llm/offline.py``: ``/slow S`` waits, ``/fail CODE`` fails
-after the first preview, ``/fail-first CODE`` before it, ``/stall S`` pauses between the previews.
+The prompt may begin with directions of ``shared/llm/stage_directions.py``: ``/slow S`` waits, ``/fail CODE`` fails after the
+first preview, ``/fail-first CODE`` before it, ``/stall S`` pauses between the previews.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _BAND_PIXELS = 1 << 20
 
 
 class OfflineImages:
-    """ImageModel without a provider; takes any size up to ``MAX_IMAGE_PIXELS``."""
+    """ImageModel without a provider; it draws any size up to ``MAX_IMAGE_PIXELS``."""
 
     provider = "offline"
     default_model = MODEL_ID
@@ -56,7 +56,7 @@ class OfflineImages:
             raise ChatError("invalid_request", f"The picture may have 1 to {self._max_pixels} pixels in all.")
 
     async def generate(self, prompt: str, width: int, height: int) -> AsyncGenerator[ImagePart, None]:
-        """Two previews, then the picture; all of them PNG of the asked size, drawn in a thread."""
+        """Two previews, then the picture: PNG of the asked size, drawn in a thread. Raises what a direction asks for."""
         self.check_size(width, height)
         stage = directions(prompt)
         await asyncio.sleep(self._first_s + stage.slow_s)
@@ -128,13 +128,13 @@ def _preview(picture: Image, cells: int) -> bytes:
 
 
 def _finish(picture: Image, seed: bytes) -> bytes:
-    """The picture with seeded grain (put into ``picture`` itself)."""
+    """The bytes of the picture with seeded grain, which is drawn into ``picture`` itself."""
     from PIL import Image, ImageChops
 
     dice, levels = random.Random(seed), [value * _GRAIN // 256 for value in range(256)]
     width, height = picture.size
     rows = max(1, _BAND_PIXELS // width)
-    # In bands, because randbytes and ImageChops hold the interpreter's lock for as long as they take.
+    # In bands, because randbytes and ImageChops hold the interpreter's lock while they run.
     for top in range(0, height, rows):
         box = (0, top, width, min(top + rows, height))
         band = picture.crop(box)

@@ -1,7 +1,7 @@
 """The language model behind the chat: one protocol, one class a provider.
 
-A provider is one class in one file with ``stream``; ``open_chat_model`` is the only place that knows them all, and a
-provider's SDK is imported when it is first used.
+A provider is one class with ``stream``. Only ``open_chat_model`` knows all of them. A provider's SDK is imported when it is first
+used.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ class Delta:
 class ChatModel(Protocol):
     """A streaming chat model.
 
-    ``provider`` and ``default_model`` name what is at work, ``models`` lists the ids one may ask for (the default
-    first), ``hint`` tells offline users how to get a real model (empty otherwise).
+    ``provider`` and ``default_model`` name what answers, ``models`` lists the ids that a request may name (the default
+    first), ``hint`` tells users of the offline model how to get a real one; it is empty for a real one.
     """
 
     provider: str
