@@ -88,6 +88,7 @@ PARTS: dict[str, Part] = {
             ("chromium", "chromium-browser", "google-chrome"),
             setting="CHROMIUM",
         ),
+        Part("kosoku", "client", "pip", "kosoku"),
         Part("hypercorn", "server", "pip", "hypercorn"),
         Part("granian", "server", "pip", "granian"),
         Part("playwright", "tool", "pip", "playwright"),

@@ -33,6 +33,14 @@ PATIENCE_S = 10.0
 SocketMessage = dict[str, Any]
 
 
+def client_frame(opcode: int, payload: bytes = b"", *, fin: bool = True) -> bytes:
+    """A masked frame (RFC 6455, section 5.2) of at most 125 bytes, or of more with the 16-bit length."""
+    size = bytes([0x80 | len(payload)]) if len(payload) < 126 else b"\xfe" + len(payload).to_bytes(2, "big")
+    mask = b"\x01\x02\x03\x04"
+    masked = bytes(byte ^ mask[index % 4] for index, byte in enumerate(payload))
+    return bytes([(0x80 if fin else 0) | opcode]) + size + mask + masked
+
+
 class Addressed(Protocol):
     """A server that somebody runs; ``address`` is ``host:port``."""
 
@@ -56,10 +64,10 @@ class Raw:
         self._partial: str | bytes = b""
         self._messages: list[str | bytes] = []
 
-    async def shake(self, host: str, offered: tuple[str, ...], headers: dict[str, str]) -> None:
+    async def shake(self, host: str, target: str, offered: tuple[str, ...], headers: dict[str, str]) -> None:
         """Send the handshake and read the head of the answer."""
         extra = [(name.encode(), value.encode()) for name, value in headers.items()]
-        self.write(self._ws.send(Request(host=host, target="/ws", subprotocols=list(offered), extra_headers=extra)))
+        self.write(self._ws.send(Request(host=host, target=target, subprotocols=list(offered), extra_headers=extra)))
         while self.status is None:
             await self._read()
 
@@ -155,6 +163,7 @@ async def raw(
     *,
     offered: tuple[str, ...] = (PROTOCOL,),
     headers: dict[str, str] | None = None,
+    target: str = "/ws",
     connected: bool = True,
 ) -> AsyncIterator[Raw]:
     """A raw connection that has read its ``connected``, unless ``connected`` is False."""
@@ -162,7 +171,7 @@ async def raw(
     reader, writer = await asyncio.open_connection(host, int(port))
     try:
         connection = Raw(reader, writer)
-        await connection.shake(server.address, offered, headers or {})
+        await connection.shake(server.address, target, offered, headers or {})
         if connected:
             assert (await connection.hear())["type"] == "connected"
         yield connection

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
+import uuid
 from typing import Any
 
 import pytest
@@ -201,3 +202,78 @@ async def test_a_long_poll(paced: Servers) -> None:
     assert polls > 1
     assert events == await log(paced, turn_id)
     assert events[-1]["type"] == "turn_completed"
+
+
+@pytest.mark.parametrize("path", ["/chat/stream", "/images/stream"])
+async def test_a_post_that_comes_back(path: str, servers: Servers) -> None:
+    """fetch-event-source repeats its POST with ``Last-Event-ID``: with the key of the turn it goes on, and shows nothing twice."""
+    body = {"message": "/tokens 8 hello"} if path == "/chat/stream" else {"prompt": "A hill", "size": "300x300"}
+    key = {"idempotency-key": f"come-back-{uuid.uuid4()}"}
+
+    async def post(**headers: str) -> Answer:
+        given = {name.replace("_", "-"): value for name, value in headers.items()}
+        return await ask(servers, "sse", "POST", path, body=body, headers=key | given)
+
+    told = events_of("sse", (await post()).body)
+    turn_id = told[0]["turn_id"]
+    for seq in (0, 1, len(told) - 1):
+        answer = await post(last_event_id=f"{turn_id}/{seq}")
+        assert events_of("sse", answer.body) == told[seq:]
+        assert answer.headers["content-location"] == f"/turns/{turn_id}"
+    # An empty one counts as absent.
+    assert events_of("sse", (await post(last_event_id="")).body) == told
+    end = await post(last_event_id=f"{turn_id}/{len(told)}")
+    assert (end.status, end.headers["content-type"], end.body) == (200, MEDIA_TYPES["sse"], b"")
+    beyond = await post(last_event_id=f"{turn_id}/{len(told) + 1}")
+    assert (beyond.status, beyond.json["code"]) == (422, "cursor_out_of_range")
+
+
+@pytest.mark.parametrize("path", ["/chat/stream", "/images/stream"])
+async def test_a_post_with_a_cursor_starts_no_turn(path: str, servers: Servers) -> None:
+    body = {"message": "/tokens 3 hello"} if path == "/chat/stream" else {"prompt": "A hill", "size": "16x16"}
+    mine, other = f"mine-{uuid.uuid4()}", f"other-{uuid.uuid4()}"
+    turn_ids = {}
+    for key in (mine, other):
+        answer = await ask(servers, "sse", "POST", path, body=body, headers={"idempotency-key": key})
+        turn_ids[key] = events_of("sse", answer.body)[0]["turn_id"]
+    cursor = f"{turn_ids[mine]}/2"
+    before = (await ask(servers, "sse", "GET", "/stats")).json["requests_total"]
+    for headers in (
+        {"last-event-id": cursor},
+        {"last-event-id": cursor, "idempotency-key": other},
+        {"last-event-id": cursor, "idempotency-key": f"unknown-{uuid.uuid4()}"},
+        {"last-event-id": f"{uuid.uuid4()}/2", "idempotency-key": mine},
+        {"last-event-id": "nothing/2", "idempotency-key": mine},
+        {"last-event-id": "of another server", "idempotency-key": mine},
+        {"last-event-id": f"{cursor}x", "idempotency-key": mine},
+    ):
+        refused = await ask(servers, "sse", "POST", path, body=body, headers=headers)
+        assert (refused.status, refused.json["code"]) == (422, "invalid_request"), headers
+        if headers["last-event-id"] == cursor:
+            assert "send Last-Event-ID with the Idempotency-Key" in refused.json["detail"]
+    changed = {name: f"{value} x" for name, value in body.items() if name != "size"}
+    headers = {"last-event-id": cursor, "idempotency-key": mine}
+    reused = await ask(servers, "sse", "POST", path, body=changed, headers=headers)
+    assert reused.json["code"] == "idempotency_key_reused"
+    assert (await ask(servers, "sse", "GET", "/stats")).json["requests_total"] == before
+
+
+async def test_the_cursor_of_a_polyfill(servers: Servers, told: list[dict[str, Any]]) -> None:
+    """event-source-polyfill cannot set the header, so it puts the last id into the query. The header wins over it."""
+    turn_id, last = told[0]["turn_id"], len(told)
+    stream = f"/turns/{turn_id}/stream"
+    quoted = f"{turn_id}%2F"
+    for target, header, after in (
+        (f"{stream}?lastEventId={quoted}4", None, 4),
+        (f"{stream}?after=1&lastEventId={quoted}4", None, 4),
+        (f"{stream}?after=2&lastEventId=", None, 2),
+        (f"{stream}?after=2&lastEventId={quoted}4", f"{turn_id}/5", 5),
+        (f"{stream}?after=2&lastEventId={quoted}4", "", 4),
+    ):
+        headers = {} if header is None else {"last-event-id": header}
+        answer = await ask(servers, "sse", "GET", target, headers=headers)
+        assert events_of("sse", answer.body) == told[after:], target
+    assert (await ask(servers, "sse", "GET", f"{stream}?lastEventId={quoted}{last}")).status == 204
+    for wrong in (f"{stream}?lastEventId={quoted}1&lastEventId={quoted}2", f"{stream}?lastEventId=another%2F1"):
+        refused = await ask(servers, "sse", "GET", wrong)
+        assert (refused.status, refused.json["code"]) == (422, "invalid_request"), wrong

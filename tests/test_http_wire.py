@@ -4,13 +4,26 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from functools import partial
 from io import BytesIO
+from typing import Any
 
+import httpx
 import pytest
+from fastapi import APIRouter
 from PIL import Image
 
-from tests.conftest import MakeServers, Servers
-from tests.raw_http import Answer, ask, line
+from protocols import TRANSPORTS
+from shared.config import Settings
+from shared.server.http.app import create_app
+from shared.server.http.serving import serve
+from shared.server.launch import open_context
+from shared.server.signals import Stopping
+from tests.conftest import FAST, KEY, MakeServers, Servers, until
+from tests.raw_http import Answer, ask, exchange, fields_of, line
 
 HTTP_WORDS = ("rest", "ndjson", "sse", "websocket")
 TOKENS_PER_S = 100
@@ -42,6 +55,38 @@ async def test_a_picture_in_both_forms(servers: Servers) -> None:
         assert (data.status, data.headers["content-type"]) == (200, "image/png")
         assert Image.open(BytesIO(data.body)).size == (120, 80)
         assert hashlib.sha256(data.body).hexdigest() == whole.json["sha256"]
+
+
+@pytest.mark.parametrize(
+    ("accept", "media_type"),
+    [
+        ((), "application/json"),
+        (("*/*",), "application/json"),
+        (("text/html",), "application/json"),
+        (("application/json", "image/png"), "application/json"),
+        (("application/json;q=0.5, image/png",), "image/png"),
+        (("application/json;q=0.5", "image/png"), "image/png"),
+        (("application/octet-stream, image/png",), "image/png"),
+        (("IMAGE/PNG",), "image/png"),
+        (("Image/*; Q=0.7",), "image/png"),
+        (("image/*;q=0.2, image/png;q=0",), "application/json"),
+        (("image/*;q=0.2, */*;q=0.1",), "image/png"),
+        (("image/png;q=0.1, */*",), "application/json"),
+        (("image/png;q=0",), "application/json"),
+        (("image/webp, image/jpeg",), "application/json"),
+        (("image/png;charset=x;q=0.9, application/json;q=0.8",), "image/png"),
+        (("image/*, */*;q=0.8, application/json;q=0.9, nonsense, /, image/png;q=2",), "image/png"),
+    ],
+)
+async def test_the_media_type_that_a_client_prefers(accept: tuple[str, ...], media_type: str, servers: Servers) -> None:
+    """RFC 9110, section 12.5.1: lists, weights, several lines, any case; and ``Vary`` for caches (section 12.5.5)."""
+    body = b'{"prompt": "A hill", "size": "16x16"}'
+    lines = "".join(f"Accept: {value}\r\n" for value in accept)
+    head = f"POST /images HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Type: application/json\r\n{lines}"
+    raw = await exchange(servers, "rest", f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
+    assert fields_of(raw, "content-type") == [media_type]
+    assert "Accept" in fields_of(raw, "vary")[0].split(", ")
+    assert raw.partition(b"\r\n\r\n")[2].startswith(b"\x89PNG" if media_type == "image/png" else b'{"turn_id"')
 
 
 @pytest.mark.parametrize("word", HTTP_WORDS)
@@ -107,6 +152,67 @@ async def test_problems(word: str, servers: Servers) -> None:
         assert problem["detail"]
         if status == 405:
             assert "POST" in answer.headers["allow"]
+
+
+@pytest.mark.parametrize("word", HTTP_WORDS)
+async def test_a_problem_is_in_the_log(word: str, servers: Servers) -> None:
+    """By its ``request_id``, with the path, the status and the code, and without the query."""
+    for method, target, body in (
+        ("GET", "/turns/nobody?ticket=secret", None),
+        ("POST", "/turns", {"message": " "}),
+        ("GET", "/models", None),
+    ):
+        headers = {"host": "evil.example"} if target == "/models" else {}
+        problem = (await ask(servers, word, method, target, body=body, headers=headers)).json
+        (entry,) = await until(partial(logged, servers, word, problem["request_id"]))
+        assert (entry["status"], entry["code"]) == (problem["status"], problem["code"])
+        assert entry["path"] == target.partition("?")[0]
+        assert "secret" not in str(entry)
+
+
+def logged(servers: Servers, word: str, request_id: str) -> list[dict[str, Any]]:
+    """The lines of a server's log with this ``request_id``."""
+    return [entry for entry in list(servers[word].log) if entry.get("request_id") == request_id]
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD", "POST"])
+async def test_an_internal_error(method: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """A page of an allowed origin can read a 500; the log names the fault, and the answer does not."""
+    routes = APIRouter()
+
+    @routes.api_route("/fault", methods=["GET", "POST"])
+    async def fault() -> None:
+        raise ZeroDivisionError("the text of a fault")
+
+    async with running(routes) as address, httpx.AsyncClient(trust_env=False, verify=False) as http:
+        answer = await http.request(method, f"http://{address}/fault", headers={"Origin": "http://localhost:8002"})
+        assert (await http.get(f"http://{address}/health")).status_code == 200
+    assert answer.status_code == 500
+    assert answer.headers["access-control-allow-origin"] == "http://localhost:8002"
+    assert "origin" in answer.headers["vary"].lower()
+    assert answer.headers["cache-control"] == "no-store"
+    assert "fault" not in answer.text
+    logged = [json.loads(line) for line in capsys.readouterr().err.splitlines() if '"internal error"' in line]
+    assert [(entry["level"], entry["why"], entry["path"]) for entry in logged] == [
+        ("error", "ZeroDivisionError", "/fault")
+    ]
+    if method != "HEAD":
+        assert answer.json()["code"] == "internal"
+        assert answer.json()["request_id"] == logged[0]["request_id"]
+
+
+@asynccontextmanager
+async def running(routes: APIRouter) -> AsyncIterator[str]:
+    """A server in this process with routes of the test's own; its address."""
+    given = {name.lower(): value for name, value in FAST.items()}
+    settings = Settings(_env_file=None, store_url="sqlite://", **given)  # type: ignore[arg-type]
+    opening = open_context(TRANSPORTS, "rest", "FastAPI", settings, host="127.0.0.1", port=0)
+    async with opening as (context, listener):
+        stopping = Stopping(0)
+        serving = asyncio.create_task(serve(create_app(context, routes, "A test"), context, listener, stopping))
+        yield context.address
+        stopping.asked.set()
+        await serving
 
 
 async def test_when_to_come_back(servers: Servers) -> None:
@@ -187,6 +293,47 @@ async def test_preflight(word: str, servers: Servers) -> None:
     assert "origin" in answer.headers["vary"].lower()
     refusal = await ask(servers, word, "POST", "/sessions", headers={"origin": origin}, body={"model_id": 5})
     assert refusal.headers["access-control-allow-origin"] == origin
+
+
+@pytest.mark.parametrize("word", HTTP_WORDS)
+async def test_echo(word: str, servers: Servers, make_servers: MakeServers) -> None:
+    """How a request arrived; a value that may be a secret is told by its length. Behind the key, and switched by PROBE."""
+    given = {"accept": "text/plain", "x-forwarded-for": "10.1.2.3", "x-accel-x": "y", "authorization": "Bearer secret"}
+    got = (await ask(servers, word, "GET", "/echo?ticket=secret", headers=given)).json
+    assert (got["method"], got["http_version"], got["body_bytes"]) == ("GET", "1.1", 0)
+    assert list(got) == ["method", "http_version", "headers", "body_bytes"]
+    assert {tuple(pair) for pair in got["headers"]} >= {
+        ("host", servers[word].address),
+        ("accept", "text/plain"),
+        ("x-forwarded-for", "10.1.2.3"),
+        ("x-accel-x", "y"),
+    }
+    assert "secret" not in str(got)
+    assert "authorization" in str(got)
+    for media_type in ("text/plain", "application/octet-stream", "application/json"):
+        sent = {"content-type": media_type, "content-encoding": "gzip", "connection": "upgrade", "upgrade": "h2c"}
+        got = (await ask(servers, word, "POST", "/echo", body=b"x" * 5000, headers=sent)).json
+        assert (got["method"], got["body_bytes"]) == ("POST", 5000)
+        assert ["upgrade", "h2c"] in got["headers"]
+    off = make_servers(PROBE="off", API_SECRET_KEY=KEY)
+    for headers, status in (({}, 401), ({"x-api-key": KEY}, 404)):
+        assert (await ask(off, word, "GET", "/echo", headers=headers)).status == status
+    assert "/echo" not in (await ask(off, word, "GET", "/openapi.json")).json["paths"]
+    assert "/echo" in (await ask(servers, word, "GET", "/openapi.json")).json["paths"]
+
+
+@pytest.mark.parametrize("word", HTTP_WORDS)
+async def test_the_cut_is_a_demonstration(word: str, servers: Servers, keyed: Servers) -> None:
+    """It ends this server's streams of a turn; where a key is set, the route is not there."""
+    turn = (await ask(servers, word, "POST", "/turns", body={"message": "/tokens 3 /stall 60 x"})).json["turn_id"]
+    poll = asyncio.create_task(ask(servers, word, "GET", f"/turns/{turn}/events?after=0"))
+    assert (await poll).status == 200
+    assert (await ask(servers, word, "POST", f"/turns/{turn}/cut")).status == 204
+    assert "/turns/{turn_id}/cut" in (await ask(servers, word, "GET", "/openapi.json")).json["paths"]
+    await ask(servers, word, "POST", f"/turns/{turn}/cancel")
+    cut = await ask(keyed, word, "POST", f"/turns/{turn}/cut", headers={"x-api-key": KEY})
+    assert (cut.status, cut.json["code"]) == (404, "invalid_request")
+    assert "/turns/{turn_id}/cut" not in (await ask(keyed, word, "GET", "/openapi.json")).json["paths"]
 
 
 @pytest.mark.parametrize("word", HTTP_WORDS)

@@ -12,7 +12,7 @@ import pytest
 from protocols.processes import Server
 from shared.client.protocol import collect
 from tests.conftest import Servers
-from tests.raw_websocket import PATIENCE_S, PROTOCOL, SocketMessage, checked_text, raw, until_seq
+from tests.raw_websocket import PATIENCE_S, PROTOCOL, SocketMessage, checked_text, client_frame, raw, until_seq
 
 
 @pytest.fixture
@@ -393,3 +393,76 @@ async def test_unknown_fields_are_ignored_and_the_last_of_two_counts(server: Ser
         one.text('{"type":"chat","mood":{"a":[1]},"message":"first","message":"second","request_id":null}')
         events = await one.turn()
         assert (events[0]["input"], events[0]["request_id"]) == ("second", None)
+
+
+CONTINUATION, TEXT, CLOSE, PING, PONG = 0x0, 0x1, 0x8, 0x9, 0xA
+QUESTION = '{"type": "ping", "pad": "Grüße, 👩‍👩‍👧‍👦"}'.encode()
+
+
+@pytest.mark.parametrize("step", [1, 2, 3, 7, len(QUESTION)])
+async def test_a_message_in_fragments(server: Server, step: int) -> None:
+    """RFC 6455, section 5.4: cut anywhere, inside a character too, with control frames and empty fragments in between."""
+    pieces = [QUESTION[start : start + step] for start in range(0, len(QUESTION), step)]
+    for between in (
+        b"",
+        client_frame(PING, b"still there?"),
+        client_frame(PONG),
+        client_frame(CONTINUATION, fin=False),
+    ):
+        async with raw(server) as one:
+            one.write(client_frame(TEXT, b"", fin=False))
+            for piece in pieces[:-1]:
+                one.write(client_frame(CONTINUATION, piece, fin=False) + between)
+            one.write(client_frame(CONTINUATION, pieces[-1]))
+            assert await one.hear() == {"type": "pong"}
+            if between[:1] == b"\x89":
+                assert one.received.count(b"\x8a\x0cstill there?") == len(pieces) - 1
+
+
+async def test_control_frames_at_any_time(server: Server) -> None:
+    """Pings of every length are answered with their own bytes, also while a turn is sent; an unasked pong is ignored."""
+    async with raw(server) as one:
+        one.say(type="chat", message="/tokens 200 hello")
+        for size in (0, 1, 124, 125):
+            one.write(client_frame(PONG, b"p" * size) + client_frame(PING, b"q" * size))
+        checked_text(await one.turn())
+        one.say(type="ping")
+        assert (await one.hear("pong"))["type"] == "pong"
+        for size in (0, 1, 124, 125):
+            assert bytes([0x8A, size]) + b"q" * size in one.received
+
+
+@pytest.mark.parametrize(
+    ("payload", "code"),
+    [
+        (b"", 1005),
+        (b"\x03\xe8", 1000),
+        (b"\x03\xe9going away", 1001),
+        (b"\x0f\xa0own code", 4000),
+        (b"\x03\xe8" + b"r" * 123, 1000),
+    ],
+    ids=["no code", "normal", "going away", "private", "long reason"],
+)
+async def test_a_close_in_every_place(server: Server, payload: bytes, code: int) -> None:
+    """At once, after a request, between two fragments, during a turn: the code comes back, and the socket is closed."""
+    asked = client_frame(TEXT, b'{"type": "ping"}')
+    half = client_frame(TEXT, b'{"type": ', fin=False)
+    turn = client_frame(TEXT, b'{"type": "chat", "message": "/tokens 50 /stall 60 hello"}')
+    for before in (b"", asked, half, half + client_frame(PING) + client_frame(CONTINUATION, b'"pi', fin=False), turn):
+        async with raw(server) as one:
+            one.write(before + client_frame(CLOSE, payload) + client_frame(TEXT, b"after the close"))
+            assert await one.closed() == code
+
+
+async def test_a_handshake_on_another_path(servers: Servers) -> None:
+    """404 as problem+json, on the four servers; a path is never a prefix."""
+    for word in ("rest", "ndjson", "sse", "websocket"):
+        paths = ("/nothing", "/ws/", "/ws/x", "/", "/health", "/web/app.css", "/turns/x/stream")
+        for target in paths if word == "websocket" else (*paths, "/ws"):
+            async with raw(servers[word], target=target, connected=False) as one:
+                assert one.status == 404, (word, target)
+                while not one.body.endswith(b"}"):
+                    await one._read()
+                assert json.loads(one.body)["code"] == "invalid_request"
+    async with raw(servers["websocket"], target="/ws?x=1") as one:
+        assert one.status == 101

@@ -24,10 +24,19 @@ class AccessMiddleware:
     """Host, Origin and key, for requests and WebSocket handshakes. Pure ASGI, because BaseHTTPMiddleware hides disconnects.
 
     ``opened_by_ticket`` is the path of the one route that a ticket opens (``?ticket=``), with ``{turn_id}`` in it.
+    ``sockets`` are the paths that speak WebSocket; a handshake on any other path is answered with 404.
     """
 
-    def __init__(self, app: ASGIApp, access: AccessPolicy, logger: Logger, opened_by_ticket: str | None) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        access: AccessPolicy,
+        logger: Logger,
+        opened_by_ticket: str | None,
+        sockets: frozenset[str],
+    ) -> None:
         self._app = app
+        self._sockets = sockets
         self._access = access
         self._logger = logger
         self._ticket_path = compile_path(opened_by_ticket)[0] if opened_by_ticket else None
@@ -59,6 +68,8 @@ class AccessMiddleware:
             self._access.check_host(host)
             self._access.check_origin(origin, scheme, host)
             scope.setdefault("state", {})["authenticated"] = self._authenticated(headers)
+            if scope["path"] not in self._sockets:
+                raise ChatError("invalid_request", "No WebSocket is served on this path.", http_status=404)
             return
         try:
             self._access.check_host(host)

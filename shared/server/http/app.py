@@ -11,6 +11,7 @@ from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import Response
+from starlette.routing import WebSocketRoute
 from starlette.staticfiles import StaticFiles
 
 from shared.errors import ChatError
@@ -54,7 +55,11 @@ def create_app(
         any_media_type=ECHO,
     )
     app.add_middleware(
-        AccessMiddleware, access=context.access, logger=context.service.logger, opened_by_ticket=opened_by_ticket
+        AccessMiddleware,
+        access=context.access,
+        logger=context.service.logger,
+        opened_by_ticket=opened_by_ticket,
+        sockets=frozenset(route.path for route in routes.routes if isinstance(route, WebSocketRoute)),
     )
     app.add_middleware(AnswerMiddleware, logger=context.service.logger, cacheable=PUBLIC_FOLDER)
     origins = context.access.origins

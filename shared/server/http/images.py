@@ -20,9 +20,6 @@ def image_response(data: bytes, mime_type: str, sha256: str, asked: Mapping[str,
         "Accept-Ranges": "bytes",
         "Cache-Control": "private, max-age=31536000, immutable",
     }
-    if "origin" not in asked:
-        # A browser may keep this answer. It must not serve it to a page of another origin, whose CORS header is not in it.
-        headers["Vary"] = "Origin"
     size = len(data)
     known = asked.get("if-none-match", "").strip()
     if known == "*" or etag in known:

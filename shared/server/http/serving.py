@@ -5,10 +5,13 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import Mapping, Sequence
+from importlib.metadata import version
 
 import uvicorn
 from fastapi import APIRouter, FastAPI
+from starlette.types import ASGIApp
 
+from shared.config import Settings
 from shared.server import launch
 from shared.server.context import ServerContext
 from shared.server.http import uvicorn_adapter
@@ -20,7 +23,16 @@ from shared.transports import Transport
 
 async def serve(app: FastAPI, context: ServerContext, listener: socket.socket, stopping: Stopping) -> None:
     """Run an app under uvicorn until a signal, then drain it."""
-    settings = context.settings
+    server = uvicorn_adapter.Server(uvicorn_config(app, context.settings))
+    serving = asyncio.create_task(server.serve(sockets=[listener]))
+    await first_of(stopping.drain(context.service), asyncio.shield(serving))
+    server.should_exit = True
+    server.force_exit = stopping.insisted.is_set()
+    await serving
+
+
+def uvicorn_config(app: ASGIApp, settings: Settings) -> uvicorn.Config:
+    """How the HTTP servers run uvicorn."""
     config = uvicorn.Config(
         app,
         http=uvicorn_adapter.HttpProtocol,
@@ -39,12 +51,7 @@ async def serve(app: FastAPI, context: ServerContext, listener: socket.socket, s
         timeout_graceful_shutdown=1,
     )
     config.request_timeout_s = settings.request_timeout_s  # type: ignore[attr-defined]
-    server = uvicorn_adapter.Server(config)
-    serving = asyncio.create_task(server.serve(sockets=[listener]))
-    await first_of(stopping.drain(context.service), asyncio.shield(serving))
-    server.should_exit = True
-    server.force_exit = stopping.insisted.is_set()
-    await serving
+    return config
 
 
 def main(
@@ -68,5 +75,9 @@ def main(
 
     missing = uvicorn_adapter.missing()
     if missing:
-        return launch.refuse(word, f"uvicorn {uvicorn.__version__} has no {', '.join(missing)}; install uvicorn<0.55")
+        return launch.refuse(
+            word,
+            f"uvicorn {version('uvicorn')} with websockets {version('websockets')} has no {', '.join(missing)};"
+            " install uvicorn<0.55 and websockets<18",
+        )
     return launch.main(transports, word, framework, serve_leaf, argv)

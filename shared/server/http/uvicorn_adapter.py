@@ -1,6 +1,6 @@
 """uvicorn's protocol classes, adapted: HTTP/1.1 (RFC 9112) and WebSocket (RFC 6455) as the four HTTP servers need them.
 
-The classes are private to uvicorn, so this is the only file that names them. ``missing`` tells what a newer uvicorn has moved.
+The classes are private to uvicorn, so this is the only file that names them. ``missing`` tells what a newer version has moved.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ import uvicorn
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+from websockets.frames import Frame, Opcode
+from websockets.server import ServerProtocol
 
 # A connection whose unsent frames reach this size writes at once: then the transport can say that its reader is slow.
 _WRITE_BYTES = 64 * 1024
@@ -53,11 +55,14 @@ _USED: dict[type, tuple[str, ...]] = {
         "response_complete",
         "transport",
     ),
+    ServerProtocol: ("current_size", "recv_frame"),
     WebSocketsSansIOProtocol: (
         "close_sent",
+        "conn",
         "connection_made",
         "handshake_complete",
         "keepalive_timeout",
+        "logger",
         "loop",
         "queue",
         "shutdown",
@@ -67,7 +72,7 @@ _USED: dict[type, tuple[str, ...]] = {
 
 
 def missing() -> list[str]:
-    """The attributes of uvicorn's classes that this module uses and the installed uvicorn does not have."""
+    """The attributes of the libraries' classes that this module uses and the installed versions do not have."""
     return [
         f"{kind.__module__}.{kind.__qualname__}.{name}"
         for kind, names in _USED.items()
@@ -77,7 +82,7 @@ def missing() -> list[str]:
 
 def _attributes(kind: type) -> set[str]:
     """The names that a class has, and those that its methods mention: the attributes of its objects are among them."""
-    methods = [value for value in vars(kind).values() if inspect.isfunction(value)]
+    methods = [value for base in kind.__mro__ for value in vars(base).values() if inspect.isfunction(value)]
     return {*dir(kind), *(name for method in methods for name in method.__code__.co_names)}
 
 
@@ -225,13 +230,30 @@ class _Request:
         await self._cycle.send(message)
 
 
-class WebSocketProtocol(WebSocketsSansIOProtocol):
-    """uvicorn's WebSocket with three differences.
+class _Frames(ServerProtocol):
+    """The reader of frames in websockets, for which a close in the middle of a fragmented message is a protocol error.
 
+    RFC 6455, section 5.4: a control frame may come between two fragments. (Autobahn's case 7.1.5.)
+    """
+
+    def recv_frame(self, frame: Frame) -> None:
+        if frame.opcode is Opcode.CLOSE:
+            self.current_size = None
+        super().recv_frame(frame)
+
+
+class WebSocketProtocol(WebSocketsSansIOProtocol):
+    """uvicorn's WebSocket with four differences.
+
+    - A close between two fragments of a message is answered with the close code that it has.
     - The frames that are sent within one turn of the event loop are one write.
     - A stopping server leaves the close to the app, which receives ``websocket.disconnect`` with 1012.
     - A peer that does not answer pings is dropped even when it does not read.
     """
+
+    def __init__(self, config: uvicorn.Config, *args: Any, **kwargs: Any) -> None:
+        super().__init__(config, *args, **kwargs)
+        self.conn = _Frames(max_size=config.ws_max_size, logger=self.logger)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(_JoiningTransport(cast(asyncio.Transport, transport), self.loop))
