@@ -2,11 +2,12 @@
 
 A test asks with ``part("nginx")``. Where the part is missing, the test is skipped and the skip names the part and the command that
 installs it; with ``REQUIRE_PARTS=1`` in the environment the test fails instead, so that a machine that should try everything does.
-``python -m tests.parts`` prints the table of ``docs/paths.md``.
+``python -m tests.parts`` writes the table of ``docs/paths.md``, with the versions on this machine.
 """
 
 from __future__ import annotations
 
+import ast
 import fcntl
 import json
 import os
@@ -14,6 +15,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
 from importlib import metadata
@@ -32,6 +34,10 @@ _INSTALL = {
     "npm": "npm install --prefix {}",
 }
 _NPM_INSTALL_S = 240
+PAGE = ROOT / "docs" / "paths.md"
+_MADE, _END = "<!-- made: python -m tests.parts -->", "<!-- end -->"
+# These name parts without trying them.
+_ABOUT_PARTS = frozenset({"parts.py", "test_parts.py", "test_packaging.py"})
 Kind = Literal["browser", "cache", "client", "proxy", "server", "tool"]
 
 
@@ -167,24 +173,72 @@ def _npm_install(folder: Path, wanted: Path) -> None:
             subprocess.run(command, cwd=folder, timeout=_NPM_INSTALL_S, check=False)
 
 
-def users(name: str) -> list[str]:
-    """The test files that ask for a part, by their paths from the root."""
-    asking = re.compile(rf"\bpart\(\s*[\"']{re.escape(name)}[\"']")
-    files = sorted(TESTS.rglob("*.py"))
-    return [str(file.relative_to(ROOT)) for file in files if asking.search(file.read_text(encoding="utf-8"))]
+def users(name: str) -> list[Path]:
+    """The test files that ask for a part: with ``part("name")``, or with ``part(…)`` and a table or a parameter of that name."""
+    files = (file for file in TESTS.rglob("*.py") if "node_modules" not in file.parts and file.name not in _ABOUT_PARTS)
+    return sorted(file for file in files if name in _asked(file))
+
+
+@cache
+def _asked(file: Path) -> frozenset[str]:
+    nodes = list(ast.walk(ast.parse(file.read_text(encoding="utf-8"))))
+    calls = [node for node in nodes if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "part"]
+    names = _strings(calls)
+    if any(not isinstance(call.args[0], ast.Constant) for call in calls):
+        names |= _tables(nodes)
+        for node in nodes:
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("tests."):
+                names |= _imported_tables(node)
+    return frozenset(names)
+
+
+def _imported_tables(node: ast.ImportFrom) -> set[str]:
+    """The keys of the dictionaries that a test imports from a module of ``tests``."""
+    path = TESTS / f"{(node.module or '').removeprefix('tests.')}.py"
+    if not path.is_file() or path.name in _ABOUT_PARTS:
+        return set()
+    wanted = {alias.name for alias in node.names}
+    body = ast.parse(path.read_text(encoding="utf-8")).body
+    assigned = [item for item in body if isinstance(item, ast.Assign | ast.AnnAssign)]
+    return _tables(
+        inner
+        for item in assigned
+        if wanted & {getattr(target, "id", "") for target in getattr(item, "targets", [getattr(item, "target", None)])}
+        for inner in ast.walk(item)
+    )
+
+
+def _tables(nodes: Iterable[ast.AST]) -> set[str]:
+    """The keys of dictionaries and the parameters of tests."""
+    nodes = list(nodes)
+    keys = [key for node in nodes if isinstance(node, ast.Dict) for key in node.keys if key is not None]
+    calls = [node for node in nodes if isinstance(node, ast.Call) and getattr(node.func, "attr", "") == "parametrize"]
+    return _strings([*keys, *calls])
+
+
+def _strings(nodes: Iterable[ast.AST]) -> set[str]:
+    found = (inner.value for node in nodes for inner in ast.walk(node) if isinstance(inner, ast.Constant))
+    return {value for value in found if isinstance(value, str)}
 
 
 def table() -> str:
     """The parts that a test asks for, with their versions on this machine, in Markdown."""
-    rows = ["| part | what | from | version tried | tests |", "|---|---|---|---|---|"]
+    rows = ["| part | what | from | tried in version | by |", "|---|---|---|---|---|"]
     for row in PARTS.values():
-        files = ", ".join(f"[{Path(file).name}](../{file})" for file in users(row.name))
+        files = ", ".join(f"[{file.name}](../{file.relative_to(ROOT)})" for file in users(row.name))
         if files:
             found = find(row)
-            version = found.version if found else "not here"
+            version = found.version if found else "not on this machine"
             rows.append(f"| {row.name} | {row.kind} | {row.source}: `{row.package}` | {version} | {files} |")
     return "\n".join(rows)
 
 
+def made(page: str, table: str) -> str:
+    """The page with this table between its marks."""
+    head, _, rest = page.partition(_MADE)
+    _, _, tail = rest.partition(_END)
+    return f"{head}{_MADE}\n\n{table}\n\n{_END}{tail}"
+
+
 if __name__ == "__main__":
-    print(table())
+    PAGE.write_text(made(PAGE.read_text(encoding="utf-8"), table()), encoding="utf-8")

@@ -15,7 +15,7 @@ export class Lost extends Error {}
 /** Nothing came for too long: the line is dead, and so may be the other connections that the browser keeps to this server. */
 export class Silent extends Lost {}
 
-/** Refusals that pass: after a lost line the page asks again, as shared/client/protocol.py does. */
+/** Refusals that pass: after a lost line the page asks again, as shared/client/following.py does. */
 export const PASSING = new Set(["shutting_down", "storage_unavailable", "rate_limited", "too_many_streams"]);
 
 /** What a gateway answers when it does not reach the server behind it. */
