@@ -11,7 +11,7 @@ RUN := $(VENV)/bin/python
 STAMP := $(VENV)/.complete
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve race compare diagrams test test-browser test-faults test-live check format proto lock clean
+.PHONY: help demo serve race compare cluster diagrams test test-browser test-faults test-live check format proto lock clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -55,6 +55,9 @@ race: $(STAMP) ## the lanes live in the terminal, then a table and a verdict (AR
 
 compare: $(STAMP) ## the whole experiment, unattended, into compare-out/ with its report (ARGS=--quick: two to three minutes)
 	$(RUN) -m compare run $(ARGS)
+
+cluster: $(STAMP) ## three nodes of all five transports on one Valkey, killed in a loop while clients go on; the score (ARGS="--nodes 2")
+	$(RUN) -m compare.cluster $(ARGS)
 
 test-faults: $(STAMP) ## every fault at its full size, about 20 minutes (SEED=1 repeats a run; CHECKS="kills faults" for some)
 	$(RUN) -m tests.faults $(CHECKS) $(if $(SEED),--seed $(SEED))
