@@ -75,6 +75,7 @@ class Settings(BaseSettings):
     store_ack_replicas: int = Field(
         0, ge=0, description="replicas of a Redis that must have an event before it is shown"
     )
+    store_patience_s: float = Field(20, gt=0, description="a turn that the store cannot take for this long stops")
 
     disconnect_grace_s: float = Field(30, ge=0, description="a turn nobody reads is cancelled after this long")
     drain_s: float = Field(10, ge=0, description="how long SIGTERM lets running turns finish")

@@ -55,6 +55,7 @@ TABLE: dict[ErrorCode, Row] = {
     "idempotency_key_reused": Row(422, "INVALID_ARGUMENT", "error"),
     "cursor_out_of_range": Row(422, "OUT_OF_RANGE", "error"),
     "turn_expired": Row(410, "OUT_OF_RANGE", "error"),
+    "cursor_lost": Row(409, "DATA_LOSS", None, True),
     "payload_too_large": Row(413, "RESOURCE_EXHAUSTED", 1009),
     "unsupported_media_type": Row(415, "INVALID_ARGUMENT", 1003),
     "rate_limited": Row(429, "RESOURCE_EXHAUSTED", "error", True, True),
@@ -65,7 +66,7 @@ TABLE: dict[ErrorCode, Row] = {
     "model_rate_limited": Row(503, "UNAVAILABLE", "turn_failed", True, True),
     "model_unavailable": Row(502, "UNAVAILABLE", "turn_failed", True),
     "model_timeout": Row(504, "DEADLINE_EXCEEDED", "turn_failed", True),
-    "storage_unavailable": Row(503, "UNAVAILABLE", "error", True),
+    "storage_unavailable": Row(503, "UNAVAILABLE", "error", True, True),
     "shutting_down": Row(503, "UNAVAILABLE", 1012, True),
     "internal": Row(500, "INTERNAL", "error", True),
 }
@@ -426,7 +427,8 @@ async def test_turn_expired(wire: Wire, tight: Servers, client: Connect) -> None
     reply = await collect(here.chat("Hello"))
     store = open_store(f"sqlite:///{tight.store}")
     store.clock_offset_ms = Options().retention_s * 1000 + 60_000
-    await store.purge()
+    while await store.purge():
+        pass
     await store.close()
     server = tight[wire.word]
     for what in ("read", "turn", "cancel"):

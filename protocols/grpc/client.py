@@ -102,8 +102,8 @@ class Client(ChatClient):
                         yield event
         except ChatError as error:
             begun = call.done() and "turn_id" in dict(await call.initial_metadata() or ())
-            if begun and error.code == "shutting_down":
-                raise ConnectionLost("the server is shutting down, the turn goes on elsewhere") from error
+            if begun and error.code in ("shutting_down", "storage_unavailable"):
+                raise ConnectionLost(f"the stream ended early: {error.message}") from error
             raise
         finally:
             await ended(call)

@@ -62,9 +62,8 @@ class ChatService:
                     if not records:
                         # A proxy counts the silence of each call, and HTTP/2's PING ends at the first hop.
                         await write(heartbeat)
-        if not reader.complete:
-            # This server closes, and another process goes on with the turn. UNAVAILABLE tells the client to resume.
-            raise ChatError("shutting_down")
+        # A stream that ends early has UNAVAILABLE as its status, which tells the client to resume.
+        reader.check_complete()
         if record is not None and isinstance(record.event, TurnFailed):
             raise ChatError.received(record.event.code, record.event.message)
 

@@ -44,8 +44,10 @@ class Conversation:
         self.connection = connection
         self.lost = False
         self.joined: str | None = None
-        # Inboxes by the request_id of a turn that has not started yet, by turn_id, and by the watched session.
+        # Inboxes by the request_id of a turn that has not started yet, by that of a turn that is read, by turn_id, and by
+        # the watched session.
         self._starting: dict[str, set[Inbox]] = {}
+        self._asked: dict[str, set[Inbox]] = {}
         self._reading: dict[str, set[Inbox]] = {}
         self._watching: dict[Inbox, str] = {}
         # Commands that wait for their answer: by request_id, what the answer looks like.
@@ -77,6 +79,7 @@ class Conversation:
         assert message.request_id is not None
         inbox: Inbox = asyncio.Queue()
         self._starting.setdefault(message.request_id, set()).add(inbox)
+        self._asked.setdefault(message.request_id, set()).add(inbox)
         try:
             await self.connection.send(message)
             while True:
@@ -99,7 +102,9 @@ class Conversation:
             return True
 
         try:
-            state = await self.command(Resume(turn_id=turn_id, after=after), Resumed, answers)
+            request_id = str(uuid.uuid4())
+            self._asked[request_id] = {inbox}
+            state = await self.command(Resume(turn_id=turn_id, after=after), Resumed, answers, request_id)
             ended = state.status != "running" and state.last_seq <= after
             while not ended:
                 event = await _next_event(inbox)
@@ -142,10 +147,14 @@ class Conversation:
             raise ChatError("invalid_request", "This connection watches another session; use a client of its own.")
 
     async def command(
-        self, message: ClientMessage, kind: type[A], fits: Callable[[A], bool] = lambda answer: True
+        self,
+        message: ClientMessage,
+        kind: type[A],
+        fits: Callable[[A], bool] = lambda answer: True,
+        request_id: str | None = None,
     ) -> A:
         """Send a command and wait for its answer. Raises ChatError when the server refuses, ConnectionLost."""
-        request_id = str(uuid.uuid4())
+        request_id = request_id or str(uuid.uuid4())
         answer = self._expect(request_id, kind, fits)
         try:
             await self.connection.send(msgspec.structs.replace(message, request_id=request_id))
@@ -210,8 +219,12 @@ class Conversation:
 
     def _refuse(self, error: Error) -> None:
         refusal = ChatError.received(error.code, error.message)
-        for inbox in self._starting.pop(error.request_id or "", ()):
+        starting = self._starting.pop(error.request_id or "", set())
+        for inbox in starting:
             inbox.put_nowait(refusal)
+        # The stream of a turn that has begun has ended early, and the client resumes it.
+        for inbox in self._asked.get(error.request_id or "", set()) - starting:
+            inbox.put_nowait(ConnectionLost(refusal.message))
         # A server that does not repeat the request_id answers commands in their order.
         request_id = error.request_id if error.request_id is not None else next(iter(self._commands), "")
         _, answer = self._commands.pop(request_id, (None, None))
@@ -234,7 +247,7 @@ class Conversation:
                 answer.exception()
 
     def _forget(self, inbox: Inbox) -> None:
-        for table in (self._starting, self._reading):
+        for table in (self._starting, self._asked, self._reading):
             for name in [name for name, inboxes in table.items() if inbox in inboxes]:
                 table[name].discard(inbox)
                 if not table[name]:

@@ -16,15 +16,15 @@ from shared.events import AnyEvent
 from shared.session import short
 from shared.store.protocol import Append, Appended
 
-_TRIES_S = 2.0
 _RETRY_S = 0.05
+_LONGEST_RETRY_S = 1.0
 
 
 class Committer:
     """Run ``commit_forever`` beside the producers.
 
-    ``dropped`` are the turns that the store refused to take. Housekeeping ends their leases, so that another process
-    gives them a terminal event.
+    ``dropped`` are the turns that this process has given up. Housekeeping ends their leases, so that they get a
+    terminal event as soon as the store takes one.
     """
 
     def __init__(self, dependencies: Dependencies) -> None:
@@ -48,23 +48,38 @@ class Committer:
             while self._uncommitted:
                 turns = list(self._uncommitted)
                 self._uncommitted.clear()
-                await self._commit_group(turns)
+                try:
+                    await self._commit_group(turns)
+                except Exception as error:  # noqa: BLE001 - whatever failed, the other turns go on
+                    self._dependencies.readiness.loop_failed("commit")
+                    for turn in turns:
+                        self._drop(turn, type(error).__name__)
+                        turn.commit_done()
                 # A reference that is kept while this task waits would keep ended turns in memory.
                 del turns
 
     async def _commit_group(self, turns: list[RunningTurn]) -> None:
         batch = [turn.next_append(self._dependencies.owner) for turn in turns]
-        for turn, entry, appended in zip(turns, batch, await self._store(batch), strict=True):
-            if appended.done:
-                self._published(turn, entry)
-            elif appended.why == "behind":
-                turn.take_back(entry, appended.last_seq)
-                self._again(turn, appended.last_seq)
+        outcomes = await self._store(batch)
+        for number, (turn, entry) in enumerate(zip(turns, batch, strict=True)):
+            if outcomes is None:
+                self._drop(turn, "the store takes nothing")
             else:
-                self._fence(turn)
-            if appended.cancel:
-                turn.stop("cancelled")
+                self._apply(turn, entry, outcomes[number])
             turn.commit_done()
+
+    def _apply(self, turn: RunningTurn, entry: Append, appended: Appended) -> None:
+        if appended.done:
+            self._published(turn, entry)
+        elif appended.why == "behind":
+            turn.take_back(entry, appended.last_seq)
+            self._again(turn, appended.last_seq)
+        elif appended.why == "damaged":
+            self._drop(turn, "the store is damaged")
+        else:
+            self._fence(turn)
+        if appended.cancel:
+            turn.stop("cancelled")
 
     def _published(self, turn: RunningTurn, entry: Append) -> None:
         new = [record for record in entry.records if record.seq > len(turn.turn_log.records)]
@@ -100,23 +115,32 @@ class Committer:
         if standing.cancel:
             turn.stop("cancelled")
 
-    async def _store(self, batch: list[Append]) -> list[Appended]:
-        """Store a group, with tries for a while; then turn by turn, so that a turn that cannot be stored costs no other one.
+    def _drop(self, turn: RunningTurn, why: str) -> None:
+        """Give up a turn that the store does not take, and send its readers away: they resume, here or elsewhere."""
+        self._dependencies.logger.error("cannot commit", turn=short(turn.turn_id), why=why)
+        self.dropped.add(turn.turn_id)
+        self._fence(turn)
+        turn.turn_log.close("storage_unavailable")
+
+    async def _store(self, batch: list[Append]) -> list[Appended] | None:
+        """Store a group; what became of each entry, or None when the store has taken nothing for STORE_PATIENCE_S.
 
         A try repeats the same entries: events that come meanwhile wait, so that the store knows a repeat from a gap.
         """
-        deadline = time.monotonic() + _TRIES_S
-        while time.monotonic() < deadline:
+        store, readiness = self._dependencies.store, self._dependencies.readiness
+        deadline = time.monotonic() + self._dependencies.settings.store_patience_s
+        delay_s = _RETRY_S
+        while True:
             try:
-                return await self._dependencies.store.append(batch)
-            except Exception:  # noqa: BLE001 - whatever the store raises, the other turns go on
-                await asyncio.sleep(_RETRY_S)
-        return [await self._store_alone(entry) for entry in batch]
-
-    async def _store_alone(self, entry: Append) -> Appended:
-        try:
-            return (await self._dependencies.store.append([entry]))[0]
-        except Exception as error:  # noqa: BLE001 - whatever the store raises, the other turns go on
-            self._dependencies.logger.error("cannot commit", turn=short(entry.turn_id), why=type(error).__name__)
-            self.dropped.add(entry.turn_id)
-            return Appended(False, 0, "fenced")
+                outcomes = await store.append(batch)
+            except Exception as error:  # noqa: BLE001 - whatever the store raises, the other turns go on
+                readiness.refused()
+                if time.monotonic() >= deadline:
+                    return None
+                if delay_s == _RETRY_S:
+                    self._dependencies.logger.warning("the store takes nothing", why=type(error).__name__)
+                await asyncio.sleep(delay_s)
+                delay_s = min(delay_s * 2, _LONGEST_RETRY_S)
+            else:
+                readiness.wrote()
+                return outcomes

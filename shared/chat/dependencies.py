@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from shared.chat.counters import Counters
 from shared.chat.members import Members
+from shared.chat.readiness import Readiness
 from shared.chat.turn_logs import TurnLogs
 from shared.config import Settings
 from shared.images.model import ImageModel
@@ -30,6 +31,7 @@ class Dependencies:
     counters: Counters
     logger: Logger
     trace: Trace
+    readiness: Readiness
 
     def trace_model(self, turn_id: str, what: str, **fields: str) -> None:
         """With ``--trace``: log a step of the model."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Awaitable, Callable
 
 from shared.chat.committer import Committer
 from shared.chat.dependencies import Dependencies
@@ -12,65 +13,93 @@ from shared.errors import ChatError
 from shared.session import short
 
 _PURGE_S = 60.0
+_BETWEEN_PURGES_S = 0.01
 
 
 class Housekeeping:
     """Run ``keep_house_forever`` beside a service, after ``begin``."""
 
     def __init__(self, dependencies: Dependencies, generation: Generation, committer: Committer) -> None:
+        settings = dependencies.settings
+        grace_s, lease_s = settings.disconnect_grace_s, settings.lease_s
         self._dependencies = dependencies
         self._generation = generation
         self._committer = committer
+        # What is done, and how often in seconds.
+        self._duties: dict[Callable[[], Awaitable[None]], float] = {
+            self._tick: min(settings.heartbeat_s / 4, 1.0),
+            self._renew: min(lease_s, grace_s or lease_s) / 3,
+            self._reap: lease_s / 6,
+            self._cancel_unread: min(grace_s / 4 if grace_s else 0.05, 1.0),
+            self._let_go: min(settings.store_patience_s / 4, 1.0),
+            self._purge: _PURGE_S,
+        }
 
     async def begin(self) -> None:
-        """Before the first request: have the leases renewed, and end the turns whose server is gone."""
+        """Before the first request: have the leases renewed from a thread."""
         self._dependencies.store.keep_leases(self._dependencies.owner)
-        await self._renew_leases()
 
     async def keep_house_forever(self) -> None:
-        """Do what is due, several times in the shortest of the times that the settings give."""
-        settings = self._dependencies.settings
-        grace_s, lease_s = settings.disconnect_grace_s, settings.lease_s
-        step_s = max(0.02, min(lease_s / 6, grace_s / 4 if grace_s else 0.05, settings.heartbeat_s / 4, 1.0))
-        renewal_s = min(lease_s, grace_s or lease_s) / 3
-        next_renewal = next_purge = 0.0
-        while True:
-            await asyncio.sleep(step_s)
-            now = time.monotonic()
-            for turn_log in self._dependencies.turn_logs.held():
-                turn_log.tick(now)
-            try:
-                if now >= next_renewal:
-                    next_renewal = now + renewal_s
-                    await self._renew_leases()
-                await self._cancel_unread(now)
-                if now >= next_purge:
-                    next_purge = now + _PURGE_S
-                    await self._dependencies.store.purge()
-            except ChatError as error:
-                self._dependencies.logger.error("cannot keep house", code=error.code)
+        """Do every duty as often as it is due. None waits for another one: the store may keep one of them waiting."""
+        async with asyncio.TaskGroup() as group:
+            for duty, every_s in self._duties.items():
+                group.create_task(self._repeat(duty, max(0.02, every_s)))
 
-    async def _renew_leases(self) -> None:
-        """Renew the leases of this process, and end the turns of processes whose leases are over."""
+    async def _repeat(self, duty: Callable[[], Awaitable[None]], every_s: float) -> None:
+        name, failing = duty.__name__.strip("_").replace("_", " "), False
+        logger, readiness = self._dependencies.logger, self._dependencies.readiness
+        while True:
+            try:
+                await duty()
+            except Exception as error:  # noqa: BLE001 - whatever failed, the duty is done again
+                readiness.loop_failed(name)
+                if not failing:
+                    why = error.code if isinstance(error, ChatError) else type(error).__name__
+                    logger.error("cannot keep house", duty=name, why=why)
+                failing = True
+            else:
+                if failing:
+                    logger.info("keeping house again", duty=name)
+                failing = False
+            await asyncio.sleep(every_s)
+
+    async def _tick(self) -> None:
+        """Wake the readers that have waited for a heartbeat's time."""
+        now = time.monotonic()
+        for turn_log in self._dependencies.turn_logs.held():
+            turn_log.tick(now)
+
+    async def _renew(self) -> None:
+        """Renew the leases of this process, and note which turns are read here."""
         store, turn_logs = self._dependencies.store, self._dependencies.turn_logs
         read = [turn_log.turn_id for turn_log in turn_logs.followed() if turn_log.readers]
         dropped = list(self._committer.dropped)
         running = [(turn, len(turn.turn_log.records)) for turn in self._generation.running.values()]
-        if running or read or dropped:
+        if not (running or read or dropped):
+            return
+        try:
             turn_ids = [turn.turn_id for turn, _ in running]
             standings = await store.renew(self._dependencies.owner, turn_ids, read, dropped)
-            self._committer.dropped.difference_update(dropped)
-            for (turn, committed_seq), standing in zip(running, standings, strict=True):
-                self._committer.compare(turn, committed_seq, standing)
-        for turn_id in await store.reap():
+        except ChatError:
+            self._dependencies.readiness.refused()
+            raise
+        self._dependencies.readiness.wrote()
+        self._committer.dropped.difference_update(dropped)
+        for (turn, committed_seq), standing in zip(running, standings, strict=True):
+            self._committer.compare(turn, committed_seq, standing)
+
+    async def _reap(self) -> None:
+        """End the turns of processes that are gone, and read again what could not be read."""
+        turn_logs = self._dependencies.turn_logs
+        for turn_id in await self._dependencies.store.reap():
             self._dependencies.logger.warning("interrupted", turn=short(turn_id), why="its server is gone")
             await turn_logs.look(turn_id)
         for turn_id in list(turn_logs.behind):
             await turn_logs.look(turn_id)
 
-    async def _cancel_unread(self, now: float) -> None:
+    async def _cancel_unread(self) -> None:
         """Cancel the turns that nobody has read for the grace period, neither here nor in another process."""
-        grace_s = self._dependencies.settings.disconnect_grace_s
+        grace_s, now = self._dependencies.settings.disconnect_grace_s, time.monotonic()
         for turn in list(self._generation.running.values()):
             turn_log = turn.turn_log
             if not turn.request.attended or turn_log.readers or now - turn_log.last_read < grace_s:
@@ -79,3 +108,21 @@ class Housekeeping:
             if row is not None and row.unread_ms >= grace_s * 1000 and not turn_log.readers:
                 self._dependencies.logger.info("nobody reads", session=short(turn.session_id), turn=short(turn.turn_id))
                 turn.stop("cancelled")
+
+    async def _let_go(self) -> None:
+        """Send the readers of turns that nobody can commit away, when the store has refused every write for too long."""
+        readiness, turn_logs = self._dependencies.readiness, self._dependencies.turn_logs
+        if readiness.refused_s:
+            # Nothing else may write here, so this finds out when the store takes writes again.
+            await readiness.check()
+        refuses = readiness.refused_s >= self._dependencies.settings.store_patience_s
+        if refuses and not turn_logs.store_refuses:
+            turn_logs.let_go()
+        turn_logs.store_refuses = refuses
+
+    async def _purge(self) -> None:
+        """Drop what has been kept for long enough, in steps between which others write."""
+        more = True
+        while more:
+            more = await self._dependencies.store.purge()
+            await asyncio.sleep(_BETWEEN_PURGES_S)

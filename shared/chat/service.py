@@ -32,6 +32,7 @@ from shared.chat.dependencies import Dependencies
 from shared.chat.generation import Generation
 from shared.chat.housekeeping import Housekeeping
 from shared.chat.members import Members, Membership
+from shared.chat.readiness import Readiness
 from shared.chat.request import TurnRequest
 from shared.chat.turn_log import Reader, TurnLog
 from shared.chat.turn_logs import TurnLogs
@@ -48,7 +49,7 @@ from shared.reply import Snapshot
 from shared.session import MessagePage, ModelInfo, Session, SessionPage, SessionUpdate, short
 from shared.stats import ServerStats
 from shared.store.open import open_store
-from shared.store.protocol import NewTurn, Options, Store, StoredImage, TurnRow
+from shared.store.protocol import Damaged, NewTurn, Options, Started, Store, StoredImage, TurnRow
 from shared.store.texts import cut_text
 
 _LIST_LIMIT = 50
@@ -56,6 +57,7 @@ _MAX_LIST_LIMIT = 200
 _MAX_MESSAGES = 500
 # A service that stops waits at least so long for the turns that are being recorded.
 _RECORDING_S = 1.0
+_DAMAGE_TRIES = 20
 
 
 class ChatService:
@@ -88,6 +90,7 @@ class ChatService:
         self._owner = str(uuid.uuid4())
         self._members = Members()
         self._turn_logs = TurnLogs(store)
+        self._readiness = Readiness(store)
         self._recording: set[asyncio.Task[Reader]] = set()
         dependencies = Dependencies(
             settings=settings,
@@ -100,6 +103,7 @@ class ChatService:
             counters=self.counters,
             logger=logger,
             trace=trace,
+            readiness=self._readiness,
         )
         self._committer = Committer(dependencies)
         self._generation = Generation(dependencies, self._committer)
@@ -155,8 +159,8 @@ class ChatService:
     async def list_messages(self, session_id: str, limit: int | None = None, cursor: str | None = None) -> MessagePage:
         """A page of a session's messages, in order. A page ends before its texts pass 3 MiB.
 
-        Raises ``session_not_found``, and ``invalid_request`` for a limit outside 1-500 or an unknown cursor, such as one
-        of a session that was cleared meanwhile.
+        Raises ``session_not_found``, and ``invalid_request`` for a limit outside 1-500 or an unknown cursor, such as
+        one of a session that was cleared meanwhile.
         """
         if limit is None:
             limit = _MAX_MESSAGES
@@ -286,9 +290,15 @@ class ChatService:
         if no_reader or len(self._generation.running) >= self.settings.max_running_turns:
             raise ChatError("too_many_streams")
         begun_s = time.perf_counter()
+        started = await self._record_turn(request)
+        if started.joined:
+            return self._reader(await self._turn_logs.open(started.turn.turn_id), 0)
+        return self._reader(self._generation.begin(started, request, begun_s), 0)
+
+    async def _record_turn(self, request: TurnRequest) -> Started:
         is_chat = request.kind == "chat"
-        started = await self._store.start_turn(
-            NewTurn(
+        for tries_left in reversed(range(_DAMAGE_TRIES)):
+            new = NewTurn(
                 turn_id=str(uuid.uuid4()),
                 kind=request.kind,
                 input=request.text,
@@ -299,13 +309,22 @@ class ChatService:
                 request_id=request.request_id,
                 request_hash=request.hash,
                 owner=self._owner,
-                now=now_ms(),
                 max_context_chars=self.settings.max_context_chars,
             )
-        )
-        if started.joined:
-            return self._reader(await self._turn_logs.open(started.turn.turn_id), 0)
-        return self._reader(self._generation.begin(started, request, begun_s), 0)
+            try:
+                started = await self._store.start_turn(new)
+            except Damaged:
+                # A part of the store is damaged. Another turn id belongs to another part.
+                if not tries_left:
+                    raise
+            except ChatError as error:
+                if error.code == "storage_unavailable":
+                    self._readiness.refused()
+                raise
+            else:
+                self._readiness.wrote()
+                return started
+        raise AssertionError("unreachable")
 
     async def get_turn(self, turn_id: str) -> Snapshot:
         """A turn as it is now. Raises ``turn_not_found``, ``turn_expired``."""
@@ -333,7 +352,8 @@ class ChatService:
     async def cancel_turn(self, turn_id: str) -> Snapshot:
         """Stop a turn, whichever process generates it; the turn as it is then. A turn that has ended stays as it is.
 
-        Raises ``turn_not_found``, ``turn_expired``.
+        Raises ``turn_not_found``, ``turn_expired``; ``shutting_down`` when this server stops before the turn has ended;
+        ``storage_unavailable`` when the end cannot be stored. The same cancel, sent again, is answered as always.
         """
         snapshot = await self.get_turn(turn_id)
         if snapshot.status != "running":
@@ -342,10 +362,14 @@ class ChatService:
         reader = await self._open(turn_id, snapshot.last_seq)
         if not self._generation.stop(turn_id, "cancelled"):
             await self._store.cancel(turn_id, self._owner)
+        deadline = time.monotonic() + self.settings.store_patience_s + 2 * self.settings.lease_s
         with reader:
-            while not reader.over:
+            while not reader.over and time.monotonic() < deadline:
                 await reader.wait(self.settings.heartbeat_s)
-        return await self.get_turn(turn_id)
+        snapshot = await self.get_turn(turn_id)
+        if snapshot.status == "running":
+            raise ChatError(reader.closed_for or "storage_unavailable")
+        return snapshot
 
     def cut_turn(self, turn_id: str) -> None:
         """End this process's streams of a turn without a terminal event, to show what a client does then."""
@@ -357,8 +381,9 @@ class ChatService:
     async def open(self, turn_id: str, after: int) -> Reader:
         """A reader of the turn's events after seq ``after``.
 
-        Raises ``turn_not_found``, ``turn_expired``, ``cursor_out_of_range``, ``too_many_streams``, and
-        ``invalid_request`` for a negative cursor.
+        A cursor beyond the log of a running turn waits for the log, at most LEASE_S. Raises ``turn_not_found``,
+        ``turn_expired``, ``cursor_out_of_range``, ``cursor_lost``, ``too_many_streams``, and ``invalid_request`` for a
+        negative cursor.
         """
         if self.counters.streams_active >= self.settings.max_streams:
             raise ChatError("too_many_streams")
@@ -369,8 +394,10 @@ class ChatService:
         if after < 0:
             raise ChatError("invalid_request", "after must not be negative.")
         turn_log = await self._turn_logs.open(turn_id)
-        if after > len(turn_log.records) and not turn_log.ended:
-            await self._turn_logs.reach(turn_log, after)
+        if after > len(turn_log.records) and not turn_log.over:
+            await self._turn_logs.reach(turn_log, after, self.settings.lease_s)
+            if turn_log.ended and after > len(turn_log.records):
+                raise ChatError("cursor_lost")
         return self._reader(turn_log, after)
 
     def _reader(self, turn_log: TurnLog, after: int) -> Reader:
@@ -406,14 +433,8 @@ class ChatService:
         return self._store.committed
 
     async def ready(self) -> bool:
-        """Whether a new turn would be taken: the service is not draining, and the store answers."""
-        if self.draining:
-            return False
-        try:
-            await self._store.get_turn("")
-        except ChatError:
-            return False
-        return True
+        """Whether a new turn would be taken: the service is not draining, the store takes writes, and the loops work."""
+        return not self.draining and await self._readiness.ready()
 
     async def stats(self) -> ServerStats:
         """What this server has counted since it started."""

@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from typing import Self
 
 from shared.chat.counters import Counters
-from shared.errors import ChatError
+from shared.errors import ChatError, ErrorCode
 from shared.events import TERMINAL_STATUS, Kind, Status, TurnStarted
 from shared.logger import Logger
 from shared.reply import Fold
@@ -28,8 +28,8 @@ _IMAGE_BATCH = 4
 class TurnLog:
     """The committed records of a turn, as far as this process has them: all from seq 1 to the newest.
 
-    ``closing``: the readers are sent away without a terminal event. ``cuts`` counts the demonstrations of a broken
-    line. ``last_read`` is time.monotonic().
+    ``closed_for`` is the reason why the readers are sent away without a terminal event, if they are. ``cuts`` counts
+    the demonstrations of a broken line. ``last_read`` is time.monotonic().
     """
 
     def __init__(self, turn_id: str, kind: Kind, session_id: str | None = None) -> None:
@@ -38,7 +38,7 @@ class TurnLog:
         self.session_id = session_id
         self.records: list[Record] = []
         self.ended = False
-        self.closing = False
+        self.closed_for: ErrorCode | None = None
         self.cuts = 0
         self.readers = 0
         self.last_read = time.monotonic()
@@ -47,7 +47,7 @@ class TurnLog:
     @property
     def over(self) -> bool:
         """Whether no more records will come, with or without a terminal event."""
-        return self.ended or self.closing
+        return self.ended or self.closed_for is not None
 
     def publish(self, records: Iterable[Record]) -> None:
         """Show committed records to every reader."""
@@ -55,9 +55,9 @@ class TurnLog:
         self.ended = bool(self.records) and self.records[-1].terminal
         self._wake()
 
-    def close(self) -> None:
-        """End every stream without a terminal event, for good: the clients resume at another server."""
-        self.closing = True
+    def close(self, why: ErrorCode) -> None:
+        """End every stream without a terminal event, for good: the clients resume, at this server or at another one."""
+        self.closed_for = self.closed_for or why
         self._wake()
 
     def cut(self) -> None:
@@ -94,11 +94,12 @@ class Reader:
 
     Each step gives the records that were committed since the step before, at most a few hundred, or an empty list after
     ``heartbeat_s`` of silence. The iteration ends after the terminal event, or without one when this server sends its
-    readers away; ``complete`` tells which. Raises ``cursor_out_of_range`` for a cursor beyond the log.
+    readers away; ``complete`` tells which, and ``check_complete`` why. Raises ``cursor_out_of_range`` for a cursor
+    beyond the log.
     """
 
     def __init__(self, turn_log: TurnLog, after: int, heartbeat_s: float, counters: Counters, logger: Logger) -> None:
-        if after > len(turn_log.records):
+        if after > len(turn_log.records) and turn_log.closed_for is None:
             raise ChatError("cursor_out_of_range")
         self.turn_id = turn_log.turn_id
         self.kind = turn_log.kind
@@ -134,6 +135,16 @@ class Reader:
         """Whether no more records will come, with or without a terminal event."""
         return self._turn_log.over
 
+    @property
+    def closed_for(self) -> ErrorCode | None:
+        """The reason why this server has sent the reader away, if it has."""
+        return self._turn_log.closed_for
+
+    def check_complete(self) -> None:
+        """Raise the reason why the stream ended before the terminal event: ``shutting_down`` or ``storage_unavailable``."""
+        if not self.complete:
+            raise ChatError(self._turn_log.closed_for or "shutting_down")
+
     def __enter__(self) -> Self:
         self._turn_log.readers += 1
         self._counters.streams_active += 1
@@ -143,7 +154,7 @@ class Reader:
         self._turn_log.readers -= 1
         self._counters.streams_active -= 1
         self._turn_log.last_read = time.monotonic()
-        if self._streaming and not (self.complete or self._turn_log.closing):
+        if self._streaming and not (self.complete or self._turn_log.closed_for):
             self._logger.info("cut", turn=short(self.turn_id), after=self.after)
 
     def __aiter__(self) -> Self:
@@ -174,12 +185,11 @@ class Reader:
         return records
 
     async def whole(self) -> Fold:
-        """The whole turn, when it has ended. Raises ``shutting_down`` when this server stops before the turn ends."""
+        """The whole turn, when it has ended. Raises what ``check_complete`` raises."""
         fold = Fold()
         with self:
             async for records in self:
                 for record in records:
                     fold.add(record.event)
-        if not self.complete:
-            raise ChatError("shutting_down")
+        self.check_complete()
         return fold

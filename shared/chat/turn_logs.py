@@ -7,27 +7,27 @@ log is in the store and nowhere else.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import time
 import weakref
 
+import msgspec
+
 from shared.chat.turn_log import TurnLog
 from shared.errors import ChatError
-from shared.store.protocol import Pushed, Store, TurnRow
+from shared.store.protocol import Damaged, Pushed, Store, TurnRow
 from shared.store.record import Record
-
-# A committed record is published as soon as the event loop comes round; this is a generous wait for that.
-_PUBLISHED_S = 1.0
 
 
 class TurnLogs:
     """The logs in memory, by turn id. A log that this process does not generate follows the store.
 
+    ``store_refuses``: nobody can commit to the store, so a reader of a turn that runs would wait for nothing.
     ``behind`` are the turns that the store could not read when there was news of them; housekeeping looks again.
     """
 
     def __init__(self, store: Store) -> None:
         self.draining = False
+        self.store_refuses = False
         self.behind: set[str] = set()
         self._store = store
         self._held: weakref.WeakValueDictionary[str, TurnLog] = weakref.WeakValueDictionary()
@@ -61,7 +61,7 @@ class TurnLogs:
         Raises ``turn_not_found``, ``turn_expired``.
         """
         held = self._held.get(turn_id)
-        if held is not None:
+        if held is not None and (held.closed_for != "storage_unavailable" or held in self._generated):
             if held.over:
                 # A reader keeps the log in memory, though the turn may have been deleted or have expired meanwhile.
                 _refuse_gone(await self._store.get_turn(turn_id))
@@ -77,11 +77,18 @@ class TurnLogs:
         row = _refuse_gone(found[0] if found else None)
         turn_log = TurnLog(turn_id, row.kind, row.session_id)
         turn_log.publish(found[1] if found else [])
-        turn_log = self._held.setdefault(turn_id, turn_log)
+        held = self._held.get(turn_id)
+        if held is None or held.closed_for == "storage_unavailable":
+            self._held[turn_id] = turn_log
+        else:
+            turn_log = held
         if not turn_log.over and turn_log not in self._generated:
             await self.follow(turn_log)
-            if self.draining and not turn_log.ended:
-                turn_log.close()
+            if not turn_log.ended:
+                if self.draining:
+                    turn_log.close("shutting_down")
+                elif self.store_refuses:
+                    turn_log.close("storage_unavailable")
         return turn_log
 
     async def follow(self, turn_log: TurnLog) -> None:
@@ -106,48 +113,71 @@ class TurnLogs:
         if pushed.first_seq > known + 1:
             await self.look(pushed.turn_id)
             return
-        turn_log.publish(
-            Record.load(pushed.turn_id, seq, line, _no_image)
-            for seq, line in enumerate(pushed.lines, pushed.first_seq)
-            if seq > known
-        )
+        try:
+            turn_log.publish(
+                [
+                    Record.load(pushed.turn_id, seq, line, _no_image)
+                    for seq, line in enumerate(pushed.lines, pushed.first_seq)
+                    if seq > known
+                ]
+            )
+        except (ValueError, msgspec.MsgspecError):
+            turn_log.close("storage_unavailable")
 
     async def look(self, turn_id: str) -> None:
-        """Read a turn that may have moved; one that cannot be read now is ``behind`` until it has been."""
+        """Read a turn that may have moved; one that cannot be read now is ``behind`` until it has been.
+
+        The streams of a turn whose log is damaged end. Their readers would wait for ever.
+        """
         turn_log = self._held.get(turn_id)
         if turn_log is None or turn_log.over or turn_log in self._generated:
             self.behind.discard(turn_id)
             return
         self.behind.add(turn_id)
-        with contextlib.suppress(ChatError):
+        try:
             await self.catch_up(turn_log)
-            self.behind.discard(turn_id)
+        except Damaged:
+            turn_log.close("storage_unavailable")
+        except ChatError:
+            return
+        self.behind.discard(turn_id)
 
-    async def reach(self, turn_log: TurnLog, after: int) -> None:
-        """Bring a log up to seq ``after`` if the store has that much: another process may have shown it to the reader."""
+    async def reach(self, turn_log: TurnLog, after: int, wait_s: float) -> None:
+        """Wait until a log has seq ``after``, or is over, or ``wait_s`` have passed.
+
+        A reader may have seen that much in another process, and the news of it has not come round to this one.
+        """
         if turn_log not in self._generated:
             await self.catch_up(turn_log)
-            return
-        row = await self._store.get_turn(turn_log.turn_id)
-        while row is not None and len(turn_log.records) < after <= row.last_seq and not turn_log.over:
-            await turn_log.wait(time.monotonic() + _PUBLISHED_S)
+        deadline = time.monotonic() + wait_s
+        while len(turn_log.records) < after and not turn_log.over and await turn_log.wait(deadline):
+            pass
 
     async def catch_up(self, turn_log: TurnLog) -> None:
         """Publish what the store has and the log lacks. A log whose turn was deleted is closed."""
         found = await self._store.read(turn_log.turn_id, len(turn_log.records))
         if found is None:
-            turn_log.close()
+            turn_log.close("shutting_down")
             return
         # Two tasks may catch up at once: a record that the other one has published meanwhile is dropped.
         records = [record for record in found[1] if record.seq > len(turn_log.records)]
         if records:
             turn_log.publish(records)
+        if found[0].status != "running" and not turn_log.ended:
+            # The turn has ended, and its terminal event could not be written, because the log is damaged.
+            turn_log.close("storage_unavailable")
 
     def drain(self) -> None:
         """End the streams of turns that another process generates: these turns go on, and their readers resume elsewhere."""
         self.draining = True
         for turn_log in self.followed():
-            turn_log.close()
+            turn_log.close("shutting_down")
+
+    def let_go(self) -> None:
+        """End the streams of turns that nobody can commit: their readers come back, and give up by their own rule."""
+        self.store_refuses = True
+        for turn_log in self.followed():
+            turn_log.close("storage_unavailable")
 
 
 def _no_image(image_id: str) -> memoryview:

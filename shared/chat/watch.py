@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 
 from shared.chat.dependencies import Dependencies
 from shared.chat.generation import Generation
 from shared.errors import ChatError
 from shared.session import SessionUpdate, TurnBegan
-from shared.store.protocol import Lost, Moved, Pushed, Signal
+from shared.store.protocol import Lost, Moved, News, Pushed, Signal
+
+_RETRY_S = 1.0
 
 
 class Watch:
@@ -20,18 +23,28 @@ class Watch:
 
     async def watch_forever(self) -> None:
         """Pass on what the store tells, for as long as the service runs."""
+        while True:
+            try:
+                async for news in self._dependencies.store.news(self._wanted):
+                    await self._pass_on(news)
+            except Exception as error:  # noqa: BLE001 - whatever failed, the others must hear of what comes next
+                self._dependencies.readiness.loop_failed("watch")
+                self._dependencies.logger.error("cannot watch the store", why=type(error).__name__)
+                await asyncio.sleep(_RETRY_S)
+                await self._look_at_everything()
+
+    async def _pass_on(self, news: News) -> None:
         turn_logs = self._dependencies.turn_logs
-        async for news in self._dependencies.store.news(self._wanted):
-            match news:
-                case Signal():
-                    if news.origin != self._dependencies.owner:
-                        self._handle(news)
-                case Pushed():
-                    await turn_logs.apply(news)
-                case Moved():
-                    await turn_logs.look(news.turn_id)
-                case Lost():
-                    await self._look_at_everything()
+        match news:
+            case Signal():
+                if news.origin != self._dependencies.owner:
+                    self._handle(news)
+            case Pushed():
+                await turn_logs.apply(news)
+            case Moved():
+                await turn_logs.look(news.turn_id)
+            case Lost():
+                await self._look_at_everything()
 
     def _wanted(self) -> bool:
         """Whether anything here depends on other processes now."""

@@ -47,6 +47,7 @@ from shared.store.record import Record
 Outgoing = list[Record] | ServerMessage
 # A session tells that a turn began within moments of the turn's first events, so the newest ids are enough.
 _MAX_STREAMED = 1024
+_RETRY_S = 1.0
 
 
 class Duplex:
@@ -207,7 +208,7 @@ class Duplex:
             if message.session_id is None and self._member is None and reader.session_id and not message.new_session:
                 await self._join(reader.session_id, origin)
                 self._listen()
-            await self._stream(reader)
+            await self._stream(reader, message.request_id)
 
     async def _image(self, message: Image) -> None:
         async with self._start_lock:
@@ -218,7 +219,7 @@ class Duplex:
                 request_id=message.request_id,
                 origin=self._member,
             )
-            await self._stream(reader)
+            await self._stream(reader, message.request_id)
 
     async def _create_session(self, message: CreateSession) -> None:
         session = await self._service.create_session(message.model_id)
@@ -247,7 +248,7 @@ class Duplex:
         await self._stop_stream(message.turn_id)
         resumed = Resumed(turn_id=message.turn_id, after=message.after, last_seq=reader.last_seq, status=reader.status)
         await self._send(resumed)
-        await self._stream(reader)
+        await self._stream(reader, message.request_id)
 
     async def _cancel(self, message: Cancel) -> None:
         """Refuse an unknown turn at once; cancel a known one in a task, because the client's next message need not wait."""
@@ -293,36 +294,58 @@ class Duplex:
         """Stream a turn that began in the joined session, unless this connection has started the turn itself."""
         async with self._start_lock:
             if turn_id not in self._streamed:
-                # A turn that was deleted meanwhile, or one stream too many: the client has asked nothing, so it gets no
-                # error.
+                # The turn may have been deleted meanwhile, or too many streams may be open. The client has asked
+                # nothing, so it gets no error.
                 with contextlib.suppress(ChatError):
                     reader = await self._service.open(turn_id, 0)
                     # The client may have resumed the turn meanwhile.
                     if turn_id not in self._streamed:
-                        await self._stream(reader)
+                        await self._start_stream(reader, self._send_always(reader))
 
-    async def _stream(self, reader: Reader) -> None:
-        """Send a turn's events from the reader's cursor on, in place of a stream of this turn that runs."""
+    async def _stream(self, reader: Reader, request_id: str | None) -> None:
+        """Stream a turn that the client has asked for with the message that has this ``request_id``."""
+        await self._start_stream(reader, self._send_to_end(reader), request_id)
+
+    async def _start_stream(
+        self, reader: Reader, sending: Coroutine[None, None, None], request_id: str | None = None
+    ) -> None:
+        """Stream a turn from the reader's cursor on, in place of a stream of this turn that runs."""
         await self._stop_stream(reader.turn_id)
         self._streamed[reader.turn_id] = None
         if len(self._streamed) > _MAX_STREAMED:
             del self._streamed[next(iter(self._streamed))]
-        self._streams[reader.turn_id] = self._spawn(self._send_events(reader))
+        task = self._streams[reader.turn_id] = self._spawn(sending, request_id)
+        task.add_done_callback(lambda _: self._forget_stream(reader.turn_id, task))
+
+    def _forget_stream(self, turn_id: str, task: asyncio.Task[None]) -> None:
+        if self._streams.get(turn_id) is task:
+            del self._streams[turn_id]
 
     async def _stop_stream(self, turn_id: str) -> None:
         stream = self._streams.pop(turn_id, None)
         if stream is not None:
             await self.stop(stream)
 
+    async def _send_to_end(self, reader: Reader) -> None:
+        """Send events until the turn has ended or this server stops. Raises ``storage_unavailable``, and the client resumes."""
+        await self._send_events(reader)
+        if reader.closed_for == "storage_unavailable" and not reader.complete:
+            raise ChatError("storage_unavailable")
+
+    async def _send_always(self, reader: Reader) -> None:
+        """Send the events of a turn that the client has not asked for: this connection resumes it for the client."""
+        await self._send_events(reader)
+        while reader.closed_for == "storage_unavailable" and not (reader.complete or self._service.draining):
+            await asyncio.sleep(_RETRY_S)
+            with contextlib.suppress(ChatError):
+                reader = await self._service.open(reader.turn_id, reader.after)
+                await self._send_events(reader)
+
     async def _send_events(self, reader: Reader) -> None:
-        try:
-            with reader:
-                async for records in reader:
-                    if records:
-                        await self._send(records)
-        finally:
-            if self._streams.get(reader.turn_id) is asyncio.current_task():
-                del self._streams[reader.turn_id]
+        with reader:
+            async for records in reader:
+                if records:
+                    await self._send(records)
 
     async def _send(self, item: Outgoing) -> None:
         async with self._write_lock:

@@ -20,6 +20,13 @@ SignalKind = Literal["turn_started", "cancel", "message_added", "session_cleared
 _WEEK_S = 7 * 24 * 3600.0
 
 
+class Damaged(ChatError):
+    """``internal`` because a part of the store is damaged and cannot be read; another try changes nothing."""
+
+    def __init__(self) -> None:
+        super().__init__("internal")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
     """How a store is used. ``lease_s``: the process that owns a turn is gone when it has not renewed for so long.
@@ -37,7 +44,7 @@ class Options:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NewTurn:
-    """A turn to be recorded. Times are epoch ms; ``owner`` is the id of the generating process.
+    """A turn to be recorded; ``owner`` is the id of the generating process.
 
     ``model_id`` is the model that the request names, if any. ``max_context_chars`` bounds the context: the newest turns
     that fit are given to the model, each whole.
@@ -53,7 +60,6 @@ class NewTurn:
     request_id: str | None
     request_hash: str
     owner: str
-    now: float
     max_context_chars: int
 
 
@@ -141,12 +147,13 @@ class Appended(NamedTuple):
     ``done``: its records are in the store now; they may have been there before, after an attempt whose answer was lost.
     Otherwise ``why`` says what is wrong: ``fenced``, the owner does not own the running turn any more; ``behind``, the
     store has lost what it had acknowledged and the records from ``last_seq`` + 1 are wanted again; ``gone``, the turn
-    does not exist any more. ``cancel``: somebody asks for the end of the turn.
+    does not exist any more; ``damaged``, the store will never take the records, and another try changes nothing.
+    ``cancel``: somebody asks for the end of the turn.
     """
 
     done: bool
     last_seq: int
-    why: Literal["", "fenced", "behind", "gone"] = ""
+    why: Literal["", "fenced", "behind", "gone", "damaged"] = ""
     cancel: bool = False
 
 
@@ -190,9 +197,9 @@ News = Signal | Pushed | Moved | Lost
 class Store(Protocol):
     """Everything that outlives a process. Times are epoch ms.
 
-    Every method may raise ChatError ``storage_unavailable``, besides the codes that its docstring names. Leases and last
-    reads are by the store's clock; ``clock_offset_ms`` moves it in tests, for this store object alone. ``committed`` says
-    in one line what a committed event survives.
+    Every method may raise ChatError ``storage_unavailable``, besides the codes that its docstring names. Leases and
+    last reads are by the store's clock; ``clock_offset_ms`` moves it in tests, for this store object alone.
+    ``committed`` says in one line what a committed event survives.
     """
 
     clock_offset_ms: float
@@ -231,7 +238,8 @@ class Store(Protocol):
     async def start_turn(self, new: NewTurn) -> Started:
         """Check, record the turn with its first event, and collect the context: one transaction.
 
-        Raises ``idempotency_key_reused``, ``session_not_found``, ``turn_in_progress``; then nothing is recorded.
+        The first event's ``at`` is the time of this transaction. Raises ``idempotency_key_reused``,
+        ``session_not_found``, ``turn_in_progress``; then nothing is recorded.
         """
         ...
 
@@ -239,6 +247,7 @@ class Store(Protocol):
         """Append to several logs in one commit; what became of each entry.
 
         The same entry again is done once. An entry is all or nothing, and one that is refused costs the others nothing.
+        Raises only when the store can take nothing at all.
         """
         ...
 
@@ -247,7 +256,10 @@ class Store(Protocol):
         ...
 
     async def read(self, turn_id: str, after: int) -> tuple[TurnRow, list[Record]] | None:
-        """The turn and the records after seq ``after``, from one snapshot; None when there is no such turn."""
+        """The turn and the records after seq ``after``, from one snapshot; None when there is no such turn.
+
+        Raises Damaged when the log of this turn cannot be read.
+        """
         ...
 
     async def read_text(self, turn_id: str) -> tuple[TurnRow, str] | None:
@@ -282,8 +294,10 @@ class Store(Protocol):
     async def reap(self) -> list[str]:
         """Interrupt the running turns whose leases are over (``turn_interrupted`` with epoch 1); their ids.
 
-        The store's clock decides. A store on another machine waits until this process has been in contact with it for a
-        whole lease, because nobody can renew a lease while the store is away.
+        No clock of another process decides: a lease is over when this process has seen it unchanged for ``lease_s``, or
+        by the clock of a store on another machine. Nothing is interrupted until this process has been in contact with
+        the store for a while, because nobody can renew a lease while the store is away. A log that cannot be read costs
+        the other turns nothing.
         """
         ...
 
@@ -310,8 +324,15 @@ class Store(Protocol):
         """Tell the other processes that somebody types, or stopped. A store that has no way to push does nothing."""
         ...
 
-    async def purge(self) -> None:
-        """Drop what has been kept for long enough, if the store does not drop it by itself."""
+    async def purge(self) -> bool:
+        """Take one short step in dropping what has been kept for long enough; whether there is more to drop.
+
+        A store that drops it by itself has nothing to do.
+        """
+        ...
+
+    async def check_write(self) -> None:
+        """Write something small, in the places where a new turn is written. Raises ``storage_unavailable``."""
         ...
 
     async def close(self) -> None:

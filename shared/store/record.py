@@ -25,6 +25,8 @@ from shared.reply import text_sha256
 # Bytes, or text where the wire's library takes text.
 Frame = TypeVar("Frame", bytes, str)
 _IMAGE_CHUNK = "image_chunk"
+# The encoder writes the type before every other field.
+_START = b'{"type":"'
 
 
 class _ImageChunkRef(msgspec.Struct, frozen=True, kw_only=True, tag=_IMAGE_CHUNK, tag_field="type"):
@@ -86,8 +88,13 @@ class Record:
 
     @classmethod
     def load(cls, turn_id: str, seq: int, stored: bytes, image: Callable[[str], memoryview]) -> Record:
-        """A record read back from a store; ``image`` gives the bytes of an image by its id."""
-        tag = stored[9 : stored.index(b'"', 9)].decode()
+        """A record read back from a store; ``image`` gives the bytes of an image by its id.
+
+        Raises ValueError or msgspec.MsgspecError for what is no event.
+        """
+        if not stored.startswith(_START) or not stored.endswith(b"}"):
+            raise ValueError("This is no event.")
+        tag = stored[len(_START) : stored.index(b'"', len(_START))].decode()
         if tag != _IMAGE_CHUNK:
             return cls(turn_id, seq, tag, stored)
         ref = _ref_decoder.decode(stored)

@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 
-from shared.chat import committer
 from shared.chat.service import ChatService, open_service
 from shared.config import Settings
 from shared.errors import ChatError
@@ -82,12 +81,11 @@ async def test_a_turn_that_the_store_will_not_take_is_interrupted_and_costs_no_o
     poisoned = ""
 
     async def poison(self: SqliteStore, batch: Sequence[Append]) -> list[Appended]:
-        if any(entry.turn_id == poisoned for entry in batch):
-            raise ChatError("storage_unavailable")
-        return await append(self, batch)
+        outcomes = await append(self, [entry for entry in batch if entry.turn_id != poisoned])
+        refused = Appended(False, 0, "damaged")
+        return [refused if entry.turn_id == poisoned else outcomes.pop(0) for entry in batch]
 
     monkeypatch.setattr(SqliteStore, "append", poison)
-    monkeypatch.setattr(committer, "_TRIES_S", 0.3)
     async with opened(config) as (service, _):
         session = await service.create_session()
         bad = await service.start_chat("/tokens 400 bad", session_id=session.session_id)
@@ -124,9 +122,13 @@ async def test_a_turn_that_was_taken_away_stops_and_costs_no_other(
         await until(lambda: log.records[20:], 5, "it begins")
         # As another process would that has waited for the lease in vain.
         interrupt = SqliteStore(str(tmp_path / "chat.db"))
-        rows(tmp_path / "chat.db", "UPDATE turns SET lease_until = 0 WHERE turn_id = ?", taken.turn_id)
-        while not await interrupt.reap():
+
+        async def taken_away() -> bool:
             rows(tmp_path / "chat.db", "UPDATE turns SET lease_until = 0 WHERE turn_id = ?", taken.turn_id)
+            await interrupt.reap()
+            return (await service.get_turn(taken.turn_id)).status == "interrupted"
+
+        await until(taken_away, 5, "it is taken away")
         await interrupt.close()
         seen, others = await asyncio.gather(events(service, taken.turn_id), events(service, other.turn_id))
     assert isinstance(seen[-1], TurnInterrupted)

@@ -86,7 +86,6 @@ def asked(text: str = "Hi", **given: Any) -> NewTurn:
         request_id=None,
         request_hash=hashlib.sha256(text.encode()).hexdigest(),
         owner="me",
-        now=NOW,
         max_context_chars=1000,
     )
     return replace(new, **given)
@@ -194,3 +193,9 @@ async def messages_of(store: Store, session_id: str) -> list[Message]:
     messages, more = await store.list_messages(session_id, 500, None)
     assert not more
     return messages
+
+
+async def purge_all(store: Store) -> None:
+    """Drop everything that has been kept for long enough."""
+    while await store.purge():
+        pass

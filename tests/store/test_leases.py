@@ -25,6 +25,7 @@ from tests.store.suite import (
     messages_of,
     new_session,
     pass_s,
+    purge_all,
     talk,
 )
 
@@ -105,7 +106,7 @@ async def test_old_logs_expire_then_vanish(store: Store) -> None:
     await end(store, fresh, "2", at=NOW + 5000)
     running = await store.start_turn(asked(new_session_id="s3"))
     store.clock_offset_ms += RETENTION_S * 1000 - 4000
-    await store.purge()
+    await purge_all(store)
     for turn_id, expired in ((old.turn.turn_id, True), (fresh.turn.turn_id, False), (running.turn.turn_id, False)):
         turn = await store.get_turn(turn_id)
         assert turn is not None
@@ -117,7 +118,7 @@ async def test_old_logs_expire_then_vanish(store: Store) -> None:
     # A key lives as long as its log.
     assert not (await store.start_turn(asked("other", new_session_id="s4", request_id="k"))).joined
     store.clock_offset_ms += Options().tombstone_s * 1000
-    await store.purge()
+    await purge_all(store)
     assert await store.get_turn(old.turn.turn_id) is None
     assert await store.read(old.turn.turn_id, 0) is None
     assert [message.text for message in await messages_of(store, session_id)] == ["one", "1", "two", "2"]
@@ -161,12 +162,12 @@ async def test_pictures_go_with_what_shows_them(store: Store) -> None:
     await store.clear_session(cleared, "me", NOW)
     assert await store.get_image("cleared") is not None
     store.clock_offset_ms += RETENTION_S * 1000 + 1000
-    await store.purge()
+    await purge_all(store)
     left = {name for name in ("kept", "kept-preview", "loose", "cleared") if await lasts(store, name)}
     assert left == {"kept"}
     await draw("late", kept)
     await store.clear_session(kept, "me", NOW)
     store.clock_offset_ms += RETENTION_S * 1000 + 1000
-    await store.purge()
+    await purge_all(store)
     assert not await lasts(store, "kept")
     assert not await lasts(store, "late")

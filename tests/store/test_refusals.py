@@ -8,16 +8,12 @@ import apsw
 import pytest
 
 from shared.store.open import open_store
-from tests.store.suite import (
-    asked,
-    new_session,
-    refused,
-    talk,
-)
+from shared.store.protocol import Options
+from tests.store.suite import LEASE_S, asked, new_session, pass_s, refused, talk
 
 
 async def test_a_locked_database_is_storage_unavailable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("shared.store.sqlite.schema.BUSY_TIMEOUT_MS", 100)
+    monkeypatch.setattr("shared.store.sqlite.connection.BUSY_TIMEOUT_MS", 100)
     url = f"sqlite:///{tmp_path}/chat.db"
     store = open_store(url)
     session_id = await new_session(store)
@@ -47,21 +43,25 @@ def test_a_file_that_is_no_database(tmp_path: Path) -> None:
     assert path.read_bytes().startswith(b"This is no database.")
 
 
-async def test_a_database_of_the_version_before_is_taken_along(tmp_path: Path) -> None:
+@pytest.mark.parametrize("version", [1, 2])
+async def test_an_older_database_gets_what_it_lacks(version: int, tmp_path: Path) -> None:
+    """Its sessions are counted, and the turn that ran when its server ended is interrupted."""
     path = tmp_path / "chat.db"
-    store = open_store(f"sqlite:///{path}")
-    started = await talk(store, await new_session(store), "one", "1")
-    await store.close()
     connection = apsw.Connection(str(path))
-    connection.execute(
-        "ALTER TABLE turns DROP COLUMN cancel; ALTER TABLE turns DROP COLUMN epoch; PRAGMA user_version = 1"
-    )
+    connection.execute((Path(__file__).parent / "versions" / f"{version}.sql").read_text())
     connection.close()
-    store = open_store(f"sqlite:///{path}")
-    turn = await store.get_turn(started.turn.turn_id)
-    assert turn is not None
-    assert (turn.status, turn.epoch) == ("completed", 0)
-    await talk(store, await new_session(store), "two", "2")
+    store = open_store(f"sqlite:///{path}", Options(lease_s=LEASE_S))
+    sessions, active = await store.list_sessions(10, None, 26_000)
+    assert active == 2
+    counts = [(one.session_id, one.user_messages, one.model_messages, one.running_turn_id) for one in sessions]
+    assert counts == [("s3", 0, 0, None), ("s2", 1, 0, None), ("s1", 2, 1, "t4")]
+    assert [one.last_turn_id for one in sessions] == [None, "t3", "t4"]
+    assert await pass_s(store, LEASE_S * 1.5) == ["t4"]
+    started = await talk(store, "s1", "four", "4")
+    assert [message.text for message in started.context] == ["one", "1"]
+    session = await store.get_session("s1")
+    assert session is not None
+    assert (session.user_messages, session.model_messages, session.running_turn_id) == (3, 2, None)
     await store.close()
 
 

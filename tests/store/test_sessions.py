@@ -25,13 +25,14 @@ async def test_sessions_and_their_messages(store: Store) -> None:
     assert (session.running_turn_id, session.last_turn_id) == (None, None)
     first = await talk(store, session_id, "one", "1")
     empty = await talk(store, session_id, "two", status="cancelled")
-    second = await store.start_turn(asked("three", session_id=session_id, now=NOW + 99))
+    second = await store.start_turn(asked("three", session_id=session_id))
     assert second.message_count == 4
     session = await store.get_session(session_id)
     assert session is not None
     assert (session.message_count, session.user_messages, session.model_messages) == (4, 3, 1)
     assert session.running_turn_id == session.last_turn_id == second.turn.turn_id
-    assert session.last_activity_at == NOW + 99
+    assert second.first is not None
+    assert session.last_activity_at == second.first.event.at
     messages = [(m.turn_id, m.role, m.text, m.status) for m in await messages_of(store, session_id)]
     assert messages == [
         (first.turn.turn_id, "user", "one", "completed"),

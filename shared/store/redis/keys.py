@@ -22,6 +22,7 @@ class Keys:
     ``trash``               list     turns of cleared and deleted sessions, to be dealt with
     ``signals``             string   the id of the newest signal
     ``version``             string   the version of this schema
+    ``write_check``         string   written to see that the store takes writes
     ======================  =======  ==========================================================================
     """
 
@@ -35,6 +36,7 @@ class Keys:
         self.trash = self.tag + "trash"
         self.signals = self.tag + "signals"
         self.version = self.tag + "version"
+        self.write_check = self.tag + "write_check"
         self.signal_channel = self._channels + "sig"
         # A script declares each key that it may use; this one stands for "none".
         self.none = self.tag + "-"

@@ -167,9 +167,11 @@ class RedisStore:
         fields = ("0", "user_typing", origin, session_id, "", "typing" if typing else "stopped")
         await self._commands.publish([(self._keys.signal_channel, "\n".join(fields))])
 
-    async def purge(self) -> None:
-        while await self._sessions.empty_trash():
-            pass
+    async def purge(self) -> bool:
+        return bool(await self._sessions.empty_trash())
+
+    async def check_write(self) -> None:
+        await self._commands.call(lambda client: client.set(self._keys.write_check, "1"))
 
     async def close(self) -> None:
         if self._lease is not None:

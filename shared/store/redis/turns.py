@@ -100,7 +100,7 @@ class Turns:
             TurnStarted(
                 turn_id=new.turn_id,
                 seq=1,
-                at=new.now,
+                at=now_ms(),
                 session_id=session_id,
                 kind=new.kind,
                 input=new.input,
@@ -166,7 +166,7 @@ class Turns:
             new.request_id or "",
             new.request_hash,
             new.owner,
-            repr(new.now),
+            repr(first.event.at),
             self._lease_ms,
             first.stored,
             keys.signal_channel,

@@ -2,13 +2,27 @@
 
 from __future__ import annotations
 
-import apsw
+import contextlib
 
+import apsw
+import msgspec
+
+from shared.store.protocol import Damaged
 from shared.store.record import Record
 
 
+class _Line(msgspec.Struct):
+    """What the text of a turn needs of an event."""
+
+    type: str
+    text: str = ""
+
+
+_line_decoder = msgspec.json.Decoder(_Line)
+
+
 def read_log(connection: apsw.Connection, turn_id: str, after: int) -> list[Record]:
-    """The records of a turn after seq ``after``."""
+    """The records of a turn after seq ``after``. Raises Damaged for a log that has a gap or what is no event."""
     images: dict[str, memoryview] = {}
 
     def image(image_id: str) -> memoryview:
@@ -17,14 +31,38 @@ def read_log(connection: apsw.Connection, turn_id: str, after: int) -> list[Reco
             images[image_id] = memoryview(row[0] if row else b"")
         return images[image_id]
 
-    records = []
-    for first_seq, lines in connection.execute(
-        "SELECT first_seq, lines FROM segments WHERE turn_id = ? AND last_seq > ? ORDER BY first_seq", (turn_id, after)
+    records: list[Record] = []
+    for first_seq, last_seq, lines in connection.execute(
+        "SELECT first_seq, last_seq, lines FROM segments WHERE turn_id = ? AND last_seq > ? ORDER BY first_seq",
+        (turn_id, after),
     ):
-        for seq, line in enumerate(lines.split(b"\n"), first_seq):
-            if seq > after:
-                records.append(Record.load(turn_id, seq, line, image))
+        split = lines.split(b"\n")
+        if first_seq > after + len(records) + 1 or len(split) != last_seq - first_seq + 1:
+            raise Damaged
+        try:
+            records += [
+                Record.load(turn_id, seq, line, image) for seq, line in enumerate(split, first_seq) if seq > after
+            ]
+        except (ValueError, msgspec.MsgspecError):
+            raise Damaged from None
     return records
+
+
+def read_texts(connection: apsw.Connection, turn_id: str, after: int, max_segments: int = -1) -> tuple[list[str], int]:
+    """The texts of the chunks after seq ``after``, from at most so many segments, and the last seq that was read.
+
+    A segment that cannot be read is left out.
+    """
+    texts: list[str] = []
+    with contextlib.suppress(apsw.CorruptError):
+        for last_seq, lines in connection.execute(
+            "SELECT last_seq, lines FROM segments WHERE turn_id = ? AND first_seq > ? ORDER BY first_seq LIMIT ?",
+            (turn_id, after, max_segments),
+        ):
+            with contextlib.suppress(msgspec.MsgspecError, UnicodeDecodeError):
+                texts += [line.text for line in _line_decoder.decode_lines(lines) if line.type == "chunk"]
+            after = last_seq
+    return texts, after
 
 
 def insert_segment(connection: apsw.Connection, turn_id: str, records: list[Record]) -> None:

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping
 
 import apsw
+import msgspec
 
 from shared.errors import ChatError
 from shared.store.protocol import Moved, News, Pushed, Signal
@@ -72,17 +73,22 @@ class NewsWatch:
         with rows.snapshot(connection):
             found: list[News] = list(rows.select_signals(connection, last_signal))
             for turn_id, position in positions.items():
-                row = connection.execute("SELECT last_seq FROM turns WHERE turn_id = ?", (turn_id,)).fetchone()
-                if row is None:
+                try:
+                    found += _news_of(connection, turn_id, position)
+                except (apsw.CorruptError, msgspec.MsgspecError):
+                    # The turn is read then, and what is damaged costs this turn alone.
                     found.append(Moved(turn_id))
-                elif row[0] > position:
-                    found += _segments(connection, turn_id, position)
         self._data_version = version
         return found
 
 
-def _segments(connection: apsw.Connection, turn_id: str, after: int) -> list[News]:
+def _news_of(connection: apsw.Connection, turn_id: str, after: int) -> list[News]:
     """The commits of one turn after seq ``after``. Pictures are not pushed: the turn is read."""
+    row = connection.execute("SELECT last_seq FROM turns WHERE turn_id = ?", (turn_id,)).fetchone()
+    if row is None:
+        return [Moved(turn_id)]
+    if row[0] <= after:
+        return []
     found: list[News] = []
     for first_seq, lines in connection.execute(
         "SELECT first_seq, lines FROM segments WHERE turn_id = ? AND last_seq > ? ORDER BY first_seq", (turn_id, after)

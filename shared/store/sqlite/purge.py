@@ -1,30 +1,71 @@
-"""Dropping what is too old: signals, then the logs of ended turns, then turns that no session shows."""
+"""Dropping what is too old, in steps: signals, then the logs of ended turns, then turns that no session shows.
+
+A step touches at most a few hundred rows, so that no turn has to wait for it. The log of a turn may have more rows than
+that, so a turn is first marked and entered into ``doomed``, and its rows go in later steps.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import apsw
 
-_MAX_LOGS = 500
+MAX_ROWS = 200
+MAX_DOOMED = 50
+_UNSEEN = "(session_id IS NULL OR cleared = 1)"
+_OLD_LOGS = "FROM turns WHERE expired = 0 AND ended_at < :logs_before LIMIT :limit"
+
+# What one step runs: the first of these groups that finds a row.
+GROUPS = (
+    ("DELETE FROM signals WHERE signal_id IN (SELECT signal_id FROM signals WHERE at < :signals_before LIMIT :limit)",),
+    (
+        f"INSERT OR IGNORE INTO doomed SELECT turn_id {_OLD_LOGS}",
+        "UPDATE turns SET expired = 1, request_id = NULL, request_hash = NULL"
+        f" WHERE number IN (SELECT number {_OLD_LOGS})",
+    ),
+    (
+        "UPDATE turns SET expired = 2 WHERE number IN"
+        " (SELECT number FROM turns WHERE expired = 1 AND ended_at < :turns_before LIMIT :limit)",
+    ),
+    (
+        "DELETE FROM turns WHERE number IN"
+        f" (SELECT number FROM turns WHERE {_UNSEEN} AND expired = 2 AND ended_at < :turns_before LIMIT :limit)",
+    ),
+)
+DOOMED = "SELECT turn_id FROM doomed LIMIT :limit"
+SEGMENTS = (
+    "DELETE FROM segments WHERE turn_id = :turn_id AND first_seq IN"
+    " (SELECT first_seq FROM segments WHERE turn_id = :turn_id LIMIT :limit)"
+)
+IMAGES = "DELETE FROM images WHERE turn_id = :turn_id AND (preview = 1 OR :unseen)"
 
 
-def purge(connection: apsw.Connection, logs_before: float, turns_before: float, signals_before: float) -> None:
-    """Drop what ended before these times; see the protocol."""
-    connection.execute("DELETE FROM signals WHERE at < ?", (signals_before,))
-    old = connection.execute(
-        "SELECT turn_id FROM turns WHERE ended_at < ? AND expired = 0 LIMIT ?", (logs_before, _MAX_LOGS)
-    ).fetchall()
-    for (turn_id,) in old:
-        connection.execute("DELETE FROM segments WHERE turn_id = ?", (turn_id,))
-        connection.execute("DELETE FROM images WHERE turn_id = ? AND preview = 1", (turn_id,))
-        connection.execute(
-            "UPDATE turns SET expired = 1, request_id = NULL, request_hash = NULL WHERE turn_id = ?", (turn_id,)
-        )
-    # A turn that no session shows takes its picture with it, also when the session was cleared after the log had
-    # expired.
-    unseen = "ended_at < ? AND expired >= ? AND (session_id IS NULL OR cleared = 1)"
-    connection.execute(
-        f"DELETE FROM images WHERE turn_id IN (SELECT turn_id FROM images JOIN turns USING (turn_id) WHERE {unseen})",
-        (logs_before, 1),
-    )
-    connection.execute("UPDATE turns SET expired = 2 WHERE ended_at < ? AND expired = 1", (turns_before,))
-    connection.execute(f"DELETE FROM turns WHERE {unseen}", (turns_before, 2))
+def drop_old(connection: apsw.Connection, times: Mapping[str, float]) -> bool:
+    """Run the first group that finds a row; whether one did. ``times``: ``signals_before``, ``logs_before``,
+    ``turns_before``.
+    """
+    for group in GROUPS:
+        for statement in group:
+            connection.execute(statement, {**times, "limit": MAX_ROWS})
+        if connection.changes():
+            return True
+    return False
+
+
+def select_doomed(connection: apsw.Connection) -> list[str]:
+    """Some turns whose logs and pictures are to be dropped."""
+    return [str(turn_id) for (turn_id,) in connection.execute(DOOMED, {"limit": MAX_DOOMED})]
+
+
+def drop_doomed(connection: apsw.Connection, turn_id: str) -> None:
+    """Drop rows of a doomed turn, and the turn from ``doomed`` when that were all."""
+    connection.execute(SEGMENTS, {"turn_id": turn_id, "limit": MAX_ROWS})
+    if connection.changes() < MAX_ROWS:
+        row = connection.execute(f"SELECT {_UNSEEN} FROM turns WHERE turn_id = ?", (turn_id,)).fetchone()
+        connection.execute(IMAGES, {"turn_id": turn_id, "unseen": row is None or bool(row[0])})
+        forget_doomed(connection, turn_id)
+
+
+def forget_doomed(connection: apsw.Connection, turn_id: str) -> None:
+    """Take a turn out of ``doomed``."""
+    connection.execute("DELETE FROM doomed WHERE turn_id = ?", (turn_id,))

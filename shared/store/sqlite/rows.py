@@ -14,18 +14,14 @@ from shared.store.protocol import Signal, SignalKind, StoredImage, TurnRow
 from shared.store.texts import cut_text
 
 Role = Literal["user", "model"]
-# A reply counts as a message once its turn has ended and it has something in it, or completed.
-HAS_REPLY = "(status <> 'running' AND (text <> '' OR image_id IS NOT NULL OR status = 'completed'))"
-SELECT_SESSION = f"""
+SELECT_SESSION = """
 SELECT s.session_id, s.model_id, s.created_at, s.last_activity_at,
-  (SELECT count(*) FROM turns t WHERE t.session_id = s.session_id AND t.cleared = 0),
-  (SELECT count(*) FROM turns t WHERE t.session_id = s.session_id AND t.cleared = 0 AND {HAS_REPLY}),
-  (SELECT turn_id FROM turns t WHERE t.session_id = s.session_id AND t.cleared = 0 AND t.status = 'running'),
-  (SELECT turn_id FROM turns t WHERE t.session_id = s.session_id AND t.cleared = 0 ORDER BY number DESC LIMIT 1)
-FROM sessions s
+  coalesce(c.user_messages, 0), coalesce(c.model_messages, 0), c.running_turn_id, c.last_turn_id
+FROM sessions s LEFT JOIN session_counts c USING (session_id)
 """
-SELECT_TURN = (
+_SELECT_TURN = (
     "SELECT turn_id, kind, session_id, status, last_seq, owner, epoch, last_read_at, ended_at, expired FROM turns"
+    " WHERE turn_id = ? AND expired < 2"
 )
 
 
@@ -73,13 +69,10 @@ def to_message(turn_id: str, role: Role, text: str, status: Status, image_id: st
 
 
 def select_turn(connection: apsw.Connection, turn_id: str, now: float) -> TurnRow | None:
-    """The turn, unless it is no longer found; ``now`` by the store's clock."""
-    row = connection.execute(SELECT_TURN + " WHERE turn_id = ? AND expired < 2", (turn_id,)).fetchone()
-    return to_turn_row(row, now) if row else None
-
-
-def to_turn_row(row: Any, now: float) -> TurnRow:
-    """A row of ``SELECT_TURN``."""
+    """The turn, unless it is no longer found; ``now`` is epoch ms."""
+    row = connection.execute(_SELECT_TURN, (turn_id,)).fetchone()
+    if row is None:
+        return None
     return TurnRow(
         turn_id=row[0],
         kind=row[1],
@@ -97,8 +90,7 @@ def to_turn_row(row: Any, now: float) -> TurnRow:
 def count_messages(connection: apsw.Connection, session_id: str) -> int:
     """How many messages a session has: one for each turn, and one for each reply."""
     row = connection.execute(
-        f"SELECT count(*) + coalesce(sum({HAS_REPLY}), 0) FROM turns WHERE session_id = ? AND cleared = 0",
-        (session_id,),
+        "SELECT user_messages + model_messages FROM session_counts WHERE session_id = ?", (session_id,)
     ).fetchone()
     return int(row[0]) if row else 0
 

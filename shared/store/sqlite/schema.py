@@ -1,19 +1,18 @@
-"""The tables of the SQLite store, and opening a database that has them.
+"""The tables of the SQLite store.
 
-A log is kept in segments: one row for what one commit added to one turn, its events as JSON lines.
+A log is kept in segments: one row for what one commit added to one turn, its events as JSON lines. What a page of sessions
+shows is counted by triggers, so that a page costs the same however many turns there are.
 """
 
 from __future__ import annotations
 
-import time
-from pathlib import Path
+VERSION = 3
+# Marks a database as one of this program (PRAGMA application_id); 0 before version 3.
+APPLICATION_ID = 0x47454E43
+# A session counts in the interval of so many milliseconds in which it was last used.
+INTERVAL_MS = 10_000
 
-import apsw
-
-VERSION = 2
-BUSY_TIMEOUT_MS = 5000
-
-_SCHEMA = """
+_TABLES = """
 CREATE TABLE sessions (
   session_id TEXT PRIMARY KEY, model_id TEXT, created_at REAL NOT NULL, last_activity_at REAL NOT NULL
 ) WITHOUT ROWID;
@@ -36,13 +35,13 @@ CREATE TABLE turns (
 );
 CREATE INDEX turns_of_session ON turns (session_id, number) WHERE session_id IS NOT NULL AND cleared = 0;
 CREATE INDEX turns_running ON turns (owner, session_id) WHERE status = 'running';
-CREATE INDEX turns_by_end ON turns (ended_at) WHERE expired < 2;
 CREATE TABLE segments (
   turn_id TEXT NOT NULL, first_seq INTEGER NOT NULL, last_seq INTEGER NOT NULL, lines BLOB NOT NULL,
   PRIMARY KEY (turn_id, first_seq)
 ) WITHOUT ROWID;
 CREATE TABLE images (
-  image_id TEXT PRIMARY KEY, turn_id TEXT NOT NULL, mime_type TEXT NOT NULL, width INTEGER NOT NULL, height INTEGER NOT NULL,
+  image_id TEXT PRIMARY KEY, turn_id TEXT NOT NULL, mime_type TEXT NOT NULL,
+  width INTEGER NOT NULL, height INTEGER NOT NULL,
   sha256 TEXT NOT NULL, preview INTEGER NOT NULL, revised_prompt TEXT, data BLOB NOT NULL
 );
 CREATE INDEX images_of_turn ON images (turn_id);
@@ -51,53 +50,73 @@ CREATE TABLE signals (
   session_id TEXT, turn_id TEXT, message_count INTEGER
 );
 """
-# What a database of an older version lacks.
-_UPGRADES = {
+
+# A reply counts as a message once its turn has ended and it has something in it, or completed.
+HAS_REPLY = "(status <> 'running' AND (text <> '' OR image_id IS NOT NULL OR status = 'completed'))"
+_NEW_REPLIES = "(new.status <> 'running' AND (new.text <> '' OR new.image_id IS NOT NULL OR new.status = 'completed'))"
+_INTERVAL = f"CAST(last_activity_at / {INTERVAL_MS} AS INTEGER)"
+_NEW_INTERVAL = f"CAST(new.last_activity_at / {INTERVAL_MS} AS INTEGER)"
+_OLD_INTERVAL = f"CAST(old.last_activity_at / {INTERVAL_MS} AS INTEGER)"
+
+_SINCE_3 = f"""
+CREATE INDEX turns_cleared ON turns (session_id) WHERE cleared = 1;
+CREATE INDEX turns_by_end ON turns (expired, ended_at);
+CREATE INDEX turns_unseen ON turns (expired, ended_at) WHERE session_id IS NULL OR cleared = 1;
+CREATE INDEX signals_by_age ON signals (at);
+CREATE TABLE doomed (turn_id TEXT PRIMARY KEY) WITHOUT ROWID;    -- turns whose logs and pictures are to be dropped
+CREATE TABLE write_check (number INTEGER PRIMARY KEY, at REAL NOT NULL);
+
+CREATE TABLE session_counts (
+  session_id TEXT PRIMARY KEY, user_messages INTEGER NOT NULL, model_messages INTEGER NOT NULL,
+  running_turn_id TEXT, last_turn_id TEXT NOT NULL
+) WITHOUT ROWID;
+CREATE TRIGGER turn_counted AFTER INSERT ON turns
+WHEN new.session_id IS NOT NULL AND new.cleared = 0 BEGIN
+  INSERT INTO session_counts
+  VALUES (new.session_id, 1, {_NEW_REPLIES}, iif(new.status = 'running', new.turn_id, NULL), new.turn_id)
+  ON CONFLICT (session_id) DO UPDATE SET
+    user_messages = user_messages + 1, model_messages = model_messages + excluded.model_messages,
+    running_turn_id = coalesce(excluded.running_turn_id, running_turn_id), last_turn_id = excluded.last_turn_id;
+END;
+CREATE TRIGGER turn_end_counted AFTER UPDATE OF status ON turns
+WHEN old.status = 'running' AND new.status <> 'running' AND new.session_id IS NOT NULL AND new.cleared = 0 BEGIN
+  UPDATE session_counts SET model_messages = model_messages + {_NEW_REPLIES}, running_turn_id = NULL
+  WHERE session_id = new.session_id;
+END;
+
+CREATE TABLE activity (interval INTEGER PRIMARY KEY, sessions INTEGER NOT NULL);
+CREATE TRIGGER session_counted AFTER INSERT ON sessions BEGIN
+  INSERT INTO activity VALUES ({_NEW_INTERVAL}, 1) ON CONFLICT (interval) DO UPDATE SET sessions = sessions + 1;
+END;
+CREATE TRIGGER session_use_counted AFTER UPDATE OF last_activity_at ON sessions
+WHEN {_NEW_INTERVAL} <> {_OLD_INTERVAL} BEGIN
+  UPDATE activity SET sessions = sessions - 1 WHERE interval = {_OLD_INTERVAL};
+  DELETE FROM activity WHERE interval = {_OLD_INTERVAL} AND sessions <= 0;
+  INSERT INTO activity VALUES ({_NEW_INTERVAL}, 1) ON CONFLICT (interval) DO UPDATE SET sessions = sessions + 1;
+END;
+CREATE TRIGGER session_end_counted AFTER DELETE ON sessions BEGIN
+  UPDATE activity SET sessions = sessions - 1 WHERE interval = {_OLD_INTERVAL};
+  DELETE FROM activity WHERE interval = {_OLD_INTERVAL} AND sessions <= 0;
+END;
+"""
+
+SCHEMA = _TABLES + _SINCE_3
+# What a database of an older version lacks, by that version.
+UPGRADES = {
     1: """
 ALTER TABLE turns ADD COLUMN cancel INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE turns ADD COLUMN epoch INTEGER NOT NULL DEFAULT 0;
-"""
+""",
+    2: f"""
+DROP INDEX turns_by_end;
+{_SINCE_3}
+INSERT INTO session_counts
+SELECT counted.session_id, user_messages, model_messages, running_turn_id, turns.turn_id
+FROM (
+  SELECT session_id, count(*) AS user_messages, sum({HAS_REPLY}) AS model_messages,
+    max(iif(status = 'running', turn_id, NULL)) AS running_turn_id, max(number) AS last_number
+  FROM turns WHERE session_id IS NOT NULL AND cleared = 0 GROUP BY session_id
+) AS counted JOIN turns ON turns.number = counted.last_number;
+INSERT INTO activity SELECT {_INTERVAL}, count(*) FROM sessions GROUP BY 1;
+""",
 }
-
-
-def connect(path: str | None) -> apsw.Connection:
-    """Open a database, and make the tables in a new one; ``path`` None is a database in memory.
-
-    Raises ValueError, with words for the operator, when the file cannot be used.
-    """
-    if path is not None:
-        Path(path).expanduser().parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    try:
-        connection = apsw.Connection(str(Path(path).expanduser()) if path else ":memory:")
-        connection.set_busy_timeout(BUSY_TIMEOUT_MS)
-        _use_wal(connection)
-        connection.execute("PRAGMA synchronous = NORMAL")
-        connection.execute("BEGIN IMMEDIATE")
-        (version,) = connection.execute("PRAGMA user_version").fetchone() or (0,)
-        if version == 0:
-            connection.execute(_SCHEMA)
-        elif version in _UPGRADES:
-            connection.execute(_UPGRADES[version])
-        if version < VERSION:
-            connection.execute(f"PRAGMA user_version = {VERSION}")
-            version = VERSION
-        connection.execute("COMMIT")
-    except apsw.Error as error:
-        raise ValueError(f"STORE_URL: the database {path} cannot be opened ({type(error).__name__})") from error
-    if version != VERSION:
-        raise ValueError(f"STORE_URL: the database {path} is of another version of this program; use another file")
-    return connection
-
-
-def _use_wal(connection: apsw.Connection) -> None:
-    """Switch to WAL. Several servers may start together, and the switch does not wait for a lock by itself."""
-    deadline = time.monotonic() + BUSY_TIMEOUT_MS / 1000
-    while True:
-        try:
-            connection.execute("PRAGMA journal_mode = WAL")
-        except apsw.BusyError:
-            if time.monotonic() > deadline:
-                raise
-            time.sleep(0.02)
-        else:
-            return

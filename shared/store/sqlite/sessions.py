@@ -11,7 +11,8 @@ import apsw
 from shared.errors import ChatError
 from shared.session import Message, Session
 from shared.store.protocol import refuse_missing
-from shared.store.sqlite.rows import HAS_REPLY, SELECT_SESSION, insert_signal, snapshot, to_message, to_session
+from shared.store.sqlite.rows import SELECT_SESSION, insert_signal, snapshot, to_message, to_session
+from shared.store.sqlite.schema import HAS_REPLY, INTERVAL_MS
 from shared.store.sqlite.turns import refuse_running
 from shared.store.texts import MAX_TEXT_BYTES
 
@@ -30,8 +31,18 @@ def select_sessions(
     rows = connection.execute(
         f"{SELECT_SESSION} {where} ORDER BY s.created_at DESC, s.session_id DESC LIMIT ?", (*(before or ()), limit)
     ).fetchall()
-    active = connection.execute("SELECT count(*) FROM sessions WHERE last_activity_at >= ?", (active_since,)).fetchone()
-    return [to_session(row) for row in rows], int(active[0]) if active else 0
+    return [to_session(row) for row in rows], count_active(connection, active_since)
+
+
+def count_active(connection: apsw.Connection, since: float) -> int:
+    """How many sessions were used since this time: the counts of whole intervals, and the rest of the first interval."""
+    interval = int(since // INTERVAL_MS)
+    row = connection.execute(
+        "SELECT (SELECT coalesce(sum(sessions), 0) FROM activity WHERE interval > ?)"
+        " + (SELECT count(*) FROM sessions WHERE last_activity_at >= ? AND last_activity_at < ?)",
+        (interval, since, (interval + 1) * INTERVAL_MS),
+    ).fetchone()
+    return int(row[0]) if row else 0
 
 
 def select_messages(
@@ -75,20 +86,31 @@ def _messages_from(connection: apsw.Connection, session_id: str, number: int) ->
             yield to_message(turn_id, "model", text, status, image_id, ended)
 
 
-def clear_session(connection: apsw.Connection, session_id: str, origin: str, now: float, clock_ms: float) -> None:
+def clear_session(connection: apsw.Connection, session_id: str, origin: str, now: float) -> None:
     """Drop the messages and keep the logs. Raises ``session_not_found``, ``turn_in_progress``."""
-    refuse_running(connection, session_id, clock_ms)
+    refuse_running(connection, session_id)
+    # A turn whose log has expired before loses its picture now, because no session shows it any more.
+    connection.execute(
+        "INSERT OR IGNORE INTO doomed SELECT turn_id FROM turns WHERE session_id = ? AND cleared = 0 AND expired > 0",
+        (session_id,),
+    )
+    connection.execute("DELETE FROM session_counts WHERE session_id = ?", (session_id,))
     connection.execute("UPDATE turns SET cleared = 1 WHERE session_id = ? AND cleared = 0", (session_id,))
     connection.execute("UPDATE sessions SET last_activity_at = ? WHERE session_id = ?", (now, session_id))
     insert_signal(connection, now, origin, "session_cleared", session_id)
 
 
-def delete_session(connection: apsw.Connection, session_id: str, origin: str, now: float, clock_ms: float) -> None:
-    """Drop the session, its turns and their logs. Raises ``session_not_found``, ``turn_in_progress``."""
-    refuse_running(connection, session_id, clock_ms)
-    of_session = "(SELECT turn_id FROM turns WHERE session_id = ?)"
-    connection.execute(f"DELETE FROM segments WHERE turn_id IN {of_session}", (session_id,))
-    connection.execute(f"DELETE FROM images WHERE turn_id IN {of_session}", (session_id,))
-    connection.execute("DELETE FROM turns WHERE session_id = ?", (session_id,))
+def delete_session(connection: apsw.Connection, session_id: str, origin: str, now: float) -> None:
+    """Drop the session, its turns and their pictures at once, and the logs in the next steps of the purge.
+
+    Raises ``session_not_found``, ``turn_in_progress``.
+    """
+    refuse_running(connection, session_id)
+    for shown in ("cleared = 0", "cleared = 1"):
+        turn_ids = f"SELECT turn_id FROM turns WHERE session_id = ? AND {shown}"
+        connection.execute(f"INSERT OR IGNORE INTO doomed {turn_ids}", (session_id,))
+        connection.execute(f"DELETE FROM images WHERE turn_id IN ({turn_ids})", (session_id,))
+        connection.execute(f"DELETE FROM turns WHERE session_id = ? AND {shown}", (session_id,))
+    connection.execute("DELETE FROM session_counts WHERE session_id = ?", (session_id,))
     connection.execute("DELETE FROM sessions WHERE session_id = ?", (session_id,))
     insert_signal(connection, now, origin, "session_deleted", session_id)

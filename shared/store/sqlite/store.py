@@ -1,5 +1,4 @@
-"""The Store protocol on SQLite: each method is one operation on one of two threads, the one that writes or the one that
-reads.
+"""The Store protocol on SQLite: each method is one operation on one of two threads, one that writes and one that reads.
 
 The SQLite is apsw's own, because versions before 3.51.3 have a race between several writers on a WAL.
 """
@@ -8,22 +7,36 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
 
 import apsw
 
+from shared.errors import ChatError
 from shared.session import Message, Session
-from shared.store.protocol import Append, Appended, News, NewTurn, Options, Started, StoredImage, TurnRow
-from shared.store.record import Record, partial
+from shared.store.protocol import Append, Appended, Damaged, News, NewTurn, Options, Started, StoredImage, TurnRow
+from shared.store.record import Record
 from shared.store.sqlite import logs, rows, sessions, turns
 from shared.store.sqlite import purge as purging
+from shared.store.sqlite.connection import BUSY_TIMEOUT_MS, WAL_BYTES, connect, why_not
+from shared.store.sqlite.leases import LeaseWatch, Orphan, select_leases, select_orphans
 from shared.store.sqlite.news import NewsWatch
+from shared.store.sqlite.running_texts import RunningTexts
+from shared.store.sqlite.unchanged import Unchanged
 from shared.store.sqlite.worker import InlineWorker, Worker
+from shared.store.sqlite.write_check import TRIES, check_write
 
 _SIGNAL_KEPT_MS = 60_000
+_MAX_REAPED = 200
+_CHECKPOINT_WAIT_MS = 200
 
 
 class SqliteStore:
-    """The Store protocol on SQLite; ``path`` None keeps everything in memory, for this process only."""
+    """The Store protocol on SQLite; ``path`` None keeps everything in memory, for this process only.
+
+    Raises ValueError, with one sentence for the operator, when the file cannot be used.
+    """
 
     def __init__(self, path: str | None, options: Options | None = None) -> None:
         self.clock_offset_ms = 0.0
@@ -32,14 +45,26 @@ class SqliteStore:
             if path
             else "in memory: lost with this process"
         )
+        if path is not None:
+            _refuse_unusable(path)
         self._options = options or Options()
-        self._writer: Worker | InlineWorker = Worker(path) if path else InlineWorker()
-        self._reader: Worker | InlineWorker = Worker(path) if path else self._writer
+        lease_s = self._options.lease_s
+        self._path = Path(path).expanduser() if path else None
+        self._writer: Worker | InlineWorker = Worker(path, lease_s) if path else InlineWorker()
+        self._reader: Worker | InlineWorker = Worker(path, lease_s) if path else self._writer
         self._news = NewsWatch(self._reader)
+        self._running_texts = RunningTexts(self._reader)
+        self._owner = ""
+        self._leases = LeaseWatch(lease_s * 1000)
+        self._last_reads = Unchanged()
 
     def _clock_ms(self) -> float:
-        """The clock of the store is the clock of the machine, because every process that uses the file runs there."""
+        """The time of day, in epoch ms."""
         return time.time() * 1000 + self.clock_offset_ms
+
+    def _elapsed_ms(self) -> float:
+        """A clock that never goes back, for how long something takes."""
+        return time.monotonic() * 1000 + self.clock_offset_ms
 
     def _lease_until(self) -> float:
         return self._clock_ms() + self._options.lease_s * 1000
@@ -59,34 +84,36 @@ class SqliteStore:
         return await self._reader.run(lambda c: sessions.select_messages(c, session_id, limit, after))
 
     async def clear_session(self, session_id: str, origin: str, now: float) -> None:
-        await self._writer.run(
-            lambda c: sessions.clear_session(c, session_id, origin, now, self._clock_ms()), write=True
-        )
+        await self._writer.run(lambda c: sessions.clear_session(c, session_id, origin, now), write=True)
 
     async def delete_session(self, session_id: str, origin: str, now: float) -> None:
-        await self._writer.run(
-            lambda c: sessions.delete_session(c, session_id, origin, now, self._clock_ms()), write=True
-        )
+        await self._writer.run(lambda c: sessions.delete_session(c, session_id, origin, now), write=True)
 
     async def start_turn(self, new: NewTurn) -> Started:
-        lease_ms = self._options.lease_s * 1000
-        return await self._writer.run(lambda c: turns.start_turn(c, new, self._clock_ms(), lease_ms), write=True)
+        return await self._writer.run(
+            lambda c: turns.start_turn(c, new, self._clock_ms(), self._lease_until()), write=True
+        )
 
     async def append(self, batch: Sequence[Append]) -> list[Appended]:
-        def append_all(connection: apsw.Connection) -> list[Appended]:
-            lease_until = self._lease_until()
-            return [turns.append(connection, entry, lease_until) for entry in batch]
-
-        return await self._writer.run(append_all, write=True)
+        lease_until = self._lease_until()
+        outcomes = await self._writer.run_each([partial(_append, entry, lease_until) for entry in batch])
+        for _, error in outcomes:
+            if isinstance(error, ChatError) and not isinstance(error, Damaged):
+                raise error
+        return [Appended(False, 0, "damaged") if error is not None else appended for appended, error in outcomes]
 
     async def get_turn(self, turn_id: str) -> TurnRow | None:
-        return await self._reader.run(lambda c: rows.select_turn(c, turn_id, self._clock_ms()))
+        turn = await self._reader.run(lambda c: rows.select_turn(c, turn_id, self._clock_ms()))
+        unread_ms = self._last_reads.unchanged_ms(self._elapsed_ms()).get(turn_id)
+        return turn if turn is None or unread_ms is None else replace(turn, unread_ms=unread_ms)
 
     async def read(self, turn_id: str, after: int) -> tuple[TurnRow, list[Record]] | None:
         def read_snapshot(connection: apsw.Connection) -> tuple[TurnRow, list[Record]] | None:
             with rows.snapshot(connection):
                 turn = rows.select_turn(connection, turn_id, self._clock_ms())
-                return None if turn is None else (turn, logs.read_log(connection, turn_id, after))
+                if turn is None or turn.expired:
+                    return (turn, []) if turn is not None else None
+                return turn, logs.read_log(connection, turn_id, after)
 
         found = await self._reader.run(read_snapshot)
         if found is not None:
@@ -94,17 +121,7 @@ class SqliteStore:
         return found
 
     async def read_text(self, turn_id: str) -> tuple[TurnRow, str] | None:
-        def read_snapshot(connection: apsw.Connection) -> tuple[TurnRow, str] | None:
-            with rows.snapshot(connection):
-                turn = rows.select_turn(connection, turn_id, self._clock_ms())
-                if turn is None:
-                    return None
-                if turn.status == "running":
-                    return turn, partial(record.event for record in logs.read_log(connection, turn_id, 0))[0]
-                row = connection.execute("SELECT text FROM turns WHERE turn_id = ?", (turn_id,)).fetchone()
-                return turn, row[0] if row else ""
-
-        return await self._reader.run(read_snapshot)
+        return await self._running_texts.read(turn_id, self._clock_ms())
 
     async def get_image(self, image_id: str) -> StoredImage | None:
         return await self._reader.run(lambda c: rows.select_image(c, image_id))
@@ -117,12 +134,13 @@ class SqliteStore:
         await self._writer.run(note_cancel, write=True)
 
     def keep_leases(self, owner: str) -> None:
+        self._owner = owner
         self._writer.keep_leases(owner, self._options.lease_s)
 
     async def renew(
         self, owner: str, running: Sequence[str], read: Sequence[str], dropped: Sequence[str] = ()
     ) -> list[Appended]:
-        def update_leases(connection: apsw.Connection) -> list[Appended]:
+        def update_leases(connection: apsw.Connection) -> list[tuple[Appended, float]]:
             connection.execute(
                 "UPDATE turns SET lease_until = ? WHERE owner = ? AND status = 'running' AND lease_until > 0",
                 (self._lease_until(), owner),
@@ -136,22 +154,45 @@ class SqliteStore:
                 )
             return [turns.standing(connection, owner, turn_id) for turn_id in running]
 
-        return await self._writer.run(update_leases, write=True)
+        standings = await self._writer.run(update_leases, write=True)
+        last_reads = {turn_id: last_read for turn_id, (_, last_read) in zip(running, standings, strict=True)}
+        self._last_reads.look(last_reads, self._elapsed_ms())
+        return [standing for standing, _ in standings]
 
     async def reap(self) -> list[str]:
-        overdue = "SELECT turn_id FROM turns WHERE status = 'running' AND lease_until < ?"
         # A read comes first: every process looks often, and there is hardly ever anything to write.
-        if not await self._reader.run(lambda c: c.execute(overdue, (self._clock_ms(),)).fetchone()):
+        leases = await self._reader.run(select_leases)
+        others = {owner: lease for owner, lease in leases.items() if owner != self._owner}
+        self._leases.look(others, self._elapsed_ms(), self._clock_ms())
+        overdue = {owner: 0.0 for owner, lease in leases.items() if lease.has_released}
+        if self._leases.suspects:
+            await self.check_write()
+            self._leases.wrote(self._writer.lock_trouble_at)
+            overdue |= {owner: leases[owner].until for owner in self._leases.gone()}
+        if not overdue:
             return []
+        orphans = await self._reader.run(lambda c: select_orphans(c, overdue, _MAX_REAPED))
+        ended, damaged = await self._interrupt(orphans, with_event=True)
+        # A log that cannot be written costs its turn the terminal event alone.
+        return ended + (await self._interrupt(damaged, with_event=False))[0]
 
-        def interrupt_all(connection: apsw.Connection) -> list[str]:
-            now = self._clock_ms()
-            ids = [str(row[0]) for row in connection.execute(overdue, (now,)).fetchall()]
-            for turn_id in ids:
-                turns.interrupt(connection, turn_id, now)
-            return ids
+    async def _interrupt(self, orphans: Sequence[Orphan], *, with_event: bool) -> tuple[list[str], list[Orphan]]:
+        """End turns, each in a transaction that no other turn can undo; their ids, and the turns whose logs are damaged."""
+        decided_at = time.monotonic()
 
-        return await self._writer.run(interrupt_all, write=True)
+        def interrupt(orphan: Orphan, texts: list[str], connection: apsw.Connection) -> bool:
+            if self._writer.lock_trouble_at > decided_at:
+                # This process had to wait for the lock. So had the others, and they could not renew meanwhile.
+                return False
+            return turns.interrupt(connection, orphan, texts, self._clock_ms(), with_event=with_event)
+
+        operations = []
+        for orphan in orphans:
+            texts, _ = await self._reader.run(partial(logs.read_texts, turn_id=orphan.turn_id, after=0))
+            operations.append(partial(interrupt, orphan, texts))
+        outcomes = list(zip(orphans, await self._writer.run_each(operations), strict=True))
+        ended = [orphan.turn_id for orphan, (done, _) in outcomes if done]
+        return ended, [orphan for orphan, (_, error) in outcomes if isinstance(error, Damaged)]
 
     async def follow(self, turn_id: str) -> None:
         self._news.follow(turn_id)
@@ -168,16 +209,74 @@ class SqliteStore:
     async def typing(self, session_id: str, origin: str, typing: bool) -> None:
         """SQLite keeps what is committed, and typing is not: it reaches the connections of this process alone."""
 
-    async def purge(self) -> None:
-        def drop_old(connection: apsw.Connection) -> None:
-            now = self._clock_ms()
-            logs_before = now - self._options.retention_s * 1000
-            turns_before = logs_before - self._options.tombstone_s * 1000
-            purging.purge(connection, logs_before, turns_before, now - _SIGNAL_KEPT_MS)
+    async def purge(self) -> bool:
+        if self._leases.clocks_differ:
+            # Another process that lives now has another time of day. What is old by a clock that is wrong may be new.
+            return False
+        now = self._clock_ms()
+        logs_before = now - self._options.retention_s * 1000
+        times = {
+            "signals_before": now - _SIGNAL_KEPT_MS,
+            "logs_before": logs_before,
+            "turns_before": logs_before - self._options.tombstone_s * 1000,
+        }
+        if await self._writer.run(lambda c: purging.drop_old(c, times), write=True):
+            return True
+        doomed = await self._reader.run(purging.select_doomed)
+        for turn_id in doomed:
+            try:
+                await self._writer.run(partial(purging.drop_doomed, turn_id=turn_id), write=True)
+            except Damaged:
+                # A damaged log stays where it is, so that it does not keep the others from being dropped.
+                await self._writer.run(partial(purging.forget_doomed, turn_id=turn_id), write=True)
+        if not doomed:
+            await self._writer.run(self._bound_wal)
+        return bool(doomed)
 
-        await self._writer.run(drop_old, write=True)
+    def _bound_wal(self, connection: apsw.Connection) -> None:
+        """Empty a write-ahead log that readers have kept from being emptied, as soon as there is a moment without readers."""
+        wal = Path(f"{self._path}-wal")
+        if self._path is None or connection.in_transaction or not wal.exists() or wal.stat().st_size <= 4 * WAL_BYTES:
+            return
+        connection.set_busy_timeout(_CHECKPOINT_WAIT_MS)
+        try:
+            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        finally:
+            connection.set_busy_timeout(BUSY_TIMEOUT_MS)
+
+    async def check_write(self) -> None:
+        for tries_left in reversed(range(TRIES)):
+            try:
+                return await self._writer.run(lambda c: check_write(c, self._clock_ms()), write=True)
+            except Damaged:
+                if not tries_left:
+                    raise
+        return None
 
     async def close(self) -> None:
         await self._writer.close()
         if self._reader is not self._writer:
             await self._reader.close()
+
+
+def _refuse_unusable(path: str) -> None:
+    """Raise ValueError, with one sentence for the operator, for a database in which no turn can be recorded."""
+    connection = connect(path)
+    try:
+        for tries_left in reversed(range(TRIES)):
+            try:
+                with connection:
+                    check_write(connection, time.time() * 1000)
+            except apsw.CorruptError:
+                if not tries_left:
+                    raise
+            else:
+                return
+    except apsw.Error as error:
+        raise ValueError(why_not(Path(path).expanduser(), error)) from error
+    finally:
+        connection.close()
+
+
+def _append(entry: Append, lease_until: float, connection: apsw.Connection) -> Appended:
+    return turns.append(connection, entry, lease_until)

@@ -7,9 +7,11 @@ import apsw
 from shared.errors import ChatError
 from shared.events import TurnInterrupted, TurnStarted
 from shared.llm.model import ContextMessage
+from shared.reply import text_sha256
 from shared.store.protocol import Append, Appended, NewTurn, Started, TurnRow, refuse_missing
-from shared.store.record import Record, partial
-from shared.store.sqlite.logs import insert_segment, read_log, select_segment, to_lines
+from shared.store.record import Record
+from shared.store.sqlite.leases import Orphan
+from shared.store.sqlite.logs import insert_segment, select_segment, to_lines
 from shared.store.sqlite.rows import count_messages, insert_signal, select_turn
 
 
@@ -18,18 +20,12 @@ def insert_session(connection: apsw.Connection, session_id: str, model_id: str |
     connection.execute("INSERT INTO sessions VALUES (?, ?, ?, ?)", (session_id, model_id, now, now))
 
 
-def refuse_running(connection: apsw.Connection, session_id: str, now: float) -> None:
-    """Raise ``session_not_found``, ``turn_in_progress``. A running turn whose lease is over is interrupted instead."""
+def refuse_running(connection: apsw.Connection, session_id: str) -> None:
+    """Raise ``session_not_found``, ``turn_in_progress``."""
     refuse_missing(connection.execute("SELECT 1 FROM sessions WHERE session_id = ?", (session_id,)).fetchone())
-    row = connection.execute(
-        "SELECT turn_id, lease_until FROM turns WHERE session_id = ? AND cleared = 0 AND status = 'running'",
-        (session_id,),
-    ).fetchone()
-    if row is None:
-        return
-    if row[1] >= now:
+    running = "SELECT 1 FROM turns WHERE session_id = ? AND cleared = 0 AND status = 'running'"
+    if connection.execute(running, (session_id,)).fetchone():
         raise ChatError("turn_in_progress")
-    interrupt(connection, row[0], now)
 
 
 def read_context(connection: apsw.Connection, session_id: str, max_chars: int) -> tuple[ContextMessage, ...]:
@@ -58,7 +54,7 @@ def read_context(connection: apsw.Connection, session_id: str, max_chars: int) -
     )
 
 
-def start_turn(connection: apsw.Connection, new: NewTurn, clock_ms: float, lease_ms: float) -> Started:
+def start_turn(connection: apsw.Connection, new: NewTurn, now: float, lease_until: float) -> Started:
     """Check, record the turn with its first event, and collect the context; see the protocol."""
     if new.request_id is not None:
         row = connection.execute(
@@ -67,7 +63,7 @@ def start_turn(connection: apsw.Connection, new: NewTurn, clock_ms: float, lease
         if row is not None:
             if row[1] != new.request_hash:
                 raise ChatError("idempotency_key_reused")
-            turn = select_turn(connection, row[0], clock_ms)
+            turn = select_turn(connection, row[0], now)
             if turn is not None:
                 return Started(turn=turn, joined=True)
     session_id = new.session_id
@@ -76,10 +72,10 @@ def start_turn(connection: apsw.Connection, new: NewTurn, clock_ms: float, lease
         row = connection.execute("SELECT model_id FROM sessions WHERE session_id = ?", (session_id,)).fetchone()
         refuse_missing(row)
         session_model = row[0] if row else None
-        refuse_running(connection, session_id, clock_ms)
+        refuse_running(connection, session_id)
     elif new.new_session_id is not None:
         session_id = new.new_session_id
-        insert_session(connection, session_id, new.model_id, new.now)
+        insert_session(connection, session_id, new.model_id, now)
     context: tuple[ContextMessage, ...] = ()
     if new.kind == "chat" and session_id is not None:
         context = read_context(connection, session_id, new.max_context_chars)
@@ -87,7 +83,7 @@ def start_turn(connection: apsw.Connection, new: NewTurn, clock_ms: float, lease
     event = TurnStarted(
         turn_id=new.turn_id,
         seq=1,
-        at=new.now,
+        at=now,
         session_id=session_id,
         kind=new.kind,
         input=new.input,
@@ -107,17 +103,17 @@ def start_turn(connection: apsw.Connection, new: NewTurn, clock_ms: float, lease
             new.request_id,
             new.request_hash if new.request_id is not None else None,
             new.owner,
-            clock_ms + lease_ms,
-            clock_ms,
-            new.now,
+            lease_until,
+            now,
+            now,
         ),
     )
     insert_segment(connection, new.turn_id, [first])
     count: int | None = None
     if session_id is not None:
-        connection.execute("UPDATE sessions SET last_activity_at = ? WHERE session_id = ?", (new.now, session_id))
+        connection.execute("UPDATE sessions SET last_activity_at = ? WHERE session_id = ?", (now, session_id))
         count = count_messages(connection, session_id)
-        insert_signal(connection, new.now, new.owner, "turn_started", session_id, new.turn_id, count)
+        insert_signal(connection, now, new.owner, "turn_started", session_id, new.turn_id, count)
     return Started(
         turn=TurnRow(
             turn_id=new.turn_id,
@@ -187,15 +183,15 @@ def _refusal(connection: apsw.Connection, entry: Append) -> Appended:
     return Appended(False, last_seq, "behind" if behind else "fenced")
 
 
-def standing(connection: apsw.Connection, owner: str, turn_id: str) -> Appended:
-    """Where a turn that ``owner`` generates stands."""
+def standing(connection: apsw.Connection, owner: str, turn_id: str) -> tuple[Appended, float]:
+    """Where a turn that ``owner`` generates stands, and when it last had a reader by the clock of the reader's process."""
     row = connection.execute(
-        "SELECT owner, status, last_seq, cancel FROM turns WHERE turn_id = ?", (turn_id,)
+        "SELECT owner, status, last_seq, cancel, last_read_at FROM turns WHERE turn_id = ?", (turn_id,)
     ).fetchone()
     if row is None:
-        return Appended(False, 0, "gone")
+        return Appended(False, 0, "gone"), 0.0
     owned = row[0] == owner and row[1] == "running"
-    return Appended(owned, row[2], "" if owned else "fenced", bool(row[3]))
+    return Appended(owned, row[2], "" if owned else "fenced", bool(row[3])), row[4]
 
 
 def _end_turn(connection: apsw.Connection, entry: Append) -> None:
@@ -221,17 +217,34 @@ def _end_turn(connection: apsw.Connection, entry: Append) -> None:
             )
 
 
-def interrupt(connection: apsw.Connection, turn_id: str, now: float) -> None:
-    """End a running turn whose process is gone; what was shown of it is kept."""
-    turn = select_turn(connection, turn_id, now)
-    if turn is None or turn.status != "running":
-        return
-    text, chunks, sha256 = partial(record.event for record in read_log(connection, turn_id, 0))
-    event = TurnInterrupted(turn_id=turn_id, seq=turn.last_seq + 1, at=now, chunks=chunks, sha256=sha256, epoch=1)
-    insert_segment(connection, turn_id, [Record.of(event)])
-    image = connection.execute("SELECT image_id FROM images WHERE turn_id = ? AND preview = 0", (turn_id,)).fetchone()
+def interrupt(connection: apsw.Connection, orphan: Orphan, texts: list[str], now: float, *, with_event: bool) -> bool:
+    """End a turn whose process is gone, with what was shown of it; False when the process has renewed meanwhile.
+
+    Without ``with_event`` the turn gets no terminal event, because its log is damaged. It ends all the same.
+    """
+    row = connection.execute(
+        "SELECT kind, last_seq FROM turns WHERE turn_id = ? AND owner = ? AND status = 'running' AND lease_until <= ?",
+        orphan,
+    ).fetchone()
+    if row is None:
+        return False
+    turn_id, (kind, last_seq), text = orphan.turn_id, row, "".join(texts)
+    image_query = "SELECT image_id, sha256 FROM images WHERE turn_id = ? AND preview = 0"
+    image_id, image_sha256 = connection.execute(image_query, (turn_id,)).fetchone() or (None, None)
+    if with_event:
+        last_seq += 1
+        event = TurnInterrupted(
+            turn_id=turn_id,
+            seq=last_seq,
+            at=now,
+            chunks=len(texts),
+            sha256=text_sha256(text) if kind == "chat" else image_sha256,
+            epoch=1,
+        )
+        insert_segment(connection, turn_id, [Record.of(event)])
     connection.execute(
         "UPDATE turns SET status = 'interrupted', last_seq = ?, ended_at = ?, text = ?, image_id = ?, epoch = 1"
         " WHERE turn_id = ?",
-        (event.seq, now, text, image[0] if image else None, turn_id),
+        (last_seq, now, text, image_id, turn_id),
     )
+    return True

@@ -8,35 +8,62 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeVar
 
 import apsw
 
 from shared.errors import ChatError
-from shared.store.sqlite.schema import connect
+from shared.store.protocol import Damaged
+from shared.store.sqlite.connection import connect
 
 T = TypeVar("T")
-_Operation = Callable[[apsw.Connection], Any]
-# An operation, whether it writes, and the future that gets its result.
-_Item = tuple[_Operation, bool, asyncio.Future[Any]]
-_Outcome = tuple[Any, Exception | None]
+Operation = Callable[[apsw.Connection], Any]
+Outcome = tuple[Any, Exception | None]
 
 _MAX_GROUP = 256
 _LOOK_S = 0.25
+# These concern the whole database and not one operation, so another try of each operation alone would fail too.
+_OUTAGES = (
+    apsw.BusyError,
+    apsw.CantOpenError,
+    apsw.FullError,
+    apsw.IOError,
+    apsw.LockedError,
+    apsw.NoMemError,
+    apsw.ProtocolError,
+    apsw.ReadOnlyError,
+    apsw.SQLError,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class _Job:
+    """Operations of one caller, and the future that gets an outcome for each."""
+
+    operations: Sequence[Operation]
+    write: bool
+    future: asyncio.Future[list[Outcome]]
 
 
 class Worker:
     """A thread with a connection of its own.
 
-    What waits is run together, in one ``BEGIN IMMEDIATE`` transaction when any of it writes. What arrives meanwhile is
-    the next group.
+    What waits is run together, in one ``BEGIN IMMEDIATE`` transaction when any of it writes. What arrives meanwhile is the
+    next group. ``lock_trouble_at`` is time.monotonic() when a transaction last failed to begin, or last waited long for
+    the lock that another process had.
     """
 
-    def __init__(self, path: str) -> None:
-        self._queue: queue.SimpleQueue[_Item | None] = queue.SimpleQueue()
+    def __init__(self, path: str, lease_s: float) -> None:
+        self.lock_trouble_at = 0.0
+        self._long_wait_s = lease_s / 3
+        self._queue: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
+        self._path = Path(path).expanduser()
         self._connection = connect(path)
+        self._file = self._path.stat()
         self._lease: tuple[str, float] | None = None
-        self._renewed_s = 0.0
+        self._renewed_at = 0.0
         self._thread = threading.Thread(target=self._work, name="sqlite", daemon=True)
         self._thread.start()
 
@@ -47,11 +74,22 @@ class Worker:
     async def run(self, operation: Callable[[apsw.Connection], T], *, write: bool = False) -> T:
         """Run an operation on the thread; it goes on to its end when the caller is cancelled.
 
-        An operation that writes may raise ChatError before it has written anything. Any other exception undoes the
-        whole group.
+        Raises ``storage_unavailable``, and what the operation raises. An operation that raises has changed nothing, and
+        costs the others of its group nothing.
         """
-        future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
-        self._queue.put((operation, write, future))
+        ((result, error),) = await self._submit([operation], write)
+        if error is not None:
+            raise error
+        done: T = result
+        return done
+
+    async def run_each(self, operations: Sequence[Operation]) -> list[Outcome]:
+        """Run operations that write, in one transaction where that is possible; a result or an exception for each."""
+        return await self._submit(operations, True)
+
+    async def _submit(self, operations: Sequence[Operation], write: bool) -> list[Outcome]:
+        future: asyncio.Future[list[Outcome]] = asyncio.get_running_loop().create_future()
+        self._queue.put(_Job(operations, write, future))
         return await future
 
     async def close(self) -> None:
@@ -73,44 +111,76 @@ class Worker:
             stop = False
             with contextlib.suppress(queue.Empty):
                 while len(group) < _MAX_GROUP:
-                    item = self._queue.get_nowait()
-                    if item is None:
+                    job = self._queue.get_nowait()
+                    if job is None:
                         stop = True
                         break
-                    group.append(item)
-            outcomes = run_group(self._connection, [(operation, write) for operation, write, _ in group])
-            # The event loop may be closed already; then there is no caller to tell.
-            with contextlib.suppress(RuntimeError):
-                group[0][2].get_loop().call_soon_threadsafe(_resolve, group, outcomes)
+                    group.append(job)
+            self._run(group)
             if stop:
                 return
 
+    def _run(self, group: list[_Job]) -> None:
+        operations = [operation for job in group for operation in job.operations]
+        write = any(job.write for job in group)
+        outcomes = run_group(self._connection, operations, self._begin if write else None)
+        # The event loop may be closed already; then there is no caller to tell.
+        with contextlib.suppress(RuntimeError):
+            group[0].future.get_loop().call_soon_threadsafe(_resolve, group, outcomes)
+
+    def _begin(self) -> None:
+        """Begin to write. What is written into a deleted or replaced file would be lost with this process."""
+        begun_at = time.monotonic()
+        try:
+            self._check_file()
+            self._connection.execute("BEGIN IMMEDIATE")
+        except (apsw.Error, ChatError):
+            self.lock_trouble_at = time.monotonic()
+            raise
+        if time.monotonic() - begun_at > self._long_wait_s:
+            self.lock_trouble_at = time.monotonic()
+
+    def _check_file(self) -> None:
+        try:
+            now = self._path.stat()
+        except OSError:
+            now = None
+        if now is None or (now.st_dev, now.st_ino) != (self._file.st_dev, self._file.st_ino):
+            raise ChatError("storage_unavailable", "The store's file was deleted or replaced; restart the server.")
+
     def _renew_leases(self) -> None:
         now = time.monotonic()
-        if self._lease is None or now - self._renewed_s < self._lease[1] / 3:
+        if self._lease is None or now - self._renewed_at < self._lease[1] / 3:
             return
         owner, lease_s = self._lease
-        self._renewed_s = now
-        with contextlib.suppress(apsw.Error):
-            running = "owner = ? AND status = 'running' AND lease_until > 0"
+        self._renewed_at = now
+        running = "owner = ? AND status = 'running' AND lease_until > 0"
+        with contextlib.suppress(apsw.Error, ChatError):
             if self._connection.execute(f"SELECT 1 FROM turns WHERE {running}", (owner,)).fetchone():
                 lease_until = (time.time() + lease_s) * 1000
-                self._connection.execute(f"UPDATE turns SET lease_until = ? WHERE {running}", (lease_until, owner))
+                update = f"UPDATE turns SET lease_until = ? WHERE {running}"
+                _transaction(self._connection, [lambda c: c.execute(update, (lease_until, owner))], self._begin)
 
 
 class InlineWorker:
     """The same without a thread, for a database in memory: there is no disk to wait for."""
+
+    lock_trouble_at = 0.0
 
     def __init__(self) -> None:
         self._connection = connect(None)
 
     async def run(self, operation: Callable[[apsw.Connection], T], *, write: bool = False) -> T:
         """Run an operation at once."""
-        ((result, error),) = run_group(self._connection, [(operation, write)])
+        ((result, error),) = run_group(self._connection, [operation], self._begin if write else None)
         if error is not None:
             raise error
         done: T = result
         return done
+
+    async def run_each(self, operations: Sequence[Operation]) -> list[Outcome]:
+        """Run operations that write, at once; a result or an exception for each."""
+        return run_group(self._connection, operations, self._begin)
 
     def keep_leases(self, owner: str, lease_s: float) -> None:
         """Do nothing, because no other process sees this database."""
@@ -119,36 +189,72 @@ class InlineWorker:
         """Close the connection, which drops the database."""
         self._connection.close()
 
+    def _begin(self) -> None:
+        self._connection.execute("BEGIN IMMEDIATE")
 
-def run_group(connection: apsw.Connection, group: Sequence[tuple[_Operation, bool]]) -> list[_Outcome]:
-    """Run a group of operations, in one transaction when any of it writes; a result or an exception for each."""
-    writes = any(write for _, write in group)
-    outcomes: list[_Outcome] = []
+
+def run_group(
+    connection: apsw.Connection, operations: Sequence[Operation], begin: Callable[[], None] | None
+) -> list[Outcome]:
+    """Run operations, in one transaction when ``begin`` is given; a result or an exception for each.
+
+    An operation that refuses (ChatError) has written nothing. When one fails otherwise, the transaction is undone and each
+    operation is run again in a transaction of its own, so that the failure costs that operation alone.
+    """
+    if begin is None:
+        return [_attempt(connection, operation) for operation in operations]
     try:
-        if writes:
-            connection.execute("BEGIN IMMEDIATE")
-        for operation, _ in group:
+        return _transaction(connection, operations, begin)
+    except Exception as error:  # noqa: BLE001 - the callers get it
+        if len(operations) == 1 or isinstance(error, (*_OUTAGES, ChatError)):
+            return [(None, _translated(error))] * len(operations)
+    outcomes: list[Outcome] = []
+    for operation in operations:
+        try:
+            outcomes += _transaction(connection, [operation], begin)
+        except Exception as error:  # noqa: BLE001 - the caller gets it
+            outcomes.append((None, _translated(error)))
+    return outcomes
+
+
+def _transaction(
+    connection: apsw.Connection, operations: Sequence[Operation], begin: Callable[[], None]
+) -> list[Outcome]:
+    begin()
+    try:
+        outcomes: list[Outcome] = []
+        for operation in operations:
             try:
                 outcomes.append((operation(connection), None))
             except ChatError as refusal:
                 outcomes.append((None, refusal))
-        if writes:
-            connection.execute("COMMIT")
-    except Exception as error:  # noqa: BLE001 - every caller of the group gets it
+        connection.execute("COMMIT")
+    except BaseException:
         if connection.in_transaction:
             with contextlib.suppress(apsw.Error):
                 connection.execute("ROLLBACK")
-        failure = ChatError("storage_unavailable") if isinstance(error, apsw.Error) else error
-        failure.__cause__ = error if failure is not error else None
-        return [(None, failure)] * len(group)
+        raise
     return outcomes
 
 
-def _resolve(group: list[_Item], outcomes: list[_Outcome]) -> None:
-    for (_, _, future), (result, error) in zip(group, outcomes, strict=True):
-        if future.done():
-            continue
-        if error is not None:
-            future.set_exception(error)
-        else:
-            future.set_result(result)
+def _attempt(connection: apsw.Connection, operation: Operation) -> Outcome:
+    try:
+        return operation(connection), None
+    except Exception as error:  # noqa: BLE001 - the caller gets it
+        return None, _translated(error)
+
+
+def _translated(error: Exception) -> Exception:
+    """SQLite's error as ``storage_unavailable``, or Damaged where another try fails too; another exception as it is."""
+    if not isinstance(error, apsw.Error):
+        return error
+    translated = ChatError("storage_unavailable") if isinstance(error, _OUTAGES) else Damaged()
+    translated.__cause__ = error
+    return translated
+
+
+def _resolve(group: list[_Job], outcomes: list[Outcome]) -> None:
+    for job in group:
+        own, outcomes = outcomes[: len(job.operations)], outcomes[len(job.operations) :]
+        if not job.future.done():
+            job.future.set_result(own)

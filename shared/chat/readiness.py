@@ -1,0 +1,67 @@
+"""Whether a new turn would be taken now: the store takes writes, and the loops of the service work."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+from shared.errors import ChatError
+from shared.store.protocol import Store
+
+# A write that succeeded so lately says that the next one would.
+_FRESH_S = 1.0
+# A check that takes longer says that a new turn would have to wait too.
+_PATIENCE_S = 2.0
+# A loop that failed so lately does not work.
+_FAILED_S = 5.0
+
+
+class Readiness:
+    """What the service's writes and loops have told, and a small write where they have told nothing lately."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._wrote_at = 0.0
+        self._refused_since: float | None = None
+        self._loops_failed_at: dict[str, float] = {}
+        self._checking: asyncio.Task[None] | None = None
+
+    def wrote(self) -> None:
+        """The store has taken a write."""
+        self._wrote_at = time.monotonic()
+        self._refused_since = None
+
+    def refused(self) -> None:
+        """The store has refused a write."""
+        if self._refused_since is None:
+            self._refused_since = time.monotonic()
+
+    @property
+    def refused_s(self) -> float:
+        """For how long the store has refused every write; 0 while it takes writes."""
+        return time.monotonic() - self._refused_since if self._refused_since is not None else 0.0
+
+    def loop_failed(self, name: str) -> None:
+        """A loop of the service has failed; it begins again."""
+        self._loops_failed_at[name] = time.monotonic()
+
+    async def ready(self) -> bool:
+        """Whether a new turn would be taken."""
+        now = time.monotonic()
+        if any(now - failed_at < _FAILED_S for failed_at in self._loops_failed_at.values()):
+            return False
+        if self._refused_since is None and now - self._wrote_at < _FRESH_S:
+            return True
+        if self._checking is None or self._checking.done():
+            self._checking = asyncio.create_task(self.check())
+        await asyncio.wait((self._checking,), timeout=_PATIENCE_S)
+        return self._checking.done() and self._refused_since is None
+
+    async def check(self) -> None:
+        """Try a small write."""
+        try:
+            await self._store.check_write()
+        except ChatError:
+            self.refused()
+        else:
+            self.wrote()

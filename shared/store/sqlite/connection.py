@@ -1,0 +1,103 @@
+"""Opening a database of the SQLite store, with one sentence for the operator when the file cannot be used."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import apsw
+
+from shared.store.sqlite.schema import APPLICATION_ID, SCHEMA, UPGRADES, VERSION
+
+BUSY_TIMEOUT_MS = 5000
+# A checkpoint cuts the write-ahead log to this size.
+WAL_BYTES = 16 * 1024 * 1024
+
+_OTHER_FILE = "set STORE_URL to another file"
+_SAVE = (
+    "`python -m protocols store check` says where, `python -m protocols store export` saves what can be read;"
+    f" then {_OTHER_FILE}"
+)
+# What to say of an error; the first kind that fits.
+_WORDS: tuple[tuple[type[apsw.Error], str], ...] = (
+    (apsw.NotADBError, f"is not a SQLite database; {_OTHER_FILE}"),
+    (apsw.CorruptError, f"is damaged; {_SAVE}"),
+    (apsw.SQLError, f"has other tables than this program makes; {_OTHER_FILE}"),
+    (apsw.BusyError, "is locked by another program; end that program, then start again"),
+    (apsw.LockedError, "is locked by another program; end that program, then start again"),
+    (apsw.FullError, "cannot be written, because the disk is full; make room, then start again"),
+    (apsw.ReadOnlyError, "cannot be written by this user; change its owner or its mode, or set STORE_URL"),
+    (apsw.CantOpenError, "cannot be opened by this user; change the owner or the mode of its folder, or set STORE_URL"),
+    (apsw.IOError, "cannot be read or written, because the disk fails or is full; make room, or set STORE_URL"),
+)
+
+
+def connect(path: str | None) -> apsw.Connection:
+    """Open a database, and make the tables in a new one; ``path`` None is a database in memory.
+
+    Raises ValueError, with one sentence for the operator, when the file cannot be used.
+    """
+    file = Path(path).expanduser() if path is not None else None
+    try:
+        if file is not None:
+            file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        connection = apsw.Connection(str(file) if file else ":memory:")
+        connection.set_busy_timeout(BUSY_TIMEOUT_MS)
+        _refuse_foreign(connection, file)
+        _use_wal(connection)
+        connection.execute(f"PRAGMA synchronous = NORMAL; PRAGMA journal_size_limit = {WAL_BYTES}")
+        _make_tables(connection)
+    except apsw.Error as error:
+        raise ValueError(why_not(file, error)) from error
+    except OSError as error:
+        raise ValueError(f"STORE_URL: the folder of {file} cannot be made ({error.strerror}); set STORE_URL") from error
+    return connection
+
+
+def why_not(path: Path | None, error: apsw.Error) -> str:
+    """One sentence that says why a database cannot be used, and what to do."""
+    words = next((words for kind, words in _WORDS if isinstance(error, kind)), f"cannot be used; {_OTHER_FILE}")
+    return f"STORE_URL: the database {path} {words} ({type(error).__name__})"
+
+
+def _refuse_foreign(connection: apsw.Connection, path: Path | None) -> None:
+    """Raise ValueError for a database of another program or of a newer version, before anything in it is changed."""
+    application_id, version = connection.pragma("application_id"), connection.pragma("user_version")
+    if version > VERSION and application_id in (0, APPLICATION_ID):
+        raise ValueError(
+            f"STORE_URL: the database {path} is of another version of this program (its version is {version}, this"
+            f" program knows {VERSION}); run the newer program, or {_OTHER_FILE}"
+        )
+    tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+    ours = {"turns", "segments"} <= tables if version else not tables
+    if application_id not in (0, APPLICATION_ID) or not ours:
+        raise ValueError(f"STORE_URL: the database {path} belongs to another program; {_OTHER_FILE}")
+
+
+def _use_wal(connection: apsw.Connection) -> None:
+    """Switch to WAL. Several servers may start together, and the switch does not wait for a lock by itself."""
+    deadline = time.monotonic() + BUSY_TIMEOUT_MS / 1000
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+        except apsw.BusyError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.02)
+        else:
+            return
+
+
+def _make_tables(connection: apsw.Connection) -> None:
+    """Make the tables in a new database, or what an older one lacks."""
+    connection.execute("BEGIN IMMEDIATE")
+    # Read again: another server that starts may have made them meanwhile.
+    version = connection.pragma("user_version")
+    if version == 0:
+        connection.execute(SCHEMA)
+    else:
+        for older in range(version, VERSION):
+            connection.execute(UPGRADES[older])
+    if version < VERSION:
+        connection.execute(f"PRAGMA user_version = {VERSION}; PRAGMA application_id = {APPLICATION_ID}")
+    connection.execute("COMMIT")

@@ -1,0 +1,102 @@
+"""Leases on SQLite: which processes are gone.
+
+A process renews the leases of its running turns three times in ``lease_s``. Another process takes it for gone when it
+has seen these leases unchanged for ``lease_s``, while it could write itself. So no clock of the other process matters,
+and a lock that keeps every process from writing costs no turn.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import apsw
+
+from shared.store.sqlite.unchanged import Unchanged
+
+_MIN_WRITES = 2
+# While clocks differ by more than this, nothing is dropped for its age.
+_CLOCKS_DIFFER_MS = 60_000.0
+
+
+class Lease(NamedTuple):
+    """The leases of one process: the newest time to which it has renewed one, and whether it has given a turn up."""
+
+    until: float
+    has_released: bool
+
+
+class Orphan(NamedTuple):
+    """A running turn whose process has given it up or is gone; its lease ends no later than ``lease_until``."""
+
+    turn_id: str
+    owner: str
+    lease_until: float
+
+
+class LeaseWatch:
+    """What this process has seen of the leases of the others; times are milliseconds of its own clock.
+
+    ``suspects`` are the processes that have not renewed for longer than a living one takes: before ``gone`` names one
+    of them, this process writes, to see that it can.
+    """
+
+    def __init__(self, lease_ms: float) -> None:
+        self.suspects: set[str] = set()
+        self.clocks_differ = False
+        self._lease_ms = lease_ms
+        self._leases = Unchanged()
+        self._looked_at = 0.0
+        self._quick_writes = 0
+        self._lock_trouble_at = 0.0
+
+    def look(self, leases: Mapping[str, Lease], now_ms: float, epoch_ms: float) -> None:
+        """See the leases of all other processes as they are now; ``epoch_ms`` is the time of day here."""
+        if now_ms - self._looked_at > self._lease_ms / 2:
+            # This process was stopped or too busy to look. The others may have been stopped with it.
+            self._leases.restart(now_ms)
+        self._looked_at = now_ms
+        renewed = self._leases.look({owner: lease.until for owner, lease in leases.items()}, now_ms)
+        if renewed:
+            differences_ms = [abs(leases[owner].until - self._lease_ms - epoch_ms) for owner in renewed]
+            self.clocks_differ = max(differences_ms) > _CLOCKS_DIFFER_MS
+        self.suspects = self._not_renewed_for(self._lease_ms / 2)
+        if not self.suspects:
+            self._quick_writes = 0
+
+    def wrote(self, lock_trouble_at: float) -> None:
+        """This process has written; ``lock_trouble_at`` tells when it last could not write, or had to wait long."""
+        if lock_trouble_at == self._lock_trouble_at:
+            self._quick_writes += 1
+            return
+        self._lock_trouble_at = lock_trouble_at
+        self._quick_writes = 0
+        self._leases.restart(self._looked_at)
+
+    def gone(self) -> set[str]:
+        """The processes that have not renewed for a whole lease, while this process could write."""
+        return self._not_renewed_for(self._lease_ms) if self._quick_writes >= _MIN_WRITES else set()
+
+    def _not_renewed_for(self, ms: float) -> set[str]:
+        unchanged_ms = self._leases.unchanged_ms(self._looked_at)
+        return {owner for owner, same_ms in unchanged_ms.items() if same_ms >= ms}
+
+
+def select_leases(connection: apsw.Connection) -> dict[str, Lease]:
+    """The leases of every process that has running turns."""
+    rows = connection.execute(
+        "SELECT owner, max(lease_until), min(lease_until) = 0 FROM turns WHERE status = 'running' GROUP BY owner"
+    )
+    return {owner: Lease(until, bool(has_released)) for owner, until, has_released in rows}
+
+
+def select_orphans(connection: apsw.Connection, overdue: Mapping[str, float], limit: int) -> list[Orphan]:
+    """Running turns whose leases end no later than ``overdue`` says for their owner; at most ``limit``."""
+    found: list[Orphan] = []
+    for owner, until in overdue.items():
+        rows = connection.execute(
+            "SELECT turn_id FROM turns WHERE status = 'running' AND owner = ? AND lease_until <= ? LIMIT ?",
+            (owner, until, limit - len(found)),
+        )
+        found += [Orphan(str(turn_id), owner, until) for (turn_id,) in rows]
+    return found

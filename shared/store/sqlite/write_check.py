@@ -1,0 +1,28 @@
+"""Whether a new turn could be recorded: a short rehearsal, and a small write that is kept."""
+
+from __future__ import annotations
+
+import uuid
+
+import apsw
+
+# A damaged page may lie where one turn id belongs. Another id belongs elsewhere, so that a new turn could be recorded.
+TRIES = 20
+
+
+def check_write(connection: apsw.Connection, now: float) -> None:
+    """Within a transaction: record a turn and undo it, then write one row. Raises apsw.Error when that fails.
+
+    The rehearsal needs the tables as this program makes them, and the row needs room on the disk.
+    """
+    turn_id = str(uuid.uuid4())
+    connection.execute("SAVEPOINT rehearsal")
+    connection.execute(
+        "INSERT INTO turns (turn_id, kind, input, status, last_seq, owner, lease_until, last_read_at, created_at,"
+        " cancel, epoch) VALUES (?, 'image', '', 'completed', 1, '', 0, ?, ?, 0, 0)",
+        (turn_id, now, now),
+    )
+    connection.execute("INSERT INTO segments VALUES (?, 1, 1, x'')", (turn_id,))
+    connection.execute("INSERT INTO signals (at, origin, kind) VALUES (?, '', 'cancel')", (now,))
+    connection.execute("ROLLBACK TO rehearsal; RELEASE rehearsal")
+    connection.execute("INSERT OR REPLACE INTO write_check VALUES (1, ?)", (now,))
