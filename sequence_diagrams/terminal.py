@@ -109,8 +109,8 @@ class Terminal:
         self._size(columns, rows)
 
     def type(self, keys: str) -> None:
-        """Press keys."""
-        os.write(self._master, keys.encode())
+        """Press keys. A byte that is not UTF-8 is given as a lone surrogate (PEP 383)."""
+        os.write(self._master, keys.encode(errors="surrogateescape"))
 
     def read(self, timeout_s: float = 0.02) -> bool:
         """Put what the program has written on the screen; False when the program has closed the terminal."""

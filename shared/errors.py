@@ -9,7 +9,7 @@ Every exception that a server answers with or that a client raises::
     ConnectionLost       only in clients: the connection broke, or a stream ended without its terminal event
       ├─ ServerAbsent    nothing answers at the address; nothing was sent
       ├─ NotOurServer    the address answers, but not as a server of this transport does; a retry changes nothing
-      ├─ Silent          nothing arrived for ``silence_s``; the server may still be at work
+      ├─ Silent          nothing arrived in time, for the client or for a gateway; the server may still be at work
       └─ Corrupted       a reply does not have the sha256 that the server gave for it; a retry changes nothing
 """
 
@@ -157,7 +157,7 @@ class NotOurServer(ConnectionLost):
 
 
 class Silent(ConnectionLost):
-    """Nothing arrived for ``silence_s``. Whether the server is still at work is not known."""
+    """Nothing arrived for ``silence_s``, or for as long as a gateway waits. The server may still be at work."""
 
 
 class Corrupted(ConnectionLost):

@@ -83,7 +83,8 @@ def test_a_message_from_stdin_goes_on_in_a_session(servers: Servers, word: str, 
     status, out, _ = run(*to, "--json", "My name is Ada.")
     assert status == 0
     session = json.loads(out.splitlines()[0])["session_id"]
-    status, out, _ = run(*to, "--session", session, "-", stdin="What is my name?")
+    # The beginning of an id is what lists and prompts show.
+    status, out, _ = run(*to, "--session", session[:8], "-", stdin="What is my name?")
     assert (status, out) == (0, said("My name is Ada.", "What is my name?") + "\n")
 
 
@@ -117,6 +118,7 @@ def test_refused(servers: Servers, word: str, run: Run) -> None:
     to = ("chat", word, "--port", port_of(servers, word))
     for arguments, code in (
         (("--session", "0b8f8a0e-0000-4000-8000-000000000000", "hello"), "session_not_found"),
+        (("--session", "no-such", "hello"), "session_not_found"),
         (("   ",), "invalid_request"),
         (("/fail-first model_unavailable hello",), "model_unavailable"),
     ):

@@ -17,6 +17,9 @@ import pytest
 from protocols import TRANSPORTS
 from protocols.grpc import chat_pb2 as pb
 from shared.events import Chunk
+from shared.llm.model import ContextMessage
+from shared.llm.offline_reply import reply_tokens
+from shared.reply import Reply
 from tests.conftest import Backstage, MakeServers, Servers
 from tests.grpc_calls import calling, run
 from tests.parts import PARTS, find, part
@@ -49,6 +52,13 @@ async def our_client(word: str, address: str) -> Heard:
         async for item in client.chat(MESSAGE):
             heard.kinds.append("chunk" if isinstance(item, Chunk) else type(item).__name__)
     return heard
+
+
+async def waiting_rest(address: str) -> Heard:
+    """The request that waits is silent by its nature, so each proxy gives up on it; the client repeats it with its key."""
+    async with TRANSPORTS["rest"].client(address) as client:
+        replies = [item async for item in client.chat(MESSAGE) if isinstance(item, Reply)]
+    return Heard([reply.text for reply in replies], 0, f"{len(replies)} of {replies[0].message_count} messages")
 
 
 async def generated_stub(address: str) -> Heard:
@@ -132,18 +142,18 @@ def outcomes(
     quick_hearts: Servers, backstage: Backstage, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Outcomes]:
     """What every client heard through every proxy of this machine, all in the same twelve seconds."""
-    quick_hearts.start(*STREAMING)
+    quick_hearts.start(*STREAMING, "rest")
     with contextlib.ExitStack() as stack:
         runs: Runs = {}
         for name in COMMANDS:
             if find(PARTS[name]) is None:
                 continue
-            for word in STREAMING:
+            for word in (*STREAMING, "rest"):
                 port, folder = free_port(), tmp_path_factory.mktemp(name)
                 target = quick_hearts[word].address
                 lines = silence_config(name, port, target, grpc=word == "grpc", idle_s=IDLE_S)
                 address = stack.enter_context(proxy(name, folder, port, lines))
-                runs[name, word] = partial(our_client, word, address)
+                runs[name, word] = partial(waiting_rest if word == "rest" else partial(our_client, word), address)
                 if word == "grpc":
                     runs |= {(name, client): partial(listen, address) for client, listen in GRPC_CLIENTS.items()}
         outcomes = backstage.run(all_at_once(runs))
@@ -165,6 +175,15 @@ def test_our_clients_need_no_resume(name: str, word: str, outcomes: Outcomes) ->
     part(name)
     kinds = heard(outcomes, name, word).kinds
     assert kinds == ["TurnStarted", *["chunk"] * 4, "TurnCompleted"]
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_waiting_request_is_repeated_until_the_whole_reply_is_there(name: str, outcomes: Outcomes) -> None:
+    """Six time-outs of the proxy in a row, one turn of one model run."""
+    part(name)
+    (text,), end = heard(outcomes, name, "rest").kinds, heard(outcomes, name, "rest").end
+    assert text == "".join(reply_tokens([ContextMessage("user", MESSAGE)]))
+    assert end == "1 of 2 messages"
 
 
 @pytest.mark.parametrize("name", COMMANDS)

@@ -24,6 +24,8 @@ from shared.events import AnyEvent
 from shared.reply import Picture, Reply
 
 POLL_S = 20.0
+# A gateway that gives up sooner has not waited for the reply: it does not reach the server.
+LEAST_WAIT_S = 1.0
 T = TypeVar("T", Reply, Picture)
 
 
@@ -45,12 +47,16 @@ class Client(HttpClient):
         return self._started_and_polled(ask) if self._poll else self._whole("/images", Picture, body, ask)
 
     async def _whole(self, path: str, answer: type[T], body: dict[str, Any], ask: Ask) -> AsyncGenerator[T, None]:
-        """POST and wait. A long reply is as silent as a broken connection: after ``silence_s`` ping the server and repeat it."""
+        """POST and wait. A long reply is as silent as a broken connection, for this client and for a gateway on the way.
+
+        So after a silence a server that answers a ping is asked again, with the same key. This may go on for as long as the turn.
+        """
         while True:
+            asked_at = time.monotonic()
             try:
                 reply = await self._ask("POST", path, answer, json=body, headers={"Idempotency-Key": ask.request_id})
             except Silent:
-                if not self._resume:
+                if not self._resume or time.monotonic() - asked_at < LEAST_WAIT_S:
                     raise
                 with _absent_is_lost():
                     await self.ping()

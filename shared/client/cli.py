@@ -21,6 +21,7 @@ from shared.client import text
 from shared.client.exit_status import ABSENT, FAILED, INTERRUPTED, fail
 from shared.client.one_shot import print_reply, save_picture
 from shared.client.protocol import Ask, ChatClient
+from shared.client.sessions import find_session
 from shared.client.transport import Transport, Transports
 from shared.config import Settings, clean_key, settings_problems
 from shared.errors import ChatError, ConnectionLost, NotOurServer, ServerAbsent
@@ -55,7 +56,7 @@ def image_main(client: type[ChatClient], argv: Sequence[str] | None, transports:
 def _add_common(parser: argparse.ArgumentParser, word: str) -> None:
     parser.add_argument("--host", default="127.0.0.1", help="where the server is (default: 127.0.0.1)")
     parser.add_argument("--port", type=_port, help=f"the server's port (default: {word.upper()}_PORT)")
-    parser.add_argument("--session", metavar="ID", help="go on in this session")
+    parser.add_argument("--session", metavar="ID", help="go on in this session: its id, or the beginning of it")
     parser.add_argument("--json", action="store_true", help="raw events, one JSON object a line")
     parser.add_argument("--no-resume", action="store_true", help="a lost connection is the end")
     parser.add_argument("--key", help="the server's key (default: API_SECRET_KEY)")
@@ -154,8 +155,9 @@ async def _chat(make: type[ChatClient], args: argparse.Namespace, settings: Sett
         if args.message is None:
             return await _shell(make(address, **options), args, settings, transports)
         message = _stdin() if args.message == "-" else args.message
-        ask = Ask(text=message, session_id=args.session, model_id=args.model)
         async with make(address, **options) as client:
+            session_id = await find_session(client, args.session) if args.session is not None else None
+            ask = Ask(text=message, session_id=session_id, model_id=args.model)
             return await print_reply(client, ask, raw=args.json)
 
 
@@ -172,9 +174,10 @@ async def _image(make: type[ChatClient], args: argparse.Namespace, settings: Set
     address = _address(transport, args, args.port)
     if args.out is not None and not args.out.absolute().parent.is_dir():
         raise ChatError("invalid_request", f"There is no folder {text.line(str(args.out.absolute().parent))}.")
-    ask = Ask(text=args.prompt, kind="image", size=args.size, session_id=args.session)
     with _absence_explained(transport, address):
         async with make(address, **_options(args, settings)) as client:
+            session_id = await find_session(client, args.session) if args.session is not None else None
+            ask = Ask(text=args.prompt, kind="image", size=args.size, session_id=session_id)
             return await save_picture(client, ask, args.out, raw=args.json)
 
 

@@ -292,7 +292,7 @@ def problem_of(body: bytes, status: int) -> ChatError | ConnectionLost | None:
         problem = msgspec.json.decode(body, type=_Problem)
     except msgspec.MsgspecError:
         if status in _GATEWAY:
-            return ConnectionLost(f"a gateway answered {status}")
+            return Silent(f"a gateway answered {status}")
         if status in _PROXY_REFUSALS:
             return ChatError(
                 _PROXY_REFUSALS[status], f"A proxy, or another server, answered {status}.", http_status=status

@@ -49,7 +49,7 @@ def test_every_command(shell: Open, word: str, tmp_path: Path, servers: Servers)
     number = re.findall(rf"^   (\d+) +{first[:8]} +4 ", terminal.text, re.MULTILINE)[-1]
     terminal.do(f"/use {number}\r", rf"^session {first}, 4 messages")
     terminal.do(f"/use {second[:10]}\r", rf"^session {second}, 0 messages")
-    terminal.do("/use ffffffffffff\r", r"^No session begins with ffffffffffff")
+    terminal.do("/use ffffffffffff\r", r"session_not_found: No session begins with ffffffffffff")
     terminal.do(f"/use {first}\r", rf"^session {first}, 4 messages")
 
     terminal.do("/image a red bridge --size 64x48 --out bridge.png\r", r"^bridge\.png +64x48, ")

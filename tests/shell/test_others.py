@@ -46,7 +46,7 @@ def test_two_shells_in_one_session(shell: Open, word: str) -> None:
 
 
 def test_no_server_is_one_line(shell: Open, word: str) -> None:
-    terminal = shell(word, more={f"{word.upper()}_PORT": "1"}, ready=rf"^new {word} ● ❯")
+    terminal = shell(word, more={f"{word.upper()}_PORT": "1"}, ready=rf"^new {word} × ❯")
     line = rf"^nothing answers at 127\.0\.0\.1:1; start it with: python -m protocols serve {word}$"
     terminal.wait(line)
     terminal.do("hello?\r", line)

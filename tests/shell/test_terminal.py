@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import re
 from pathlib import Path
 
 import pytest
@@ -74,3 +75,72 @@ def test_pictures_as_the_terminal_can(shell: Open, tmp_path: Path, da1: str, kit
     # The answers of the terminal went to who asked, not to the line.
     terminal.wait(r" sse ● ❯ a message")
     assert (tmp_path / "a-lighthouse-2.png").read_bytes().startswith(base64.b64decode("iVBORw0K"))
+
+
+def test_bytes_that_are_not_utf8_are_typed_and_pasted(shell: Open) -> None:
+    """The line is sent as far as it is text, with a remark; the history keeps it; nothing ends."""
+    terminal = shell("sse")
+    terminal.do("caf\udce9\r", quiet("sse"))
+    terminal.wait(r"^this line was not valid UTF-8: ")
+    terminal.do("\x1b[200~na\udcefve\x1b[201~\r", quiet("sse"))
+    assert terminal.count(r"^❯ caf\ufffd$") == 1
+    assert terminal.count(r"^❯ na\ufffdve$") == 1
+    terminal.do(UP, r"❯ na.ve$")
+    terminal.do(CTRL_C, r" sse ● ❯ a message")
+    terminal.type(CTRL_D)
+    assert terminal.left() == 0
+    assert "Traceback" not in terminal.raw
+
+
+def test_no_color_is_honoured(shell: Open) -> None:
+    """No sequence sets a colour; bold, dim and underline stay."""
+    terminal = shell("sse", more={"NO_COLOR": "1"})
+    terminal.do("Tell me about code.\r", quiet("sse"))
+    codes = {code for sgr in re.findall(r"\x1b\[([\d;]*)m", terminal.raw) for code in sgr.split(";")}
+    assert not [code for code in codes if re.fullmatch(r"[349]\d|10[0-7]", code)], codes
+
+
+def test_a_dumb_terminal_has_a_banner_a_prompt_and_ctrl_c(shell: Open) -> None:
+    terminal = shell("ndjson", more={"TERM": "dumb"})
+    terminal.wait(r"^new ndjson ● ❯ $|^new ndjson ● ❯$")
+    terminal.do("My name is Ada.\r", r"^[0-9a-f]{8} ndjson ● ❯")
+    assert "Noted: your name is **Ada**." in terminal.text
+    terminal.do("/stall 60 wait\r", r"There is no /stall")
+    terminal.do(" /stall 60 wait\r", r"You asked")
+    terminal.do(CTRL_C, r"^[0-9a-f]{8} ndjson ● ❯")
+    terminal.do("say \x9b31m \u202e ok\r", r"say \ufffd31m \ufffd ok")
+    terminal.do("/delete\r", r"\[y/N\]")
+    terminal.do("y\r", r"^deleted; ")
+    terminal.do(CTRL_C, r"^Ctrl-C once more leaves$")
+    terminal.type(CTRL_C)
+    assert terminal.left() == 0
+    assert "\x1b" not in terminal.raw
+    assert "Traceback" not in terminal.raw
+
+
+def test_one_message_on_a_terminal_is_shown_and_not_obeyed(shell: Open) -> None:
+    """What a model says in one-shot mode is as harmless as in the shell, raw JSON included; thinking shows its time."""
+    hostile = "say \x1b]0;owned\x07 \x1b[2J \u202e\u2066 ok"
+    plain = shell("sse", "/think 2.5 " + hostile, ready=r"^thinking, 1 s$")
+    plain.wait(r"say ␛\]0;owned␇ ␛\[2J \ufffd\ufffd ok")
+    assert plain.left() == 0
+    raw = shell("sse", "--json", hostile, ready=r'"type": ?"turn_completed"')
+    assert raw.left() == 0
+    for terminal in (plain, raw):
+        assert terminal.screen.title == ""
+        for char in "\x07\u202e\u2066":
+            assert char not in terminal.raw
+    assert "\\u202e" in raw.raw
+
+
+def test_only_two_ctrl_c_at_an_empty_prompt_leave(shell: Open) -> None:
+    """A Ctrl-C that stopped an answer, or cleared what was typed, is not the first of two."""
+    terminal = shell("sse")
+    terminal.do(" /stall 60 wait\r", r"You asked")
+    terminal.do(CTRL_C, r"^stopped, partial answer kept")
+    terminal.do(CTRL_C, r"^Ctrl-C once more leaves$")
+    terminal.do("typed", r"❯ typed$")
+    terminal.do(CTRL_C, r" sse ● ❯ a message")
+    terminal.do(CTRL_C, r"^Ctrl-C once more leaves$")
+    terminal.type(CTRL_C)
+    assert terminal.left() == 0

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import signal
 import sys
 import threading
 from collections.abc import AsyncIterator, Iterable, Iterator
+from typing import TextIO
 
 from shared.client import text
 from shared.client.shell.painter import Painter, Renderable
@@ -87,6 +89,11 @@ class DumbTerminal(Pipe):
 
     attended = True
 
+    def __init__(self) -> None:
+        super().__init__()
+        # The prompt that the cursor stands behind.
+        self._prompt = ""
+
     async def inputs(self) -> AsyncIterator[Input]:
         loop = asyncio.get_running_loop()
         # Windows has no such handlers; there Ctrl-C ends the program.
@@ -94,25 +101,56 @@ class DumbTerminal(Pipe):
             loop.add_signal_handler(signal.SIGINT, self._inputs.put_nowait, Interrupt(typed=False))
         try:
             async for item in super().inputs():
+                if isinstance(item, EnteredLine):
+                    self._prompt = ""
                 yield item
         finally:
             with contextlib.suppress(NotImplementedError):
                 loop.remove_signal_handler(signal.SIGINT)
 
+    def note(self, renderable: Renderable) -> None:
+        prompt, self._prompt = self._prompt, ""
+        if prompt:
+            super().raw("\n")
+        super().note(renderable)
+        if prompt:
+            self.ask(prompt)
+
     def raw(self, words: str) -> None:
-        super().raw(text.visible(words))
+        begin, self._prompt = "\n" if self._prompt else "", ""
+        super().raw(begin + text.visible(words))
 
     def ask(self, prompt: str) -> None:
-        sys.stdout.write(prompt)
-        sys.stdout.flush()
+        self._prompt = prompt
+        super().raw(prompt)
 
 
 def stdin_lines() -> Iterator[EnteredLine]:
     """The lines of stdin that are not empty. Bytes that are not text in its encoding do not end it; see ``text.entered``."""
     assert sys.stdin is not None
     encoding = sys.stdin.encoding or "utf-8"
-    for data in sys.stdin.buffer:
-        given = data.decode(encoding, "surrogateescape").removeprefix("\ufeff").rstrip("\r\n")
+    for data in _split(_pieces(sys.stdin)):
+        given = data.decode(encoding, "surrogateescape").removeprefix("\ufeff").removesuffix("\r")
         line = text.entered(given)
         if line.strip():
             yield EnteredLine(line, damaged=line != given)
+
+
+def _pieces(stdin: TextIO) -> Iterator[bytes]:
+    try:
+        # Not through Python's buffer: a thread that waits in it holds a lock, and at exit the interpreter wants that lock.
+        fd = stdin.fileno()
+    except OSError:
+        yield stdin.buffer.read()
+        return
+    with contextlib.suppress(OSError):
+        while data := os.read(fd, 65_536):
+            yield data
+
+
+def _split(pieces: Iterator[bytes]) -> Iterator[bytes]:
+    rest = b""
+    for piece in pieces:
+        *lines, rest = (rest + piece).split(b"\n")
+        yield from lines
+    yield rest

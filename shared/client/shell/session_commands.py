@@ -6,6 +6,7 @@ from rich.text import Text
 
 from shared.client import text
 from shared.client.protocol import Ask
+from shared.client.sessions import find_session
 from shared.client.shell.markdown import MarkdownStream
 from shared.client.shell.shell import Shell
 from shared.client.shell.tables import moment, table
@@ -14,8 +15,6 @@ from shared.errors import ChatError
 from shared.session import Message, Session, short
 
 _LISTED = 20
-_MAX_PAGES = 10
-_MAX_MAX_PAGES = 10
 _YES = ("--yes", "-y")
 
 
@@ -63,9 +62,6 @@ async def use(shell: Shell, argument: str) -> None:
         shell.fail("Which session? /use N with a number of /sessions, or the beginning of an id.")
         return
     session_id = await _session_id_of(shell, argument)
-    if session_id is None:
-        shell.fail(f"No session begins with {text.line(argument, 40)}; /sessions lists them.")
-        return
     async with shell.active.asking() as client:
         session = await client.get_session(session_id)
     await leave_running_turn(shell)
@@ -76,31 +72,15 @@ async def use(shell: Shell, argument: str) -> None:
         shell.turns.show(TurnToShow(turn_id=session.running_turn_id))
 
 
-async def _session_id_of(shell: Shell, argument: str) -> str | None:
-    """The id that ``argument`` means: a number of /sessions, an id, or its beginning; None when no session fits.
-
-    Raises ``invalid_request`` when the beginning fits several.
-    """
-    if argument.isdecimal() and 0 < int(argument) <= len(shell.session.listed):
-        return shell.session.listed[int(argument) - 1]
-    if len(argument) == 36:
-        return argument
-    found: list[str] = []
-    cursor: str | None = None
+async def _session_id_of(shell: Shell, argument: str) -> str:
+    """The id that ``argument`` means: a number of /sessions, an id, or its beginning."""
     async with shell.active.asking() as client:
-        for _ in range(_MAX_PAGES):
-            page = await client.list_sessions(100, cursor)
-            ids = [session.session_id for session in page.sessions]
-            if argument.isdecimal() and not shell.session.listed and 0 < int(argument) <= len(ids):
-                shell.session.listed = ids
-                return ids[int(argument) - 1]
-            found += [session_id for session_id in ids if session_id.startswith(argument.lower())]
-            cursor = page.next_cursor
-            if cursor is None:
-                break
-    if len(found) > 1:
-        raise ChatError("invalid_request", f"{len(found)} sessions begin with that; give a few characters more.")
-    return found[0] if found else None
+        if argument.isdecimal() and not shell.session.listed:
+            page = await client.list_sessions(_LISTED)
+            shell.session.listed = [session.session_id for session in page.sessions]
+        if argument.isdecimal() and 0 < int(argument) <= len(shell.session.listed):
+            return shell.session.listed[int(argument) - 1]
+        return await find_session(client, argument)
 
 
 async def leave_running_turn(shell: Shell) -> None:

@@ -21,7 +21,8 @@ SPIN_S = 0.1
 HINT = "a message, or /help"
 _BAR_CELLS = 24
 _QUEUED_SHOWN = 3
-_DOTS = {"up": ("fg:ansigreen", "●"), "down": ("fg:ansired", "●"), "idle": ("fg:ansibrightblack", "○")}
+# Each state has a sign of its own, for those who see no colours.
+_DOTS = {"up": ("fg:ansigreen", "●"), "down": ("fg:ansired", "×"), "idle": ("fg:ansibrightblack", "○")}
 
 
 def spinner() -> str:
