@@ -339,8 +339,8 @@ async def test_a_picture_with_its_previews(word: str, record: Record, client: Co
     assert [start.preview for start in starts] == [True, True, False]
     for start in starts:
         pieces = [event for event in only(ImageChunk, events) if event.image_id == start.image_id]
-        assert [piece.offset for piece in pieces] == list(range(0, start.size_bytes, 65536))
-        assert all(0 < len(piece.data) <= 65536 for piece in pieces)
+        assert [piece.offset for piece in pieces] == list(range(0, start.size_bytes, 46_080))
+        assert all(0 < len(piece.data) <= 46_080 for piece in pieces)
         data = b"".join(piece.data for piece in pieces)
         assert (len(data), start.mime_type, start.width, start.height) == (start.size_bytes, "image/png", *SIZE)
         assert Image.open(BytesIO(data)).size == SIZE

@@ -57,3 +57,61 @@ def references(node: Any) -> Iterable[str]:
         case list():
             for value in node:
                 yield from references(value)
+
+
+@pytest.mark.parametrize("word", HTTP_WORDS)
+async def test_every_answer_is_documented(word: str, servers: Servers) -> None:
+    """Status, media type and the fields of JSON answers, errors included; no form of an error that is never sent."""
+    document = (await ask(servers, word, "GET", "/openapi.json")).json
+    assert set(document["components"]["securitySchemes"]) == {"bearer", "apiKey"}
+    assert "HTTPValidationError" not in str(document)
+    made = (await ask(servers, "rest", "POST", "/images", body={"prompt": "A hill", "size": "16x16"})).json
+    session = (await ask(servers, word, "POST", "/sessions")).json["session_id"]
+    turn = f"/turns/{made['turn_id']}"
+    asked: list[tuple[str, str, str, Any, dict[str, str]]] = [
+        ("POST", "/sessions", "/sessions", None, {}),
+        ("GET", "/sessions", "/sessions", None, {}),
+        ("GET", "/sessions/{session_id}", f"/sessions/{session}", None, {}),
+        ("GET", "/sessions/{session_id}/messages", f"/sessions/{session}/messages", None, {}),
+        ("GET", "/turns/{turn_id}", turn, None, {}),
+        ("GET", "/turns/{turn_id}", "/turns/nothing", None, {}),
+        ("GET", "/turns/{turn_id}/events", f"{turn}/events", None, {}),
+        ("GET", "/turns/{turn_id}/events", f"{turn}/events?after=x", None, {}),
+        ("POST", "/turns/{turn_id}/cancel", f"{turn}/cancel", None, {}),
+        ("POST", "/turns", "/turns", {"message": ""}, {}),
+        ("GET", "/images/{image_id}", f"/images/{made['image_id']}", None, {}),
+        ("GET", "/images/{image_id}", f"/images/{made['image_id']}", None, {"range": "bytes=0-9"}),
+        ("POST", "/tickets", "/tickets", {}, {}),
+        *(("GET", path, path, None, {}) for path in ("/models", "/health", "/stats", "/metrics", "/")),
+    ]
+    if word == "rest":
+        body = {"prompt": "A hill", "size": "16x16"}
+        asked += [("POST", "/images", "/images", body, {"accept": accept}) for accept in ("*/*", "image/*")]
+        asked += [("POST", "/chat", "/chat", {"message": text}, {}) for text in ("Hi", "/fail model_timeout")]
+    for method, path, target, sent, headers in asked:
+        answer = await ask(servers, word, method, target, body=sent, headers=headers)
+        responses = document["paths"][path][method.lower()]["responses"]
+        response = responses.get(str(answer.status), responses["default"])
+        media_type = answer.headers["content-type"].partition(";")[0]
+        schema = response["content"][media_type]["schema"]
+        assert schema, (method, target)
+        if media_type.endswith("json") and "properties" in schema:
+            assert set(schema["required"]) <= set(answer.json) <= set(schema["properties"]), (method, target)
+
+
+async def test_a_key_is_in_the_document(keyed: Servers) -> None:
+    """So that ``/docs`` can authorise."""
+    document = (await ask(keyed, "rest", "GET", "/openapi.json")).json
+    assert document["security"] == [{"bearer": []}, {"apiKey": []}]
+
+
+@pytest.mark.parametrize("word", HTTP_WORDS)
+async def test_what_a_server_is_for_a_browser_and_for_a_program(word: str, servers: Servers) -> None:
+    for accept, media_type in (
+        ("text/html,*/*;q=0.8", "text/html"),
+        ("*/*", "application/json"),
+        ("text/html;q=0", "application/json"),
+    ):
+        answer = await ask(servers, word, "GET", "/", headers={"accept": accept})
+        assert answer.headers["content-type"].startswith(media_type)
+        assert "Accept" in answer.headers["vary"]

@@ -71,10 +71,10 @@ async def test_image_pair(server: Server) -> None:
         pieces = [event for event in events if event.get("image_id") == picture["image_id"] and "bytes" in event]
         data = b"".join(piece["data"] for piece in pieces)
         assert len(data) == picture["size_bytes"]
-        assert [piece["offset"] for piece in pieces] == list(range(0, len(data), 65536))
+        assert [piece["offset"] for piece in pieces] == list(range(0, len(data), 46_080))
     assert hashlib.sha256(data).hexdigest() == events[-1]["sha256"] == events[-2]["sha256"]
-    # A full piece of 64 KiB has the 64-bit length.
-    assert b"\x82\x7f" + (65536).to_bytes(8, "big") in one.received
+    # A full piece of 45 KiB has the 16-bit length.
+    assert b"\x82\x7e" + (46_080).to_bytes(2, "big") in one.received
     assert "session_id" in events[0]
     assert events[0]["session_id"] is None
 

@@ -35,7 +35,7 @@ async def chat(request: Request, service: Service, body: ChatBody, key: Idempote
     return http.json_response(fold.reply()) if fold else http.no_reader()
 
 
-@router.post("/images", responses=http.openapi_json(Picture))
+@router.post("/images", responses=http.openapi_json(Picture, or_bytes=http.PICTURES))
 async def image(request: Request, service: Service, body: ImageBody, key: IdempotencyKey = None) -> Response:
     """Ask for a picture, and get the whole of it: its bytes where ``Accept`` prefers its media type to JSON."""
     reader = await service.start_image(body.prompt, size=body.size, session_id=body.session_id, request_id=key)

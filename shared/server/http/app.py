@@ -23,7 +23,7 @@ from shared.server.http.answers import problem
 from shared.server.http.body_middleware import BodyMiddleware
 from shared.server.http.pages import PAGES
 from shared.server.http.routes import ECHO, common_routes
-from shared.server.http.schemas import add_events
+from shared.server.http.schemas import add_events, add_security, openapi_problems, without_framework_errors
 
 _REQUEST_HEADERS = ("Authorization", "X-API-Key", "Content-Type", "Idempotency-Key", "Last-Event-ID")
 _EXPOSED_HEADERS = ("Location", "Content-Location", "Retry-After")
@@ -37,7 +37,12 @@ def create_app(
     ``opened_by_ticket`` is the path of the leaf's route that a browser opens with ``?ticket=``.
     """
     app = FastAPIOffline(
-        title=title, version="1", redoc_url=None, static_url=f"{PUBLIC_FOLDER}swagger", redirect_slashes=False
+        title=title,
+        version="1",
+        redoc_url=None,
+        static_url=f"{PUBLIC_FOLDER}swagger",
+        redirect_slashes=False,
+        responses=openapi_problems(),
     )
     app.state.context = context
     app.include_router(routes)
@@ -72,7 +77,10 @@ def create_app(
     )
     app.mount("/web", StaticFiles(directory=PAGES), name="web")
     make_schema = app.openapi
-    app.openapi = lambda: add_events(make_schema())  # type: ignore[method-assign]
+    keyed = context.access.key is not None
+    app.openapi = lambda: add_security(  # type: ignore[method-assign]
+        without_framework_errors(add_events(make_schema())), keyed=keyed
+    )
     return app
 
 

@@ -2,27 +2,65 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+import html
+from typing import Annotated, Any, Literal
 
+import msgspec
 from fastapi import APIRouter, Header, Query, Request
 from starlette.responses import Response
 
 from shared.chat.counters import prometheus_text
 from shared.errors import ChatError
-from shared.events import to_json
+from shared.events import Status, to_json
 from shared.reply import Snapshot
 from shared.server.context import ServerContext
 from shared.server.echo import Echo, echo_enabled, shown
 from shared.server.http.answers import json_response, no_reader, while_connected
 from shared.server.http.bodies import KEY_DESCRIPTION, After, Context, Service, SessionBody, TicketBody, TurnBody
 from shared.server.http.images import image_response
-from shared.server.http.schemas import openapi_json
-from shared.session import MessagePage, Session, SessionPage
+from shared.server.http.negotiation import prefers
+from shared.server.http.schemas import PICTURES, openapi_bytes, openapi_json
+from shared.session import MessagePage, ModelInfo, Session, SessionPage
 from shared.stats import ServerStats
 from shared.store.record import Record
 
 MAX_WAIT_S = 30.0
 ECHO = "/echo"
+
+
+class Models(msgspec.Struct, frozen=True):
+    """The model ids that a request may name."""
+
+    models: list[ModelInfo]
+
+
+class Health(msgspec.Struct, frozen=True):
+    """Readiness; to a ``Host`` that is not allowed the status alone."""
+
+    status: Literal["ok", "draining", "storage_unavailable"]
+    transport: str = ""
+    provider: str = ""
+    model: str = ""
+    image_provider: str = ""
+    image_model: str = ""
+    framework: str = ""
+    hint: str = ""
+
+
+class Ticket(msgspec.Struct, frozen=True):
+    """A ticket and its life in seconds."""
+
+    ticket: str
+    expires_in_s: float
+
+
+class Poll(msgspec.Struct, frozen=True):
+    """The answer of a long poll; ``events`` are JSON objects as on the streams."""
+
+    status: Status
+    last_seq: int
+    events: list[dict[str, Any]]
+
 
 IdempotencyKey = Annotated[str | None, Header(alias="Idempotency-Key", description=KEY_DESCRIPTION)]
 
@@ -111,7 +149,7 @@ async def get_turn(service: Service, turn_id: str) -> Response:
     return json_response(await service.get_turn(turn_id))
 
 
-@router.get("/turns/{turn_id}/events", tags=["turns"])
+@router.get("/turns/{turn_id}/events", responses=openapi_json(Poll), tags=["turns"])
 async def poll_events(
     request: Request,
     service: Service,
@@ -149,30 +187,35 @@ async def cut_turn(service: Service, turn_id: str) -> Response:
     return Response(status_code=204)
 
 
-@router.get("/images/{image_id}", tags=["images"])
+@router.get(
+    "/images/{image_id}",
+    response_class=Response,
+    responses=openapi_bytes(*PICTURES) | openapi_bytes(*PICTURES, status=206) | {304: {"description": "Unchanged"}},
+    tags=["images"],
+)
 async def get_image(service: Service, request: Request, image_id: str) -> Response:
     """The bytes of a picture; ``ETag`` is its sha256, one byte range is honoured (RFC 9110, section 14)."""
     image = await service.get_image(image_id)
     return image_response(image.data, image.mime_type, image.sha256, request.headers)
 
 
-@router.post("/tickets", status_code=201, tags=["keys"])
+@router.post("/tickets", status_code=201, responses=openapi_json(Ticket, status=201), tags=["keys"])
 async def make_ticket(context: Context, body: TicketBody | None = None) -> Response:
     """A ticket for a browser's WebSocket (30 s, first message), or for the EventSource of one turn."""
     turn_id = body.turn_id if body else None
     if turn_id is not None:
         await context.service.get_turn(turn_id)
     ticket, life_s = context.access.ticket(turn_id)
-    return json_response({"ticket": ticket, "expires_in_s": life_s}, 201, {"Cache-Control": "no-store"})
+    return json_response(Ticket(ticket, life_s), 201, {"Cache-Control": "no-store"})
 
 
-@router.get("/models", tags=["server"])
+@router.get("/models", responses=openapi_json(Models), tags=["server"])
 async def list_models(service: Service) -> Response:
     """The model ids one may ask for."""
-    return json_response({"models": service.models()})
+    return json_response(Models(service.models()))
 
 
-@router.get("/health", tags=["server"])
+@router.get("/health", responses=openapi_json(Health) | openapi_json(Health, status=503), tags=["server"])
 async def health(context: Context, request: Request) -> Response:
     """Readiness: 200 when a new turn would be taken, else 503. To a ``Host`` that is not allowed: the status alone."""
     ready = await context.service.ready()
@@ -198,17 +241,22 @@ async def stats(service: Service) -> Response:
     return json_response(await service.stats())
 
 
-@router.get("/metrics", tags=["server"])
+@router.get("/metrics", response_class=Response, responses=openapi_bytes("text/plain"), tags=["server"])
 async def metrics(service: Service) -> Response:
     """The same for Prometheus (text exposition format)."""
     text = prometheus_text(await service.stats(), service.counters.events_total)
     return Response(text, media_type="text/plain; version=0.0.4")
 
 
-@router.get("/", tags=["server"])
-async def about(context: Context) -> Response:
-    """What this server is."""
+@router.get("/", responses=openapi_bytes("application/json", "text/html"), tags=["server"])
+async def about(context: Context, request: Request) -> Response:
+    """What this server is: HTML where ``Accept`` prefers it to JSON, as a browser's does."""
     links = {"docs": "/docs", "openapi": "/openapi.json", "demo": "/demo", "health": "/health"}
-    return json_response(
-        {"name": "genai-protocols", "transport": context.transport.word, **context.service.about(), "links": links}
-    )
+    said = {"name": "genai-protocols", "transport": context.transport.word, **context.service.about()}
+    vary = {"Vary": "Accept"}
+    if not prefers(request.headers, "text/html", "application/json"):
+        return json_response({**said, "links": links}, headers=vary)
+    rows = "".join(f"<dt>{name}</dt><dd>{html.escape(value)}</dd>" for name, value in said.items() if value)
+    items = "".join(f'<li><a href="{path}">{name}</a></li>' for name, path in links.items())
+    page = f'<!doctype html><html lang="en"><title>genai-protocols</title><dl>{rows}</dl><ul>{items}</ul></html>'
+    return Response(page, headers=vary, media_type="text/html")
