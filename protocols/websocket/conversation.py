@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from protocols.websocket.connection import Connection, Received
+from protocols.websocket.inbox import Inbox, TurnEvent
 from shared.client.events import UnknownEvent
 from shared.duplex_messages import (
     Chat,
@@ -28,12 +29,10 @@ from shared.duplex_messages import (
     SessionJoined,
 )
 from shared.errors import ChatError, ConnectionLost
-from shared.events import TERMINAL, AnyEvent, Event, TurnStarted
+from shared.events import TERMINAL, Event, TurnStarted
 from shared.session import SessionUpdate
 
 A = TypeVar("A", bound=msgspec.Struct)
-TurnEvent = AnyEvent | UnknownEvent
-Inbox = asyncio.Queue[TurnEvent | SessionUpdate | Exception]
 _CONNECTED = "connected"
 
 
@@ -44,8 +43,7 @@ class Conversation:
         self.connection = connection
         self.lost = False
         self.joined: str | None = None
-        # Inboxes by the request_id of a turn that has not started yet, by that of a turn that is read, by turn_id, and by
-        # the watched session.
+        # Inboxes by the request_id of a turn that has not started, by that of a turn that is read, by turn_id, by session.
         self._starting: dict[str, set[Inbox]] = {}
         self._asked: dict[str, set[Inbox]] = {}
         self._reading: dict[str, set[Inbox]] = {}
@@ -77,13 +75,13 @@ class Conversation:
     async def turn(self, message: Chat | Image) -> AsyncGenerator[TurnEvent, None]:
         """Start a turn, or join the turn with this ``request_id``, and read it to its end."""
         assert message.request_id is not None
-        inbox: Inbox = asyncio.Queue()
+        inbox = Inbox()
         self._starting.setdefault(message.request_id, set()).add(inbox)
         self._asked.setdefault(message.request_id, set()).add(inbox)
         try:
             await self.connection.send(message)
             while True:
-                event = await _next_event(inbox)
+                event = await inbox.next_event()
                 yield event
                 if isinstance(event, TERMINAL):
                     return
@@ -92,7 +90,7 @@ class Conversation:
 
     async def resume(self, turn_id: str, after: int) -> AsyncGenerator[TurnEvent, None]:
         """The events of a turn after a cursor; none when the turn had ended there."""
-        inbox: Inbox = asyncio.Queue()
+        inbox = Inbox()
 
         def answers(message: Resumed) -> bool:
             if (message.turn_id, message.after) != (turn_id, after):
@@ -107,7 +105,7 @@ class Conversation:
             state = await self.command(Resume(turn_id=turn_id, after=after), Resumed, answers, request_id)
             ended = state.status != "running" and state.last_seq <= after
             while not ended:
-                event = await _next_event(inbox)
+                event = await inbox.next_event()
                 yield event
                 ended = isinstance(event, TERMINAL)
         finally:
@@ -116,15 +114,13 @@ class Conversation:
     async def watch(self, session_id: str) -> AsyncGenerator[TurnEvent | SessionUpdate, None]:
         """Join a session and yield its hints and the turns that others start in it, each event once."""
         self._check_watched(session_id)
-        inbox: Inbox = asyncio.Queue()
+        inbox = Inbox()
         last_seq: dict[str, int] = {}
         self._watching[inbox] = session_id
         try:
             await self.join(session_id)
             while True:
-                item = await inbox.get()
-                if isinstance(item, Exception):
-                    raise item
+                item = await inbox.next()
                 if not isinstance(item, SessionUpdate):
                     if item.seq <= last_seq.get(item.turn_id, 0):
                         continue
@@ -191,7 +187,7 @@ class Conversation:
         elif isinstance(message, SessionUpdate):
             for inbox, session_id in self._watching.items():
                 if session_id == message.session_id:
-                    inbox.put_nowait(message)
+                    inbox.put(message)
         elif isinstance(message, Error):
             self._refuse(message)
         else:
@@ -213,7 +209,7 @@ class Conversation:
                     self._reading[event.turn_id] = watchers
         readers = self._reading.get(event.turn_id, ())
         for inbox in readers:
-            inbox.put_nowait(event)
+            inbox.put(event)
         if readers and isinstance(event, TERMINAL):
             del self._reading[event.turn_id]
 
@@ -221,10 +217,10 @@ class Conversation:
         refusal = ChatError.received(error.code, error.message)
         starting = self._starting.pop(error.request_id or "", set())
         for inbox in starting:
-            inbox.put_nowait(refusal)
+            inbox.put(refusal)
         # The stream of a turn that has begun has ended early, and the client resumes it.
         for inbox in self._asked.get(error.request_id or "", set()) - starting:
-            inbox.put_nowait(ConnectionLost(refusal.message))
+            inbox.put(ConnectionLost(refusal.message))
         # A server that does not repeat the request_id answers commands in their order.
         request_id = error.request_id if error.request_id is not None else next(iter(self._commands), "")
         _, answer = self._commands.pop(request_id, (None, None))
@@ -237,9 +233,9 @@ class Conversation:
         lost = ConnectionLost(why)
         for inboxes in self._starting.values():
             for inbox in inboxes:
-                inbox.put_nowait(refusal or lost)
+                inbox.put(refusal or lost)
         for inbox in {inbox for inboxes in self._reading.values() for inbox in inboxes} | self._watching.keys():
-            inbox.put_nowait(lost)
+            inbox.put(lost)
         for _, answer in self._commands.values():
             if not answer.done():
                 answer.set_exception(refusal or lost)
@@ -252,11 +248,3 @@ class Conversation:
                 table[name].discard(inbox)
                 if not table[name]:
                     del table[name]
-
-
-async def _next_event(inbox: Inbox) -> TurnEvent:
-    item = await inbox.get()
-    if isinstance(item, Exception):
-        raise item
-    assert not isinstance(item, SessionUpdate)
-    return item
