@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Generator
 from contextlib import closing
 from itertools import islice
@@ -27,9 +28,10 @@ def select_sessions(
     connection: apsw.Connection, limit: int, before: tuple[float, str] | None, active_since: float
 ) -> tuple[list[Session], int]:
     """A page, newest first by (created_at, session_id), and how many sessions were used since ``active_since``."""
-    where = "WHERE (s.created_at, s.session_id) < (?, ?)" if before else ""
     rows = connection.execute(
-        f"{SELECT_SESSION} {where} ORDER BY s.created_at DESC, s.session_id DESC LIMIT ?", (*(before or ()), limit)
+        f"{SELECT_SESSION} WHERE (s.created_at, s.session_id) < (?, ?)"
+        " ORDER BY s.created_at DESC, s.session_id DESC LIMIT ?",
+        (*(before or (math.inf, "")), limit),
     ).fetchall()
     return [to_session(row) for row in rows], count_active(connection, active_since)
 

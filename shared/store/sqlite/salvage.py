@@ -1,0 +1,92 @@
+"""Looking at a store's file without a server: whether it is whole, and saving what can be read of a damaged one.
+
+The file is opened read-only and never changed. A table is read from both ends up to what cannot be read, and each log by
+its own turn, so that a damaged page costs what lies on it alone.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import apsw
+
+# Each table with its columns for the export and the columns that order it.
+_TABLES = {
+    "sessions": ("session_id, model_id, created_at, last_activity_at", "session_id"),
+    "turns": (
+        "turn_id, session_id, cleared, kind, input, status, created_at, ended_at, text, image_id, expired",
+        "number",
+    ),
+    "images": ("image_id, turn_id, mime_type, width, height, sha256, preview, revised_prompt", "image_id"),
+}
+
+
+def open_read_only(path: Path) -> apsw.Connection:
+    """Open a file as it is. Raises apsw.Error."""
+    connection = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READONLY)
+    connection.set_busy_timeout(5000)
+    return connection
+
+
+def problems(path: Path, most: int = 20) -> list[str]:
+    """What SQLite finds wrong with a file, at most so many sentences; empty when it is whole."""
+    try:
+        connection = open_read_only(path)
+        try:
+            found = [str(row[0]) for row in connection.execute(f"PRAGMA integrity_check({most})")]
+        finally:
+            connection.close()
+    except apsw.Error as error:
+        return [f"{type(error).__name__}: {error}"]
+    return [] if found == ["ok"] else [line for row in found for line in row.splitlines()]
+
+
+def export(path: Path) -> Iterator[str]:
+    """What can be read, as JSON lines: ``{"table": ..., ...}`` for sessions, turns and images, then the events of each turn."""
+    connection = open_read_only(path)
+    try:
+        turn_ids: list[str] = []
+        for table, (columns, order) in _TABLES.items():
+            for row in _rows(connection, table, columns, order):
+                fields = dict(zip(columns.split(", "), row, strict=True))
+                if table == "turns":
+                    turn_ids.append(str(fields["turn_id"]))
+                yield json.dumps({"table": table, **fields})
+        for turn_id in turn_ids:
+            yield from _events(connection, turn_id)
+    finally:
+        connection.close()
+
+
+def _rows(connection: apsw.Connection, table: str, columns: str, order: str) -> Iterator[tuple[Any, ...]]:
+    """The rows of a table in order: up to the first that cannot be read, then from the other end."""
+    seen: set[Any] = set()
+    for direction in ("ASC", "DESC"):
+        try:
+            for key, *row in connection.execute(f"SELECT {order}, {columns} FROM {table} ORDER BY {order} {direction}"):
+                if key in seen:
+                    return
+                seen.add(key)
+                yield tuple(row)
+        except apsw.Error:
+            continue
+        return
+
+
+def _events(connection: apsw.Connection, turn_id: str) -> Iterator[str]:
+    """The events of one turn that are whole JSON objects."""
+    try:
+        query = "SELECT lines FROM segments WHERE turn_id = ? ORDER BY first_seq"
+        for (lines,) in connection.execute(query, (turn_id,)):
+            for line in lines.split(b"\n"):
+                try:
+                    event = json.loads(line)
+                except ValueError:
+                    continue
+                if isinstance(event, dict):
+                    yield json.dumps(event)
+    except apsw.Error:
+        return
