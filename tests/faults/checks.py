@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.faults import crashes, keys, lines, peers
+from tests.faults import chaos, crashes, keys, lines, peers
 from tests.faults.harness import PATIENCE_S, WORDS, Plan, Totals, World
 
 Function = Callable[[World, Plan], Awaitable[Totals]]
@@ -29,6 +29,7 @@ _PLAIN: dict[str, str] = {}
 _SLOW = {"OFFLINE_TOKENS_PER_S": "200", "DRAIN_S": "2", "LEASE_S": "2"}
 _IMPATIENT = {"HEARTBEAT_S": "0.3", "STALL_TIMEOUT_S": "3", "REQUEST_TIMEOUT_S": "3"}
 _FLOODING = {"OFFLINE_TOKENS_PER_S": "0", "STALL_TIMEOUT_S": "2"}
+_CHAOS = {"OFFLINE_TOKENS_PER_S": "300", "LEASE_S": "1", "DRAIN_S": "1", "DISCONNECT_GRACE_S": "10"}
 _LEAVING = {"OFFLINE_TOKENS_PER_S": "300", "DISCONNECT_GRACE_S": "1"}
 
 CHECKS: dict[str, Check] = {
@@ -47,6 +48,7 @@ CHECKS: dict[str, Check] = {
         Check("half-open", peers.half_open, 0.2, _IMPATIENT),
         Check("stalled", peers.stalled_readers, 0.2, _FLOODING),
         Check("leaving", peers.leavers, 0.1, _LEAVING),
+        Check("chaos", chaos.chaos, 0.1, _CHAOS),
     )
 }
 
