@@ -75,7 +75,7 @@ async def serving(
     on_line: OnLine | None = None,
     apart: bool = False,
 ) -> AsyncIterator[Server]:
-    """One server that is ready for requests. Port 0 takes a free port; ``env`` is added to this process's environment.
+    """One server that is ready for requests. Port 0 means any free port; ``env`` is added to this process's environment.
 
     ``on_line`` gets each line that the server logs. ``apart`` puts the server into a process group of its own, so that Ctrl-C in a
     terminal reaches only this process. Raises RuntimeError with the server's own words when the server does not start.

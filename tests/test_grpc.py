@@ -375,7 +375,7 @@ async def test_a_reader_of_a_dead_server_goes_on_with_the_next_one(make_servers:
         items: list[Any] = []
         async with serving("ndjson", env=servers.env) as other, other.client() as elsewhere:
             turn = await elsewhere.start(Ask(text="/stall 2 /tokens 20 hello"))
-            reading = asyncio.create_task(take_all(client, turn.turn_id, items))
+            reading = asyncio.create_task(read_all(client, turn.turn_id, items))
             await until(lambda: len(items) > 3)
             servers["grpc"].kill()
             async with serving("grpc", port=port, env=servers.env):
@@ -385,6 +385,6 @@ async def test_a_reader_of_a_dead_server_goes_on_with_the_next_one(make_servers:
     assert [type(item) for item in items if isinstance(item, Lost | Resumed)] == [Lost, Resumed]
 
 
-async def take_all(client: ChatClient, turn_id: str, items: list[Any]) -> None:
+async def read_all(client: ChatClient, turn_id: str, items: list[Any]) -> None:
     async for item in client.read(turn_id):
         items.append(item)

@@ -16,7 +16,7 @@ from protocols import TRANSPORTS
 
 ROOT = Path(__file__).parent.parent
 LEAVES = {transport.folder for transport in TRANSPORTS.values()}
-# Each may import itself and those to its right.
+# Each package may import itself and the packages to its right.
 ORDER = ("tests", "sequence_diagrams", "compare", "protocols", "shared")
 WIRES = {
     "aiohttp",
@@ -42,7 +42,7 @@ WIRES = {
     "websockets",
     "wsproto",
 }
-# httpx2 is what both SDKs are made of, so their modules name its exceptions.
+# Both SDKs send their requests with httpx2, so their modules name its exceptions.
 SDKS = {
     "google.genai": {"shared/llm/gemini.py", "shared/llm/gemini_sdk.py"},
     "openai": {"shared/llm/openai_sdk.py", "shared/llm/openai_errors.py"},
@@ -88,14 +88,14 @@ def test_nobody_imports_backwards(package: str) -> None:
     assert not wrong
 
 
-# What only a server loads, and what only a client loads; what stands directly in ``shared`` both may load.
+# Only servers load the first folders, only clients the second. Both may load the modules directly in ``shared``.
 SERVER_ONLY = ("shared.chat", "shared.server", "shared.store", "shared.llm", "shared.images")
 CLIENT_ONLY = ("shared.client",)
 
 
 @pytest.mark.parametrize("side", ["server", "client"])
 def test_the_wall_between_the_two_sides(side: str) -> None:
-    """No module of one side's rooms imports the other side's, and the vocabulary imports neither."""
+    """No module of one side's folders imports a module of the other side's. The modules directly in ``shared`` import neither."""
     ours, theirs = (SERVER_ONLY, CLIENT_ONLY) if side == "server" else (CLIENT_ONLY, SERVER_ONLY)
     wrong = [
         f"{path.relative_to(ROOT)}: {name}"

@@ -40,7 +40,7 @@ def test_npm_installs_each_package_of_the_table() -> None:
 
 
 def test_the_page_lists_the_parts_that_the_tests_ask_for() -> None:
-    """But for the versions, which are those of the machine that wrote the page."""
+    """The versions are not compared: they are those of the machine that wrote the page."""
 
     def rows(text: str) -> list[list[str]]:
         cells = [[cell.strip() for cell in line.split("|")] for line in text.splitlines() if line.startswith("| ")]

@@ -1,6 +1,6 @@
 """The real providers' SDKs behind all five transports: real servers, real clients, the providers' wires emulated on loopback.
 
-Every transport must show the same outcome of every scenario, and what a provider says in an error must show nowhere.
+Every transport must show the same outcome of every scenario, and the text of a provider's error must show nowhere.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from tests.emulators.wire import TOKENS
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
-# The images are the same whoever answers the chat.
+# The images do not depend on the provider of the chat, so their tests run with one provider.
 once = pytest.mark.parametrize("house", ["gemini"], indirect=True)
 
 KEY = "secret-key-0123456789"
@@ -38,7 +38,7 @@ USAGE = Usage(7, 4)
 CANCEL_MS = 250
 
 T = TypeVar("T")
-# What a scenario comes to: how the turn ended (a finish reason or an error's code), its text, its usage.
+# The outcome of a scenario: how the turn ended (a finish reason or an error's code), its text, its usage.
 Outcome = tuple[str | None, str, Usage | None]
 OUTCOMES: dict[str, Outcome] = {
     "plain": ("stop", f"{TEXT}1 messages", USAGE),

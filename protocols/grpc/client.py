@@ -124,7 +124,7 @@ class Client(ChatClient):
 
     @asynccontextmanager
     async def _failures(self) -> AsyncIterator[None]:
-        """The library's exceptions as ours. Before the first good answer also the name of a stranger that answers instead."""
+        """The library's exceptions as ChatError and ConnectionLost. Before the first good answer, another program is named."""
         try:
             with failures():
                 yield

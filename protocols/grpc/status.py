@@ -1,6 +1,6 @@
 """The error table on gRPC, in both directions: ``to_status`` for servers, ``from_status`` for clients.
 
-A refusal is a status with our words as its message and google.rpc's ErrorInfo and RetryInfo as its details. The details travel as a
+A refusal is a status with the error's message; google.rpc's ErrorInfo and RetryInfo are its details. The details travel as a
 serialised ``google.rpc.Status`` in the trailing metadata ``grpc-status-details-bin`` (google.aip.dev/193).
 """
 
@@ -43,7 +43,7 @@ def to_status(error: ChatError) -> grpc.Status:
 
 
 def from_status(error: grpc.aio.AioRpcError) -> ChatError | ConnectionLost:
-    """A failed call's status as ChatError when it has our details, else as what the library or a proxy says of the connection."""
+    """A failed call as an exception: by the details of ``to_status``, else by the status that the library or a proxy gave."""
     words = error.details() or ""
     refusal = from_details(error.trailing_metadata(), words)
     if refusal is not None:

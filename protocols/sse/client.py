@@ -54,7 +54,7 @@ async def parse(stream: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
     """The ``data`` of each event of a stream. An empty line ends an event; a line ends in LF.
 
     ``event:`` and ``id:`` repeat what the JSON says, ``retry:`` is for browsers, and a line that begins with a colon is a comment:
-    the heartbeat. The standard also ends lines at CR, which JSON escapes, so no line of ours holds one.
+    the heartbeat. The standard also ends lines at CR, which JSON escapes, so no line of these streams holds a CR.
     """
     rest = b""
     data: list[bytes] = []

@@ -48,7 +48,7 @@ class Conversation:
         self._asked: dict[str, set[Inbox]] = {}
         self._reading: dict[str, set[Inbox]] = {}
         self._watching: dict[Inbox, str] = {}
-        # Commands that wait for their answer: by request_id, what the answer looks like.
+        # Commands that wait for their answer: for each request_id, the test of the answer and the future that gets the answer.
         self._commands: dict[str, tuple[Callable[[ServerMessage], bool], asyncio.Future[Any]]] = {}
         self._connected = self._expect(_CONNECTED, Connected)
         self._receiving = asyncio.create_task(self._receive())
@@ -166,7 +166,7 @@ class Conversation:
         return answer
 
     async def _receive(self) -> None:
-        """Hand out messages until the connection ends; then tell everybody who waits."""
+        """Hand out messages until the connection ends; then fail every waiting command and reader."""
         refusal: ChatError | None = None
         why = "the connection was closed"
         try:
@@ -228,7 +228,7 @@ class Conversation:
             answer.set_exception(refusal)
 
     def _end(self, why: str, refusal: ChatError | None) -> None:
-        """Fail everybody who waits. A refusal, given by a close code, concerns only requests without an answer yet."""
+        """Fail every waiting command and reader. A refusal, given by a close code, concerns only requests without an answer yet."""
         self.lost = True
         lost = ConnectionLost(why)
         for inboxes in self._starting.values():
@@ -239,7 +239,7 @@ class Conversation:
         for _, answer in self._commands.values():
             if not answer.done():
                 answer.set_exception(refusal or lost)
-                # Read once, because the task that waited may have been cancelled, and asyncio logs an exception nobody reads.
+                # Read once, because the task that waited may have been cancelled, and asyncio logs an exception that is never read.
                 answer.exception()
 
     def _forget(self, inbox: Inbox) -> None:

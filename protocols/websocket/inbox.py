@@ -29,7 +29,7 @@ class Inbox:
         return item
 
     async def next_event(self) -> TurnEvent:
-        """The same for a reader of a turn, who is sent no hints."""
+        """The messages for a reader of a turn. Such a reader receives no hints."""
         item = await self.next()
         assert not isinstance(item, SessionUpdate)
         return item

@@ -72,7 +72,7 @@ class Committer:
         if appended.done:
             self._published(turn, entry)
         elif appended.why == "behind":
-            turn.take_back(entry, appended.last_seq)
+            turn.commit_again(entry, appended.last_seq)
             self._again(turn, appended.last_seq)
         elif appended.why == "damaged":
             self._drop(turn, "the store is damaged")
@@ -89,7 +89,7 @@ class Committer:
         turn.turn_log.publish(new)
 
     def _again(self, turn: RunningTurn, last_seq: int) -> None:
-        """Commit again what the store has lost of a turn: the same events with the same seqs, so no reader can tell."""
+        """Commit again the events that the store has lost: the same events with the same seqs, so readers see no difference."""
         self._dependencies.logger.warning(
             "the store went back", turn=short(turn.turn_id), from_seq=len(turn.turn_log.records), to_seq=last_seq
         )
@@ -102,7 +102,7 @@ class Committer:
         self._uncommitted.pop(turn, None)
 
     def compare(self, turn: RunningTurn, committed_seq: int, standing: Appended) -> None:
-        """Compare a turn with where it stands in the store; ``committed_seq`` was in the store before that was asked.
+        """Compare a turn with its last seq in the store. The store had ``committed_seq`` before it gave that last seq.
 
         A model that is silent appends nothing, and would otherwise not learn of a cancel, a new owner or a loss.
         """
@@ -116,7 +116,7 @@ class Committer:
             turn.stop("cancelled")
 
     def _drop(self, turn: RunningTurn, why: str) -> None:
-        """Give up a turn that the store does not take, and send its readers away: they resume, here or elsewhere."""
+        """Give up a turn that the store refuses, and end its streams. Their clients resume, here or at another server."""
         self._dependencies.logger.error("cannot commit", turn=short(turn.turn_id), why=why)
         self.dropped.add(turn.turn_id)
         self._fence(turn)

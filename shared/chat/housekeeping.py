@@ -25,7 +25,7 @@ class Housekeeping:
         self._dependencies = dependencies
         self._generation = generation
         self._committer = committer
-        # What is done, and how often in seconds.
+        # Each task and its period in seconds.
         self._duties: dict[Callable[[], Awaitable[None]], float] = {
             self._tick: min(settings.heartbeat_s / 4, 1.0),
             self._renew: min(lease_s, grace_s or lease_s) / 3,
@@ -110,7 +110,7 @@ class Housekeeping:
                 turn.stop("cancelled")
 
     async def _let_go(self) -> None:
-        """Send the readers of turns that nobody can commit away, when the store has refused every write for too long."""
+        """End the streams of turns that cannot be committed, when the store has refused every write for too long."""
         readiness, turn_logs = self._dependencies.readiness, self._dependencies.turn_logs
         if readiness.refused_s:
             # Nothing else may write here, so this finds out when the store takes writes again.
@@ -121,7 +121,7 @@ class Housekeeping:
         turn_logs.store_refuses = refuses
 
     async def _purge(self) -> None:
-        """Drop what has been kept for long enough, in steps between which others write."""
+        """Drop expired turns and pictures in short steps. Other writes run between two steps."""
         more = True
         while more:
             more = await self._dependencies.store.purge()

@@ -19,8 +19,8 @@ class RunningTurn:
     """The state of one turn while its model answers. The producer appends, the committer stores and publishes.
 
     ``begun_s`` is time.perf_counter() when the request came; ``message_count`` counts the session's messages with the
-    new one. ``fenced``: the store takes no more events of this turn from this process. ``stored_seq``: up to there the
-    store has the turn, so that what it loses can be committed again; the pictures are kept for that too.
+    new one. ``fenced``: the store refuses further events of this turn from this process. The store has the turn up to
+    ``stored_seq``. Events after it, and the pictures, are kept so that they can be committed again.
     """
 
     def __init__(self, turn_log: TurnLog, started: Started, request: TurnRequest, begun_s: float) -> None:
@@ -56,7 +56,7 @@ class RunningTurn:
         self.uncommitted.append(Record.of(event))
 
     def next_append(self, owner: str) -> Append:
-        """What is to be committed next: what is uncommitted, after what the store has lost, if it has lost anything."""
+        """The next entry to commit: the events that the store has lost, then the uncommitted events."""
         records = [*self.turn_log.records[self.stored_seq :], *self.uncommitted]
         self.uncommitted = []
         named = {record.image_id for record in records} if self.images else set()
@@ -70,8 +70,8 @@ class RunningTurn:
             end=self.end,
         )
 
-    def take_back(self, entry: Append, stored_seq: int) -> None:
-        """Have an entry that the store refused committed again, from ``stored_seq`` on."""
+    def commit_again(self, entry: Append, stored_seq: int) -> None:
+        """Put the events of a refused entry back before the uncommitted events. The next commit begins after ``stored_seq``."""
         new = [record for record in entry.records if record.seq > len(self.turn_log.records)]
         self.uncommitted = [*new, *self.uncommitted]
         self.stored_seq = stored_seq
@@ -92,7 +92,7 @@ class RunningTurn:
                 waiter.set_result(None)
 
     def fence(self) -> None:
-        """Stop the model and drop what is not committed: the store takes no more events of this turn from this process."""
+        """Stop the model and drop the uncommitted events: the store refuses further events of this turn from this process."""
         self.fenced = True
         self.uncommitted = []
         self.stop("interrupted")

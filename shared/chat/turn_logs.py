@@ -21,7 +21,7 @@ from shared.store.record import Record
 class TurnLogs:
     """The logs in memory, by turn id. A log that this process does not generate follows the store.
 
-    ``store_refuses``: nobody can commit to the store, so a reader of a turn that runs would wait for nothing.
+    ``store_refuses``: the store refuses every write, so the reader of a running turn would receive no event.
     ``behind`` are the turns that the store could not read when there was news of them; housekeeping looks again.
     """
 
@@ -92,9 +92,9 @@ class TurnLogs:
         return turn_log
 
     async def follow(self, turn_log: TurnLog) -> None:
-        """Have the store tell of a turn that another process generates, for as long as the log is in memory.
+        """Follow a turn that another process generates, while its log is in memory.
 
-        The log is read when the store has confirmed that it tells: what was committed before that is not told.
+        The log is read after the store has confirmed that it pushes the turn's events: earlier events are not pushed.
         """
         weakref.finalize(turn_log, self._unfollow, turn_log.turn_id)
         await self._store.follow(turn_log.turn_id)
@@ -105,7 +105,7 @@ class TurnLogs:
             self._store.unfollow(turn_id)
 
     async def apply(self, pushed: Pushed) -> None:
-        """Publish what the store has pushed, if it follows what the log has; a gap is read from the store."""
+        """Publish the events that the store has pushed, if they follow the last event of the log; a gap is read from the store."""
         turn_log = self._held.get(pushed.turn_id)
         if turn_log is None or turn_log.over or turn_log in self._generated:
             return
@@ -125,7 +125,7 @@ class TurnLogs:
             turn_log.close("storage_unavailable")
 
     async def look(self, turn_id: str) -> None:
-        """Read a turn that may have moved; one that cannot be read now is ``behind`` until it has been.
+        """Read a turn that may have new events. A turn that cannot be read now stays in ``behind`` until it is read.
 
         The streams of a turn whose log is damaged end. Their readers would wait for ever.
         """
@@ -154,7 +154,7 @@ class TurnLogs:
             pass
 
     async def catch_up(self, turn_log: TurnLog) -> None:
-        """Publish what the store has and the log lacks. A log whose turn was deleted is closed."""
+        """Publish the events that the store has and the log lacks. A log whose turn was deleted is closed."""
         found = await self._store.read(turn_log.turn_id, len(turn_log.records))
         if found is None:
             turn_log.close("shutting_down")
@@ -174,7 +174,7 @@ class TurnLogs:
             turn_log.close("shutting_down")
 
     def let_go(self) -> None:
-        """End the streams of turns that nobody can commit: their readers come back, and give up by their own rule."""
+        """End the streams of turns that cannot be committed. Their clients resume, and give up after their own ``give_up_s``."""
         self.store_refuses = True
         for turn_log in self.followed():
             turn_log.close("storage_unavailable")

@@ -1,4 +1,4 @@
-"""Noticing what other processes wrote: events of turns that are read here, cancels, and what happens in joined sessions."""
+"""Watching the store for the writes of other processes: events of followed turns, cancels, and news of joined sessions."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ class Watch:
         self._generation = generation
 
     async def watch_forever(self) -> None:
-        """Pass on what the store tells, for as long as the service runs."""
+        """Pass on the news of the store while the service runs."""
         while True:
             try:
                 async for news in self._dependencies.store.news(self._wanted):
                     await self._pass_on(news)
-            except Exception as error:  # noqa: BLE001 - whatever failed, the others must hear of what comes next
+            except Exception as error:  # noqa: BLE001 - a failure must not keep the next news from the other turns and sessions
                 self._dependencies.readiness.loop_failed("watch")
                 self._dependencies.logger.error("cannot watch the store", why=type(error).__name__)
                 await asyncio.sleep(_RETRY_S)
@@ -52,7 +52,7 @@ class Watch:
         return bool(self._generation.running or dependencies.members or dependencies.turn_logs.followed())
 
     async def _look_at_everything(self) -> None:
-        """Read what is followed, and find the turns that started meanwhile in the joined sessions."""
+        """Read the followed turns again, and find the turns that started meanwhile in the joined sessions."""
         dependencies = self._dependencies
         for turn_log in dependencies.turn_logs.followed():
             await dependencies.turn_logs.look(turn_log.turn_id)

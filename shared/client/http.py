@@ -1,4 +1,4 @@
-"""What the HTTP clients share: the common routes over httpx, and HTTP's failures as exceptions of ours.
+"""What the HTTP clients share: the common routes over httpx, and HTTP's failures as ChatError and ConnectionLost.
 
 Each leaf shows its own requests: method, path, headers, body. Every request here also has ``Authorization: Bearer KEY`` where there
 is a key.
@@ -30,9 +30,9 @@ T = TypeVar("T")
 JSON = "application/json"
 _CONNECT_S = 5.0
 _MAX_REFUSAL_BYTES = 64 * 1024
-# What a gateway says when it cannot reach the server behind it (RFC 9110, sections 15.6.3 to 15.6.5).
+# Statuses of a gateway that cannot reach the server behind it (RFC 9110, sections 15.6.3 to 15.6.5).
 _GATEWAY = frozenset({502, 503, 504})
-# What a proxy may refuse by itself, without a body of ours.
+# Statuses that a proxy may answer by itself, without a problem+json body.
 _PROXY_REFUSALS: dict[int, ErrorCode] = {
     401: "unauthenticated",
     403: "permission_denied",
@@ -303,7 +303,7 @@ def problem_of(body: bytes, status: int) -> ChatError | ConnectionLost | None:
 
 @contextlib.contextmanager
 def http_failures(address: str) -> Iterator[None]:
-    """httpx's exceptions as ours."""
+    """httpx's exceptions as ConnectionLost."""
     try:
         yield
     except (httpx.ConnectError, httpx.ConnectTimeout) as error:

@@ -1,4 +1,4 @@
-"""What answers at an address when it is not the server that a client expects: one line that names the mistake.
+"""The program that answers at an address in place of the expected server, described in one line that names the mistake.
 
 A client looks only after a request has failed and before its first good answer, so a server that works is never asked twice.
 """
@@ -37,7 +37,7 @@ async def stranger_at(address: str, word: str) -> str | None:
         return None
     port = url.port or 80
     said = bytearray()
-    # A stranger may keep the connection open, or never end its answer: what has arrived by then counts.
+    # Another program may keep the connection open, or never end its answer. The bytes that arrived in time are judged.
     with contextlib.suppress(OSError, TimeoutError):
         async with asyncio.timeout(_LOOK_S):
             await _ask_health(url.hostname, port, url.netloc, said)
@@ -46,7 +46,7 @@ async def stranger_at(address: str, word: str) -> str | None:
 
 
 async def _ask_health(host: str, port: int, netloc: str, said: bytearray) -> None:
-    """Send ``GET /health`` and add what comes back to ``said``, to the end of the answer or its first 64 KiB."""
+    """Send ``GET /health`` and add the answer to ``said``, to the end of the answer or its first 64 KiB."""
     reader, writer = await asyncio.open_connection(host, port)
     try:
         writer.write(f"GET /health HTTP/1.1\r\nHost: {netloc}\r\nConnection: close\r\n\r\n".encode())
@@ -57,7 +57,7 @@ async def _ask_health(host: str, port: int, netloc: str, said: bytearray) -> Non
 
 
 def _is_enough(said: bytearray) -> bool:
-    """Whether the answer is whole, or says enough: what is no HTTP answer has no known end."""
+    """Whether the answer is whole or long enough to judge. Bytes that are not HTTP have no known end."""
     if not said.startswith(b"HTTP/"[: len(said)]):
         return len(said) > _TYPE_AT
     if len(said) >= _MAX_BYTES:
@@ -73,7 +73,7 @@ def _named(said: bytes, word: str, port: int) -> str | None:
         with contextlib.suppress(msgspec.MsgspecError):
             found = msgspec.json.decode(body, type=_Health).transport
             return None if found == word else _wrong_transport(found, word, port)
-        # What an HTTP client was answered it says by itself; a gRPC client never saw it.
+        # An HTTP client reports this answer by itself. A gRPC client never saw the answer.
         return _http_answer(head, body) if word == _HTTP2_ONLY else None
     if len(said) > _TYPE_AT and said[_TYPE_AT] == _SETTINGS:
         return None if word == _HTTP2_ONLY else _wrong_transport(_HTTP2_ONLY, word, port)

@@ -72,7 +72,7 @@ async def within_limits(
                         delta = None
                     if delta is None:
                         break
-                    yield answer.take(delta, clock(), limits.between_s)
+                    yield answer.add(delta, clock(), limits.between_s)
             except ChatError as error:
                 if answer.finish is None:
                     wait_s = max(_BACKOFF_S * 2 ** (tries - 1) * random.uniform(0.5, 1), error.retry_after_s or 0)
@@ -90,7 +90,7 @@ async def within_limits(
 
 
 class _Answer:
-    """What came so far of one attempt; ``due`` is when the next frame is overdue, on the loop's clock."""
+    """The part of one attempt that has arrived; ``due`` is when the next frame is overdue, on the loop's clock."""
 
     def __init__(self, due: float) -> None:
         self.due = due
@@ -98,7 +98,7 @@ class _Answer:
         self.finish: FinishReason | None = None
         self._usage = Usage()
 
-    def take(self, delta: Delta, now: float, between_s: float) -> Delta:
+    def add(self, delta: Delta, now: float, between_s: float) -> Delta:
         """The delta for the reader: without its finish reason, with the counts of tokens that are known by now."""
         self.begun = True
         if self.finish is None and delta.finish_reason is None:

@@ -1,4 +1,4 @@
-"""The openai SDK, for the chat and the images: one client, the frames of its answers, and its errors in our own words.
+"""The openai SDK, for the chat and the images: one client, the frames of its answers, and its errors as ChatError.
 
 ``OPENAI_BASE_URL`` (with its ``/v1``) points the client at any server that speaks the same HTTP API. The SDK sends the requests;
 the answers are read here from its raw responses (``with_streaming_response``), because the SDK builds objects from JSON without
@@ -156,7 +156,7 @@ class OpenAIClient:
 
 
 def _failures() -> tuple[type[Exception], ...]:
-    """What the SDK raises for a request that failed and for an answer that broke off."""
+    """The exceptions of the SDK for a request that failed and for an answer that broke off."""
     import httpx2
     import openai
 

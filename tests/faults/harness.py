@@ -288,12 +288,12 @@ class World:
         self._stacks[name] = stack
         port = self._ports.get(name, 0)
         server = await stack.enter_async_context(
-            serving(name.partition("/")[0], port=port, env={**self.env, **env}, on_line=self._take_line)
+            serving(name.partition("/")[0], port=port, env={**self.env, **env}, on_line=self._read_line)
         )
         self.servers[name] = server
         self._ports[name] = int(server.address.rpartition(":")[2])
 
-    def _take_line(self, word: str, line: bytes) -> None:
+    def _read_line(self, word: str, line: bytes) -> None:
         # This runs for every line of every server, so only the lines that count are decoded.
         if b" started" in line:
             entry = msgspec.json.decode(line)

@@ -26,7 +26,7 @@ from tests.service.scripted import (
 
 
 async def test_readers_at_any_cursor_beside_the_producer(serve: Serve) -> None:
-    """They come at any moment with any cursor, and each sees exactly what follows it, once."""
+    """Readers start at any moment with any cursor. Each reader gets the events after its cursor exactly once."""
     play = Stepwise()
     texts = [f"{n} " for n in range(60)]
     async with serve(play) as here:
@@ -55,8 +55,8 @@ async def test_a_cursor_beyond_a_running_turn(serve: Serve) -> None:
         assert await refused(here.service.open(turn.turn_id, 2)) == "cursor_out_of_range"
 
 
-async def test_a_reader_that_takes_nothing_slows_nobody(serve: Serve) -> None:
-    """It costs no queue either: what it has not taken stands in the log, and it gets all of it later."""
+async def test_a_reader_that_does_not_read_slows_no_other_reader(serve: Serve) -> None:
+    """The stalled reader needs no queue: the events stay in the log, and the reader gets all of them later."""
     texts = [f"{n} " for n in range(5000)]
     async with serve(saying(*texts)) as here:
         turn = await here.service.start_chat("Count")

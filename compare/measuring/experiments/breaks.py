@@ -1,4 +1,4 @@
-"""What happens in the middle of an answer: somebody stops it, or the line is cut."""
+"""The experiments that break an answer in its middle: a client cancels the turn, or the relay cuts the connection."""
 
 from __future__ import annotations
 

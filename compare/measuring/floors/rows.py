@@ -71,7 +71,7 @@ async def readers(run: FloorRun, word: str) -> None:
 
 
 async def _start(side: Side, message: str) -> str:
-    """Start a turn that goes on while nobody reads it; its id."""
+    """Start a turn that goes on without a reader; its id."""
     if side.name == "floor":
         return _FLOOR_TURN
     async with client(side) as starter:

@@ -22,7 +22,7 @@ _COLUMNS = 100
 
 
 class Pipe(Screen):
-    """See Screen. Nobody is there to answer a question."""
+    """See Screen. A pipe has no user who could answer a question."""
 
     attended = False
     draws = False

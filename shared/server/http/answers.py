@@ -64,7 +64,7 @@ async def while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T |
 
 
 def no_reader() -> Response:
-    """The answer to a client that left. Nobody reads it; 499 is nginx's status for this."""
+    """The answer to a client that left. No client reads this answer; 499 is nginx's status for it."""
     return Response(status_code=499)
 
 

@@ -128,7 +128,7 @@ async def delete_session(service: Service, session_id: str) -> Response:
 
 @router.post("/turns", status_code=202, responses=openapi_json(Snapshot, status=202), tags=["turns"])
 async def start_turn(service: Service, body: TurnBody, key: IdempotencyKey = None) -> Response:
-    """Start a turn and do not wait; it runs on though nobody reads it."""
+    """Start a turn and do not wait. The turn runs to its end without a reader."""
     if (body.message is None) == (body.prompt is None):
         raise ChatError("invalid_request", "Give either message or prompt.")
     if body.message is not None:

@@ -41,7 +41,7 @@ def uvicorn_config(app: ASGIApp, settings: Settings) -> uvicorn.Config:
         ws_per_message_deflate=False,
         ws_ping_interval=settings.heartbeat_s,
         ws_ping_timeout=settings.stall_timeout_s,
-        # Whoever can reach the server can send X-Forwarded-For and X-Forwarded-Proto.
+        # Every client that can reach the server can send X-Forwarded-For and X-Forwarded-Proto.
         proxy_headers=False,
         lifespan="off",
         log_config=None,

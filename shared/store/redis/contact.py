@@ -9,7 +9,7 @@ import time
 class Contact:
     """The time of unbroken contact, on this node's monotonic clock.
 
-    A lease that ended while this node, or the store, was away proves nothing about the node that held it: nobody could
+    A lease that ended while this node, or the store, was away proves nothing about the node that held it: no node could
     renew. So a node ends another's turn only after a whole lease of unbroken contact. The thread that renews the lease
     asks three times a lease, so a silence of two thirds of it is a break (a machine that was suspended).
     """
@@ -24,7 +24,7 @@ class Contact:
         return time.monotonic() + self.offset_s
 
     def heard(self) -> None:
-        """The store has answered."""
+        """Note that the store has answered."""
         now_s = self.now_s()
         if now_s - self._last_s > self._lease_s * 2 / 3 or self._since_s == math.inf:
             self._since_s = now_s

@@ -1,4 +1,4 @@
-"""From the library's errors to ours: what a store that cannot be used now says, in words for an operator."""
+"""The library's errors as ``storage_unavailable``, with a sentence for the operator on why the store cannot be used now."""
 
 from __future__ import annotations
 

@@ -54,8 +54,6 @@ class RedisStore:
         self._commands.offset_ms = offset_ms
         self._contact.offset_s = offset_ms / 1000
 
-    # -- sessions
-
     async def create_session(self, session_id: str, model_id: str | None, now: float) -> None:
         await self._sessions.create(session_id, model_id, now)
 
@@ -75,8 +73,6 @@ class RedisStore:
 
     async def delete_session(self, session_id: str, origin: str, now: float) -> None:
         await self._sessions.clear(session_id, origin, now, delete=True)
-
-    # -- turns
 
     async def start_turn(self, new: NewTurn) -> Started:
         return await self._turns.start(new)
@@ -104,8 +100,6 @@ class RedisStore:
 
     async def cancel(self, turn_id: str, origin: str) -> None:
         await self._turns.cancel(turn_id, origin)
-
-    # -- leases
 
     def keep_leases(self, owner: str) -> None:
         self._owner = owner
@@ -148,8 +142,6 @@ class RedisStore:
         keys = self._keys
         found = await self._commands.write(_OVERDUE, [keys.owners, keys.running(forgotten)], [forgotten])
         return [owner.decode() for owner in found]
-
-    # -- news
 
     async def follow(self, turn_id: str) -> None:
         await self._subscription.follow(turn_id)

@@ -1,7 +1,8 @@
-"""One subscription a node: what the store pushes, and a look each second for what a push lost.
+"""One subscription a node: it receives the events that the store pushes, and asks once a second for events that a push lost.
 
-A push is sent once, to who is connected; a line may also die without a word. So a turn is followed in this order: subscribe, wait
-for the confirmation, read from the store, then apply what is pushed. Whenever the subscription is made anew, everything is read.
+The store sends a push once, to the nodes that are connected then. A connection may also break without a sign. So a node follows a
+turn in this order: subscribe, wait for the confirmation, read the turn from the store, then apply the pushes. After each new
+subscription the node reads all turns that it follows.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from shared.store.redis.connections import ANSWER_TIMEOUT_S, close_client, subsc
 from shared.store.redis.errors import FAILURES
 from shared.store.redis.keys import Keys
 
-_LOOK_S = 1.0
+_CHECK_S = 1.0
 _FIRST_PAUSE_S, _LAST_PAUSE_S = 0.05, 1.0
 
 
@@ -44,7 +45,7 @@ class Subscription:
         self._news: asyncio.Queue[News] = asyncio.Queue()
 
     async def news(self) -> AsyncIterator[News]:
-        """What happens in the store, for as long as this is iterated over."""
+        """Yield the news of the store. The subscription is open while the caller iterates."""
         task = asyncio.create_task(self._subscribe_forever(), name="subscription")
         try:
             while True:
@@ -54,9 +55,9 @@ class Subscription:
             await asyncio.gather(task, return_exceptions=True)
 
     async def follow(self, turn_id: str) -> None:
-        """Have what is committed to a turn pushed from now on; returns when the store has confirmed it.
+        """Have the store push the events of a turn from now on. Returns when the store has confirmed the subscription.
 
-        Returns too when there is no connection now: everything followed is read when there is one again.
+        Returns at once while there is no connection: the next connection reads all turns that are followed.
         """
         if turn_id in self._positions and turn_id not in self._confirmations:
             return
@@ -72,7 +73,7 @@ class Subscription:
             await asyncio.wait_for(asyncio.shield(confirmation), ANSWER_TIMEOUT_S)
 
     def unfollow(self, turn_id: str) -> None:
-        """The opposite of ``follow``; the store is told with the next look."""
+        """Stop following a turn. The next check of the positions unsubscribes its channel."""
         self._positions.pop(turn_id, None)
         self._seen_before.pop(turn_id, None)
 
@@ -80,8 +81,6 @@ class Subscription:
         """Note up to where a followed turn has been read."""
         if turn_id in self._positions:
             self._positions[turn_id] = last_seq
-
-    # -- the connection
 
     async def _subscribe_forever(self) -> None:
         pause_s = _FIRST_PAUSE_S
@@ -94,12 +93,12 @@ class Subscription:
                     self._close_pubsub()
                     await close_client(client)
             except (*FAILURES, _Broken, TimeoutError, ExceptionGroup):
-                pause_s = _FIRST_PAUSE_S if self._heard_s > time.monotonic() - _LOOK_S * 3 else pause_s
+                pause_s = _FIRST_PAUSE_S if self._heard_s > time.monotonic() - _CHECK_S * 3 else pause_s
                 await asyncio.sleep(pause_s)
                 pause_s = min(pause_s * 2, _LAST_PAUSE_S)
 
     async def _serve(self, client: Any) -> None:
-        """One connection: subscribe to everything, say that news may have been lost, then listen and look."""
+        """Use one connection: subscribe to all channels, report that news may be lost, then listen and check each second."""
         self._pubsub = pubsub = client.pubsub()
         channels = [self._keys.signal_channel, *map(self._keys.channel, self._positions)]
         loop = asyncio.get_running_loop()
@@ -117,7 +116,7 @@ class Subscription:
         self._news.put_nowait(Lost())
         async with asyncio.TaskGroup() as group:
             group.create_task(self._listen(pubsub))
-            group.create_task(self._look_forever(pubsub))
+            group.create_task(self._check_forever(pubsub))
 
     def _close_pubsub(self) -> None:
         self._pubsub = None
@@ -158,12 +157,10 @@ class Subscription:
             # A cluster ends a subscription without an error when it moves the slot to another node.
             raise _Broken
 
-    # -- the look each second
-
-    async def _look_forever(self, pubsub: Any) -> None:
+    async def _check_forever(self, pubsub: Any) -> None:
         while True:
-            await asyncio.sleep(_LOOK_S)
-            if time.monotonic() - self._heard_s > 2 * _LOOK_S:
+            await asyncio.sleep(_CHECK_S)
+            if time.monotonic() - self._heard_s > 2 * _CHECK_S:
                 raise _Broken
             await pubsub.ping()
             gone = [
@@ -174,10 +171,10 @@ class Subscription:
             if gone:
                 await self._send("unsubscribe", *gone)
             with contextlib.suppress(ChatError):
-                await self._look()
+                await self._check_positions()
 
-    async def _look(self) -> None:
-        """Compare where the store stands with what was pushed, for the turns that have had no news since the last look."""
+    async def _check_positions(self) -> None:
+        """Compare the store's last seq with the last pushed seq, for the turns without news since the last check."""
         quiet = [turn_id for turn_id, seq in self._positions.items() if self._seen_before.get(turn_id) == seq]
         self._seen_before = dict(self._positions)
         if not quiet:
@@ -195,7 +192,7 @@ class Subscription:
 
 
 def _signal(message: bytes) -> Signal | None:
-    """The signal of a message; None for one that this version does not know (the start check sends an empty one)."""
+    """The signal in a message; None for a message that this version does not know. The start check sends an empty message."""
     fields = message.decode().split("\n")
     if len(fields) != 6:
         return None

@@ -31,22 +31,22 @@ _INTERRUPT = Script("interrupt")
 _CANCEL = Script("cancel")
 _READ = Script("read")
 
-# A script holds up everybody else, and some managed services allow 3,999 arguments.
+# While a script runs, the store serves no other command. Some managed services allow 3,999 arguments.
 _MAX_ENTRIES = 200
-# A larger segment is announced, and read by those who follow.
+# A larger segment is announced without its text, and the nodes that follow the turn read it.
 _MAX_PUSHED_BYTES = 64 * 1024
 _CONTEXT_PAGE = 50
-# One step of reading a log: a script holds up everybody else.
+# One step of reading a log: while a script runs, the store serves no other command.
 _MAX_SEGMENTS = 1000
 _START_TRIES_S = 5.0
-# A picture is stored before the event that names it; it may be forgotten when that event never came.
+# A picture is stored before the event that names it; it expires when that event never came.
 _PICTURE_MS = 24 * 3_600_000
 
 
 class Turns:
-    """The part of the store that knows turns.
+    """The part of the store that holds turns.
 
-    ``unsure`` are turns whose start was sent and never answered: nobody generates them, so they are to be dropped.
+    ``unsure`` has the turns whose start was sent and never answered. No process generates them, so housekeeping drops them.
     """
 
     def __init__(self, commands: Commands, keys: Keys, options: Options) -> None:
@@ -58,10 +58,8 @@ class Turns:
         self._kept_ms = options.retention_s * 1000
         self._lease_ms = options.lease_s * 1000
 
-    # -- starting
-
     async def start(self, new: NewTurn) -> Started:
-        """Read what the first event depends on, then record the turn if all of it is still so; else again."""
+        """Read the rows on which the first event depends, then record the turn if no row has changed; else read again."""
         while True:
             known_turn = ""
             if new.request_id is not None:
@@ -218,8 +216,6 @@ class Turns:
 
         return [tuple((value or b"").decode() for value in row) for row in await self._commands.call(rows)]
 
-    # -- appending
-
     async def append(self, batch: Sequence[Append]) -> list[Appended]:
         """Store the pictures, then the events that name them."""
         done: list[Appended] = []
@@ -284,15 +280,13 @@ class Turns:
             await self._commands.call(put)
 
     async def cancel(self, turn_id: str, origin: str) -> None:
-        """Note that somebody asked for the end of a running turn, and wake its owner."""
+        """Record the request to cancel a running turn, and signal its owner."""
         keys = self._keys
         sent = await self._commands.write(
             _CANCEL, [keys.turn(turn_id), keys.signals], [turn_id, origin, keys.signal_channel]
         )
         if sent and not self._commands.pushes:
             await self._commands.publish([(keys.signal_channel, sent)])
-
-    # -- reading
 
     async def get(self, turn_id: str) -> StoredTurn | None:
         """The turn, or None."""
@@ -339,8 +333,6 @@ class Turns:
         fields = await self._commands.call(lambda client: client.hgetall(self._keys.image(image_id)))
         return image_from(image_id, fields) if fields else None
 
-    # -- ending what has no owner
-
     async def running(self, owner: str) -> list[str]:
         """The running turns of a node."""
         found = await self._commands.call(lambda client: client.smembers(self._keys.running(owner)))
@@ -352,7 +344,10 @@ class Turns:
         return sorted(turn_id.decode() for turn_id in found)
 
     async def interrupt(self, turn_id: str, owner: str, ended_by: str) -> bool:
-        """End a turn whose owner's lease is over; False where it is not so (any more). ``owner``: whose list it stands in."""
+        """End a turn whose owner's lease is over; False when the turn has ended or the lease holds.
+
+        ``owner`` is the node in whose list the turn is.
+        """
         keys = self._keys
         found = await self.read(turn_id, 0)
         if found is None:

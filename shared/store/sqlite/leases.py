@@ -1,7 +1,7 @@
 """Leases on SQLite: which processes are gone.
 
-A process renews the leases of its running turns three times in ``lease_s``. Another process takes it for gone when it
-has seen these leases unchanged for ``lease_s``, while it could write itself. So no clock of the other process matters,
+A process renews the leases of its running turns three times in ``lease_s``. Another process declares the first one gone after
+it has seen these leases unchanged for ``lease_s`` and could write itself in that time. So no clock of the other process matters,
 and a lock that keeps every process from writing costs no turn.
 """
 
