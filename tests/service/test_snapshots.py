@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 
+from shared.store.sqlite.store import SqliteStore
 from tests.conftest import until
 from tests.service.scripted import Serve, Stepwise, seq_is
 
@@ -18,7 +19,9 @@ async def test_the_text_so_far_is_decoded_once(serve: Serve) -> None:
         play.say(*texts)
         await until(lambda: seq_is(here.service, turn.turn_id, EVENTS + 1))
         assert (await here.service.get_turn(turn.turn_id)).text == "".join(texts)
-        known = here.store._store._running_texts._known
+        store = here.store._store
+        assert isinstance(store, SqliteStore)
+        known = store._running_texts._known
         assert known[turn.turn_id] == ("".join(texts), EVENTS + 1)
         begun = time.perf_counter()
         for _ in range(20):
