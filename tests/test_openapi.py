@@ -63,7 +63,6 @@ def references(node: Any) -> Iterable[str]:
 async def test_every_answer_is_documented(word: str, servers: Servers) -> None:
     """Status, media type and the fields of JSON answers, errors included; no form of an error that is never sent."""
     document = (await ask(servers, word, "GET", "/openapi.json")).json
-    assert set(document["components"]["securitySchemes"]) == {"bearer", "apiKey"}
     assert "HTTPValidationError" not in str(document)
     made = (await ask(servers, "rest", "POST", "/images", body={"prompt": "A hill", "size": "16x16"})).json
     session = (await ask(servers, word, "POST", "/sessions")).json["session_id"]
@@ -103,6 +102,45 @@ async def test_a_key_is_in_the_document(keyed: Servers) -> None:
     """So that ``/docs`` can authorise."""
     document = (await ask(keyed, "rest", "GET", "/openapi.json")).json
     assert document["security"] == [{"bearer": []}, {"apiKey": []}]
+    assert set(document["components"]["securitySchemes"]) == {"bearer", "apiKey"}
+    assert document["paths"]["/health"]["get"]["security"] == []
+
+
+async def test_a_ticket_is_in_the_document(keyed: Servers) -> None:
+    document = (await ask(keyed, "sse", "GET", "/openapi.json")).json
+    ticket = document["components"]["securitySchemes"]["ticket"]
+    assert (ticket["in"], ticket["name"]) == ("query", "ticket")
+    stream = document["paths"]["/turns/{turn_id}/stream"]["get"]
+    assert stream["security"] == [{"bearer": []}, {"apiKey": []}, {"ticket": []}]
+    assert "204" in stream["responses"]
+
+
+@pytest.mark.parametrize("word", HTTP_WORDS)
+async def test_every_example_of_a_body_executes(word: str, servers: Servers) -> None:
+    """As ``/docs`` sends it after "Try it out" and "Execute"."""
+    document = (await ask(servers, word, "GET", "/openapi.json")).json
+    tried = set()
+    for path, methods in document["paths"].items():
+        if "requestBody" in methods.get("post", {}):
+            example = methods["post"]["requestBody"]["content"]["application/json"]["example"]
+            answer = await ask(servers, word, "POST", path, body=example)
+            assert str(answer.status) in methods["post"]["responses"], (path, answer.json)
+            assert answer.status < 300
+            tried.add(path)
+    assert tried >= {"/sessions", "/turns", "/tickets"}
+
+
+async def test_the_limits_are_in_the_document(servers: Servers) -> None:
+    document = (await ask(servers, "rest", "GET", "/openapi.json")).json
+    parameters = {
+        parameter["name"]: parameter["schema"]
+        for methods in document["paths"].values()
+        for operation in methods.values()
+        for parameter in operation.get("parameters", ())
+    }
+    assert (parameters["limit"]["minimum"], parameters["limit"]["maximum"]) == (1, 200)
+    assert parameters["after"]["minimum"] == 0
+    assert parameters["Idempotency-Key"]["pattern"] == "^[\\x20-\\x7e]{1,255}$"
 
 
 @pytest.mark.parametrize("word", HTTP_WORDS)

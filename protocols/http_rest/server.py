@@ -13,16 +13,13 @@ Nothing arrives before everything has arrived. A client whose answer was lost se
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated
 
-from fastapi import APIRouter, Header, Request, Response
+from fastapi import APIRouter, Request, Response
 
 from protocols import TRANSPORTS
 from shared.reply import Picture, Reply
 from shared.server import http
-from shared.server.http import ChatBody, ImageBody, Service
-
-IdempotencyKey = Annotated[str | None, Header(alias="Idempotency-Key", description=http.KEY_DESCRIPTION)]
+from shared.server.http import ChatBody, IdempotencyKey, ImageBody, Service
 
 router = APIRouter(tags=["rest"])
 

@@ -29,7 +29,7 @@ from shared.chat.service import ChatService
 from shared.chat.turn_log import Reader
 from shared.errors import ChatError
 from shared.server import http
-from shared.server.http import ChatBody, ImageBody, Service
+from shared.server.http import ChatBody, IdempotencyKey, ImageBody, Service
 from shared.store.record import Record
 
 MEDIA_TYPE = "text/event-stream"
@@ -38,7 +38,6 @@ STREAM = "/turns/{turn_id}/stream"
 # Beyond the last event of every log.
 MAX_SEQ = 2**63 - 1
 
-IdempotencyKey = Annotated[str | None, Header(alias="Idempotency-Key", description=http.KEY_DESCRIPTION)]
 LastEventId = Annotated[str | None, Header(alias="Last-Event-ID", description="the cursor, as the last `id:` gave it")]
 
 LastEventIds = Annotated[list[str] | None, Query(alias="lastEventId", max_length=1, description="as Last-Event-ID")]
@@ -66,7 +65,11 @@ async def image(
     return await _answer_post(service, reader, cursor)
 
 
-@router.get(STREAM, response_class=EventSourceResponse, responses=http.openapi_events(MEDIA_TYPE))
+@router.get(
+    STREAM,
+    response_class=EventSourceResponse,
+    responses=http.openapi_events(MEDIA_TYPE) | {204: {"description": "Nothing follows the cursor"}},
+)
 async def resume(
     service: Service,
     turn_id: str,

@@ -14,23 +14,20 @@ POST that is sent again with the same ``Idempotency-Key`` gets the events of the
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
-from typing import Annotated
 
-from fastapi import APIRouter, Header, Response
+from fastapi import APIRouter, Response
 from starlette.responses import StreamingResponse
 
 from protocols import TRANSPORTS
 from shared.chat.service import ChatService
 from shared.chat.turn_log import Reader
 from shared.server import http
-from shared.server.http import ChatBody, ImageBody, Service
+from shared.server.http import ChatBody, IdempotencyKey, ImageBody, Service
 from shared.store.record import Record
 
 MEDIA_TYPE = "application/x-ndjson"
 HEARTBEAT = b"\n"
 STREAM = "/turns/{turn_id}/stream"
-
-IdempotencyKey = Annotated[str | None, Header(alias="Idempotency-Key", description=http.KEY_DESCRIPTION)]
 
 router = APIRouter(tags=["ndjson"])
 

@@ -7,10 +7,12 @@ import re
 from shared.errors import ChatError, ErrorCode
 
 DEFAULT_SIZE = "1024x1024"
-_SIZE = re.compile(r"([1-9][0-9]{0,5})x([1-9][0-9]{0,5})")
+SIZE_PATTERN = r"([1-9][0-9]{0,5})x([1-9][0-9]{0,5})"
+KEY_PATTERN = r"[\x20-\x7e]{1,255}"
+_SIZE = re.compile(SIZE_PATTERN)
 _PAGE = re.compile(r"([0-9]{1,16}\.[0-9]{1,6})_([0-9a-f-]{36})")
 _MESSAGE_CURSOR = re.compile(r"[0-9a-f-]{36}:(user|model)")
-_KEY = re.compile(r"[\x20-\x7e]{1,255}")
+_KEY = re.compile(KEY_PATTERN)
 
 
 def check_text(text: str | None, name: str) -> None:

@@ -53,7 +53,7 @@ from shared.store.protocol import Damaged, NewTurn, Options, Started, Store, Sto
 from shared.store.texts import cut_text
 
 _LIST_LIMIT = 50
-_MAX_LIST_LIMIT = 200
+MAX_LIST_LIMIT = 200
 _MAX_MESSAGES = 500
 # A service that stops waits at least so long for the turns that are being recorded.
 _RECORDING_S = 1.0
@@ -135,8 +135,8 @@ class ChatService:
         """A page of sessions, newest first. Raises ``invalid_request`` for a limit outside 1-200 or an unknown cursor."""
         if limit is None:
             limit = _LIST_LIMIT
-        if not 1 <= limit <= _MAX_LIST_LIMIT:
-            raise ChatError("invalid_request", f"limit must be between 1 and {_MAX_LIST_LIMIT}.")
+        if not 1 <= limit <= MAX_LIST_LIMIT:
+            raise ChatError("invalid_request", f"limit must be between 1 and {MAX_LIST_LIMIT}.")
         before = parse_page(cursor) if cursor else None
         active_since = now_ms() - self.settings.session_active_s * 1000
         sessions, active = await self._store.list_sessions(limit + 1, before, active_since)

@@ -6,7 +6,8 @@ only the name and the length are told.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from typing import Annotated
 
 import msgspec
 
@@ -39,7 +40,7 @@ class Echo(msgspec.Struct, frozen=True):
 
     method: str
     http_version: str
-    headers: list[tuple[str, str]]
+    headers: Sequence[Annotated[Sequence[str], msgspec.Meta(min_length=2, max_length=2)]]
     body_bytes: int
 
 

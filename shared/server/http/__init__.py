@@ -4,16 +4,16 @@ A leaf adds its own routes and nothing else.
 """
 
 from shared.server.http.answers import json_response, no_reader, while_connected
-from shared.server.http.bodies import KEY_DESCRIPTION, After, ChatBody, ImageBody, Service
+from shared.server.http.bodies import After, ChatBody, IdempotencyKey, ImageBody, Service
 from shared.server.http.negotiation import prefers
 from shared.server.http.schemas import PICTURES, openapi_events, openapi_json
 from shared.server.http.serving import main
 
 __all__ = [
-    "KEY_DESCRIPTION",
     "PICTURES",
     "After",
     "ChatBody",
+    "IdempotencyKey",
     "ImageBody",
     "Service",
     "json_response",

@@ -80,7 +80,7 @@ class AccessMiddleware:
             scope.setdefault("state", {})["stranger"] = True
         if scope["method"] in _WRITING:
             self._access.check_origin(origin, scheme, host)
-        if self._access.key is not None and not _public(scope["path"]):
+        if self._access.key is not None and not is_public(scope["path"]):
             self._check_key(scope, headers)
 
     def _host(self, scope: Scope, headers: Headers) -> str:
@@ -111,5 +111,6 @@ class AccessMiddleware:
             self._access.check_ticket(tickets[0], opened["turn_id"])
 
 
-def _public(path: str) -> bool:
+def is_public(path: str) -> bool:
+    """Whether a path is answered without the key."""
     return path in _PUBLIC or path.startswith(PUBLIC_FOLDER)

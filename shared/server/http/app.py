@@ -17,13 +17,19 @@ from starlette.staticfiles import StaticFiles
 from shared.errors import ChatError
 from shared.server.context import ServerContext
 from shared.server.http import pages
-from shared.server.http.access_middleware import PUBLIC_FOLDER, AccessMiddleware
+from shared.server.http.access_middleware import PUBLIC_FOLDER, AccessMiddleware, is_public
 from shared.server.http.answer_middleware import AnswerMiddleware
 from shared.server.http.answers import problem
 from shared.server.http.body_middleware import BodyMiddleware
 from shared.server.http.pages import PAGES
 from shared.server.http.routes import ECHO, common_routes
-from shared.server.http.schemas import add_events, add_security, openapi_problems, without_framework_errors
+from shared.server.http.schemas import (
+    add_body_examples,
+    add_events,
+    add_security,
+    openapi_problems,
+    without_framework_errors,
+)
 
 _REQUEST_HEADERS = ("Authorization", "X-API-Key", "Content-Type", "Idempotency-Key", "Last-Event-ID")
 _EXPOSED_HEADERS = ("Location", "Content-Location", "Retry-After")
@@ -78,9 +84,12 @@ def create_app(
     app.mount("/web", StaticFiles(directory=PAGES), name="web")
     make_schema = app.openapi
     keyed = context.access.key is not None
-    app.openapi = lambda: add_security(  # type: ignore[method-assign]
-        without_framework_errors(add_events(make_schema())), keyed=keyed
-    )
+
+    def openapi() -> dict[str, Any]:
+        schema = add_body_examples(without_framework_errors(add_events(make_schema())))
+        return add_security(schema, keyed=keyed, public=is_public, opened_by_ticket=opened_by_ticket)
+
+    app.openapi = openapi  # type: ignore[method-assign]
     return app
 
 

@@ -4,13 +4,20 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import Depends, Query, Request
-from pydantic import BaseModel, ConfigDict
+from fastapi import Depends, Header, Query, Request
+from pydantic import BaseModel, ConfigDict, Field
 
-from shared.chat.service import ChatService
+from shared.chat.checks import KEY_PATTERN, SIZE_PATTERN
+from shared.chat.service import MAX_LIST_LIMIT, ChatService
 from shared.server.context import ServerContext
 
-KEY_DESCRIPTION = "1-255 printable ASCII characters; a request that is sent again with its key gets the same turn"
+# The limits in ``json_schema_extra`` are for /openapi.json alone: the chat checks them, with the same words on every transport.
+Text = Annotated[
+    str, Field(description="at most MAX_MESSAGE_CHARS characters, not blank", json_schema_extra={"pattern": r"\S"})
+]
+Size = Annotated[
+    str | None, Field(description="pixels; 1024x1024 when absent", json_schema_extra={"pattern": f"^{SIZE_PATTERN}$"})
+]
 
 
 class _Body(BaseModel):
@@ -22,7 +29,9 @@ class _Body(BaseModel):
 class ChatBody(_Body):
     """A message; without ``session_id`` a session is made and named in ``turn_started``."""
 
-    message: str
+    model_config = ConfigDict(json_schema_extra={"examples": [{"message": "Hello"}]})
+
+    message: Text
     session_id: str | None = None
     model_id: str | None = None
 
@@ -30,17 +39,21 @@ class ChatBody(_Body):
 class ImageBody(_Body):
     """A prompt; ``size`` is WIDTHxHEIGHT, 1024x1024 when absent."""
 
-    prompt: str
-    size: str | None = None
+    model_config = ConfigDict(json_schema_extra={"examples": [{"prompt": "A red bridge", "size": "256x256"}]})
+
+    prompt: Text
+    size: Size = None
     session_id: str | None = None
 
 
 class TurnBody(_Body):
     """A message or a prompt: what ``POST /chat`` or ``POST /images`` would take."""
 
-    message: str | None = None
-    prompt: str | None = None
-    size: str | None = None
+    model_config = ConfigDict(json_schema_extra={"examples": [{"message": "Hello"}]})
+
+    message: Text | None = None
+    prompt: Text | None = None
+    size: Size = None
     session_id: str | None = None
     model_id: str | None = None
 
@@ -48,11 +61,15 @@ class TurnBody(_Body):
 class SessionBody(_Body):
     """``model_id`` null: the server's default, resolved for each turn."""
 
+    model_config = ConfigDict(json_schema_extra={"examples": [{}]})
+
     model_id: str | None = None
 
 
 class TicketBody(_Body):
     """``turn_id``: a ticket for that turn's stream; absent: for the first message of a WebSocket."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{}]})
 
     turn_id: str | None = None
 
@@ -68,4 +85,15 @@ async def _service(request: Request) -> ChatService:
 
 Context = Annotated[ServerContext, Depends(_context)]
 Service = Annotated[ChatService, Depends(_service)]
-After = Annotated[int, Query(description="the last seq the client has")]
+After = Annotated[int, Query(description="the last seq the client has", json_schema_extra={"minimum": 0})]
+Limit = Annotated[
+    int | None, Query(description="rows of the page", json_schema_extra={"minimum": 1, "maximum": MAX_LIST_LIMIT})
+]
+IdempotencyKey = Annotated[
+    str | None,
+    Header(
+        alias="Idempotency-Key",
+        description="1-255 printable ASCII characters; a request that is sent again with its key gets the same turn",
+        json_schema_extra={"pattern": f"^{KEY_PATTERN}$"},
+    ),
+]

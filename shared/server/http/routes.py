@@ -6,7 +6,7 @@ import html
 from typing import Annotated, Any, Literal
 
 import msgspec
-from fastapi import APIRouter, Header, Query, Request
+from fastapi import APIRouter, Query, Request
 from starlette.responses import Response
 
 from shared.chat.counters import prometheus_text
@@ -16,7 +16,7 @@ from shared.reply import Snapshot
 from shared.server.context import ServerContext
 from shared.server.echo import Echo, echo_enabled, shown
 from shared.server.http.answers import json_response, no_reader, while_connected
-from shared.server.http.bodies import KEY_DESCRIPTION, After, Context, Service, SessionBody, TicketBody, TurnBody
+from shared.server.http.bodies import After, Context, IdempotencyKey, Limit, Service, SessionBody, TicketBody, TurnBody
 from shared.server.http.images import image_response
 from shared.server.http.negotiation import prefers
 from shared.server.http.schemas import PICTURES, openapi_bytes, openapi_json
@@ -47,6 +47,20 @@ class Health(msgspec.Struct, frozen=True):
     hint: str = ""
 
 
+class About(msgspec.Struct, frozen=True):
+    """What a server is, with the paths to read on."""
+
+    name: str
+    transport: str
+    provider: str
+    model: str
+    image_provider: str
+    image_model: str
+    framework: str
+    hint: str
+    links: dict[str, str]
+
+
 class Ticket(msgspec.Struct, frozen=True):
     """A ticket and its life in seconds."""
 
@@ -62,7 +76,10 @@ class Poll(msgspec.Struct, frozen=True):
     events: list[dict[str, Any]]
 
 
-IdempotencyKey = Annotated[str | None, Header(alias="Idempotency-Key", description=KEY_DESCRIPTION)]
+_WITHOUT_BYTES: dict[int | str, dict[str, Any]] = {
+    304: {"description": "Unchanged"},
+    416: {"description": "The range begins after the last byte"},
+}
 
 router = APIRouter()
 demonstration = APIRouter()
@@ -89,7 +106,7 @@ async def create_session(service: Service, body: SessionBody | None = None) -> R
 
 @router.get("/sessions", responses=openapi_json(SessionPage), tags=["sessions"])
 async def list_sessions(
-    service: Service, limit: Annotated[int | None, Query()] = None, cursor: Annotated[str | None, Query()] = None
+    service: Service, limit: Limit = None, cursor: Annotated[str | None, Query()] = None
 ) -> Response:
     """Sessions, newest first."""
     return json_response(await service.list_sessions(limit, cursor))
@@ -105,7 +122,7 @@ async def get_session(service: Service, session_id: str) -> Response:
 async def list_messages(
     service: Service,
     session_id: str,
-    limit: Annotated[int | None, Query()] = None,
+    limit: Limit = None,
     cursor: Annotated[str | None, Query()] = None,
 ) -> Response:
     """A page of a session's messages, in order; a page ends before its texts pass 3 MiB."""
@@ -190,7 +207,7 @@ async def cut_turn(service: Service, turn_id: str) -> Response:
 @router.get(
     "/images/{image_id}",
     response_class=Response,
-    responses=openapi_bytes(*PICTURES) | openapi_bytes(*PICTURES, status=206) | {304: {"description": "Unchanged"}},
+    responses=openapi_bytes(*PICTURES) | openapi_bytes(*PICTURES, status=206) | _WITHOUT_BYTES,
     tags=["images"],
 )
 async def get_image(service: Service, request: Request, image_id: str) -> Response:
@@ -248,7 +265,7 @@ async def metrics(service: Service) -> Response:
     return Response(text, media_type="text/plain; version=0.0.4")
 
 
-@router.get("/", responses=openapi_bytes("application/json", "text/html"), tags=["server"])
+@router.get("/", responses=openapi_json(About, or_bytes=("text/html",)), tags=["server"])
 async def about(context: Context, request: Request) -> Response:
     """What this server is: HTML where ``Accept`` prefers it to JSON, as a browser's does."""
     links = {"docs": "/docs", "openapi": "/openapi.json", "demo": "/demo", "health": "/health"}

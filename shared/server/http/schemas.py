@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import msgspec
@@ -32,18 +33,48 @@ def openapi_problems() -> dict[int | str, dict[str, Any]]:
 
 def openapi_bytes(*media_types: str, status: int = 200) -> dict[int | str, dict[str, Any]]:
     """The ``responses`` of a route that answers with bytes or text."""
-    return {status: {"description": "OK", "content": {kind: {"schema": {"type": "string"}} for kind in media_types}}}
+    return {status: {"description": "OK", "content": {kind: {"schema": _bytes_schema(kind)} for kind in media_types}}}
 
 
-def add_security(schema: dict[str, Any], *, keyed: bool) -> dict[str, Any]:
-    """Add the two ways to send the key; with a key set every route wants one of them."""
-    schemes = {
+def add_security(
+    schema: dict[str, Any], *, keyed: bool, public: Callable[[str], bool], opened_by_ticket: str | None
+) -> dict[str, Any]:
+    """Add the ways to send the key; with a key set every route that is not ``public`` wants one of them.
+
+    A ticket opens the GET of the path ``opened_by_ticket`` alone.
+    """
+    keys: dict[str, dict[str, str]] = {
         "bearer": {"type": "http", "scheme": "bearer"},
         "apiKey": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
     }
-    schema.setdefault("components", {})["securitySchemes"] = schemes
+    ticket: dict[str, dict[str, str]] = {}
+    if opened_by_ticket is not None:
+        ticket["ticket"] = {"type": "apiKey", "in": "query", "name": "ticket", "description": "from POST /tickets"}
+    schema.setdefault("components", {})["securitySchemes"] = keys | ticket
     if keyed:
-        schema["security"] = [{name: []} for name in schemes]
+        schema["security"] = _any_of(keys)
+        for path, methods in schema["paths"].items():
+            for operation in methods.values() if public(path) else ():
+                operation["security"] = []
+        if opened_by_ticket is not None:
+            schema["paths"][opened_by_ticket]["get"]["security"] = _any_of(keys | ticket)
+    return schema
+
+
+def _any_of(schemes: Iterable[str]) -> list[dict[str, list[str]]]:
+    return [{name: []} for name in schemes]
+
+
+def add_body_examples(schema: dict[str, Any]) -> dict[str, Any]:
+    """Give every JSON body the example of the body's model, so that ``/docs`` executes a request as it is shown."""
+    models = schema.get("components", {}).get("schemas", {})
+    for methods in schema["paths"].values():
+        for operation in methods.values():
+            for content in operation.get("requestBody", {}).get("content", {}).values():
+                # A body that may be absent is a reference or null.
+                references = [content["schema"], *content["schema"].get("anyOf", ())]
+                names = [each["$ref"].removeprefix(_COMPONENTS) for each in references if "$ref" in each]
+                content["example"] = models[names[0]]["examples"][0]
     return schema
 
 
@@ -61,7 +92,7 @@ def without_framework_errors(schema: dict[str, Any]) -> dict[str, Any]:
 def openapi_json(model: Any, *, status: int = 200, or_bytes: tuple[str, ...] = ()) -> dict[int | str, dict[str, Any]]:
     """The ``responses`` of a route that answers with JSON: the schema of a struct. ``or_bytes``: other media types."""
     content = {"application/json": {"schema": _schema_of(model)}}
-    content |= {kind: {"schema": {"type": "string"}} for kind in or_bytes}
+    content |= {kind: {"schema": _bytes_schema(kind)} for kind in or_bytes}
     return {status: {"description": "OK", "content": content}}
 
 
@@ -83,6 +114,10 @@ def add_events(schema: dict[str, Any]) -> dict[str, Any]:
             "discriminator": {"propertyName": "type", "mapping": mapping},
         }
     return schema
+
+
+def _bytes_schema(media_type: str) -> dict[str, str]:
+    return {"type": "string"} if media_type.startswith("text/") else {"type": "string", "format": "binary"}
 
 
 def _schema_of(model: Any) -> dict[str, Any]:
