@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shared.llm.checked import NotAnAnswer
@@ -62,17 +62,20 @@ ANSWERS = {
 
 
 @pytest.mark.parametrize("name", STREAMS)
+@settings(deadline=None)
 @given(cuts=st.lists(st.integers(0, 400), max_size=12))
 def test_streams(name: str, cuts: list[int]) -> None:
     assert values(STREAMS[name], cuts) == [A, B, "[DONE]"]
 
 
 @pytest.mark.parametrize("name", ANSWERS)
+@settings(deadline=None)
 @given(cuts=st.lists(st.integers(0, 100), max_size=8))
 def test_an_answer_that_was_not_streamed_is_whole(name: str, cuts: list[int]) -> None:
     assert values(ANSWERS[name], cuts) == [A, "[DONE]"]
 
 
+@settings(deadline=None)
 @given(cuts=st.lists(st.integers(0, 100), max_size=8))
 def test_one_value_a_line_is_a_stream(cuts: list[int]) -> None:
     assert values(f"{JSON_A}\n{JSON_B}\n\n{JSON_A}\n", cuts) == [A, B, A]
@@ -125,6 +128,7 @@ def test_a_web_page_and_a_limit() -> None:
             read(body, [*range(0, 200, 7)], 100)
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=300), st.lists(st.integers(0, 300), max_size=6))
 def test_no_bytes_raise_anything_else(body: bytes, cuts: list[int]) -> None:
     for start in (b"", b"data: ", b"{", b"data: {}\n\n"):

@@ -214,11 +214,6 @@ async def drawn(client: ChatClient, scenario: str) -> str:
     return "a picture"
 
 
-@once
-async def test_every_scenario_of_the_images(house: House) -> None:
-    assert not wrong(await everywhere(house, drawn, PICTURES), PICTURES)
-
-
 @pytest.mark.parametrize("provider", ["gemini", "openai"])
 async def test_a_provider_that_falls_silent(provider: str) -> None:
     async with Emulator() as emulator, serving_all(env={**env(emulator, provider), **LIMITS}) as servers:
@@ -294,6 +289,12 @@ async def test_cancelling_closes_the_providers_request(house: House, client: Cha
 @pytest.mark.parametrize("stage", ["hang", "stall"])
 async def test_cancelling_a_picture_closes_the_providers_request(house: House, client: ChatClient, stage: str) -> None:
     assert await fastest(house, client, "image", stage) < CANCEL_MS
+
+
+@once
+async def test_every_scenario_of_the_images(house: House) -> None:
+    """After the tests of previews, because a server remembers for a model that it refuses to stream previews."""
+    assert not wrong(await everywhere(house, drawn, PICTURES), PICTURES)
 
 
 async def fastest(house: House, client: ChatClient, kind: str, stage: str) -> float:
