@@ -88,6 +88,7 @@ async def _check_ticket(socket: WebSocket, access: AccessPolicy) -> None:
     if not isinstance(first, Auth):
         raise ChatError("unauthenticated")
     access.check_ticket(first.ticket)
+    socket.state.authenticated = True
 
 
 async def _converse(socket: WebSocket, duplex: Duplex, max_bytes: int) -> None:

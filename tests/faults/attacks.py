@@ -56,6 +56,9 @@ def run(attack: Attack, address: str, seconds: float) -> Sent:
                 peer = socket.create_connection((host, int(port)), _BLOCKED_S)
                 peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 peer.sendall(attack.opening(address))
+                if attack.opening is websocket_open:
+                    # RFC 6455, section 4.1: what a client sends before the server's handshake is no frame.
+                    peer.recv(4096)
                 sent.connections += 1
                 peers.append((peer, attack.units()))
             except OSError as error:

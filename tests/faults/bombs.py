@@ -61,6 +61,8 @@ class Measured:
         found = []
         if not self.alive:
             found.append("the server has died")
+        if p99(self.alone_ms) == float("inf"):
+            found.append("/health does not answer without the attack")
         if p99(self.beside_ms) > self.bound_ms:
             found.append(f"/health p99 {p99(self.beside_ms):.0f} ms > {self.bound_ms:.0f} ms")
         if self.after_mib > self.before_mib + MEMORY_MIB:

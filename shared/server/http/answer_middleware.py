@@ -87,6 +87,9 @@ class AnswerMiddleware:
     async def _converse(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
             await self._app(scope, receive, send)
+        except OSError:
+            # The client has left before the handshake was accepted (ASGI, "Disconnected Client - send exception").
+            return
         except Exception as error:  # noqa: BLE001 - the text of a fault must not travel, and the client is told the code
             self._logger.error("internal error", path=scope["path"], why=type(error).__name__)
             with contextlib.suppress(RuntimeError, OSError):

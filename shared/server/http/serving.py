@@ -16,6 +16,7 @@ from shared.server import launch
 from shared.server.context import ServerContext
 from shared.server.http import uvicorn_adapter
 from shared.server.http.app import create_app
+from shared.server.http.fair_reading import fair
 from shared.server.signals import Stopping
 from shared.server.tasks import first_of
 from shared.transports import Transport
@@ -35,7 +36,7 @@ def uvicorn_config(app: ASGIApp, settings: Settings) -> uvicorn.Config:
     """How the HTTP servers run uvicorn."""
     config = uvicorn.Config(
         app,
-        http=uvicorn_adapter.HttpProtocol,
+        http=fair(uvicorn_adapter.HttpProtocol),  # type: ignore[arg-type]
         ws=uvicorn_adapter.WebSocketProtocol,
         ws_max_size=settings.max_body_bytes * 2,
         ws_per_message_deflate=False,

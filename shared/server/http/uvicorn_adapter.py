@@ -14,13 +14,22 @@ from typing import Any, cast
 import httptools
 import uvicorn
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
-from websockets.frames import Frame, Opcode
+from websockets.frames import CloseCode, Frame, Opcode
 from websockets.server import ServerProtocol
 
 # A connection whose unsent frames reach this size writes at once: then the transport can say that its reader is slow.
 _WRITE_BYTES = 64 * 1024
+# The longest head of a request; and what may surround its body, which is more for a body in many small chunks.
+_MAX_OVERHEAD_BYTES = 64 * 1024
+_OVERHEAD_PER_BODY_BYTE = 16
+_LINGER_S = 1.0
+# The most fragments of a WebSocket message (RFC 6455, section 5.4): for the longest message they are 2 KiB each.
+_MAX_FRAGMENTS = 4096
+_NO_CONTENT = b"content-length: 0\r\ncache-control: no-store\r\nconnection: close\r\n\r\n"
+# The longest message of a client that the app has not authenticated: it can only be a ticket.
+_MAX_TICKET_BYTES = 64 * 1024
 # The headers of an offer to change the protocol (RFC 9110, section 7.8; HTTP2-Settings is h2c's).
 _OFFER = (b"upgrade", b"http2-settings")
 # What the classes below use or override, by the class that has it.
@@ -35,11 +44,16 @@ _USED: dict[type, tuple[str, ...]] = {
         "connection_made",
         "cycle",
         "eof_received",
+        "flow",
         "handle_websocket_upgrade",
         "headers",
+        "loop",
+        "on_body",
         "on_headers_complete",
         "on_message_begin",
+        "on_response_complete",
         "parser",
+        "pipeline",
         "scheme",
         "send_400_response",
         "transport",
@@ -60,11 +74,18 @@ _USED: dict[type, tuple[str, ...]] = {
         "close_sent",
         "conn",
         "connection_made",
+        "data_received",
+        "disconnected",
+        "frames",
+        "handle_cont",
+        "handle_parser_exception",
         "handshake_complete",
+        "handshake_initiated",
         "keepalive_timeout",
         "logger",
         "loop",
         "queue",
+        "scope",
         "shutdown",
         "transport",
     ),
@@ -95,9 +116,12 @@ class Server(uvicorn.Server):
 
 
 class HttpProtocol(HttpToolsProtocol):
-    """uvicorn's HTTP/1.1 with five differences.
+    """uvicorn's HTTP/1.1 with seven differences.
 
     - A client has a limited time for the head of a request (slow-loris).
+    - The head of a request has a limited size: 431, or 414 where the path makes it too large. So have the lines that frame a
+      chunked body, and its trailers.
+    - A pipelined request is read after the answers to those before it.
     - An offer to change the protocol is declined unless it is a WebSocket's, and the request is answered in HTTP/1.1, its body
       included (RFC 9110, section 7.8). Java's HTTP client offers h2c with every request.
     - The host in an absolute request target takes the place of ``Host`` (RFC 9112, section 3.2.2).
@@ -108,6 +132,12 @@ class HttpProtocol(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         self.client_left = False
+        # Whether this object parses nothing more of the connection.
+        self._over = False
+        self._in_head = True
+        self._piece_bytes = 0
+        self._overhead_bytes = 0
+        self._body_bytes = 0
         self._declined: list[tuple[bytes, bytes]] = []
         self._head = self._limit_head()
 
@@ -126,17 +156,43 @@ class HttpProtocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         self._unset_keepalive_if_required()
+        while data and not self._over:
+            room = _MAX_OVERHEAD_BYTES + _OVERHEAD_PER_BODY_BYTE * self._body_bytes - self._overhead_bytes
+            if room <= 0:
+                self._refuse_overhead()
+                return
+            piece, data = data[:room], data[room:]
+            self._piece_bytes = len(piece)
+            self._overhead_bytes += len(piece)
+            self._parse(piece)
+
+    def _parse(self, data: bytes) -> None:
         try:
             self.parser.feed_data(data)
         except httptools.HttpParserUpgrade as upgrade:
             if self._opens_websocket():
+                self._over = True
                 self.handle_websocket_upgrade()
             elif self.parser.get_method() == b"CONNECT":
                 self.send_400_response("CONNECT is for proxies.")
             else:
                 self._decline_offer(data[upgrade.args[0] :])
         except httptools.HttpParserError:
+            self._over = True
             self.send_400_response("Invalid HTTP request received.")
+
+    def _refuse_overhead(self) -> None:
+        """Answer, then read what the client still sends for a moment: a connection closed at once may lose the answer."""
+        self._over = True
+        self._head.cancel()
+        if not self._in_head:
+            self.transport.close()
+            return
+        status = 414 if len(self.url) > _MAX_OVERHEAD_BYTES // 2 else 431
+        self.transport.write(STATUS_LINE[status] + _NO_CONTENT)
+        if self.transport.can_write_eof():
+            self.transport.write_eof()
+        self._head = self.loop.call_later(_LINGER_S, self._close_late)
 
     def _should_upgrade(self) -> bool:
         # Asked when the parser has seen an offer: whatever is offered, the parser ends this request with its head.
@@ -160,10 +216,25 @@ class HttpProtocol(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
+        self._in_head = True
+        # The whole piece counts, because the parser does not tell where in it the message begins.
+        self._overhead_bytes = self._piece_bytes
+        self._body_bytes = 0
         self._head.cancel()
         self._head = self._limit_head()
 
+    def on_body(self, body: bytes) -> None:
+        self._body_bytes += len(body)
+        self._overhead_bytes -= len(body)
+        super().on_body(body)
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        if self.pipeline:
+            self.flow.pause_reading()
+
     def on_headers_complete(self) -> None:
+        self._in_head = False
         self._head.cancel()
         if self._declined:
             self.headers += self._declined
@@ -243,12 +314,16 @@ class _Frames(ServerProtocol):
 
 
 class WebSocketProtocol(WebSocketsSansIOProtocol):
-    """uvicorn's WebSocket with four differences.
+    """uvicorn's WebSocket with eight differences.
 
     - A close between two fragments of a message is answered with the close code that it has.
     - The frames that are sent within one turn of the event loop are one write.
     - A stopping server leaves the close to the app, which receives ``websocket.disconnect`` with 1012.
     - A peer that does not answer pings is dropped even when it does not read.
+    - A message of more than 4,096 fragments closes the connection with 1009.
+    - Until the app has authenticated the client, a message of more than 64 KiB does so too.
+    - A handshake with more than 128 headers, or with one of more than 8 KiB, is answered with 431.
+    - A connection whose frames cannot be read is closed also before the handshake has ended.
     """
 
     def __init__(self, config: uvicorn.Config, *args: Any, **kwargs: Any) -> None:
@@ -257,12 +332,42 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(_JoiningTransport(cast(asyncio.Transport, transport), self.loop))
+        self._max_message_bytes = self.conn.max_message_size
+        self.conn.max_message_size = _MAX_TICKET_BYTES
+
+    def data_received(self, data: bytes) -> None:
+        if self.conn.max_message_size != self._max_message_bytes and self._authenticated():
+            self.conn.max_message_size = self._max_message_bytes
+        super().data_received(data)
+        if self.conn.handshake_exc is not None and not self.handshake_initiated and not self.close_sent:
+            self.close_sent = True
+            self.transport.write(STATUS_LINE[431] + _NO_CONTENT)
+            self.transport.close()
+
+    def _authenticated(self) -> bool:
+        """Whether the app waits for no ticket. Our app says so in the scope's state; another app has no tickets."""
+        return self.handshake_complete and not self.close_sent and self.scope["state"].get("authenticated", True)
+
+    def handle_parser_exception(self) -> None:
+        if self.conn.close_sent is None:
+            # What the app sends from here on is refused, as it is for every client that has left.
+            self.handshake_complete = self.disconnected = True
+            self.transport.abort()
+        else:
+            super().handle_parser_exception()
 
     def shutdown(self) -> None:
         if self.close_sent or not self.handshake_complete:
             super().shutdown()
         else:
             self.queue.put_nowait({"type": "websocket.disconnect", "code": 1012, "reason": None})
+
+    def handle_cont(self, event: Frame) -> None:
+        if len(self.frames) < _MAX_FRAGMENTS:
+            super().handle_cont(event)
+        elif not self.close_sent:
+            self.conn.fail(CloseCode.MESSAGE_TOO_BIG, "payload_too_large")
+            self.handle_parser_exception()
 
     def keepalive_timeout(self) -> None:
         super().keepalive_timeout()
