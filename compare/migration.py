@@ -69,7 +69,7 @@ def _middle(values: Sequence[float]) -> str:
 
 
 async def mistakes_table() -> str:
-    """Who notices a client's mistakes, as Markdown."""
+    """A Markdown table: which side notices each mistake of a client."""
     lines = ["| a client sends | REST | gRPC |", "|---|---|---|"]
     async with image_servers() as servers:
         for mistake, fields in _MISTAKES.items():

@@ -34,7 +34,7 @@ class LiveView(ABC):
 
     @abstractmethod
     def __rich__(self) -> RenderableType:
-        """What is on the screen now."""
+        """The text that the screen shows now."""
 
     @contextlib.contextmanager
     def shown(self, *, keep: bool) -> Iterator[None]:

@@ -1,4 +1,4 @@
-"""What is recorded for each diagram, and the words that stand in it. The same four scripts for all five transports."""
+"""The scripts that are recorded for the diagrams, and the diagrams' texts. All five transports play the same four scripts."""
 
 from __future__ import annotations
 

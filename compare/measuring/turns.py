@@ -1,4 +1,4 @@
-"""What is written down while something is measured: the raw arrivals of a turn, and single values.
+"""The records of a measurement: the raw arrivals of a turn, and single values.
 
 Everything else in ``compare`` is derived from these records.
 """

@@ -38,7 +38,7 @@ _IMAGE = _Selection(("ttfe", "e2e", "up_bytes"), ("e2e",))
 
 @dataclass(frozen=True, slots=True)
 class RaceSettings:
-    """What was raced: the lanes, the prompt, and how often."""
+    """The settings of a race: its lanes, its prompt, and its number of rounds."""
 
     names: Sequence[str]
     prompt: str

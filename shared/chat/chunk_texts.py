@@ -34,7 +34,7 @@ class ChunkTexts:
         yield from _split(_joined(text))
 
     def rest(self) -> Iterator[str]:
-        """What is left at the end of the reply: nothing, or U+FFFD for a half that stayed alone."""
+        """The text that remains at the end of the reply: none, or U+FFFD for a surrogate half without its other half."""
         text, self._half = self._half, ""
         yield from _split(_joined(text))
 

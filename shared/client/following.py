@@ -50,7 +50,7 @@ Attempt = Callable[[], AsyncGenerator[Received, None]]
 
 
 class SequenceCheck:
-    """What has arrived of one turn. ``after``: the last seq. Events before a first cursor above 0 are not known to it."""
+    """The events of one turn that have arrived, from the first cursor on. ``after`` is the last seq."""
 
     def __init__(self, turn_id: str | None, after: int) -> None:
         self.turn_id = turn_id

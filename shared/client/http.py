@@ -249,7 +249,7 @@ class HttpClient(ChatClient):
         return await self._refusal(response.status_code, response.headers, await _beginning(response))
 
     async def _refusal(self, status: int, headers: Mapping[str, str], body: bytes) -> Exception:
-        """The same for an answer in parts: a ChatError of ours, a lost connection, or the name of the stranger that answers."""
+        """The exception for a refused request: a ChatError, a lost connection, or the name of the program that answers."""
         refusal = problem_of(body, status) if status >= 400 else None
         if isinstance(refusal, ChatError) and status not in (403, 404, 405):
             return refusal

@@ -49,7 +49,7 @@ class ChatClient(TransportClient):
         return self.follow(Ask(text=prompt, kind="image", size=size, session_id=session_id, request_id=request_id))
 
     def follow(self, ask: Ask) -> AsyncGenerator[Item, None]:
-        """The same for a request of either kind."""
+        """Start a turn of either kind, chat or image, and read it to its end."""
         stream = self.stream_image if ask.kind == "image" else self.stream_chat
         return self._follow(lambda: stream(ask), SequenceCheck(None, 0))
 

@@ -47,7 +47,7 @@ Input = EnteredLine | Interrupt | Typing | Resized
 
 @dataclass(frozen=True, slots=True)
 class Footer:
-    """What is drawn again and again below the scrolled rows: live rows, the prompt, and a hint while the input line is empty."""
+    """The rows that are drawn again below the scrolled rows: live rows, the prompt, and a hint while the input line is empty."""
 
     prompt: StyleAndTextTuples = field(default_factory=list)
     live: Sequence[str] = ()
