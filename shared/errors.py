@@ -9,6 +9,7 @@ Every exception that a server answers with or that a client raises::
     ConnectionLost       only in clients: the connection broke, or a stream ended without its terminal event
       ├─ ServerAbsent    nothing answers at the address; nothing was sent
       ├─ NotOurServer    the address answers, but not as a server of this transport does; a retry changes nothing
+      ├─ SentAway        the server ended the stream before the turn's end, as a server does that stops; the turn goes on
       ├─ Silent          nothing arrived in time, for the client or for a gateway; the server may still be at work
       └─ Corrupted       a reply does not have the sha256 that the server gave for it; a retry changes nothing
 """
@@ -154,6 +155,10 @@ class ServerAbsent(ConnectionLost):
 
 class NotOurServer(ConnectionLost):
     """Something answers at the address, but not as a server of this transport does. The message says what it is."""
+
+
+class SentAway(ConnectionLost):
+    """See the tree above. The same server may send the client away again, so it waits longer before each further try."""
 
 
 class Silent(ConnectionLost):

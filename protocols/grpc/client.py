@@ -33,7 +33,7 @@ from shared.client import cli
 from shared.client.events import UnknownEvent
 from shared.client.protocol import Ask, ChatClient
 from shared.client.strangers import stranger_at
-from shared.errors import ChatError, ConnectionLost, NotOurServer, ServerAbsent
+from shared.errors import ChatError, ConnectionLost, NotOurServer, SentAway, ServerAbsent
 from shared.events import AnyEvent
 from shared.reply import Snapshot
 from shared.session import MessagePage, ModelInfo, Session, SessionPage, SessionUpdate
@@ -103,7 +103,7 @@ class Client(ChatClient):
         except ChatError as error:
             begun = call.done() and "turn_id" in dict(await call.initial_metadata() or ())
             if begun and error.code in ("shutting_down", "storage_unavailable"):
-                raise ConnectionLost(f"the stream ended early: {error.message}") from error
+                raise SentAway(f"the stream ended early: {error.message}") from error
             raise
         finally:
             await ended(call)

@@ -19,12 +19,12 @@ from protocols import TRANSPORTS
 from shared.client import cli
 from shared.client.http import HttpClient
 from shared.client.protocol import Ask
-from shared.errors import ConnectionLost, ServerAbsent, Silent
+from shared.errors import ConnectionLost, SentAway, ServerAbsent, Silent
 from shared.events import AnyEvent
 from shared.reply import Picture, Reply
 
 POLL_S = 20.0
-# A gateway that gives up sooner has not waited for the reply: it does not reach the server.
+# A gateway that answers 502, 503 or 504 sooner has not waited for the reply: it does not reach the server.
 LEAST_WAIT_S = 1.0
 T = TypeVar("T", Reply, Picture)
 
@@ -56,7 +56,7 @@ class Client(HttpClient):
             try:
                 reply = await self._ask("POST", path, answer, json=body, headers={"Idempotency-Key": ask.request_id})
             except Silent:
-                if not self._resume or time.monotonic() - asked_at < LEAST_WAIT_S:
+                if not self._resume or time.monotonic() - asked_at < min(LEAST_WAIT_S, self._silence_s):
                     raise
                 with _absent_is_lost():
                     await self.ping()
@@ -78,7 +78,7 @@ class Client(HttpClient):
             asked = time.monotonic()
             running, events = await self.poll(turn_id, after, wait_s)
             if running and not events and time.monotonic() - asked < wait_s / 2:
-                raise ConnectionLost("the server is shutting down and ended the poll early")
+                raise SentAway("the server is shutting down and ended the poll early")
             for event in events:
                 after = event.seq
                 yield event

@@ -28,7 +28,7 @@ from shared.duplex_messages import (
     ServerMessage,
     SessionJoined,
 )
-from shared.errors import ChatError, ConnectionLost
+from shared.errors import ChatError, ConnectionLost, SentAway
 from shared.events import TERMINAL, Event, TurnStarted
 from shared.session import SessionUpdate
 
@@ -230,7 +230,7 @@ class Conversation:
     def _end(self, why: str, refusal: ChatError | None) -> None:
         """Fail every waiting command and reader. A refusal, given by a close code, concerns only requests without an answer yet."""
         self.lost = True
-        lost = ConnectionLost(why)
+        lost = ConnectionLost(why) if refusal is None else SentAway(why)
         for inboxes in self._starting.values():
             for inbox in inboxes:
                 inbox.put(refusal or lost)

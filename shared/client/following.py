@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 from shared.client.events import UnknownEvent
 from shared.client.transport import Received, TransportClient
-from shared.errors import ChatError, ConnectionLost, Corrupted, NotOurServer, ServerAbsent
+from shared.errors import ChatError, ConnectionLost, Corrupted, NotOurServer, SentAway, ServerAbsent
 from shared.events import TERMINAL, AnyEvent, TurnFailed
 from shared.reply import Fold, Picture, Reply, text_sha256
 
@@ -86,6 +86,7 @@ async def follow(
     answered = False
     lost_at: float | None = None
     attempts = 0
+    sent_away = 0
     while True:
         try:
             async with aclosing(attempt()) as items:
@@ -107,13 +108,14 @@ async def follow(
                         return
             if attempt is first and lost_at is None and await _had_ended(client, check):
                 return
-            raise ConnectionLost("the stream ended without its terminal event")
+            raise SentAway("the stream ended without its terminal event")
         except ChatError as error:
             if lost_at is None or error.code not in _WORTH_RETRYING:
                 raise
             why = error.message
         except ConnectionLost as error:
             why = error.message
+            sent_away = sent_away + 1 if isinstance(error, SentAway) else 0
             if _is_final(error, answered=answered, was_lost=lost_at is not None):
                 raise
             if not resume:
@@ -124,7 +126,7 @@ async def follow(
                 yield Lost(check.after, why)
         if time.monotonic() - lost_at > give_up_s:
             raise ConnectionLost(f"gave up after {give_up_s:g} s: {why}", after=check.after, turn_id=check.turn_id)
-        await asyncio.sleep(_backoff_s(attempts))
+        await asyncio.sleep(_backoff_s(max(attempts, sent_away - 1)))
         attempts += 1
         if check.turn_id is not None:
             attempt = _reading_on(client, check.turn_id, check.after)

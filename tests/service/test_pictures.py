@@ -36,7 +36,7 @@ async def test_a_picture_is_a_turn(serve: Serve) -> None:
         session = await here.service.create_session()
         turn = await here.service.start_image("A hill", size="8x8", session_id=session.session_id)
         events = await follow(here.service, turn.turn_id)
-        kinds = ["image_started", *["image_chunk"] * 2, "image_started", *["image_chunk"] * 4, "image_completed"]
+        kinds = ["image_started", *["image_chunk"] * 2, "image_started", *["image_chunk"] * 5, "image_completed"]
         assert [event_type(event) for event in events] == ["turn_started", *kinds, "turn_completed"]
         (done,) = [event for event in events if isinstance(event, ImageCompleted)]
         assert done.revised_prompt == "As drawn"
