@@ -136,6 +136,13 @@ async def test_exact_length(tokens: int, reason: str) -> None:
     assert len(await said(OfflineChat(conf(offline_tokens=tokens)), asked("/tokens 7 Explain"))) == 8
 
 
+def test_padded_tokens() -> None:
+    tokens = reply_tokens(asked("/tokens 40 /bytes 300 Explain"))
+    assert [len(token.encode()) for token in tokens] == [300] * 40
+    assert len("".join(tokens).replace(".", "")) > 40
+    assert sum(map(len, reply_tokens(asked("/tokens 4096 /bytes 65536 Explain")))) <= 64 * 1024 * 1024
+
+
 async def test_other_ids_are_not_found() -> None:
     model = OfflineChat(conf(genai_model_id="gemini-9"))
     assert model.default_model == "gemini-9"
@@ -179,6 +186,7 @@ def test_directions() -> None:
         "hi\nyou", tokens=9, slow_s=1.5, think_s=0.5, stall_s=2.0, fail="model_timeout"
     )
     assert directions("/fail-first content_refused") == Stage("", fail_first="content_refused")
+    assert directions("/drop /quiet 2 /bytes 9 hi") == Stage("hi", token_bytes=9, quiet_s=2.0, drop=True)
     for ordinary in (
         "/fail internal",
         "/tokens -1",
@@ -187,6 +195,8 @@ def test_directions() -> None:
         "/help",
         "say /slow 1",
         "/tokens 99999999 x",
+        "/bytes 65537 x",
+        "/dropped x",
     ):
         assert directions(ordinary) == Stage(ordinary)
 

@@ -17,12 +17,16 @@ OK after the client has closed its direction and has been sent every turn that i
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator
+
+import grpc
 
 from protocols.grpc import chat_pb2 as pb
 from protocols.grpc.convert import from_chat_request, to_chat_response
 from protocols.grpc.frames import response_frame
-from protocols.grpc.handlers import Context, parse, stall_guarded_writer
+from protocols.grpc.handlers import Context, parse, refuse, stall_guarded_writer
+from shared.chat.turn_log import LineDropped
 from shared.errors import ChatError
 from shared.server.context import ServerContext
 from shared.server.duplex import Duplex, Outgoing
@@ -36,6 +40,10 @@ async def converse(server_context: ServerContext, requests: AsyncIterator[bytes]
     async with stall_guarded_writer(context, settings.stall_timeout_s) as write:
 
         async def send(item: Outgoing) -> None:
+            if isinstance(item, LineDropped):
+                with contextlib.suppress(grpc.aio.AbortError):
+                    await refuse(context, ChatError("storage_unavailable"))
+                return
             for message in item if isinstance(item, list) else [item]:
                 await write(response_frame(message) if isinstance(message, Record) else to_chat_response(message))
 

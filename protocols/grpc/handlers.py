@@ -19,6 +19,7 @@ from google.protobuf.message import DecodeError, Message
 from google.protobuf.message_factory import GetMessageClass
 
 from protocols.grpc.status import to_status
+from shared.chat.turn_log import LineDropped
 from shared.errors import ChatError
 from shared.server.context import ServerContext
 
@@ -88,6 +89,8 @@ def _guarded(
             raise asyncio.CancelledError from None
         except ChatError as error:
             refusal = error
+        except LineDropped:
+            refusal = ChatError("storage_unavailable")
         except Exception as error:  # noqa: BLE001 - the library would send the exception's text to the client
             server_context.service.logger.error("internal error", rpc=method.full_name, why=type(error).__name__)
             refusal = ChatError("internal")

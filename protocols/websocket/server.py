@@ -44,6 +44,7 @@ from fastapi import APIRouter, WebSocket, WebSocketDisconnect
 from starlette.websockets import WebSocketDisconnected
 
 from protocols import TRANSPORTS
+from shared.chat.turn_log import LineDropped
 from shared.duplex_messages import Auth, ClientMessage
 from shared.errors import ChatError
 from shared.events import to_json
@@ -136,6 +137,9 @@ def _request_id(text: str) -> str | None:
 async def _send(socket: WebSocket, item: Outgoing) -> None:
     """Send events of one turn, or one message. To a client that has left nothing is sent."""
     try:
+        if isinstance(item, LineDropped):
+            await socket.close(INTERNAL_ERROR)
+            return
         if not isinstance(item, list):
             await socket.send_text(to_json(item).decode())
             return

@@ -110,6 +110,10 @@ class Producer:
                     if delta.thought and not turn.thinking and not turn.texts:
                         turn.thinking = True
                         self._append(turn, Thinking(turn_id=turn.turn_id, seq=turn.seq + 1, at=now_ms()))
+                    if delta.quiet_s:
+                        turn.turn_log.stay_quiet(delta.quiet_s)
+                    if delta.drop:
+                        turn.turn_log.drop()
                     for text in texts.add(delta.text):
                         self._append_chunk(turn, text)
                         if len(turn.uncommitted) >= _MAX_UNCOMMITTED:

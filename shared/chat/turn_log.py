@@ -25,11 +25,16 @@ _BATCH = 256
 _IMAGE_BATCH = 4
 
 
+class LineDropped(Exception):
+    """A stage direction has asked to break the line of this reader. The server breaks it without a word."""
+
+
 class TurnLog:
     """The committed records of a turn, as far as this process has them: all from seq 1 to the newest.
 
     ``closed_for`` is the reason why the readers are sent away without a terminal event, if they are. ``cuts`` counts
-    the demonstrations of a broken line. ``last_read`` is time.monotonic().
+    the demonstrations of a broken line, and ``drops`` those in which not even the answer ends. ``last_read`` and
+    ``quiet_until``, before which readers get no heartbeats, are time.monotonic().
     """
 
     def __init__(self, turn_id: str, kind: Kind, session_id: str | None = None) -> None:
@@ -40,6 +45,8 @@ class TurnLog:
         self.ended = False
         self.closed_for: ErrorCode | None = None
         self.cuts = 0
+        self.drops = 0
+        self.quiet_until = 0.0
         self.readers = 0
         self.last_read = time.monotonic()
         self._waiters: dict[asyncio.Future[bool], float] = {}
@@ -65,6 +72,15 @@ class TurnLog:
         self.cuts += 1
         self._wake()
 
+    def drop(self) -> None:
+        """Break the line of every reader that is open now, in the middle of its answer or before it."""
+        self.drops += 1
+        self._wake()
+
+    def stay_quiet(self, seconds: float) -> None:
+        """Give readers no heartbeats for so long."""
+        self.quiet_until = time.monotonic() + seconds
+
     def _wake(self) -> None:
         waiters, self._waiters = self._waiters, {}
         for waiter in waiters:
@@ -73,6 +89,8 @@ class TurnLog:
 
     def tick(self, now: float) -> None:
         """End the wait of readers whose deadline has passed; ``now`` is time.monotonic()."""
+        if now < self.quiet_until:
+            return
         for waiter, deadline in list(self._waiters.items()):
             if deadline <= now:
                 del self._waiters[waiter]
@@ -95,7 +113,7 @@ class Reader:
     Each step gives the records that were committed since the step before, at most a few hundred, or an empty list after
     ``heartbeat_s`` of silence. The iteration ends after the terminal event, or without one when this server sends its
     readers away; ``complete`` tells which, and ``check_complete`` why. Raises ``cursor_out_of_range`` for a cursor
-    beyond the log.
+    beyond the log, and LineDropped.
     """
 
     def __init__(self, turn_log: TurnLog, after: int, heartbeat_s: float, counters: Counters, logger: Logger) -> None:
@@ -108,6 +126,7 @@ class Reader:
         self.last_seq = len(turn_log.records)
         self._turn_log = turn_log
         self._cuts = turn_log.cuts
+        self._drops = turn_log.drops
         self._heartbeat_s = heartbeat_s
         self._counters = counters
         self._logger = logger
@@ -165,11 +184,13 @@ class Reader:
 
     async def __anext__(self) -> list[Record]:
         turn_log = self._turn_log
-        while len(turn_log.records) <= self.after:
+        while len(turn_log.records) <= self.after and self._drops == turn_log.drops:
             if self.over or self._cuts != turn_log.cuts:
                 raise StopAsyncIteration
             if not await turn_log.wait(time.monotonic() + self._heartbeat_s):
                 return []
+        if self._drops != turn_log.drops:
+            raise LineDropped
         records = turn_log.records[self.after : self.after + self._batch]
         self.after += len(records)
         return records

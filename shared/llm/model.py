@@ -26,12 +26,16 @@ class Delta:
     """One step of a streamed reply. A step without text is a sign of life.
 
     ``text`` is what the model said, ``thought``: the provider reports that the model thinks. ``usage`` is the count so far.
+    ``quiet_s`` and ``drop`` are of the offline model alone: the turn's readers in this process get no heartbeats for so many
+    seconds, or lose their lines.
     """
 
     text: str = ""
     finish_reason: FinishReason | None = None
     usage: Usage | None = None
     thought: bool = False
+    quiet_s: float = 0.0
+    drop: bool = False
 
 
 class ChatModel(Protocol):

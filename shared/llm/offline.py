@@ -68,12 +68,15 @@ class OfflineChat:
             yield Delta(thought=True)
             await asyncio.sleep(stage.think_s)
             due += stage.think_s
+        if stage.drop:
+            yield Delta(drop=True)
         if stage.fail_first:
             raise ChatError(stage.fail_first)
         if stage.fail:
             deltas = deltas[:FAILS_AFTER_TOKENS]
-        half = len(deltas) // 2 if stage.stall_s else 0
-        for part, pause_s in ((deltas[:half], stage.stall_s), (deltas[half:], 0.0)):
+        silence_s = stage.stall_s + stage.quiet_s
+        half = len(deltas) // 2 if silence_s else 0
+        for part, pause_s in ((deltas[:half], silence_s), (deltas[half:], 0.0)):
             if not self._per_s:
                 for delta in part:
                     yield delta
@@ -86,6 +89,8 @@ class OfflineChat:
                     yield delta
                 due += len(part) * gap_s
             if pause_s:
+                if stage.quiet_s:
+                    yield Delta(quiet_s=pause_s)
                 await asyncio.sleep(pause_s)
                 due += pause_s
         if stage.fail:

@@ -13,12 +13,13 @@ from collections.abc import Sequence
 from itertools import cycle, islice
 
 from shared.llm.model import ContextMessage
-from shared.llm.stage_directions import directions
+from shared.llm.stage_directions import Stage, directions
 from shared.llm.tokens import COUNTED_CHARS, split_tokens
 
 # Material of the replies. The emoji have joiners, skin tones, flags and a keycap; the words have combining marks.
 _EMOJI = ("👩‍👩‍👧‍👦", "👋🏽", "🇩🇪🇫🇷", "🏳️‍🌈", "👩🏾‍💻", "1️⃣", "🏴󠁧󠁢󠁳󠁣󠁴󠁿", "❤️‍🔥")
 _MARKS = ("a cafe\u0301", "a pin\u0303ata", "Zoe\u0308’s tea", "a re\u0301sume\u0301", "pho\u031b\u0309")
+_MAX_PADDED_BYTES = 64 * 1024 * 1024
 _SEPARATORS = "\u2028\u0085"
 _POINTS = (
     ("**Order.**", "Every event has a number, and the numbers have no gaps."),
@@ -62,9 +63,18 @@ def limited_reply(history: Sequence[ContextMessage], limit: int) -> tuple[list[s
     stage = directions(history[-1].text if history else "")
     tokens = split_tokens(compose(history, stage.message))
     limit = stage.tokens or limit
-    if not limit:
-        return tokens, False
-    return list(islice(cycle([*tokens, "\n\n"]), limit)), limit < len(tokens)
+    cut = 0 < limit < len(tokens)
+    if limit:
+        tokens = list(islice(cycle([*tokens, "\n\n"]), limit))
+    return _padded(tokens, stage), cut
+
+
+def _padded(tokens: list[str], stage: Stage) -> list[str]:
+    """The tokens in the size that ``/bytes`` asks for; a token that is longer stays as it is."""
+    if not stage.token_bytes:
+        return tokens
+    size = min(stage.token_bytes, _MAX_PADDED_BYTES // len(tokens))
+    return [token + "." * (size - len(token.encode("utf-8", "surrogatepass"))) for token in tokens]
 
 
 def digest(history: Sequence[ContextMessage]) -> bytes:

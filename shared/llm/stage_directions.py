@@ -7,10 +7,14 @@ Any number of them may stand at the start, so that every failure of a provider c
 ``/slow S``            S seconds before the first token, besides ``OFFLINE_FIRST_TOKEN_MS``
 ``/think S``           reports thoughts for S seconds before the first token
 ``/stall S``           S seconds of silence in the middle of the reply
+``/quiet S``           the same, and the turn's readers get no heartbeats meanwhile
+``/bytes N``           pads each token with full stops to N bytes (at most 65,536, and 64 MiB in a reply)
+``/drop``              breaks the lines of the turn's readers in this process before the first token
 ``/fail CODE``         fails with CODE after three tokens
 ``/fail-first CODE``   fails with CODE before the first token
 =====================  ===============================================================================
 
+The pings of a WebSocket and of an HTTP/2 connection belong to the connection and go on during ``/quiet``.
 CODE is a ``model_*`` code of ``shared/errors.py`` or ``content_refused``; S is at most 3600. Anything else that starts with a
 slash is an ordinary message.
 """
@@ -23,24 +27,28 @@ from dataclasses import dataclass, replace
 from shared.errors import ERRORS, ErrorCode
 
 MAX_TOKENS = 1_000_000
+MAX_TOKEN_BYTES = 65_536
 MAX_WAIT_S = 3600.0
 FAIL_CODES: dict[str, ErrorCode] = {
     code: code for code in ERRORS if code.startswith("model_") or code == "content_refused"
 }
 
-_DIRECTION = re.compile(r"\s*/(tokens|slow|think|stall|fail|fail-first)\s+(\S{1,40})(?:\s|$)")
+_DIRECTION = re.compile(r"\s*/(?:(drop)|(tokens|bytes|slow|think|stall|quiet|fail|fail-first)\s+(\S{1,40}))(?:\s|$)")
 _SECONDS = re.compile(r"\d{1,6}(\.\d{1,6})?")
 
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """A message without its stage directions, and the directions (``tokens`` 0: not given)."""
+    """A message without its stage directions, and the directions (``tokens`` and ``token_bytes`` 0: not given)."""
 
     message: str
     tokens: int = 0
+    token_bytes: int = 0
     slow_s: float = 0.0
     think_s: float = 0.0
     stall_s: float = 0.0
+    quiet_s: float = 0.0
+    drop: bool = False
     fail: ErrorCode | None = None
     fail_first: ErrorCode | None = None
 
@@ -49,15 +57,21 @@ def directions(text: str) -> Stage:
     """Read the stage directions at the start of ``text``; a malformed direction stays in the message."""
     stage, rest = Stage(text), text
     while match := _DIRECTION.match(rest):
-        name, value = match[1], match[2]
-        if name == "tokens" and value.isdecimal() and 0 < int(value) <= MAX_TOKENS:
+        name, value = match[1] or match[2], match[3] or ""
+        if name == "drop":
+            stage = replace(stage, drop=True)
+        elif name == "tokens" and value.isdecimal() and 0 < int(value) <= MAX_TOKENS:
             stage = replace(stage, tokens=int(value))
+        elif name == "bytes" and value.isdecimal() and 0 < int(value) <= MAX_TOKEN_BYTES:
+            stage = replace(stage, token_bytes=int(value))
         elif name == "slow" and _SECONDS.fullmatch(value):
             stage = replace(stage, slow_s=min(float(value), MAX_WAIT_S))
         elif name == "think" and _SECONDS.fullmatch(value):
             stage = replace(stage, think_s=min(float(value), MAX_WAIT_S))
         elif name == "stall" and _SECONDS.fullmatch(value):
             stage = replace(stage, stall_s=min(float(value), MAX_WAIT_S))
+        elif name == "quiet" and _SECONDS.fullmatch(value):
+            stage = replace(stage, quiet_s=min(float(value), MAX_WAIT_S))
         elif name == "fail" and value in FAIL_CODES:
             stage = replace(stage, fail=FAIL_CODES[value])
         elif name == "fail-first" and value in FAIL_CODES:

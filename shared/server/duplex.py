@@ -17,7 +17,7 @@ from typing import Self
 
 from shared.chat.members import Membership
 from shared.chat.service import ChatService
-from shared.chat.turn_log import Reader
+from shared.chat.turn_log import LineDropped, Reader
 from shared.duplex_messages import (
     Auth,
     Cancel,
@@ -44,7 +44,8 @@ from shared.errors import ChatError
 from shared.session import SessionUpdate, TurnBegan, short
 from shared.store.record import Record
 
-Outgoing = list[Record] | ServerMessage
+# LineDropped: end this connection without another word.
+Outgoing = list[Record] | ServerMessage | LineDropped
 # A session tells that a turn began within moments of the turn's first events, so the newest ids are enough.
 _MAX_STREAMED = 1024
 _RETRY_S = 1.0
@@ -342,10 +343,13 @@ class Duplex:
                 await self._send_events(reader)
 
     async def _send_events(self, reader: Reader) -> None:
-        with reader:
-            async for records in reader:
-                if records:
-                    await self._send(records)
+        try:
+            with reader:
+                async for records in reader:
+                    if records:
+                        await self._send(records)
+        except LineDropped as dropped:
+            await self._send(dropped)
 
     async def _send(self, item: Outgoing) -> None:
         async with self._write_lock:

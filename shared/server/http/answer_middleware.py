@@ -8,12 +8,15 @@ import contextlib
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from shared.chat.turn_log import LineDropped
 from shared.errors import ChatError
 from shared.logger import Logger
 from shared.server.http.answers import problem
 from shared.server.tasks import first_of
 
 _INTERNAL_ERROR = 1011
+# The name in a request's state that asks the HTTP server to break the connection.
+BREAK_LINE = "break_line"
 
 
 class AnswerMiddleware:
@@ -69,6 +72,10 @@ class AnswerMiddleware:
         try:
             await self._app(scope, receive, send_marked)
         except Exception as error:
+            # sse-starlette raises in a group what its stream raises.
+            if isinstance(error, LineDropped) or (isinstance(error, ExceptionGroup) and error.subgroup(LineDropped)):
+                scope.setdefault("state", {})[BREAK_LINE] = True
+                return
             response = problem(ChatError("internal"), scope, self._logger, why=type(error).__name__)
             if started:
                 # The status has been sent. The server breaks the connection, so that the client does not read a whole answer.

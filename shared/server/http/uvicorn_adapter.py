@@ -19,6 +19,8 @@ from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIO
 from websockets.frames import CloseCode, Frame, Opcode
 from websockets.server import ServerProtocol
 
+from shared.server.http.answer_middleware import BREAK_LINE
+
 # A connection whose unsent frames reach this size writes at once: then the transport can say that its reader is slow.
 _WRITE_BYTES = 64 * 1024
 # The longest head of a request; and what may surround its body, which is more for a body in many small chunks.
@@ -273,6 +275,10 @@ class _Request:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await self._app(scope, self._receive, self._send_close_delimited if scope["http_version"] == "1.0" else send)
+        if scope.get("state", {}).get(BREAK_LINE):
+            # uvicorn sends nothing more to a client that has left.
+            self._cycle.disconnected = True
+            self._cycle.transport.abort()
         if self._cycle.disconnected and not self._cycle.transport.is_closing():
             self._cycle.transport.close()
 
