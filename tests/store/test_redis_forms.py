@@ -13,8 +13,8 @@ from shared.errors import ChatError
 from shared.store.protocol import Options, Signal, StoredImage
 from shared.store.redis.store import RedisStore
 from tests.conftest import until
+from tests.store.redis_parts import following, listening
 from tests.store.suite import asked, chunks, end, entry, log
-from tests.store.test_redis_races import following, listening
 
 Start = Callable[..., Valkey]
 

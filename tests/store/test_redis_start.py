@@ -17,6 +17,7 @@ import pytest
 from compare.valkey import Valkey, free_port
 from shared.store.open import open_store, without_password
 from shared.store.protocol import Options
+from shared.store.redis import start_checks
 from shared.store.redis.address import parse_address
 from shared.store.redis.store import RedisStore
 from tests.conftest import until
@@ -53,6 +54,13 @@ def test_a_policy_that_evicts_is_refused(start: Start) -> None:
     """T17: with allkeys-lru the logs of running turns go, and nobody gets an error."""
     assert "set maxmemory-policy noeviction" in refusal(start("maxmemory-policy allkeys-lru").url)
     assert "noeviction" in refusal(start("maxmemory 100mb", "maxmemory-policy volatile-ttl").url)
+
+
+def test_a_version_that_is_too_old_is_refused(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The server is the one of the tests, and says that it is an older one."""
+    server, info = start(), start_checks._info
+    monkeypatch.setattr(start_checks, "_info", lambda *given: {**info(*given), "redis_version": "6.0.16"})
+    assert "is version 6.0.16; Redis 6.2 or newer, or Valkey, is needed" in refusal(server.url)
 
 
 def test_a_replica_is_refused(start: Start) -> None:

@@ -76,3 +76,8 @@ def unavailable(error: BaseException) -> BaseException:
     refusal = ChatError("storage_unavailable", f"The store cannot be used now: {known}.", retry_after_s=_RETRY_AFTER_S)
     refusal.__cause__ = error
     return refusal
+
+
+def wrote_nothing(error: ChatError) -> bool:
+    """Whether the store has answered with an error, so that it has written nothing; an answer that was lost says neither."""
+    return isinstance(error.__cause__, ResponseError)

@@ -6,14 +6,16 @@ import asyncio
 import random
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from shared.errors import ChatError
-from shared.events import TurnInterrupted, TurnStarted, now_ms
+from shared.events import TurnInterrupted, now_ms
 from shared.llm.model import ContextMessage
 from shared.store.protocol import Append, Appended, NewTurn, Options, Started, StoredImage, TurnRow
 from shared.store.record import Record, partial
 from shared.store.redis.commands import Argument, Commands, Script
+from shared.store.redis.errors import wrote_nothing
 from shared.store.redis.keys import Keys
 from shared.store.redis.rows import (
     TURN_FIELDS,
@@ -24,6 +26,7 @@ from shared.store.redis.rows import (
     load_records,
     stored_turn,
 )
+from shared.store.starting import started_turn
 
 _START = Script("start")
 _APPEND = Script("append")
@@ -93,47 +96,16 @@ class Turns:
             revision, session_model = rev.decode(), model.decode()
             if new.kind == "chat":
                 context = await self._context(new.session_id, new.max_context_chars)
-        model_id = (new.model_id or session_model or new.default_model) if new.kind == "chat" else new.default_model
-        first = Record.of(
-            TurnStarted(
-                turn_id=new.turn_id,
-                seq=1,
-                at=now_ms(),
-                session_id=session_id,
-                kind=new.kind,
-                input=new.input,
-                model=model_id,
-                context_messages=len(context),
-                request_id=new.request_id,
-            )
-        )
-        outcome = await self._start(new, session_id, revision, known_turn, first)
+        started = started_turn(new, session_id, session_model, context, now_ms())
+        assert started.first is not None
+        outcome = await self._start(new, session_id, revision, known_turn, started.first)
         if outcome[0] == b"missing":
             raise ChatError("session_not_found")
         if outcome[0] != b"ok":
             return None
         if outcome[2] and not self._commands.pushes:
             await self._commands.publish([(keys.signal_channel, outcome[2])])
-        return Started(
-            turn=TurnRow(
-                turn_id=new.turn_id,
-                kind=new.kind,
-                session_id=session_id,
-                status="running",
-                last_seq=1,
-                owner=new.owner,
-                epoch=0,
-                unread_ms=0.0,
-                ended_at=None,
-                expired=False,
-            ),
-            joined=False,
-            model=model_id,
-            context=context,
-            first=first,
-            message_count=None if outcome[1] < 0 else outcome[1],
-            made_session=new.session_id is None and session_id is not None,
-        )
+        return replace(started, message_count=None if outcome[1] < 0 else outcome[1])
 
     async def _start(
         self, new: NewTurn, session_id: str | None, revision: str, known_turn: str, first: Record
@@ -170,11 +142,14 @@ class Turns:
             keys.signal_channel,
             known_turn,
         ]
-        deadline_s, pause_s = time.monotonic() + _START_TRIES_S, 0.05
+        deadline_s, pause_s, sure = time.monotonic() + _START_TRIES_S, 0.05, True
         while True:
             try:
                 return list(await self._commands.write(_START, key_list, arguments))
-            except ChatError:
+            except ChatError as error:
+                sure = sure and wrote_nothing(error)
+                if sure:
+                    raise
                 if time.monotonic() > deadline_s:
                     self.unsure.add(new.turn_id)
                     raise

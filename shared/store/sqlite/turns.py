@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import apsw
 
 from shared.errors import ChatError
-from shared.events import TurnInterrupted, TurnStarted
+from shared.events import TurnInterrupted
 from shared.llm.model import ContextMessage
 from shared.reply import text_sha256
-from shared.store.protocol import Append, Appended, NewTurn, Started, TurnRow, refuse_missing
+from shared.store.protocol import Append, Appended, NewTurn, Started, refuse_missing
 from shared.store.record import Record
 from shared.store.sqlite.leases import Orphan
 from shared.store.sqlite.logs import insert_segment, select_segment, to_lines
 from shared.store.sqlite.rows import count_messages, insert_signal, select_turn
+from shared.store.starting import started_turn
 
 
 def insert_session(connection: apsw.Connection, session_id: str, model_id: str | None, now: float) -> None:
@@ -79,19 +82,8 @@ def start_turn(connection: apsw.Connection, new: NewTurn, now: float, lease_unti
     context: tuple[ContextMessage, ...] = ()
     if new.kind == "chat" and session_id is not None:
         context = read_context(connection, session_id, new.max_context_chars)
-    model = (new.model_id or session_model or new.default_model) if new.kind == "chat" else new.default_model
-    event = TurnStarted(
-        turn_id=new.turn_id,
-        seq=1,
-        at=now,
-        session_id=session_id,
-        kind=new.kind,
-        input=new.input,
-        model=model,
-        context_messages=len(context),
-        request_id=new.request_id,
-    )
-    first = Record.of(event)
+    started = started_turn(new, session_id, session_model, context, now)
+    assert started.first is not None
     connection.execute(
         "INSERT INTO turns (turn_id, session_id, kind, input, request_id, request_hash, status, last_seq, owner,"
         " lease_until, last_read_at, created_at) VALUES (?, ?, ?, ?, ?, ?, 'running', 1, ?, ?, ?, ?)",
@@ -108,32 +100,13 @@ def start_turn(connection: apsw.Connection, new: NewTurn, now: float, lease_unti
             now,
         ),
     )
-    insert_segment(connection, new.turn_id, [first])
+    insert_segment(connection, new.turn_id, [started.first])
     count: int | None = None
     if session_id is not None:
         connection.execute("UPDATE sessions SET last_activity_at = ? WHERE session_id = ?", (now, session_id))
         count = count_messages(connection, session_id)
         insert_signal(connection, now, new.owner, "turn_started", session_id, new.turn_id, count)
-    return Started(
-        turn=TurnRow(
-            turn_id=new.turn_id,
-            kind=new.kind,
-            session_id=session_id,
-            status="running",
-            last_seq=1,
-            owner=new.owner,
-            epoch=0,
-            unread_ms=0.0,
-            ended_at=None,
-            expired=False,
-        ),
-        joined=False,
-        model=model,
-        context=context,
-        first=first,
-        message_count=count,
-        made_session=new.session_id is None and session_id is not None,
-    )
+    return replace(started, message_count=count)
 
 
 def append(connection: apsw.Connection, entry: Append, lease_until: float) -> Appended:
