@@ -233,6 +233,8 @@ def fence_is_ignored() -> None:
         return append(connection, entry, lease_until)
 
     turns.append = anyway
+    # A process learns of a new owner from its appends and from its renewals: the bug is deaf to both.
+    Committer._fence = lambda self, turn: None  # type: ignore[method-assign]
 
 
 @_bug("leaving", 0.1, r"cancelled .* after it was left|ended cancelled, not completed")
