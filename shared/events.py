@@ -150,7 +150,8 @@ _decoder: msgspec.json.Decoder[AnyEvent] = msgspec.json.Decoder(AnyEvent)
 def to_json(value: Any) -> bytes:
     """Encode to one line of JSON (RFC 8259, UTF-8); U+2028, U+2029 and U+0085 are escaped, because line readers split on them."""
     data = _encoder.encode(value)
-    if b"\xe2\x80" in data or b"\xc2\x85" in data:
+    # Most events are ASCII, and isascii is five times as fast as a search for the three characters.
+    if not data.isascii() and (b"\xe2\x80" in data or b"\xc2\x85" in data):
         data = (
             data.replace(b"\xe2\x80\xa8", b"\\u2028")
             .replace(b"\xe2\x80\xa9", b"\\u2029")

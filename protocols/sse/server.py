@@ -143,7 +143,7 @@ def _answer(service: ChatService, reader: Reader) -> Response:
     if service.settings.incremental:
         headers["Incremental"] = "?1"
     # ping=0: the library sends no heartbeats, because the log gives them, on all transports alike.
-    return EventSourceResponse(_stream(service, reader), headers=headers, ping=0)
+    return http.OpenBody(EventSourceResponse(_stream(service, reader), headers=headers, ping=0))
 
 
 async def _stream(service: ChatService, reader: Reader) -> AsyncIterator[bytes]:

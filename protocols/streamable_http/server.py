@@ -63,7 +63,7 @@ def _answer(service: ChatService, reader: Reader) -> Response:
     }
     if service.settings.incremental:
         headers["Incremental"] = "?1"
-    return StreamingResponse(_stream(reader), headers=headers)
+    return http.OpenBody(StreamingResponse(_stream(reader), headers=headers))
 
 
 async def _stream(reader: Reader) -> AsyncIterator[bytes]:

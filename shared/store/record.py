@@ -134,9 +134,7 @@ class Record:
         return self.type in TERMINAL_STATUS
 
     def framed(self, frame: Callable[[Record], Frame]) -> Frame:
-        """The event in a wire's framing, made once for all readers; a piece of a picture is framed for each reader."""
-        if self.data is not None:
-            return frame(self)
+        """The event in a wire's framing, made once for all readers."""
         if self._framer is not frame:
             self._frame = frame(self)
             self._framer = frame

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import random
 import statistics
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
+from compare.measuring.floors.goals import GOALS, Goal
 from compare.measuring.floors.load.job import Result
 
 T = TypeVar("T")
@@ -51,12 +52,12 @@ class Side:
 
 @dataclass(slots=True)
 class SideResult:
-    """What one side of one row showed, a value a round. ``goal`` is a ratio to the floor, or a value, as the row says."""
+    """What one side of one row showed, a value a round."""
 
     row: str
     word: str
     side: str
-    goal: float | None = None
+    goal: Goal | None = None
     cpu_us: list[float] = field(default_factory=list)
     per_s: list[float] = field(default_factory=list)
     first_ms: list[float] = field(default_factory=list)
@@ -88,10 +89,10 @@ class FloorRun:
     say: Callable[[str], None]
     results: dict[tuple[str, str, str], SideResult] = field(default_factory=dict)
 
-    def result(self, row: str, side: Side, goals: Mapping[str, float]) -> SideResult:
-        """The result of a side in a row, made when it is first asked for; ``goals`` by side."""
+    def result(self, row: str, side: Side) -> SideResult:
+        """The result of a side in a row, made when it is first asked for."""
         key = (row, side.word, side.name)
-        return self.results.setdefault(key, SideResult(row, side.word, side.name, goals.get(side.name)))
+        return self.results.setdefault(key, SideResult(*key, GOALS.get(key)))
 
     def floor_of(self, result: SideResult) -> SideResult | None:
         """The floor in the row of a result."""

@@ -22,23 +22,21 @@ _LEAST_CPU = 0.7
 async def saturated(run: FloorRun, word: str) -> None:
     """Every stream asks again as soon as it has its answer; the model does not wait."""
     plan = run.plan
-    goals = {"memory": 1.2 if word == "grpc" else 1.0, "sqlite": 1.5}
     message = f"/tokens {plan.events} floor"
     async with running_sides(plan, word, ["--tokens", str(plan.events)], _FASTEST) as sides:
         for side in run.rounds("saturated", sides):
             fields = {"message": message, "seconds": plan.seconds, "least_cpu_s": plan.seconds * _LEAST_CPU}
-            run.result("saturated", side, goals).add(await load(plan, job(side, "loop", plan.streams, **fields)))
+            run.result("saturated", side).add(await load(plan, job(side, "loop", plan.streams, **fields)))
         for side in sides:
             run.say(f"first event {word} {side.name}")
             one = await load(plan, job(side, "loop", 1, message=message, seconds=min(1.0, plan.seconds)))
             if one.first_p50_ms is not None:
-                run.result("saturated", side, goals).first_ms.append(one.first_p50_ms)
+                run.result("saturated", side).first_ms.append(one.first_p50_ms)
 
 
 async def paced(run: FloorRun, word: str) -> None:
     """128 streams at 50 tokens a second, as people see them. The transport delay is taken from each event's ``at``."""
     plan = run.plan
-    goals = {"memory": 1.5, "sqlite": 2.5}
     tokens = int(PACED_PER_S * 2)
     arguments = ["--tokens", str(tokens), "--rate", str(PACED_PER_S)]
     fields = {
@@ -49,13 +47,12 @@ async def paced(run: FloorRun, word: str) -> None:
     }
     async with running_sides(plan, word, arguments, _PACED) as sides:
         for side in run.rounds("paced", sides):
-            run.result("paced", side, goals).add(await load(plan, job(side, "loop", PACED_STREAMS, **fields)))
+            run.result("paced", side).add(await load(plan, job(side, "loop", PACED_STREAMS, **fields)))
 
 
 async def readers(run: FloorRun, word: str) -> None:
     """Many readers of one turn at 50 tokens a second; the floor sends the same to as many streams."""
     plan = run.plan
-    goals = {"memory": 0.7, "sqlite": 0.7}
     tokens = int(PACED_PER_S * 4)
     # The turn waits until all readers are connected; the floor waits for them by their number.
     hold_s = 3 + plan.readers / 250
@@ -67,7 +64,7 @@ async def readers(run: FloorRun, word: str) -> None:
             async with running_sides(plan, word, arguments, _PACED, [name]) as (side,):
                 turn_id = await _start(side, f"/slow {hold_s:g} /tokens {tokens} floor")
                 fields = {"turn_id": turn_id, "stamps": True, "warm_s": 0.0}
-                run.result("readers", side, goals).add(await load(plan, job(side, "once", plan.readers, **fields)))
+                run.result("readers", side).add(await load(plan, job(side, "once", plan.readers, **fields)))
 
 
 async def _start(side: Side, message: str) -> str:
@@ -100,7 +97,7 @@ async def _rest(run: FloorRun, tokens: int, row: str, *, small: bool) -> None:
                 "seconds": plan.seconds,
                 "least_cpu_s": plan.seconds * _LEAST_CPU,
             }
-            run.result(row, side, {"memory": 2.0}).add(await load(plan, job(side, "loop", plan.streams, **fields)))
+            run.result(row, side).add(await load(plan, job(side, "loop", plan.streams, **fields)))
 
 
 async def _ended_turn(side: Side) -> str:
@@ -113,13 +110,12 @@ async def _ended_turn(side: Side) -> str:
 async def idle(run: FloorRun, word: str) -> None:
     """The memory of an open stream that waits for its next event."""
     plan = run.plan
-    goals = {"memory": 40.0 if word == "grpc" else 30.0}
     async with running_sides(plan, word, ["--hold"], {}, [name for name in plan.sides if name != "sqlite"]) as sides:
         for side in sides:
             run.say(f"{plan.idle_streams} idle streams {word} {side.name}")
             turn_id = await _start(side, "/slow 3600 floor")
             result = await load(plan, job(side, "idle", plan.idle_streams, turn_id=turn_id))
-            found = run.result("idle", side, goals)
+            found = run.result("idle", side)
             if result.rss_bytes is not None:
                 found.rss_kib.append(result.rss_bytes / 1024 / plan.idle_streams)
 
@@ -127,8 +123,6 @@ async def idle(run: FloorRun, word: str) -> None:
 async def image(run: FloorRun, word: str) -> None:
     """A picture of 4 MB, read again and again; CPU a MB. On REST it is the bytes of ``GET /images/{image_id}``."""
     plan = run.plan
-    # Base64 in JSON has no goal.
-    goals = {"memory": 1000.0, "sqlite": 1000.0} if word in ("rest", "websocket", "grpc") else {}
     async with running_sides(plan, word, ["--image-bytes", str(_FLOOR_IMAGE_BYTES)], {}) as sides:
         drawn = {side.name: await _draw(side) for side in sides}
         for side in run.rounds("image", sides):
@@ -137,7 +131,7 @@ async def image(run: FloorRun, word: str) -> None:
             if word == "rest":
                 fields = {"path": f"/images/{picture.image_id}", "seconds": plan.seconds}
             result = await load(plan, job(side, "loop", 4, **fields))
-            found = run.result("image", side, goals)
+            found = run.result("image", side)
             megabytes = result.turns * picture.size / 1e6
             share = result.bytes / 1e6 / max(megabytes, 1e-9)
             found.note = f"{picture.size / 1e6:.1f} MB, {share:.2f} bytes on the wire a byte"
@@ -162,12 +156,11 @@ async def _draw(side: Side) -> _Drawn:
 async def slow_model(run: FloorRun, word: str) -> None:
     """16 chats at once on a model that waits a second before its first token."""
     plan = run.plan
-    goals = {"memory": 1.1, "sqlite": 1.1}
     async with running_sides(plan, word, [], _FASTEST, [name for name in plan.sides if name != "floor"]) as sides:
         for side in sides:
             run.say(f"16 chats on a slow model {word} {side.name}")
             result = await load(plan, job(side, "burst", 16, message="/slow 1 /tokens 5 floor"))
-            run.result("slow-model", side, goals).per_s.append(result.seconds)
+            run.result("slow-model", side).per_s.append(result.seconds)
 
 
 Row = Callable[[FloorRun, str], Awaitable[None]]

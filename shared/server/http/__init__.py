@@ -6,6 +6,7 @@ A leaf adds its own routes and nothing else.
 from shared.server.http.answers import json_response, no_reader, while_connected
 from shared.server.http.bodies import After, ChatBody, IdempotencyKey, ImageBody, Service
 from shared.server.http.negotiation import prefers
+from shared.server.http.open_body import OpenBody
 from shared.server.http.schemas import PICTURES, openapi_events, openapi_json
 from shared.server.http.serving import main
 
@@ -15,6 +16,7 @@ __all__ = [
     "ChatBody",
     "IdempotencyKey",
     "ImageBody",
+    "OpenBody",
     "Service",
     "json_response",
     "main",

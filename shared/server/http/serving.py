@@ -17,6 +17,7 @@ from shared.server.context import ServerContext
 from shared.server.http import uvicorn_adapter
 from shared.server.http.app import create_app
 from shared.server.http.fair_reading import fair
+from shared.server.http.open_body import OpenBodies
 from shared.server.signals import Stopping
 from shared.server.tasks import first_of
 from shared.transports import Transport
@@ -24,7 +25,7 @@ from shared.transports import Transport
 
 async def serve(app: FastAPI, context: ServerContext, listener: socket.socket, stopping: Stopping) -> None:
     """Run an app under uvicorn until a signal, then drain it."""
-    server = uvicorn_adapter.Server(uvicorn_config(app, context.settings))
+    server = uvicorn_adapter.Server(uvicorn_config(OpenBodies(app, context.service.logger), context.settings))
     serving = asyncio.create_task(server.serve(sockets=[listener]))
     await first_of(stopping.drain(context.service), asyncio.shield(serving))
     server.should_exit = True

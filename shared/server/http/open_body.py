@@ -1,0 +1,103 @@
+"""The body of an answer that stays open: the framework answers the head, and the body is written after the framework has returned.
+
+While the framework waited for the end of a stream, its middleware, routing and dependencies would stay in memory for each open
+stream, and each event would pass through all of them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from typing import Any, Protocol, cast
+
+from starlette.responses import Response
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from shared.errors import ChatError
+from shared.logger import Logger
+from shared.server.http.answers import problem
+
+# In the scope of a request: a list that takes the body of its answer.
+_OPENED = "genai.opened"
+
+
+class Streamed(Protocol):
+    """Starlette's ``StreamingResponse``, sse-starlette's ``EventSourceResponse``."""
+
+    status_code: int
+    raw_headers: list[tuple[bytes, bytes]]
+    body_iterator: Any
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None: ...
+
+
+class OpenBody(Response):
+    """Sends the head of ``response`` and leaves its body, an async generator of bytes, to ``OpenBodies``.
+
+    Where the app is run without ``OpenBodies``, ``response`` sends its body itself.
+    """
+
+    def __init__(self, response: Streamed) -> None:
+        self._response = response
+        self.background = None
+        self.status_code = response.status_code
+        self.raw_headers = response.raw_headers
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        opened = scope.get(_OPENED)
+        if opened is None:
+            await self._response(scope, receive, send)
+            return
+        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+        opened.append(self._response.body_iterator)
+
+
+class OpenBodies:
+    """The outermost ASGI app: it writes the bodies that ``OpenBody`` has left, until they end or the client leaves."""
+
+    def __init__(self, app: ASGIApp, logger: Logger) -> None:
+        self._app = app
+        self._logger = logger
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        opened: list[AsyncGenerator[bytes, None]] = []
+        scope[_OPENED] = opened
+        await self._app(scope, receive, send)
+        if opened:
+            try:
+                await _write(opened.pop(), receive, send)
+            except Exception as error:
+                # The status has been sent. The server breaks the connection, so that the client does not read a whole answer.
+                problem(ChatError("internal"), scope, self._logger, why=type(error).__name__)
+                raise
+
+
+async def _write(body: AsyncGenerator[bytes, None], receive: Receive, send: Send) -> None:
+    writing = cast("asyncio.Task[None]", asyncio.current_task())
+    left = False
+
+    async def watch() -> None:
+        nonlocal left
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        left = True
+        writing.cancel()
+
+    watching = asyncio.create_task(watch())
+    try:
+        async with aclosing(body):
+            async for piece in body:
+                await send({"type": "http.response.body", "body": piece, "more_body": True})
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+    except asyncio.CancelledError:
+        if not left or writing.uncancel():
+            raise
+    except OSError:
+        # The client has left while a piece was sent to it (ASGI, "Disconnected Client - send exception").
+        return
+    finally:
+        watching.cancel()
