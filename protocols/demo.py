@@ -23,7 +23,7 @@ from protocols.demo_report import compare_runs, model_output, show_runs
 from protocols.demo_view import DemoView, TransportRun
 from protocols.live import open_console
 from protocols.processes import serving_all
-from shared.client.protocol import ChatClient, Item, Lost, Resumed, collect
+from shared.client.protocol import ChatClient, Item, Lost, Resumed, Rewound, collect
 from shared.config import Settings, settings_problems
 from shared.errors import ChatError, ConnectionLost
 from shared.events import Chunk, ImageChunk
@@ -125,7 +125,7 @@ async def _play(client: ChatClient, run: TransportRun, view: DemoView, args: arg
         for turn_id in run.turn_ids:
             async with aclosing(client.read(turn_id, 0)) as items:
                 async for item in items:
-                    if not isinstance(item, Lost | Resumed | Reply | Picture):
+                    if not isinstance(item, Lost | Resumed | Rewound | Reply | Picture):
                         run.log.append(item)
         run.step = "done"
     except (ChatError, ConnectionLost) as error:
@@ -142,7 +142,9 @@ async def _read(run: TransportRun, items: AsyncGenerator[Item, None]) -> Reply |
     whole: Reply | Picture | None = None
     async with aclosing(items):
         async for item in items:
-            if isinstance(item, Lost | Resumed):
+            if isinstance(item, Rewound):
+                run.fold = Fold()
+            if isinstance(item, Lost | Resumed | Rewound):
                 continue
             if first_ms is None and isinstance(item, Chunk | ImageChunk | Reply | Picture):
                 first_ms = (time.perf_counter() - begun) * 1000

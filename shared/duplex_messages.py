@@ -122,13 +122,18 @@ class SessionJoined(_Message, frozen=True, kw_only=True, tag="session_joined"):
     running_turn_id: str | None
 
 
-class Resumed(_Message, frozen=True, kw_only=True, tag="resumed"):
-    """The state of a turn, before the events of every resume. The answer to ``cancel`` too, with ``after`` = ``last_seq``."""
+class Resumed(_Message, frozen=True, kw_only=True, tag="resumed", omit_defaults=True):
+    """The state of a turn, before the events of every resume. The answer to ``cancel`` too, with ``after`` = ``last_seq``.
+
+    ``lost``, which is absent in JSON when it is false: the store has lost events that this client was sent. ``after`` is
+    0 then, the client drops what it shows of the turn, and all events follow. This one also comes unasked.
+    """
 
     turn_id: str
     after: int
     last_seq: int
     status: Status
+    lost: bool = False
 
 
 class Pong(_Message, frozen=True, kw_only=True, tag="pong"):

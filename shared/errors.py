@@ -95,6 +95,7 @@ class ChatError(Exception):
     """A row of the table with the words for this case: servers answer with it, and clients raise it.
 
     ``cause`` is for the log: what happened, such as an exception's type, without any text of another program.
+    ``last_seq`` is given with ``cursor_lost``: the last seq of the turn as it is stored.
     ``http_status`` is given only where the row has two (``invalid_request``: 400 when the body is not JSON). A client that
     was sent a code which this table lacks keeps that code in ``code`` and treats the error as ``internal``; see ``received``.
     """
@@ -107,6 +108,7 @@ class ChatError(Exception):
         http_status: int | None = None,
         retry_after_s: float | None = None,
         cause: str | None = None,
+        last_seq: int | None = None,
     ) -> None:
         kind = ERRORS[code]
         self.kind = kind
@@ -116,6 +118,7 @@ class ChatError(Exception):
         self.retryable = kind.retryable
         self.retry_after_s = retry_after_s if retry_after_s is not None else kind.retry_after_s
         self.cause = cause
+        self.last_seq = last_seq
         super().__init__(f"{code}: {self.message}")
 
     @classmethod
@@ -126,9 +129,10 @@ class ChatError(Exception):
         *,
         http_status: int | None = None,
         retry_after_s: float | None = None,
+        last_seq: int | None = None,
     ) -> Self:
         """The error that another program sent by its code; a newer server may send a code that is not in this table."""
-        error = cls(known_code(code), message, http_status=http_status, retry_after_s=retry_after_s)
+        error = cls(known_code(code), message, http_status=http_status, retry_after_s=retry_after_s, last_seq=last_seq)
         error.code = code
         error.args = (f"{code}: {error.message}",)
         return error

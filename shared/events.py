@@ -121,6 +121,17 @@ class TurnInterrupted(Event, frozen=True, kw_only=True, tag="turn_interrupted", 
     epoch: int | None = None
 
 
+class CursorLost(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="cursor_lost"):
+    """The store no longer has what a client was shown of a turn; the client drops it and reads the turn from 0.
+
+    This is no event: it has no seq and is in no log. ``last_seq`` and ``epoch`` are those of the turn as it is stored.
+    """
+
+    turn_id: str
+    last_seq: int
+    epoch: int
+
+
 AnyEvent = (
     TurnStarted
     | Chunk

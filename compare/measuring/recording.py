@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from compare.measuring.lanes import RunningLane, generated_tokens
 from compare.measuring.turns import Arrival, TurnRecord
-from shared.client.protocol import ChatClient, Item, Lost, Resumed
+from shared.client.protocol import ChatClient, Item, Lost, Resumed, Rewound
 from shared.errors import ChatError, ConnectionLost
 from shared.events import AnyEvent, Chunk, ImageChunk, event_type
 from shared.reply import Picture, Reply
@@ -165,6 +165,8 @@ def _arrival(record: TurnRecord, item: Item) -> Arrival:
             return Arrival(ms, "lost", item.after, None, 0)
         case Resumed():
             return Arrival(ms, "resumed", item.after, None, 0)
+        case Rewound():
+            return Arrival(ms, "rewound", item.after, None, 0)
     event: AnyEvent = item
     return Arrival(ms, event_type(event), event.seq, event.at - record.asked_at, 0)
 

@@ -1682,7 +1682,9 @@ Global___SessionJoined: _TypeAlias = SessionJoined  # noqa: Y015
 
 @_typing.final
 class Resumed(_message.Message):
-    """Answers resume; the events after `after` follow, none when the turn has ended at `after`."""
+    """Answers resume; the events after `after` follow, none when the turn has ended at `after`. With `lost` it also comes
+    unasked.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -1690,10 +1692,15 @@ class Resumed(_message.Message):
     AFTER_FIELD_NUMBER: _builtins.int
     LAST_SEQ_FIELD_NUMBER: _builtins.int
     STATUS_FIELD_NUMBER: _builtins.int
+    LOST_FIELD_NUMBER: _builtins.int
     turn_id: _builtins.str
     after: _builtins.int
     last_seq: _builtins.int
     status: _builtins.str
+    lost: _builtins.bool
+    """The store has lost events that this client was sent: it drops what it shows of the turn. `after` is 0, and all
+    events follow.
+    """
     def __init__(
         self,
         *,
@@ -1701,10 +1708,11 @@ class Resumed(_message.Message):
         after: _builtins.int = ...,
         last_seq: _builtins.int = ...,
         status: _builtins.str = ...,
+        lost: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["after", b"after", "last_seq", b"last_seq", "status", b"status", "turn_id", b"turn_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after", b"after", "last_seq", b"last_seq", "lost", b"lost", "status", b"status", "turn_id", b"turn_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

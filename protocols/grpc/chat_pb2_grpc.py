@@ -230,7 +230,9 @@ class ChatServiceServicer:
 
     def ResumeTurn(self, request, context):
         """The events after a cursor: what is stored at once, what comes when it comes. OUT_OF_RANGE when `after` is beyond
-        the last event or the log is no longer kept; OK without events after the end of an ended turn.
+        the last event or the log is no longer kept; OK without events after the end of an ended turn. DATA_LOSS, also in
+        the middle of the stream, when the store has lost events before the cursor: drop what is shown of the turn and read
+        it with after = 0. The trailing metadata has `last_seq`, the last seq of the turn as it is stored.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -83,7 +83,9 @@ class ChatServiceStub:
     """Draws a picture, as events in the same way."""
     ResumeTurn: _grpc.UnaryStreamMultiCallable[_chat_pb2.ResumeTurnRequest, _chat_pb2.Event]
     """The events after a cursor: what is stored at once, what comes when it comes. OUT_OF_RANGE when `after` is beyond
-    the last event or the log is no longer kept; OK without events after the end of an ended turn.
+    the last event or the log is no longer kept; OK without events after the end of an ended turn. DATA_LOSS, also in
+    the middle of the stream, when the store has lost events before the cursor: drop what is shown of the turn and read
+    it with after = 0. The trailing metadata has `last_seq`, the last seq of the turn as it is stored.
     """
     Echo: _grpc.UnaryUnaryMultiCallable[_chat_pb2.EchoRequest, _chat_pb2.EchoResponse]
     """How this call arrived, after every proxy on its way. UNIMPLEMENTED where the server's setting PROBE is off."""
@@ -134,7 +136,9 @@ class ChatServiceAsyncStub(ChatServiceStub):
     """Draws a picture, as events in the same way."""
     ResumeTurn: _aio.UnaryStreamMultiCallable[_chat_pb2.ResumeTurnRequest, _chat_pb2.Event]  # type: ignore[assignment]
     """The events after a cursor: what is stored at once, what comes when it comes. OUT_OF_RANGE when `after` is beyond
-    the last event or the log is no longer kept; OK without events after the end of an ended turn.
+    the last event or the log is no longer kept; OK without events after the end of an ended turn. DATA_LOSS, also in
+    the middle of the stream, when the store has lost events before the cursor: drop what is shown of the turn and read
+    it with after = 0. The trailing metadata has `last_seq`, the last seq of the turn as it is stored.
     """
     Echo: _aio.UnaryUnaryMultiCallable[_chat_pb2.EchoRequest, _chat_pb2.EchoResponse]  # type: ignore[assignment]
     """How this call arrived, after every proxy on its way. UNIMPLEMENTED where the server's setting PROBE is off."""
@@ -272,7 +276,9 @@ class ChatServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_chat_pb2.Event], _abc.AsyncIterator[_chat_pb2.Event]]:
         """The events after a cursor: what is stored at once, what comes when it comes. OUT_OF_RANGE when `after` is beyond
-        the last event or the log is no longer kept; OK without events after the end of an ended turn.
+        the last event or the log is no longer kept; OK without events after the end of an ended turn. DATA_LOSS, also in
+        the middle of the stream, when the store has lost events before the cursor: drop what is shown of the turn and read
+        it with after = 0. The trailing metadata has `last_seq`, the last seq of the turn as it is stored.
         """
 
     @_abc_1.abstractmethod

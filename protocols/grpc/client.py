@@ -33,10 +33,11 @@ from shared.client import cli
 from shared.client.events import UnknownEvent
 from shared.client.protocol import Ask, ChatClient
 from shared.client.strangers import stranger_at
+from shared.client.transport import Watched
 from shared.errors import ChatError, ConnectionLost, NotOurServer, SentAway, ServerAbsent
 from shared.events import AnyEvent
 from shared.reply import Snapshot
-from shared.session import MessagePage, ModelInfo, Session, SessionPage, SessionUpdate
+from shared.session import MessagePage, ModelInfo, Session, SessionPage
 from shared.stats import ServerStats
 
 Q = TypeVar("Q", bound=ProtobufMessage)
@@ -85,8 +86,9 @@ class Client(ChatClient):
         self._own_requests.append(ask.request_id)
         return self._events(self._channel.chat.GenerateImage, image_request(ask))
 
-    def stream_turn(self, turn_id: str, after: int) -> AsyncGenerator[AnyEvent | UnknownEvent, None]:
-        return self._events(self._channel.chat.ResumeTurn, pb.ResumeTurnRequest(turn_id=turn_id, after=after))
+    def stream_turn(self, turn_id: str, after: int, epoch: int = 0) -> AsyncGenerator[AnyEvent | UnknownEvent, None]:
+        request = pb.ResumeTurnRequest(turn_id=turn_id, after=after, epoch=epoch or None)
+        return self._events(self._channel.chat.ResumeTurn, request)
 
     async def _events(
         self, method: grpc.aio.UnaryStreamMultiCallable[Q, pb.Event], request: Q
@@ -108,7 +110,7 @@ class Client(ChatClient):
         finally:
             await ended(call)
 
-    async def watch(self, session_id: str) -> AsyncGenerator[AnyEvent | UnknownEvent | SessionUpdate, None]:
+    async def watch(self, session_id: str) -> AsyncGenerator[Watched, None]:
         async with self._failures(), aclosing(self._watches.watch(self._chat_call(), session_id)) as items:
             async for item in items:
                 yield item

@@ -47,7 +47,7 @@ class ChatService:
         await self._stream(await self._service.start_image(**to_fields(request)), context)
 
     async def ResumeTurn(self, request: pb.ResumeTurnRequest, context: Context) -> None:
-        await self._stream(await self._service.open(request.turn_id, request.after), context)
+        await self._stream(await self._service.open(request.turn_id, request.after, request.epoch), context)
 
     async def _stream(self, reader: Reader, context: Context) -> None:
         """Write the events after the reader's cursor. A client that leaves cancels this handler, and not the turn."""
@@ -62,7 +62,7 @@ class ChatService:
                     if not records:
                         # A proxy counts the silence of each call, and HTTP/2's PING ends at the first hop.
                         await write(heartbeat)
-        # A stream that ends early has UNAVAILABLE as its status, which tells the client to resume.
+        # A stream that ends early has UNAVAILABLE as its status, which tells the client to resume; DATA_LOSS, to read from 0.
         reader.check_complete()
         if record is not None and isinstance(record.event, TurnFailed):
             raise ChatError.received(record.event.code, record.event.message)

@@ -13,9 +13,9 @@ import grpc
 from protocols.grpc import chat_pb2 as pb
 from protocols.grpc.convert import from_message
 from protocols.grpc.received import received_event
-from shared.client.events import UnknownEvent
+from shared.client.transport import Watched
 from shared.errors import ChatError, ConnectionLost
-from shared.events import AnyEvent, TurnStarted
+from shared.events import CursorLost, TurnStarted
 from shared.session import SessionUpdate
 
 ChatCall = grpc.aio.StreamStreamCall[pb.ChatRequest, pb.ChatResponse]
@@ -28,9 +28,7 @@ class SessionWatches:
         self._own_requests = own_requests
         self._calls: dict[str, ChatCall] = {}
 
-    async def watch(
-        self, call: ChatCall, session_id: str
-    ) -> AsyncGenerator[AnyEvent | UnknownEvent | SessionUpdate, None]:
+    async def watch(self, call: ChatCall, session_id: str) -> AsyncGenerator[Watched, None]:
         """Join the session; yield its hints and the events of turns that others start. Cancels the call when closed."""
         own_turns: set[str] = set()
         try:
@@ -46,6 +44,9 @@ class SessionWatches:
                             own_turns.add(event.turn_id)
                         if event.turn_id not in own_turns:
                             yield event
+                    case "resumed" if response.resumed.turn_id not in own_turns:
+                        # ``resumed`` comes unasked only with ``lost``, and does not name the epoch.
+                        yield CursorLost(turn_id=response.resumed.turn_id, last_seq=response.resumed.last_seq, epoch=1)
                     case "session_update":
                         yield from_message(response.session_update, SessionUpdate)
                     case "error":

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import grpc
@@ -22,6 +23,7 @@ from grpc_status import rpc_status
 from shared.errors import ERRORS, ChatError, ConnectionLost, NotOurServer, ServerAbsent
 
 DOMAIN = "genai-protocols"
+_LAST_SEQ = "last_seq"
 # Statuses that the library or a proxy gives when the connection breaks.
 _BROKEN = frozenset({"UNAVAILABLE", "CANCELLED", "UNKNOWN", "INTERNAL", "DEADLINE_EXCEEDED"})
 # Of several codes with one status, the first row of the table.
@@ -29,6 +31,13 @@ _CODE_OF_STATUS = {row.grpc: row.code for row in reversed(ERRORS.values()) if ro
 _NEVER_CONNECTED = ("failed to connect", "errors resolving", "DNS resolution failed")
 # A server accepted the connection and it broke before HTTP/2 had begun: the server is lost, not absent.
 _ACCEPTED = ("Socket closed", "recvmsg")
+
+
+@dataclass(frozen=True)
+class _Status(grpc.Status):
+    code: grpc.StatusCode
+    details: str
+    trailing_metadata: Any
 
 
 def to_status(error: ChatError) -> grpc.Status:
@@ -39,7 +48,9 @@ def to_status(error: ChatError) -> grpc.Status:
         delay.FromMilliseconds(int(error.retry_after_s * 1000))
         details.append(_packed(RetryInfo(retry_delay=delay)))
     number, _ = grpc.StatusCode[error.kind.grpc].value
-    return rpc_status.to_status(Status(code=number, message=error.message, details=details))
+    status = rpc_status.to_status(Status(code=number, message=error.message, details=details))
+    last_seq = () if error.last_seq is None else ((_LAST_SEQ, str(error.last_seq)),)
+    return _Status(status.code, status.details, (*status.trailing_metadata, *last_seq))
 
 
 def from_status(error: grpc.aio.AioRpcError) -> ChatError | ConnectionLost:
@@ -60,16 +71,18 @@ def from_status(error: grpc.aio.AioRpcError) -> ChatError | ConnectionLost:
 
 def from_details(trailing: Iterable[Any] | None, message: str) -> ChatError | None:
     """The error in a call's trailing metadata; None when the status was not made by ``to_status``."""
-    code, retry_after_s = "", None
+    code, retry_after_s, last_seq = "", None, None
     info, retry = ErrorInfo(), RetryInfo()
     for name, value in trailing or ():
-        if name == "grpc-status-details-bin":
+        if name == _LAST_SEQ and value.isdecimal():
+            last_seq = int(value)
+        elif name == "grpc-status-details-bin":
             for detail in Status.FromString(value).details:
                 if detail.Unpack(info) and info.domain == DOMAIN:
                     code = info.reason.lower()
                 elif detail.Unpack(retry):
                     retry_after_s = retry.retry_delay.ToMilliseconds() / 1000
-    return ChatError.received(code, message, retry_after_s=retry_after_s) if code else None
+    return ChatError.received(code, message, retry_after_s=retry_after_s, last_seq=last_seq) if code else None
 
 
 @contextlib.contextmanager

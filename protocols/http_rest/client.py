@@ -71,12 +71,12 @@ class Client(HttpClient):
                 async for event in events:
                     yield event
 
-    async def stream_turn(self, turn_id: str, after: int) -> AsyncGenerator[AnyEvent, None]:
+    async def stream_turn(self, turn_id: str, after: int, epoch: int = 0) -> AsyncGenerator[AnyEvent, None]:
         running = True
         wait_s = min(POLL_S, self._silence_s / 2)
         while running:
             asked = time.monotonic()
-            running, events = await self.poll(turn_id, after, wait_s)
+            running, events = await self.poll(turn_id, after, wait_s, epoch)
             if running and not events and time.monotonic() - asked < wait_s / 2:
                 raise SentAway("the server is shutting down and ended the poll early")
             for event in events:

@@ -17,10 +17,10 @@ from typing import Any
 
 from protocols import TRANSPORTS
 from shared.client import cli
-from shared.client.events import UnknownEvent, read_event
+from shared.client.events import read_event
 from shared.client.http import HttpClient
 from shared.client.protocol import Ask
-from shared.events import AnyEvent
+from shared.client.transport import TurnItem
 
 EVENT_STREAM = "text/event-stream"
 
@@ -30,20 +30,21 @@ class Client(HttpClient):
 
     transport = "sse"
 
-    def stream_chat(self, ask: Ask) -> AsyncGenerator[AnyEvent | UnknownEvent, None]:
+    def stream_chat(self, ask: Ask) -> AsyncGenerator[TurnItem, None]:
         body = {"message": ask.text, "session_id": ask.session_id, "model_id": ask.model_id}
         return self._events("POST", "/chat/stream", {"Idempotency-Key": ask.request_id}, json=body)
 
-    def stream_image(self, ask: Ask) -> AsyncGenerator[AnyEvent | UnknownEvent, None]:
+    def stream_image(self, ask: Ask) -> AsyncGenerator[TurnItem, None]:
         body = {"prompt": ask.text, "size": ask.size, "session_id": ask.session_id}
         return self._events("POST", "/images/stream", {"Idempotency-Key": ask.request_id}, json=body)
 
-    def stream_turn(self, turn_id: str, after: int) -> AsyncGenerator[AnyEvent | UnknownEvent, None]:
-        return self._events("GET", f"/turns/{turn_id}/stream", {"Last-Event-ID": f"{turn_id}/{after}"})
+    def stream_turn(self, turn_id: str, after: int, epoch: int = 0) -> AsyncGenerator[TurnItem, None]:
+        cursor = f"{turn_id}/{after}.{epoch}" if epoch else f"{turn_id}/{after}"
+        return self._events("GET", f"/turns/{turn_id}/stream", {"Last-Event-ID": cursor})
 
     async def _events(
         self, method: str, path: str, headers: dict[str, str], **body: Any
-    ) -> AsyncGenerator[AnyEvent | UnknownEvent, None]:
+    ) -> AsyncGenerator[TurnItem, None]:
         headers = {"Accept": EVENT_STREAM, **headers}
         async with self._stream(method, path, media_type=EVENT_STREAM, headers=headers, **body) as response:
             async for data in parse(self._bytes(response)):

@@ -13,12 +13,16 @@
 ``event:`` is the event's type, ``id:`` its cursor, ``data:`` its JSON; a comment is a heartbeat. A browser's EventSource
 comes back by itself with ``Last-Event-ID``, so this is the one transport whose resume is part of the protocol. A POST that
 is sent again with the same ``Idempotency-Key`` gets the events of the same turn, after ``Last-Event-ID`` where it has one.
+
+A terminal event of epoch 1 has ``id: <turn_id>/<seq>.1``. When the store has lost events that a client was sent, ``event:
+cursor_lost`` with ``id: <turn_id>/0`` says so, and all events follow from the first one: any status but 200 ends an EventSource.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncIterator, Sequence
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 from fastapi import APIRouter, Header, Query, Response
 from sse_starlette.sse import EventSourceResponse
@@ -28,6 +32,7 @@ from shared.chat.checks import bounded_int
 from shared.chat.service import ChatService
 from shared.chat.turn_log import Reader
 from shared.errors import ChatError
+from shared.events import CursorLost, to_json
 from shared.server import http
 from shared.server.http import ChatBody, IdempotencyKey, ImageBody, Service
 from shared.store.record import Record
@@ -37,12 +42,21 @@ HEARTBEAT = b":\n\n"
 STREAM = "/turns/{turn_id}/stream"
 # Beyond the last event of every log.
 MAX_SEQ = 2**63 - 1
+_CURSOR = re.compile(r"(?P<turn_id>.+)/(?P<after>[0-9]+)(\.(?P<epoch>[0-9]+))?", re.DOTALL)
 
 LastEventId = Annotated[str | None, Header(alias="Last-Event-ID", description="the cursor, as the last `id:` gave it")]
 
 LastEventIds = Annotated[list[str] | None, Query(alias="lastEventId", max_length=1, description="as Last-Event-ID")]
 
 router = APIRouter(tags=["sse"])
+
+
+class Cursor(NamedTuple):
+    """What an ``id:`` says: the client has the turn up to seq ``after``, as it was in ``epoch``."""
+
+    turn_id: str
+    after: int
+    epoch: int
 
 
 @router.post("/chat/stream", response_class=EventSourceResponse, responses=http.openapi_events(MEDIA_TYPE))
@@ -74,25 +88,26 @@ async def resume(
     service: Service,
     turn_id: str,
     after: http.After = 0,
+    epoch: http.Epoch = 0,
     last_event_id: LastEventId = None,
     polyfill_ids: LastEventIds = None,
 ) -> Response:
     """Go on from a cursor; 204 when there is nothing more, which ends EventSource.
 
-    The cursor is ``Last-Event-ID``, else ``?lastEventId=``, which event-source-polyfill sends, else ``?after=``.
+    The cursor is ``Last-Event-ID``, else ``?lastEventId=``, which event-source-polyfill sends, else ``?after=`` and ``?epoch=``.
     """
     cursor = last_event_id or (polyfill_ids[0] if polyfill_ids else "")
     if cursor:
-        named, after = _parse(cursor)
+        named, after, epoch = _parse(cursor)
         if named != turn_id:
             raise ChatError("invalid_request", "Last-Event-ID is not a cursor of this turn.")
-    reader = await service.open(turn_id, after)
+    reader = await service.open(turn_id, after, epoch, rewinds=True)
     if reader.complete:
         return Response(status_code=204)
     return _answer(service, reader)
 
 
-async def _own_cursor(service: ChatService, key: str | None, last_event_id: str | None) -> tuple[str, int] | None:
+async def _own_cursor(service: ChatService, key: str | None, last_event_id: str | None) -> Cursor | None:
     """The cursor of a POST that goes on with its turn; None for a POST that starts one.
 
     fetch-event-source sends such a POST. It never starts a turn: raises ``invalid_request`` unless the key is that of the turn
@@ -100,9 +115,9 @@ async def _own_cursor(service: ChatService, key: str | None, last_event_id: str 
     """
     if not last_event_id:
         return None
-    turn_id, after = _parse(last_event_id)
+    cursor = _parse(last_event_id)
     try:
-        own = key is not None and (await service.open(turn_id, 0)).request_id == key
+        own = key is not None and (await service.open(cursor.turn_id, 0)).request_id == key
     except ChatError as error:
         if error.code != "turn_not_found":
             raise
@@ -111,21 +126,21 @@ async def _own_cursor(service: ChatService, key: str | None, last_event_id: str 
         raise ChatError(
             "invalid_request", "To go on with a turn, send Last-Event-ID with the Idempotency-Key of that turn."
         )
-    return turn_id, after
+    return cursor
 
 
-def _parse(last_event_id: str) -> tuple[str, int]:
-    """Turn and seq of an ``id:`` that a stream has sent. Raises ``invalid_request`` for any other text."""
-    turn_id, _, seq = last_event_id.rpartition("/")
-    if not (turn_id and seq.isascii() and seq.isdecimal()):
+def _parse(last_event_id: str) -> Cursor:
+    """The cursor in an ``id:`` that a stream has sent. Raises ``invalid_request`` for any other text."""
+    match = _CURSOR.fullmatch(last_event_id)
+    if match is None:
         raise ChatError("invalid_request", "Last-Event-ID is not a cursor of this server.")
-    return turn_id, bounded_int(seq, MAX_SEQ)
+    return Cursor(match["turn_id"], bounded_int(match["after"], MAX_SEQ), bounded_int(match["epoch"] or "0", MAX_SEQ))
 
 
-async def _answer_post(service: ChatService, reader: Reader, cursor: tuple[str, int] | None) -> Response:
+async def _answer_post(service: ChatService, reader: Reader, cursor: Cursor | None) -> Response:
     """The events of a turn from its start, or after a cursor. At the end of the log 200 and empty: a POST may repeat a 204."""
     if cursor is not None:
-        reader = await service.open(*cursor)
+        reader = await service.open(*cursor, rewinds=True)
         if reader.complete:
             return Response(media_type=MEDIA_TYPE)
     return _answer(service, reader)
@@ -151,9 +166,14 @@ async def _stream(service: ChatService, reader: Reader) -> AsyncIterator[bytes]:
     retry = b"retry: %d\n\n" % service.settings.retry_ms
     yield retry
     with reader:
-        async for records in reader:
-            # Cached: an event is framed once for all readers.
-            yield b"".join([record.framed(frame) for record in records]) or HEARTBEAT
+        while True:
+            async for records in reader:
+                # Cached: an event is framed once for all readers.
+                yield b"".join([record.framed(frame) for record in records]) or HEARTBEAT
+            lost = reader.rewind()
+            if lost is None:
+                break
+            yield lost_frame(lost)
     if not reader.complete:
         # This server stops and the turn goes on in another process. EventSource comes back after a clean end, not after a 503.
         yield retry
@@ -162,7 +182,14 @@ async def _stream(service: ChatService, reader: Reader) -> AsyncIterator[bytes]:
 def frame(record: Record) -> bytes:
     """One event: its type, its cursor, its JSON; a blank line dispatches it."""
     cursor = b"%b/%d" % (record.turn_id.encode(), record.seq)
+    if record.epoch:
+        cursor += b".%d" % record.epoch
     return b"event: %b\nid: %b\ndata: %b\n\n" % (record.type.encode(), cursor, record.json)
+
+
+def lost_frame(lost: CursorLost) -> bytes:
+    """The store has lost events that were sent. With this ``id:`` a client that comes back reads from the first event."""
+    return b"event: cursor_lost\nid: %b/0\ndata: %b\n\n" % (lost.turn_id.encode(), to_json(lost))
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -16,10 +16,12 @@ from typing import Any
 
 from protocols import TRANSPORTS
 from shared.client import cli
-from shared.client.events import UnknownEvent, read_event
-from shared.client.http import HttpClient
+from shared.client.events import read_event
+from shared.client.http import HttpClient, cursor
 from shared.client.protocol import Ask
-from shared.events import AnyEvent
+from shared.client.transport import TurnItem
+from shared.errors import ChatError
+from shared.events import CursorLost
 
 NDJSON = "application/x-ndjson"
 
@@ -29,24 +31,28 @@ class Client(HttpClient):
 
     transport = "ndjson"
 
-    def stream_chat(self, ask: Ask) -> AsyncGenerator[AnyEvent | UnknownEvent, None]:
+    def stream_chat(self, ask: Ask) -> AsyncGenerator[TurnItem, None]:
         body = {"message": ask.text, "session_id": ask.session_id, "model_id": ask.model_id}
         return self._events("POST", "/chat/stream", {"Idempotency-Key": ask.request_id}, json=body)
 
-    def stream_image(self, ask: Ask) -> AsyncGenerator[AnyEvent | UnknownEvent, None]:
+    def stream_image(self, ask: Ask) -> AsyncGenerator[TurnItem, None]:
         body = {"prompt": ask.text, "size": ask.size, "session_id": ask.session_id}
         return self._events("POST", "/images/stream", {"Idempotency-Key": ask.request_id}, json=body)
 
-    def stream_turn(self, turn_id: str, after: int) -> AsyncGenerator[AnyEvent | UnknownEvent, None]:
-        return self._events("GET", f"/turns/{turn_id}/stream", {}, params={"after": after})
+    def stream_turn(self, turn_id: str, after: int, epoch: int = 0) -> AsyncGenerator[TurnItem, None]:
+        return self._events("GET", f"/turns/{turn_id}/stream", {}, params=cursor(after, epoch))
 
     async def _events(
         self, method: str, path: str, headers: dict[str, str], **options: Any
-    ) -> AsyncGenerator[AnyEvent | UnknownEvent, None]:
+    ) -> AsyncGenerator[TurnItem, None]:
         headers = {"Accept": NDJSON, **headers}
         async with self._stream(method, path, media_type=NDJSON, headers=headers, **options) as response:
             async for line in parse(self._bytes(response)):
-                yield read_event(line)
+                event = read_event(line)
+                if isinstance(event, CursorLost):
+                    # The stream ends here; it is the refusal that GET answers with 409.
+                    raise ChatError("cursor_lost", last_seq=event.last_seq)
+                yield event
 
 
 async def parse(stream: AsyncIterator[bytes]) -> AsyncIterator[bytes]:

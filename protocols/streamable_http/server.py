@@ -2,13 +2,14 @@
 
     POST /chat/stream             {"message": "…", "session_id"?: "…", "model_id"?: "…"}
     POST /images/stream           {"prompt": "…", "size"?: "1024x1024", "session_id"?: "…"}
-    GET /turns/{id}/stream?after=N
+    GET /turns/{id}/stream?after=N&epoch=E
       200                         {"type":"turn_started","turn_id":"…","seq":1,…}
                                   {"type":"chunk","turn_id":"…","seq":2,"at":…,"text":"Hello"}
                                   …
 
 One event is one line; a blank line is a heartbeat. The protocol has no resume of its own, so the cursor is a query parameter. A
-POST that is sent again with the same ``Idempotency-Key`` gets the events of the same turn.
+POST that is sent again with the same ``Idempotency-Key`` gets the events of the same turn. A cursor that lies in what the store has
+lost is refused with 409 ``cursor_lost``; while the stream is open, a line says so, and the stream ends.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from starlette.responses import StreamingResponse
 from protocols import TRANSPORTS
 from shared.chat.service import ChatService
 from shared.chat.turn_log import Reader
+from shared.events import to_json
 from shared.server import http
 from shared.server.http import ChatBody, IdempotencyKey, ImageBody, Service
 from shared.store.record import Record
@@ -46,10 +48,14 @@ async def image(service: Service, body: ImageBody, key: IdempotencyKey = None) -
     return _answer(service, reader)
 
 
-@router.get(STREAM, response_class=StreamingResponse, responses=http.openapi_events(MEDIA_TYPE))
-async def resume(service: Service, turn_id: str, after: http.After = 0) -> Response:
-    """Go on from a cursor, ``?after=``; empty when there is nothing more."""
-    return _answer(service, await service.open(turn_id, after))
+@router.get(
+    STREAM,
+    response_class=StreamingResponse,
+    responses=http.openapi_events(MEDIA_TYPE) | http.openapi_cursor_lost(),
+)
+async def resume(service: Service, turn_id: str, after: http.After = 0, epoch: http.Epoch = 0) -> Response:
+    """Go on from a cursor, ``?after=`` and ``?epoch=``; empty when there is nothing more."""
+    return _answer(service, await service.open(turn_id, after, epoch))
 
 
 def _answer(service: ChatService, reader: Reader) -> Response:
@@ -75,6 +81,9 @@ async def _stream(reader: Reader) -> AsyncIterator[bytes]:
         async for records in reader:
             # Cached: an event is framed once for all readers.
             yield b"".join([record.framed(frame) for record in records]) or HEARTBEAT
+    if reader.lost is not None:
+        # The client reads the turn again, from its first event.
+        yield to_json(reader.lost) + b"\n"
 
 
 def frame(record: Record) -> bytes:

@@ -6,6 +6,8 @@
                                                             {"type": "chunk", "turn_id": …, "seq": 2, "text": "Hello", …}
                                                             {"type": "turn_completed", "turn_id": …, "seq": 3, …}
     {"type": "resume", "turn_id": …, "after": 2}            {"type": "resumed", …}, then the events after seq 2
+                                                            {"type": "resumed", "lost": true, …}, then all events: the store has
+                                                            lost what this client was sent
     {"type": "cancel", "turn_id": …}                        {"type": "resumed", "status": "cancelled", …}
 
 The protocol has no resume of its own: the client opens a lost connection again and sends ``resume`` with its cursor. Lists,
@@ -26,10 +28,10 @@ from protocols import TRANSPORTS
 from protocols.websocket.connection import Connection, open_connection
 from protocols.websocket.conversation import Conversation
 from shared.client import cli
-from shared.client.events import UnknownEvent
 from shared.client.http import HttpClient
 from shared.client.protocol import Ask
 from shared.client.strangers import stranger_at
+from shared.client.transport import TurnItem, Watched
 from shared.duplex_messages import (
     Cancel,
     Chat,
@@ -43,11 +45,11 @@ from shared.duplex_messages import (
     TypingStop,
 )
 from shared.errors import ConnectionLost, NotOurServer, ServerAbsent
-from shared.events import TERMINAL, AnyEvent
+from shared.events import TERMINAL
 from shared.reply import Snapshot
-from shared.session import Session, SessionUpdate
+from shared.session import Session
 
-T = TypeVar("T", bound=AnyEvent | UnknownEvent | SessionUpdate)
+T = TypeVar("T", bound=Watched)
 
 
 class Client(HttpClient):
@@ -86,7 +88,7 @@ class Client(HttpClient):
                 raise NotOurServer(stranger) from error
             raise
 
-    def stream_chat(self, ask: Ask) -> AsyncGenerator[AnyEvent | UnknownEvent, None]:
+    def stream_chat(self, ask: Ask) -> AsyncGenerator[TurnItem, None]:
         message = Chat(
             message=ask.text,
             session_id=ask.session_id,
@@ -96,14 +98,14 @@ class Client(HttpClient):
         )
         return self._reading(lambda conversation: conversation.turn(message))
 
-    def stream_image(self, ask: Ask) -> AsyncGenerator[AnyEvent | UnknownEvent, None]:
+    def stream_image(self, ask: Ask) -> AsyncGenerator[TurnItem, None]:
         message = Image(prompt=ask.text, size=ask.size, session_id=ask.session_id, request_id=ask.request_id)
         return self._reading(lambda conversation: conversation.turn(message))
 
-    def stream_turn(self, turn_id: str, after: int) -> AsyncGenerator[AnyEvent | UnknownEvent, None]:
-        return self._reading(lambda conversation: conversation.resume(turn_id, after))
+    def stream_turn(self, turn_id: str, after: int, epoch: int = 0) -> AsyncGenerator[TurnItem, None]:
+        return self._reading(lambda conversation: conversation.resume(turn_id, after, epoch))
 
-    def watch(self, session_id: str) -> AsyncGenerator[AnyEvent | UnknownEvent | SessionUpdate, None]:
+    def watch(self, session_id: str) -> AsyncGenerator[Watched, None]:
         return self._reading(lambda conversation: conversation.watch(session_id))
 
     async def _reading(self, read: Callable[[Conversation], AsyncGenerator[T, None]]) -> AsyncGenerator[T, None]:
@@ -134,7 +136,7 @@ class Client(HttpClient):
 
     async def cancel(self, turn_id: str) -> Snapshot:
         def has_stopped(answer: Resumed) -> bool:
-            return answer.turn_id == turn_id and answer.status != "running"
+            return answer.turn_id == turn_id and answer.status != "running" and not answer.lost
 
         conversation = await self._connected()
         await conversation.command(Cancel(turn_id=turn_id), Resumed, has_stopped)

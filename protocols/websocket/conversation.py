@@ -14,8 +14,9 @@ from typing import Any, TypeVar
 import msgspec
 
 from protocols.websocket.connection import Connection, Received
-from protocols.websocket.inbox import Inbox, TurnEvent
+from protocols.websocket.inbox import Inbox
 from shared.client.events import UnknownEvent
+from shared.client.transport import TurnItem
 from shared.duplex_messages import (
     Chat,
     ClientMessage,
@@ -29,7 +30,7 @@ from shared.duplex_messages import (
     SessionJoined,
 )
 from shared.errors import ChatError, ConnectionLost, SentAway
-from shared.events import TERMINAL, Event, TurnStarted
+from shared.events import TERMINAL, AnyEvent, CursorLost, Event, TurnStarted
 from shared.session import SessionUpdate
 
 A = TypeVar("A", bound=msgspec.Struct)
@@ -72,7 +73,7 @@ class Conversation:
         await self.connection.close()
         await self._receiving
 
-    async def turn(self, message: Chat | Image) -> AsyncGenerator[TurnEvent, None]:
+    async def turn(self, message: Chat | Image) -> AsyncGenerator[TurnItem, None]:
         """Start a turn, or join the turn with this ``request_id``, and read it to its end."""
         assert message.request_id is not None
         inbox = Inbox()
@@ -81,19 +82,19 @@ class Conversation:
         try:
             await self.connection.send(message)
             while True:
-                event = await inbox.next_event()
-                yield event
-                if isinstance(event, TERMINAL):
+                item = await inbox.next_turn_item()
+                yield item
+                if isinstance(item, TERMINAL):
                     return
         finally:
             self._forget(inbox)
 
-    async def resume(self, turn_id: str, after: int) -> AsyncGenerator[TurnEvent, None]:
-        """The events of a turn after a cursor; none when the turn had ended there."""
+    async def resume(self, turn_id: str, after: int, epoch: int = 0) -> AsyncGenerator[TurnItem, None]:
+        """The events of a turn after a cursor; none when the turn had ended there; all of them when the cursor is lost."""
         inbox = Inbox()
 
         def answers(message: Resumed) -> bool:
-            if (message.turn_id, message.after) != (turn_id, after):
+            if message.turn_id != turn_id or (message.after != after and not message.lost):
                 return False
             # Events that arrive before ``resumed`` belong to the subscription that this one replaces.
             self._reading.setdefault(turn_id, set()).add(inbox)
@@ -102,17 +103,21 @@ class Conversation:
         try:
             request_id = str(uuid.uuid4())
             self._asked[request_id] = {inbox}
-            state = await self.command(Resume(turn_id=turn_id, after=after), Resumed, answers, request_id)
-            ended = state.status != "running" and state.last_seq <= after
+            resume = Resume(turn_id=turn_id, after=after, epoch=epoch or None)
+            state = await self.command(resume, Resumed, answers, request_id)
+            ended = state.status != "running" and state.last_seq <= state.after
             while not ended:
-                event = await inbox.next_event()
-                yield event
-                ended = isinstance(event, TERMINAL)
+                item = await inbox.next_turn_item()
+                yield item
+                ended = isinstance(item, TERMINAL)
         finally:
             self._forget(inbox)
 
-    async def watch(self, session_id: str) -> AsyncGenerator[TurnEvent | SessionUpdate, None]:
-        """Join a session and yield its hints and the turns that others start in it, each event once."""
+    async def watch(self, session_id: str) -> AsyncGenerator[TurnItem | SessionUpdate, None]:
+        """Join a session and yield its hints and the turns that others start in it, each event once.
+
+        After CursorLost the events of that turn come again from the first one.
+        """
         self._check_watched(session_id)
         inbox = Inbox()
         last_seq: dict[str, int] = {}
@@ -121,7 +126,9 @@ class Conversation:
             await self.join(session_id)
             while True:
                 item = await inbox.next()
-                if not isinstance(item, SessionUpdate):
+                if isinstance(item, CursorLost):
+                    last_seq[item.turn_id] = 0
+                elif not isinstance(item, SessionUpdate):
                     if item.seq <= last_seq.get(item.turn_id, 0):
                         continue
                     last_seq[item.turn_id] = item.seq
@@ -191,14 +198,23 @@ class Conversation:
         elif isinstance(message, Error):
             self._refuse(message)
         else:
-            for request_id, (fits, answer) in self._commands.items():
-                if fits(message):
-                    del self._commands[request_id]
-                    if not answer.done():
-                        answer.set_result(message)
-                    return
+            self._answer(message)
+            if isinstance(message, Resumed) and message.lost:
+                # ``resumed`` does not name the epoch: a turn loses events with its first change of epoch.
+                lost = CursorLost(turn_id=message.turn_id, last_seq=message.last_seq, epoch=1)
+                for inbox in self._reading.get(message.turn_id, ()):
+                    inbox.put(lost)
 
-    def _deliver(self, event: TurnEvent) -> None:
+    def _answer(self, message: ServerMessage) -> None:
+        """Give a message to the first command that waits for such an answer."""
+        for request_id, (fits, answer) in self._commands.items():
+            if fits(message):
+                del self._commands[request_id]
+                if not answer.done():
+                    answer.set_result(message)
+                return
+
+    def _deliver(self, event: AnyEvent | UnknownEvent) -> None:
         if isinstance(event, TurnStarted):
             askers = self._starting.pop(event.request_id or "", None)
             if askers:

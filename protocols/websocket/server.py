@@ -5,14 +5,14 @@ One connection carries any number of turns, and the events of every turn in the 
     client  {"type": "chat", "message", "session_id"?, "model_id"?, "new_session"?, "request_id"?}
             {"type": "image", "prompt", "size"?, "session_id"?, "request_id"?}
             {"type": "create_session", "model_id"?}         {"type": "join_session", "session_id"}
-            {"type": "resume", "turn_id", "after"}          {"type": "cancel", "turn_id"}
+            {"type": "resume", "turn_id", "after", "epoch"?}  {"type": "cancel", "turn_id"}
             {"type": "typing_start"}  {"type": "typing_stop"}  {"type": "ping"}  {"type": "auth", "ticket"}
     server  the events of turns, such as {"type": "chunk", "turn_id", "seq", "at", "text"}; an ``image_chunk`` has ``bytes``, the
             count, in place of ``data``, and the next data frame is binary and holds these bytes: they need no base64 here
             {"type": "connected", "connection_id", "server_info"}
             {"type": "session_created", "session_id", "model"}
             {"type": "session_joined", "session_id", "model", "message_count", "running_turn_id"}
-            {"type": "resumed", "turn_id", "after", "last_seq", "status"}       before the events of every resume
+            {"type": "resumed", "turn_id", "after", "last_seq", "status", "lost"?}  before the events of every resume
             {"type": "session_update", "session_id", "update_type", …}          what others do in the joined session
             {"type": "pong"}                        {"type": "error", "code", "message", "retryable", "request_id"?}
 

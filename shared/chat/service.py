@@ -378,31 +378,43 @@ class ChatService:
             raise ChatError("turn_not_found", "No stream of this turn is open here.")
         turn_log.cut()
 
-    async def open(self, turn_id: str, after: int) -> Reader:
-        """A reader of the turn's events after seq ``after``.
+    async def open(self, turn_id: str, after: int, epoch: int = 0, *, rewinds: bool = False) -> Reader:
+        """A reader of the turn's events after seq ``after``, as the turn was in ``epoch``.
 
-        A cursor beyond the log of a running turn waits for the log, at most LEASE_S. Raises ``turn_not_found``,
-        ``turn_expired``, ``cursor_out_of_range``, ``cursor_lost``, ``too_many_streams``, and ``invalid_request`` for a
-        negative cursor.
+        A cursor beyond the log of a running turn waits for the log; see ``TurnLogs.reach``. Raises ``turn_not_found``,
+        ``turn_expired``, ``cursor_out_of_range``, ``too_many_streams``, and ``invalid_request`` for a negative cursor;
+        also ``cursor_lost``, except where the caller ``rewinds`` a reader whose ``lost`` is set.
         """
         if self.counters.streams_active >= self.settings.max_streams:
             raise ChatError("too_many_streams")
-        return await self._open(turn_id, after)
+        reader = await self._open(turn_id, after, epoch)
+        if not rewinds:
+            reader.check_cursor()
+        return reader
 
-    async def _open(self, turn_id: str, after: int) -> Reader:
+    async def _open(self, turn_id: str, after: int, epoch: int = 0) -> Reader:
         known_id(turn_id, "turn_not_found")
-        if after < 0:
-            raise ChatError("invalid_request", "after must not be negative.")
+        for name, number in (("after", after), ("epoch", epoch)):
+            if number < 0:
+                raise ChatError("invalid_request", f"{name} must not be negative.")
         turn_log = await self._turn_logs.open(turn_id)
+        lost = turn_log.loses(after, epoch)
         if after > len(turn_log.records) and not turn_log.over:
             await self._turn_logs.reach(turn_log, after, self.settings.lease_s)
-            if turn_log.ended and after > len(turn_log.records):
-                raise ChatError("cursor_lost")
-        return self._reader(turn_log, after)
+            turn_log = await self._turn_logs.open(turn_id)
+            lost = turn_log.loses(after, epoch) or (turn_log.ended and after > len(turn_log.records))
+        return self._reader(turn_log, after, lost=lost)
 
-    def _reader(self, turn_log: TurnLog, after: int) -> Reader:
+    def _reader(self, turn_log: TurnLog, after: int, *, lost: bool = False) -> Reader:
         turn_log.last_read = time.monotonic()
-        return Reader(turn_log, after, self.settings.heartbeat_s, self.counters, self.logger)
+        return Reader(
+            turn_log,
+            after,
+            self.settings.heartbeat_s,
+            self.counters,
+            self.logger,
+            lost=turn_log.lost if lost else None,
+        )
 
     async def get_image(self, image_id: str) -> StoredImage:
         """A picture with its bytes. Raises ``image_not_found``."""

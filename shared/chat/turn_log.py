@@ -14,7 +14,7 @@ from typing import Self
 
 from shared.chat.counters import Counters
 from shared.errors import ChatError, ErrorCode
-from shared.events import TERMINAL_STATUS, Kind, Status, TurnStarted
+from shared.events import TERMINAL_STATUS, CursorLost, Kind, Status, TurnStarted
 from shared.logger import Logger
 from shared.reply import Fold
 from shared.session import short
@@ -34,7 +34,8 @@ class TurnLog:
 
     ``closed_for`` is the reason why the readers are sent away without a terminal event, if they are. ``cuts`` counts
     the demonstrations of a broken line, and ``drops`` those in which not even the answer ends. ``last_read`` and
-    ``quiet_until``, before which readers get no heartbeats, are time.monotonic().
+    ``quiet_until``, before which readers get no heartbeats, are time.monotonic(). ``stored`` is the log that the store
+    has in place of this one, if the store has lost the end of this log.
     """
 
     def __init__(self, turn_id: str, kind: Kind, session_id: str | None = None) -> None:
@@ -44,6 +45,7 @@ class TurnLog:
         self.records: list[Record] = []
         self.ended = False
         self.closed_for: ErrorCode | None = None
+        self.stored: TurnLog | None = None
         self.cuts = 0
         self.drops = 0
         self.quiet_until = 0.0
@@ -56,6 +58,24 @@ class TurnLog:
         """Whether no more records will come, with or without a terminal event."""
         return self.ended or self.closed_for is not None
 
+    @property
+    def epoch(self) -> int:
+        """1 when another process has ended the turn for its owner, else 0."""
+        return self.records[-1].epoch if self.ended else 0
+
+    @property
+    def lost(self) -> CursorLost:
+        """What a reader is told whose cursor lies in events that the store has lost."""
+        return CursorLost(turn_id=self.turn_id, last_seq=len(self.records), epoch=self.epoch)
+
+    def loses(self, after: int, epoch: int) -> bool:
+        """Whether the cursor lies in events that the store has lost.
+
+        The process that ends a turn for another one appends the terminal event alone. So a cursor of an earlier epoch
+        that is not before the terminal event names an event that is not in this log.
+        """
+        return self.ended and epoch < self.epoch and after >= len(self.records)
+
     def publish(self, records: Iterable[Record]) -> None:
         """Show committed records to every reader."""
         self.records.extend(records)
@@ -65,6 +85,11 @@ class TurnLog:
     def close(self, why: ErrorCode) -> None:
         """End every stream without a terminal event, for good: the clients resume, at this server or at another one."""
         self.closed_for = self.closed_for or why
+        self._wake()
+
+    def replace(self, stored: TurnLog) -> None:
+        """Send the readers over to the log that the store has: the store has lost events that this log has."""
+        self.stored = stored
         self._wake()
 
     def cut(self) -> None:
@@ -114,10 +139,23 @@ class Reader:
     ``heartbeat_s`` of silence. The iteration ends after the terminal event, or without one when this server sends its
     readers away; ``complete`` tells which, and ``check_complete`` why. Raises ``cursor_out_of_range`` for a cursor
     beyond the log, and LineDropped.
+
+    ``lost`` is set when the cursor lies in events that the store has lost: from the start, or because the store went
+    back while the turn was read. Then the iteration gives nothing, or ends. ``rewind`` goes back to the first event.
     """
 
-    def __init__(self, turn_log: TurnLog, after: int, heartbeat_s: float, counters: Counters, logger: Logger) -> None:
-        if after > len(turn_log.records) and turn_log.closed_for is None:
+    def __init__(
+        self,
+        turn_log: TurnLog,
+        after: int,
+        heartbeat_s: float,
+        counters: Counters,
+        logger: Logger,
+        *,
+        lost: CursorLost | None = None,
+    ) -> None:
+        self.lost: CursorLost | None = None
+        if lost is None and after > len(turn_log.records) and turn_log.closed_for is None:
             raise ChatError("cursor_out_of_range")
         self.turn_id = turn_log.turn_id
         self.kind = turn_log.kind
@@ -132,6 +170,8 @@ class Reader:
         self._logger = logger
         self._streaming = False
         self._batch = _BATCH if turn_log.kind == "chat" else _IMAGE_BATCH
+        if lost is not None:
+            self._lose(lost)
 
     @property
     def status(self) -> Status:
@@ -147,20 +187,26 @@ class Reader:
     @property
     def complete(self) -> bool:
         """Whether the terminal event has been read."""
-        return self._turn_log.ended and self.after >= len(self._turn_log.records)
+        return self.lost is None and self._turn_log.ended and self.after >= len(self._turn_log.records)
 
     @property
     def over(self) -> bool:
         """Whether no more records will come, with or without a terminal event."""
-        return self._turn_log.over
+        return self.lost is not None or self._turn_log.over
 
     @property
     def closed_for(self) -> ErrorCode | None:
         """The reason why this server has sent the reader away, if it has."""
         return self._turn_log.closed_for
 
+    def check_cursor(self) -> None:
+        """Raise ``cursor_lost`` when the cursor is lost."""
+        if self.lost is not None:
+            raise ChatError("cursor_lost", last_seq=self.lost.last_seq)
+
     def check_complete(self) -> None:
-        """Raise the reason why the stream ended before the terminal event: ``shutting_down`` or ``storage_unavailable``."""
+        """Raise why the stream ended before the terminal event: ``cursor_lost``, ``shutting_down``, ``storage_unavailable``."""
+        self.check_cursor()
         if not self.complete:
             raise ChatError(self._turn_log.closed_for or "shutting_down")
 
@@ -173,7 +219,7 @@ class Reader:
         self._turn_log.readers -= 1
         self._counters.streams_active -= 1
         self._turn_log.last_read = time.monotonic()
-        if self._streaming and not (self.complete or self._turn_log.closed_for):
+        if self._streaming and not (self.complete or self.lost or self._turn_log.closed_for):
             self._logger.info("cut", turn=short(self.turn_id), after=self.after)
 
     def __aiter__(self) -> Self:
@@ -183,34 +229,57 @@ class Reader:
         return self
 
     async def __anext__(self) -> list[Record]:
-        turn_log = self._turn_log
-        while len(turn_log.records) <= self.after and self._drops == turn_log.drops:
-            if self.over or self._cuts != turn_log.cuts:
+        while not self._has_more() and self._drops == self._turn_log.drops:
+            if self.over or self._cuts != self._turn_log.cuts:
                 raise StopAsyncIteration
-            if not await turn_log.wait(time.monotonic() + self._heartbeat_s):
+            if not await self._turn_log.wait(time.monotonic() + self._heartbeat_s):
                 return []
-        if self._drops != turn_log.drops:
+        if self._drops != self._turn_log.drops:
             raise LineDropped
-        records = turn_log.records[self.after : self.after + self._batch]
-        self.after += len(records)
-        return records
+        return self._next(self._batch)
 
     async def wait(self, seconds: float) -> list[Record]:
         """One long poll: all records after the cursor as soon as there is one, or none after ``seconds``."""
-        turn_log = self._turn_log
         deadline = time.monotonic() + seconds
-        while len(turn_log.records) <= self.after and not self.over and await turn_log.wait(deadline):
+        while not self._has_more() and not self.over and await self._turn_log.wait(deadline):
             pass
-        records = turn_log.records[self.after :]
+        return self._next(len(self._turn_log.records))
+
+    def _has_more(self) -> bool:
+        """Whether there are records after the cursor, in the log that the store has now."""
+        while (stored := self._turn_log.stored) is not None:
+            self._turn_log.readers -= 1
+            stored.readers += 1
+            self._turn_log, self._cuts, self._drops = stored, stored.cuts, stored.drops
+            if self.after >= len(stored.records):
+                self._lose(stored.lost)
+        return self.lost is None and len(self._turn_log.records) > self.after
+
+    def _lose(self, lost: CursorLost) -> None:
+        self.lost = lost
+        self._logger.warning("cursor lost", turn=short(self.turn_id), after=self.after, last_seq=lost.last_seq)
+
+    def _next(self, most: int) -> list[Record]:
+        records = self._turn_log.records[self.after : self.after + most] if self.lost is None else []
         self.after += len(records)
         return records
 
+    def rewind(self) -> CursorLost | None:
+        """Go back to before the first event when the cursor is lost; what the client is to be told. None otherwise."""
+        lost, self.lost = self.lost, None
+        if lost is not None:
+            self.after, self.last_seq = 0, len(self._turn_log.records)
+        return lost
+
     async def whole(self) -> Fold:
-        """The whole turn, when it has ended. Raises what ``check_complete`` raises."""
-        fold = Fold()
+        """The whole turn as it is stored, when it has ended. Raises what ``check_complete`` raises."""
         with self:
-            async for records in self:
-                for record in records:
-                    fold.add(record.event)
+            while True:
+                fold = Fold()
+                async for records in self:
+                    for record in records:
+                        fold.add(record.event)
+                if self.rewind() is None:
+                    break
         self.check_complete()
         return fold

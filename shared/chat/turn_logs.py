@@ -62,10 +62,14 @@ class TurnLogs:
         """
         held = self._held.get(turn_id)
         if held is not None and (held.closed_for != "storage_unavailable" or held in self._generated):
-            if held.over:
-                # A reader keeps the log in memory, though the turn may have been deleted or have expired meanwhile.
-                _refuse_gone(await self._store.get_turn(turn_id))
-            return held
+            if not held.over:
+                return held
+            # A reader keeps the log in memory, though the turn may have been deleted or have expired meanwhile.
+            row = _refuse_gone(await self._store.get_turn(turn_id))
+            if not held.ended or (row.last_seq, row.epoch) == (len(held.records), held.epoch):
+                return held
+            # The store has lost the end of an ended turn, which another process has ended again.
+            self._held.pop(turn_id, None)
         task = self._loading.get(turn_id)
         if task is None:
             task = self._loading[turn_id] = asyncio.create_task(self._load(turn_id))
@@ -105,21 +109,24 @@ class TurnLogs:
             self._store.unfollow(turn_id)
 
     async def apply(self, pushed: Pushed) -> None:
-        """Publish the events that the store has pushed, if they follow the last event of the log; a gap is read from the store."""
+        """Publish the events that the store has pushed, if they follow the last event of the log.
+
+        The turn is read from the store when events are missing in between, and when a pushed event differs from the
+        event of this log that has its seq.
+        """
         turn_log = self._held.get(pushed.turn_id)
         if turn_log is None or turn_log.over or turn_log in self._generated:
             return
         known = len(turn_log.records)
-        if pushed.first_seq > known + 1:
+        numbered = list(enumerate(pushed.lines, pushed.first_seq))
+        if pushed.first_seq > known + 1 or any(
+            seq <= known and line != turn_log.records[seq - 1].stored for seq, line in numbered
+        ):
             await self.look(pushed.turn_id)
             return
         try:
             turn_log.publish(
-                [
-                    Record.load(pushed.turn_id, seq, line, _no_image)
-                    for seq, line in enumerate(pushed.lines, pushed.first_seq)
-                    if seq > known
-                ]
+                [Record.load(pushed.turn_id, seq, line, _no_image) for seq, line in numbered if seq > known]
             )
         except (ValueError, msgspec.MsgspecError):
             turn_log.close("storage_unavailable")
@@ -142,19 +149,27 @@ class TurnLogs:
             return
         self.behind.discard(turn_id)
 
-    async def reach(self, turn_log: TurnLog, after: int, wait_s: float) -> None:
-        """Wait until a log has seq ``after``, or is over, or ``wait_s`` have passed.
+    async def reach(self, turn_log: TurnLog, after: int, lease_s: float) -> None:
+        """Wait until a log has seq ``after``, or is over, or ``lease_s`` have passed.
 
-        A reader may have seen that much in another process, and the news of it has not come round to this one.
+        A reader may have seen that much in another process, and the news of it has not come round to this one. Where
+        another process generates the turn, this waits twice as long: that process may be dead, and within that time its
+        turn is ended, which tells a cursor that is lost from a cursor that is wrong.
         """
+        wait_s = lease_s
         if turn_log not in self._generated:
             await self.catch_up(turn_log)
+            wait_s = 2 * lease_s
         deadline = time.monotonic() + wait_s
-        while len(turn_log.records) < after and not turn_log.over and await turn_log.wait(deadline):
-            pass
+        while len(turn_log.records) < after and not (turn_log.over or turn_log.stored):
+            if not await turn_log.wait(deadline):
+                return
 
     async def catch_up(self, turn_log: TurnLog) -> None:
-        """Publish the events that the store has and the log lacks. A log whose turn was deleted is closed."""
+        """Publish the events that the store has and the log lacks. A log whose turn was deleted is closed.
+
+        The log of a turn that has ended in the store without a terminal event after this log's last one is replaced.
+        """
         found = await self._store.read(turn_log.turn_id, len(turn_log.records))
         if found is None:
             turn_log.close("shutting_down")
@@ -164,8 +179,25 @@ class TurnLogs:
         if records:
             turn_log.publish(records)
         if found[0].status != "running" and not turn_log.ended:
-            # The turn has ended, and its terminal event could not be written, because the log is damaged.
+            await self._replace(turn_log)
+
+    async def _replace(self, turn_log: TurnLog) -> None:
+        """Send the readers of a log over to the log of the ended turn in the store, which has lost the end of this log."""
+        try:
+            found = await self._store.read(turn_log.turn_id, 0)
+        except Damaged:
+            found = None
+        if turn_log.over or turn_log.stored is not None:
+            return
+        stored = TurnLog(turn_log.turn_id, turn_log.kind, turn_log.session_id)
+        stored.publish(found[1] if found else [])
+        if not stored.ended:
+            # The terminal event could not be written, because the log in the store is damaged.
             turn_log.close("storage_unavailable")
+            return
+        self._held[turn_log.turn_id] = stored
+        weakref.finalize(stored, self._unfollow, turn_log.turn_id)
+        turn_log.replace(stored)
 
     def drain(self) -> None:
         """End the streams of turns that another process generates: these turns go on, and their readers resume elsewhere."""

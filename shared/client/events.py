@@ -1,13 +1,14 @@
-"""Events as a client reads them: those of ``shared/events.py``, and types that are newer than the client."""
+"""What a client reads from a stream: the events of ``shared/events.py``, newer types, and ``cursor_lost``."""
 
 from __future__ import annotations
 
 import msgspec
 
 from shared.errors import ConnectionLost
-from shared.events import EVENT_TYPES, AnyEvent, from_json
+from shared.events import EVENT_TYPES, AnyEvent, CursorLost
 
-_KNOWN = frozenset(str(kind.__struct_config__.tag) for kind in EVENT_TYPES)
+_KNOWN = {*(str(kind.__struct_config__.tag) for kind in EVENT_TYPES), str(CursorLost.__struct_config__.tag)}
+_decoder: msgspec.json.Decoder[AnyEvent | CursorLost] = msgspec.json.Decoder(AnyEvent | CursorLost)
 
 
 class UnknownEvent(msgspec.Struct, frozen=True, kw_only=True):
@@ -18,10 +19,10 @@ class UnknownEvent(msgspec.Struct, frozen=True, kw_only=True):
     seq: int
 
 
-def read_event(data: bytes) -> AnyEvent | UnknownEvent:
-    """Decode one event of a JSON transport. Raises ConnectionLost when it is malformed."""
+def read_event(data: bytes) -> AnyEvent | UnknownEvent | CursorLost:
+    """Decode one object of a JSON stream. Raises ConnectionLost when it is malformed."""
     try:
-        return from_json(data)
+        return _decoder.decode(data)
     except msgspec.ValidationError as error:
         try:
             event = msgspec.json.decode(data, type=UnknownEvent)

@@ -1,6 +1,7 @@
 """Following a turn to its end across lost connections: come back with the cursor, and let no event through twice or out of order.
 
-``follow`` is the loop that comes back. ``SequenceCheck`` looks at every event: seq after seq, and the sha256 at the end.
+``follow`` is the loop that comes back. ``SequenceCheck`` looks at every event: seq after seq, and the sha256 at the end. When the
+store has lost events that were shown, the turn is read again from its first event, and ``Rewound`` says so.
 """
 
 from __future__ import annotations
@@ -17,15 +18,18 @@ from dataclasses import dataclass
 from shared.client.events import UnknownEvent
 from shared.client.transport import Received, TransportClient
 from shared.errors import ChatError, ConnectionLost, Corrupted, NotOurServer, SentAway, ServerAbsent
-from shared.events import TERMINAL, AnyEvent, TurnFailed
+from shared.events import TERMINAL, AnyEvent, CursorLost, TurnFailed
 from shared.reply import Fold, Picture, Reply, text_sha256
 
 _FIRST_BACKOFF_S = 0.05
 _MAX_BACKOFF_S = 2.0
 # The end of the HTTP body, or the status of the gRPC call, follows the terminal event at once.
 _END_S = 0.25
-# Refusals that a server gives for a while: a client that had a connection before asks again.
-_WORTH_RETRYING = frozenset({"shutting_down", "storage_unavailable", "rate_limited", "too_many_streams"})
+# Refusals that a server gives for a while: a client that had a connection before asks again. A store that has lost events does
+# not reach the client's cursor until the turn is ended; then the answer is ``cursor_lost``.
+_WORTH_RETRYING = frozenset(
+    {"shutting_down", "storage_unavailable", "rate_limited", "too_many_streams", "cursor_out_of_range"}
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +49,24 @@ class Resumed:
     elapsed_ms: float
 
 
-Item = AnyEvent | Reply | Picture | Lost | Resumed
+@dataclass(frozen=True, slots=True)
+class Rewound:
+    """The store has lost events of the turn that were shown, up to seq ``after``. Drop what is shown of the turn.
+
+    The events come again from seq 1. ``last_seq`` is where the turn ends now.
+    """
+
+    turn_id: str
+    after: int
+    last_seq: int
+
+    @property
+    def lost_events(self) -> int:
+        """How many of the events that were shown are not stored. The store's last one is the end of the turn, and was not shown."""
+        return max(0, self.after - self.last_seq + 1)
+
+
+Item = AnyEvent | Reply | Picture | Lost | Resumed | Rewound
 Attempt = Callable[[], AsyncGenerator[Received, None]]
 
 
@@ -57,6 +78,12 @@ class SequenceCheck:
         self.after = after
         self.from_start = after == 0
         self._fold = Fold()
+
+    def rewound(self, last_seq: int) -> Rewound:
+        """Forget the turn's events, which come again from seq 1; what is to be told."""
+        told = Rewound(self.turn_id or "", self.after, last_seq)
+        self.after, self.from_start, self._fold = 0, True, Fold()
+        return told
 
     def admit(self, event: AnyEvent | UnknownEvent) -> bool:
         """Whether the event is new. Raises ConnectionLost when one before it is missing, Corrupted at a wrong sha256."""
@@ -79,8 +106,9 @@ async def follow(
 ) -> AsyncGenerator[Item, None]:
     """Read one turn to its end: ``first`` opens the stream, later attempts repeat it or read on from the cursor.
 
-    Yields every event once, Lost and Resumed in between. ``resume=False``: the first lost connection is the end. ``give_up_s``:
-    the longest time without a new event. Raises ChatError for a refusal, ConnectionLost when it gives up.
+    Yields every event once, Lost and Resumed in between; after Rewound the events come again from seq 1. ``resume=False``:
+    the first lost connection is the end. ``give_up_s``: the longest time without a new event. Raises ChatError for a
+    refusal, ConnectionLost when it gives up.
     """
     attempt = first
     answered = False
@@ -92,6 +120,8 @@ async def follow(
             async with aclosing(attempt()) as items:
                 async for item in items:
                     answered = True
+                    if isinstance(item, CursorLost):
+                        yield check.rewound(item.last_seq)
                     if lost_at is not None:
                         client.counts.resumed += 1
                         yield Resumed(check.after, attempts, round((time.monotonic() - lost_at) * 1000, 3))
@@ -100,7 +130,7 @@ async def follow(
                         _check_whole(item)
                         yield item
                         return
-                    if not check.admit(item) or isinstance(item, UnknownEvent):
+                    if isinstance(item, CursorLost) or not check.admit(item) or isinstance(item, UnknownEvent):
                         continue
                     yield item
                     if isinstance(item, TERMINAL):
@@ -110,6 +140,10 @@ async def follow(
                 return
             raise SentAway("the stream ended without its terminal event")
         except ChatError as error:
+            if error.code == "cursor_lost" and resume and check.turn_id is not None and check.after:
+                yield check.rewound(error.last_seq or 0)
+                attempt = _reading_on(client, check.turn_id, 0)
+                continue
             if lost_at is None or error.code not in _WORTH_RETRYING:
                 raise
             why = error.message
@@ -178,7 +212,9 @@ async def collect(items: AsyncGenerator[Item, None]) -> Reply:
         async for item in items:
             if isinstance(item, Reply):
                 return item
-            if not isinstance(item, Lost | Resumed | Picture):
+            if isinstance(item, Rewound):
+                fold = Fold()
+            elif not isinstance(item, Lost | Resumed | Picture):
                 fold.add(item)
     return fold.reply()
 
@@ -190,6 +226,8 @@ async def collect_picture(items: AsyncGenerator[Item, None]) -> Picture:
         async for item in items:
             if isinstance(item, Picture):
                 return item
-            if not isinstance(item, Lost | Resumed | Reply):
+            if isinstance(item, Rewound):
+                fold = Fold()
+            elif not isinstance(item, Lost | Resumed | Reply):
                 fold.add(item)
     return fold.picture()

@@ -59,6 +59,7 @@ class _Health(msgspec.Struct):
 class _Problem(msgspec.Struct):
     code: str
     detail: str
+    last_seq: int | None = None
 
 
 class HttpClient(ChatClient):
@@ -160,9 +161,10 @@ class HttpClient(ChatClient):
     def page(self, path: str) -> str | None:
         return f"{self.address}{path}"
 
-    async def poll(self, turn_id: str, after: int, wait_s: float) -> tuple[bool, list[AnyEvent]]:
+    async def poll(self, turn_id: str, after: int, wait_s: float, epoch: int = 0) -> tuple[bool, list[AnyEvent]]:
         """One long poll, answered within ``wait_s``: whether the turn still runs, and the events after the cursor."""
-        polled = await self._ask("GET", f"/turns/{turn_id}/events", _Polled, params={"after": after, "wait": wait_s})
+        params = {**cursor(after, epoch), "wait": wait_s}
+        polled = await self._ask("GET", f"/turns/{turn_id}/events", _Polled, params=params)
         return polled.status == "running", polled.events
 
     async def _ask(self, method: str, path: str, answer: type[T], **options: Any) -> T:
@@ -268,6 +270,11 @@ class HttpClient(ChatClient):
         )
 
 
+def cursor(after: int, epoch: int) -> dict[str, float]:
+    """The query that reads a turn from a cursor."""
+    return {"after": after, "epoch": epoch} if epoch else {"after": after}
+
+
 def _page(limit: int | None, cursor: str | None) -> dict[str, str | int]:
     """The query of a page."""
     return {name: value for name, value in (("limit", limit), ("cursor", cursor)) if value is not None}
@@ -298,7 +305,7 @@ def problem_of(body: bytes, status: int) -> ChatError | ConnectionLost | None:
                 _PROXY_REFUSALS[status], f"A proxy, or another server, answered {status}.", http_status=status
             )
         return None
-    return ChatError.received(problem.code, problem.detail, http_status=status)
+    return ChatError.received(problem.code, problem.detail, http_status=status, last_seq=problem.last_seq)
 
 
 @contextlib.contextmanager

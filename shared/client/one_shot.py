@@ -14,7 +14,8 @@ from typing import Any, Self
 from shared.client import text
 from shared.client.exit_status import DONE, INTERRUPTED, fail
 from shared.client.files import free_name
-from shared.client.protocol import Ask, ChatClient, Item, Lost, Resumed
+from shared.client.printed import PrintedReply
+from shared.client.protocol import Ask, ChatClient, Item, Lost, Resumed, Rewound
 from shared.errors import ChatError, ConnectionLost
 from shared.events import (
     Chunk,
@@ -57,17 +58,20 @@ async def _cancelled_by_ctrl_c(client: ChatClient, ask: Ask, work: Coroutine[Any
 
 async def _print_reply(items: AsyncGenerator[Item, None], *, raw: bool) -> int:
     bad_end: str | None = None
-    out = _Stdout()
+    out, printed = _Stdout(), PrintedReply()
     try:
         async with aclosing(items), _ThinkingLine() as thinking:
             async for item in items:
                 thinking.show(item)
-                if isinstance(item, Lost | Resumed):
+                if isinstance(item, Lost | Resumed | Rewound):
                     _notice(item)
+                    if isinstance(item, Rewound):
+                        printed.rewind()
+                        out.write_rewound(item, raw=raw)
                 elif raw:
                     out.write_json(to_json(item))
                 elif isinstance(item, Chunk | Reply):
-                    out.write(item.text)
+                    out.write(printed.add(item.text))
                 bad_end = _bad_end(item) or bad_end
     finally:
         out.end()
@@ -98,6 +102,12 @@ class _Stdout:
         """Write one JSON object as a line."""
         self._write((text.json_visible(data).encode() if self._terminal else data) + b"\n")
 
+    def write_rewound(self, item: Rewound, *, raw: bool) -> None:
+        """Among JSON lines, say that the turn's events come again from seq 1."""
+        if raw:
+            told = {"type": "cursor_lost", "turn_id": item.turn_id, "after": item.after, "last_seq": item.last_seq}
+            self.write_json(to_json(told))
+
     def end(self) -> None:
         """End the last line."""
         if self._line_open:
@@ -119,9 +129,11 @@ def _bad_end(item: Item) -> str | None:
     return None
 
 
-def _notice(item: Lost | Resumed) -> None:
+def _notice(item: Lost | Resumed | Rewound) -> None:
     if isinstance(item, Lost):
         line = f"[lost after seq {item.after}: {text.line(item.why)}]\n"
+    elif isinstance(item, Rewound):
+        line = f"[the store lost {text.plural(item.lost_events, 'event')}: the end of what is shown here is not kept]\n"
     else:
         line = f"[back after {item.elapsed_ms:.0f} ms, going on after seq {item.after}]\n"
     # On a terminal the cursor may stand in the middle of the reply.
@@ -168,8 +180,11 @@ async def _save_picture(items: AsyncGenerator[Item, None], ask: Ask, out: Path |
     fold, picture, stdout = Fold(), None, _Stdout()
     async with aclosing(items):
         async for item in items:
-            if isinstance(item, Lost | Resumed):
+            if isinstance(item, Lost | Resumed | Rewound):
                 _notice(item)
+                if isinstance(item, Rewound):
+                    fold, picture = Fold(), None
+                    stdout.write_rewound(item, raw=raw)
                 continue
             if raw:
                 stdout.write_json(to_json(item))

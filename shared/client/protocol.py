@@ -10,11 +10,21 @@ import uuid
 from collections.abc import AsyncGenerator
 from typing import Any
 
-from shared.client.following import Attempt, Item, Lost, Resumed, SequenceCheck, collect, collect_picture, follow
+from shared.client.following import (
+    Attempt,
+    Item,
+    Lost,
+    Resumed,
+    Rewound,
+    SequenceCheck,
+    collect,
+    collect_picture,
+    follow,
+)
 from shared.client.transport import Ask, ClientCounts, TransportClient
 from shared.session import Message
 
-__all__ = ["Ask", "ChatClient", "ClientCounts", "Item", "Lost", "Resumed", "collect", "collect_picture"]
+__all__ = ["Ask", "ChatClient", "ClientCounts", "Item", "Lost", "Resumed", "Rewound", "collect", "collect_picture"]
 
 
 class ChatClient(TransportClient):
@@ -53,9 +63,9 @@ class ChatClient(TransportClient):
         stream = self.stream_image if ask.kind == "image" else self.stream_chat
         return self._follow(lambda: stream(ask), SequenceCheck(None, 0))
 
-    def read(self, turn_id: str, after: int = 0) -> AsyncGenerator[Item, None]:
+    def read(self, turn_id: str, after: int = 0, epoch: int = 0) -> AsyncGenerator[Item, None]:
         """Read a turn from a cursor to its end, on any transport, whoever started it."""
-        return self._follow(lambda: self.stream_turn(turn_id, after), SequenceCheck(turn_id, after))
+        return self._follow(lambda: self.stream_turn(turn_id, after, epoch), SequenceCheck(turn_id, after))
 
     async def list_messages(self, session_id: str) -> list[Message]:
         """All messages of a session, in order, page by page."""

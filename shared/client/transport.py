@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Protocol, Self
 
 from shared.client.events import UnknownEvent
 from shared.errors import ChatError
-from shared.events import AnyEvent, Kind
+from shared.events import AnyEvent, CursorLost, Kind
 from shared.reply import Picture, Reply, Snapshot
 from shared.session import MessagePage, ModelInfo, Session, SessionPage, SessionUpdate
 from shared.stats import ServerStats
@@ -43,7 +43,10 @@ class ClientCounts:
     bytes_received: int = 0
 
 
-Received = AnyEvent | UnknownEvent | Reply | Picture
+# After ``CursorLost`` come the turn's events from seq 1, or the stream ends.
+TurnItem = AnyEvent | UnknownEvent | CursorLost
+Received = TurnItem | Reply | Picture
+Watched = TurnItem | SessionUpdate
 
 
 class Transport(Protocol):
@@ -114,10 +117,10 @@ class TransportClient(ABC):
         """Ask for a picture once and yield its events (plain REST: one Picture). Closing it is as for ``stream_chat``."""
 
     @abstractmethod
-    def stream_turn(self, turn_id: str, after: int) -> AsyncGenerator[AnyEvent | UnknownEvent, None]:
-        """The events of a turn after seq ``after``. Closing it is as for ``stream_chat``."""
+    def stream_turn(self, turn_id: str, after: int, epoch: int = 0) -> AsyncGenerator[TurnItem, None]:
+        """The events of a turn after seq ``after``, as the turn was in ``epoch``. Closing it is as for ``stream_chat``."""
 
-    def watch(self, session_id: str) -> AsyncGenerator[AnyEvent | UnknownEvent | SessionUpdate, None]:
+    def watch(self, session_id: str) -> AsyncGenerator[Watched, None]:
         """Join a session: the events of turns that others start in it from now on, and hints such as typing.
 
         Only where a connection is held (WebSocket, gRPC); elsewhere it raises ``invalid_request`` at once. It ends when its reader

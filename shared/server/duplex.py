@@ -245,11 +245,18 @@ class Duplex:
         self._listen()
 
     async def _resume(self, message: Resume) -> None:
-        reader = await self._service.open(message.turn_id, message.after)
+        reader = await self._service.open(message.turn_id, message.after, message.epoch or 0, rewinds=True)
         await self._stop_stream(message.turn_id)
-        resumed = Resumed(turn_id=message.turn_id, after=message.after, last_seq=reader.last_seq, status=reader.status)
-        await self._send(resumed)
+        await self._send_resumed(reader, lost=reader.rewind() is not None)
         await self._stream(reader, message.request_id)
+
+    async def _send_resumed(self, reader: Reader, *, lost: bool) -> None:
+        """Say where a turn stands and after which seq the next events come."""
+        await self._send(
+            Resumed(
+                turn_id=reader.turn_id, after=reader.after, last_seq=reader.last_seq, status=reader.status, lost=lost
+            )
+        )
 
     async def _cancel(self, message: Cancel) -> None:
         """Refuse an unknown turn at once; cancel a known one in a task, because the client's next message need not wait."""
@@ -339,15 +346,19 @@ class Duplex:
         while reader.closed_for == "storage_unavailable" and not (reader.complete or self._service.draining):
             await asyncio.sleep(_RETRY_S)
             with contextlib.suppress(ChatError):
-                reader = await self._service.open(reader.turn_id, reader.after)
+                reader = await self._service.open(reader.turn_id, reader.after, rewinds=True)
                 await self._send_events(reader)
 
     async def _send_events(self, reader: Reader) -> None:
         try:
             with reader:
-                async for records in reader:
-                    if records:
-                        await self._send(records)
+                while True:
+                    async for records in reader:
+                        if records:
+                            await self._send(records)
+                    if reader.rewind() is None:
+                        return
+                    await self._send_resumed(reader, lost=True)
         except LineDropped as dropped:
             await self._send(dropped)
 

@@ -15,6 +15,7 @@ from shared.events import (
     ImageCompleted,
     ImageStarted,
     Kind,
+    TurnInterrupted,
     TurnStarted,
     event_type,
     from_json,
@@ -127,6 +128,12 @@ class Record:
         """The image of an ``image_started``; None for every other event. With that event the image is stored."""
         event = self._event
         return event.image_id if type(event) is ImageStarted else None
+
+    @property
+    def epoch(self) -> int:
+        """1 for the terminal event that another process wrote for the turn's owner, else 0."""
+        event = self.event if self.type == "turn_interrupted" else None
+        return (event.epoch or 0) if isinstance(event, TurnInterrupted) else 0
 
     @property
     def terminal(self) -> bool:

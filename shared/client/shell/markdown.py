@@ -34,7 +34,7 @@ class MarkdownStream:
     """Receives a reply in pieces and gives it back in finished blocks. ``plain``: in whole lines."""
 
     def __init__(self, *, plain: bool = False) -> None:
-        self._plain = plain
+        self.plain = plain
         self._parser = parser()
         self._text = ""
         self._held = ""
@@ -60,7 +60,7 @@ class MarkdownStream:
         if end and self._held:
             self._text += visible(self._held)
             self._held = ""
-        if self._plain:
+        if self.plain:
             return self._finished_lines(end=end)
         whole_lines = len(self._text) if end else self._text.rfind("\n") + 1
         if whole_lines > MAX_BLOCK_CHARS or (len(self._text) > MAX_BLOCK_CHARS and not whole_lines):

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 
 from shared.client import text
-from shared.client.protocol import Ask, Item, Lost, Resumed
+from shared.client.printed import PrintedReply
+from shared.client.protocol import Ask, Item, Lost, Resumed, Rewound
 from shared.client.shell.client_stats import ClientStats
 from shared.client.shell.markdown import MarkdownStream
 from shared.events import (
@@ -42,6 +43,7 @@ class ShownTurn:
 
     ``word``: the transport in use. ``first``, ``last``, ``thinking``: when the first chunk, the last chunk and
     the event ``thinking`` arrived, by ``time.perf_counter``. ``seams``: how often the connection was lost or the transport changed.
+    ``lost_events``: how many events that were shown the store has lost. ``printed``: the reply where nothing can be taken back.
     """
 
     word: str
@@ -61,11 +63,13 @@ class ShownTurn:
     lost: Lost | None = None
     lost_at: float = 0.0
     seams: int = 0
+    lost_events: int = 0
     sent: bool = False
     stopping: bool = False
     spans: list[Span] = field(default_factory=list)
     fold: Fold = field(default_factory=Fold)
     reply_text: MarkdownStream = field(default_factory=MarkdownStream)
+    printed: PrintedReply = field(default_factory=PrintedReply)
     preview: list[str] = field(default_factory=list)
     _gap_from: float | None = None
 
@@ -100,12 +104,24 @@ class ShownTurn:
             self.seams += 1
         elif isinstance(item, Resumed):
             self.lost = None
+        elif isinstance(item, Rewound):
+            self._rewind(item)
         elif isinstance(item, Reply):
             self._add_reply(item, stats)
         elif isinstance(item, Picture):
             self.picture, self.turn_id = item, item.turn_id
         else:
             self._add_event(item, stats)
+
+    def _rewind(self, item: Rewound) -> None:
+        """Drop what has arrived of the turn: its events come again from seq 1, as the store has them now."""
+        self.fold, self.reply_text = Fold(), MarkdownStream(plain=self.reply_text.plain)
+        self.after, self.chunks, self.preview = 0, 0, []
+        self.last = self._gap_from = None
+        self.spans = [Span(self.word, 1)]
+        self.seams += 1
+        self.lost_events += item.lost_events
+        self.printed.rewind()
 
     def _add_reply(self, reply: Reply, stats: ClientStats) -> None:
         self.reply, self.turn_id = reply, reply.turn_id
@@ -220,6 +236,8 @@ class ShownTurn:
         parts = ", ".join(
             f"{a.word} {a.first_seq}–{b.first_seq - 1}" for a, b in pairwise(spans) if a.first_seq < b.first_seq
         )
+        if self.lost_events:
+            return f"events {parts}: the store lost {text.plural(self.lost_events, 'event')} that had been shown"
         same = self.end.sha256 == (self.fold.sha256 if self.kind == "image" else text_sha256(self.fold.text))
         verdict = "nothing lost, nothing twice" if same else "but the text does not have the server's sha256"
         return f"events {parts}: {verdict}{' (sha256 compared)' if same else ''}"

@@ -13,7 +13,7 @@ from rich.text import Text
 
 from shared.client import text
 from shared.client.files import free_name
-from shared.client.protocol import Ask, Item, Lost, Resumed
+from shared.client.protocol import Ask, Item, Lost, Resumed, Rewound
 from shared.client.shell.active_client import ActiveClient
 from shared.client.shell.current_session import CurrentSession
 from shared.client.shell.markdown import MarkdownStream
@@ -213,12 +213,13 @@ class Turns:
         """Print what the user should know at once. The text of the reply is drawn with the next frame."""
         if isinstance(item, Chunk | Reply):
             self._active.state = "up"
-            if not self._screen.draws:
-                self._screen.raw(item.text)
+            new = "" if self._screen.draws else shown.printed.add(item.text)
+            if new:
+                self._screen.raw(new)
         elif isinstance(item, TurnStarted):
             self._active.state = "up"
             self._shown_ids.add(item.turn_id)
-            if shown.ask is None and self._screen.draws:
+            if shown.ask is None and self._screen.draws and not shown.lost_events:
                 again = Ask(text=item.input, kind=item.kind) if item.request_id in self._own_requests else None
                 self._screen.rows(["", *self._screen.painter.rows(asked(again) if again else asked_by_another(item))])
                 if item.kind == "image":
@@ -231,6 +232,10 @@ class Turns:
             self._active.state = "down"
             self._print(shown)
             self._note(f"── lost after seq {item.after}: {text.line(item.why)}; trying again ──")
+        elif isinstance(item, Rewound):
+            lost = f"the store lost {text.plural(item.lost_events, 'event')}"
+            rest = "the answer again, as it is kept" if self._screen.draws else "the end of what is shown is not kept"
+            self._note(f"── {lost}: {rest} ──")
         elif isinstance(item, Resumed):
             self._active.state = "up"
             self._session.nudge()
@@ -259,7 +264,8 @@ class Turns:
             more = self._print_some(shown, end=True)
             # Keys that are typed during a long reply are handled in between.
             await asyncio.sleep(0)
-        if not self._screen.draws and shown.text and not shown.text.endswith("\n"):
+        said = shown.printed.text
+        if said and not said.endswith("\n"):
             self._screen.raw("\n")
         if isinstance(shown.end, TurnFailed):
             error = ChatError.received(shown.end.code, shown.end.message)

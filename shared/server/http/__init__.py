@@ -4,16 +4,17 @@ A leaf adds its own routes and nothing else.
 """
 
 from shared.server.http.answers import json_response, no_reader, while_connected
-from shared.server.http.bodies import After, ChatBody, IdempotencyKey, ImageBody, Service
+from shared.server.http.bodies import After, ChatBody, Epoch, IdempotencyKey, ImageBody, Service
 from shared.server.http.negotiation import prefers
 from shared.server.http.open_body import OpenBody
-from shared.server.http.schemas import PICTURES, openapi_events, openapi_json
+from shared.server.http.schemas import PICTURES, openapi_cursor_lost, openapi_events, openapi_json
 from shared.server.http.serving import main
 
 __all__ = [
     "PICTURES",
     "After",
     "ChatBody",
+    "Epoch",
     "IdempotencyKey",
     "ImageBody",
     "OpenBody",
@@ -21,6 +22,7 @@ __all__ = [
     "json_response",
     "main",
     "no_reader",
+    "openapi_cursor_lost",
     "openapi_events",
     "openapi_json",
     "prefers",

@@ -44,6 +44,7 @@ def problem(error: ChatError, scope: Scope, logger: Logger, *, why: str = "") ->
         "code": error.code,
         "retryable": error.retryable,
         "request_id": request_id,
+        **({"last_seq": error.last_seq} if error.last_seq is not None else {}),
     }
     headers = {}
     if error.retry_after_s is not None and error.http_status in (429, 503):

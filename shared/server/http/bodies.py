@@ -86,6 +86,9 @@ async def _service(request: Request) -> ChatService:
 Context = Annotated[ServerContext, Depends(_context)]
 Service = Annotated[ChatService, Depends(_service)]
 After = Annotated[int, Query(description="the last seq the client has", json_schema_extra={"minimum": 0})]
+Epoch = Annotated[
+    int, Query(description="the `epoch` of the last event the client has", json_schema_extra={"minimum": 0})
+]
 Limit = Annotated[
     int | None, Query(description="rows of the page", json_schema_extra={"minimum": 1, "maximum": MAX_LIST_LIMIT})
 ]

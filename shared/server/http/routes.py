@@ -16,10 +16,20 @@ from shared.reply import Snapshot
 from shared.server.context import ServerContext
 from shared.server.echo import Echo, echo_enabled, shown
 from shared.server.http.answers import json_response, no_reader, while_connected
-from shared.server.http.bodies import After, Context, IdempotencyKey, Limit, Service, SessionBody, TicketBody, TurnBody
+from shared.server.http.bodies import (
+    After,
+    Context,
+    Epoch,
+    IdempotencyKey,
+    Limit,
+    Service,
+    SessionBody,
+    TicketBody,
+    TurnBody,
+)
 from shared.server.http.images import image_response
 from shared.server.http.negotiation import prefers
-from shared.server.http.schemas import PICTURES, openapi_bytes, openapi_json
+from shared.server.http.schemas import PICTURES, openapi_bytes, openapi_cursor_lost, openapi_json
 from shared.session import MessagePage, ModelInfo, Session, SessionPage
 from shared.stats import ServerStats
 from shared.store.record import Record
@@ -166,20 +176,22 @@ async def get_turn(service: Service, turn_id: str) -> Response:
     return json_response(await service.get_turn(turn_id))
 
 
-@router.get("/turns/{turn_id}/events", responses=openapi_json(Poll), tags=["turns"])
+@router.get("/turns/{turn_id}/events", responses=openapi_json(Poll) | openapi_cursor_lost(), tags=["turns"])
 async def poll_events(
     request: Request,
     service: Service,
     turn_id: str,
     after: After = 0,
+    epoch: Epoch = 0,
     wait: Annotated[float, Query(ge=0, allow_inf_nan=False, description="seconds; above 30 is 30")] = 0,
 ) -> Response:
     """Long-poll: the events after ``after`` as soon as there is one, or none after ``wait`` seconds."""
-    reader = await service.open(turn_id, after)
+    reader = await service.open(turn_id, after, epoch)
 
     async def poll() -> tuple[list[Record], bytes]:
         # The status of the same moment: one that is newer than the events would hide the last of them.
         records = await reader.wait(0 if getattr(request.state, "head", False) else min(wait, MAX_WAIT_S))
+        reader.check_cursor()
         return records, to_json({"status": reader.status, "last_seq": reader.after})
 
     with reader:

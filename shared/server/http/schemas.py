@@ -7,14 +7,14 @@ from typing import Any
 
 import msgspec
 
-from shared.events import EVENT_TYPES
+from shared.events import EVENT_TYPES, CursorLost
 
 PICTURES = ("image/png", "image/jpeg", "image/webp")
 _COMPONENTS = "#/components/schemas/"
 
 
 class Problem(msgspec.Struct, frozen=True):
-    """An error (RFC 9457)."""
+    """An error (RFC 9457). ``last_seq`` is given with ``cursor_lost`` alone."""
 
     type: str
     title: str
@@ -23,12 +23,23 @@ class Problem(msgspec.Struct, frozen=True):
     code: str
     retryable: bool
     request_id: str
+    last_seq: int | None = None
 
 
 def openapi_problems() -> dict[int | str, dict[str, Any]]:
     """The ``responses`` of every route: each other status is a problem."""
-    content = {"application/problem+json": {"schema": _schema_of(Problem)}}
-    return {"default": {"description": "An error", "content": content}}
+    return {"default": {"description": "An error", "content": _problem_content()}}
+
+
+def openapi_cursor_lost() -> dict[int | str, dict[str, Any]]:
+    """The ``responses`` of a route that reads a turn from a cursor and refuses a cursor that is lost."""
+    return {
+        409: {"description": "The store has lost events before the cursor: read from 0", "content": _problem_content()}
+    }
+
+
+def _problem_content() -> dict[str, Any]:
+    return {"application/problem+json": {"schema": _schema_of(Problem)}}
 
 
 def openapi_bytes(*media_types: str, status: int = 200) -> dict[int | str, dict[str, Any]]:
@@ -97,8 +108,8 @@ def openapi_json(model: Any, *, status: int = 200, or_bytes: tuple[str, ...] = (
 
 
 def openapi_events(media_type: str) -> dict[int | str, dict[str, Any]]:
-    """The ``responses`` of a route that streams events."""
-    content = {media_type: {"schema": {"$ref": _COMPONENTS + "Event"}}}
+    """The ``responses`` of a route that streams events; ``cursor_lost``, which is no event, may stand between them."""
+    content = {media_type: {"schema": {"anyOf": [{"$ref": _COMPONENTS + name} for name in ("Event", "CursorLost")]}}}
     return {200: {"description": "The events of the turn", "content": content}}
 
 
@@ -106,7 +117,8 @@ def add_events(schema: dict[str, Any]) -> dict[str, Any]:
     """Add the events to an OpenAPI document, as a union told apart by ``type`` (OpenAPI's discriminator)."""
     schemas = schema.setdefault("components", {}).setdefault("schemas", {})
     if "Event" not in schemas:
-        _, components = msgspec.json.schema_components(EVENT_TYPES, ref_template=_COMPONENTS + "{name}")
+        documented = (*EVENT_TYPES, CursorLost)
+        _, components = msgspec.json.schema_components(documented, ref_template=_COMPONENTS + "{name}")
         schemas.update(components)
         mapping = {str(kind.__struct_config__.tag): _COMPONENTS + kind.__name__ for kind in EVENT_TYPES}
         schemas["Event"] = {

@@ -85,9 +85,9 @@ class NewsWatch:
 def _news_of(connection: apsw.Connection, turn_id: str, after: int) -> list[News]:
     """The commits of one turn after seq ``after``. Pictures are not pushed: the turn is read."""
     row = connection.execute("SELECT last_seq FROM turns WHERE turn_id = ?", (turn_id,)).fetchone()
-    if row is None:
+    if row is None or row[0] < after:
         return [Moved(turn_id)]
-    if row[0] <= after:
+    if row[0] == after:
         return []
     found: list[News] = []
     for first_seq, lines in connection.execute(

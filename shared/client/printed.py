@@ -1,0 +1,34 @@
+"""A reply on an output that takes nothing back, such as a pipe or a file."""
+
+from __future__ import annotations
+
+
+class PrintedReply:
+    """After ``rewind`` the reply comes again from its beginning, and what is printed already is not printed again."""
+
+    def __init__(self) -> None:
+        self._texts: list[str] = []
+        # What is printed and has not come again yet.
+        self._ahead = ""
+
+    def add(self, text: str) -> str:
+        """What to print of the next part of the reply."""
+        self._texts.append(text)
+        if self._ahead.startswith(text):
+            self._ahead = self._ahead[len(text) :]
+            return ""
+        if text.startswith(self._ahead):
+            new, self._ahead = text[len(self._ahead) :], ""
+            return new
+        # The reply differs from what is printed, so all of it is printed.
+        self._ahead = ""
+        return "\n" + "".join(self._texts)
+
+    @property
+    def text(self) -> str:
+        """All that is printed."""
+        return "".join(self._texts) + self._ahead
+
+    def rewind(self) -> None:
+        """The reply comes again."""
+        self._ahead, self._texts = self.text, []
