@@ -13,6 +13,7 @@ from compare.lines.capture import Direction
 from compare.lines.faults import NETWORKS, Faults
 from compare.lines.relay import Relay
 from protocols import RELAY_OFFSET, TRANSPORTS
+from shared.config import Settings
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -25,10 +26,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     if every == bool(listen or target) or bool(listen) != bool(target):
         parser.error("give --listen and --to, or --all")
     if every:
-        relays = [(f"127.0.0.1:{port}", "127.0.0.1", port + RELAY_OFFSET) for port in _configured_ports()]
+        relays = [(target, "127.0.0.1", port + RELAY_OFFSET) for target, port in _configured_servers()]
     else:
         host, _, port_text = listen.rpartition(":")
         relays = [(target, host or "127.0.0.1", int(port_text))]
+    if faults.cut_after_event is not None and any(relays_tls(target) for target, _, _ in relays):
+        parser.error("--cut-after-event: TLS hides the events from the relay; use --cut-after-bytes")
     with contextlib.suppress(KeyboardInterrupt):
         asyncio.run(_run_relays(faults, relays))
     return 0
@@ -38,7 +41,9 @@ def argument_parser() -> argparse.ArgumentParser:
     """The command's arguments: where to listen, and an option for every field of ``Faults``."""
     parser = argparse.ArgumentParser(prog="python -m compare relay", description=__doc__)
     parser.add_argument("--listen", metavar="[HOST:]PORT", help="where clients connect; port 0 takes a free one")
-    parser.add_argument("--to", metavar="HOST:PORT", help="the server")
+    parser.add_argument(
+        "--to", metavar="HOST:PORT", help="the server; https:// before it says that the line is encrypted"
+    )
     parser.add_argument(
         "--all",
         action="store_true",
@@ -59,9 +64,18 @@ def argument_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _configured_ports() -> list[int]:
-    """The ports on which ``serve all`` listens."""
-    return [transport.port() for transport in TRANSPORTS.values()]
+def _configured_servers() -> list[tuple[str, int]]:
+    """The addresses on which ``serve all`` listens, and their ports."""
+    tls = Settings().tls_cert is not None
+    return [
+        (f"{transport.scheme_prefix(tls=tls)}127.0.0.1:{transport.port()}", transport.port())
+        for transport in TRANSPORTS.values()
+    ]
+
+
+def relays_tls(target: str) -> bool:
+    """Whether the address of the server says that its line is encrypted."""
+    return target.partition("://")[0] in ("https", "wss", "grpcs")
 
 
 async def _run_relays(faults: Faults, relays: Sequence[tuple[str, str, int]]) -> None:
@@ -72,11 +86,13 @@ async def _run_relays(faults: Faults, relays: Sequence[tuple[str, str, int]]) ->
 
 async def _run_relay(target: str, faults: Faults, host: str, port: int) -> None:
     async with Relay(target, faults, host=host, port=port) as relay:
-        print(f"{relay.address} -> {target}; Ctrl-C ends it", flush=True)
+        scheme, colon, _ = target.rpartition("://")
+        print(f"{scheme}{colon}{relay.address} -> {target}; Ctrl-C ends it", flush=True)
         while True:
             connection = await relay.finished.get()
+            events = "encrypted" if relays_tls(target) else f"{connection.events:,} events"
             print(
                 f"connection {connection.number} {connection.state}: up {connection.up_bytes:,} B,"
-                f" down {connection.down_bytes:,} B, {connection.events:,} events",
+                f" down {connection.down_bytes:,} B, {events}",
                 flush=True,
             )

@@ -31,6 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         command.add_argument("word", metavar="WORD", choices=words, help=", ".join(words))
     commands.add_parser("demo", help="the five at work, live, and compared")
     commands.add_parser("list", help="the five transports")
+    commands.add_parser("certs", help="a CA and a certificate of your own, for https:// and wss:// on this machine")
     commands.add_parser("store", help="check the store's file, or export what can be read of a damaged one")
     args = parser.parse_args(given[: 2 if given[0:1] and given[0] in _OF_ONE else 1])
     if args.command == "list":
@@ -39,6 +40,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         from protocols import demo
 
         return demo.main(given[1:])
+    if args.command == "certs":
+        from protocols import certs
+
+        return certs.main(given[1:])
     if args.command == "store":
         from protocols import store
 

@@ -19,12 +19,13 @@ from pathlib import Path
 from pydantic import ValidationError
 from rich.console import Console
 
+from protocols import certs
 from protocols.demo_report import compare_runs, model_output, show_runs
 from protocols.demo_view import DemoView, TransportRun
 from protocols.live import open_console
 from protocols.processes import serving_all
 from shared.client.protocol import ChatClient, Item, Lost, Resumed, Rewound, collect
-from shared.config import Settings, settings_problems
+from shared.config import Settings, settings_problems, tls_environment
 from shared.errors import ChatError, ConnectionLost
 from shared.events import Chunk, ImageChunk
 from shared.llm.offline import MODEL_ID
@@ -48,11 +49,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--size", default="512x512", metavar="WxH", help="of the pictures (default: 512x512)")
     parser.add_argument("--store", metavar="URL", help="sqlite:///PATH to keep the sessions (default: a temporary one)")
+    parser.add_argument("--tls", action="store_true", help="over TLS, with a certificate made for this run")
     args = parser.parse_args(argv)
     try:
         return asyncio.run(run_until_signal(_demo(open_console(), args), "stopped, and the five servers with it"))
     except ValidationError as error:
         problem = f"settings: {settings_problems(error)}"
+    except ImportError:
+        problem = certs.MISSING
     except (RuntimeError, OSError) as error:
         problem = str(error)
     sys.stderr.write(f"{problem}\n")
@@ -70,12 +74,16 @@ async def _demo(console: Console, args: argparse.Namespace) -> int:
             "GENAI_PROVIDER": "offline",
             "IMAGE_PROVIDER": "offline",
             "GENAI_MODEL_ID": MODEL_ID,
+            **tls_environment(settings),
         }
+        if args.tls:
+            certs.make(Path(folder))
+            env |= certs.files(Path(folder))
         begun = time.perf_counter()
         console.print("Starting five servers on one store, with the offline models …", soft_wrap=True)
         async with contextlib.AsyncExitStack() as stack:
             servers = await stack.enter_async_context(serving_all(env=env, apart=True))
-            where = ", ".join(f"{word} on {server.address}" for word, server in servers.items())
+            where = ", ".join(f"{word} on {server.url}" for word, server in servers.items())
             _print(console, f"All are up after {time.perf_counter() - begun:.1f} s: {where}.\n")
             clients = {word: await stack.enter_async_context(servers[word].client(key=key)) for word in servers}
             for client in clients.values():

@@ -11,6 +11,7 @@ import sys
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from protocols import TRANSPORTS
@@ -26,20 +27,27 @@ OnLine = Callable[[str, bytes], None]
 
 @dataclass(slots=True)
 class Server:
-    """A running server; ``address`` is ``host:port``.
+    """A running server; ``url`` is its address with the scheme, as it logs it, and ``address`` is ``host:port``.
 
-    ``log`` has the newest 2,000 of its log lines, parsed; ``said`` has its other lines on stderr.
+    ``ca``: the CA that its clients trust (``TLS_CA``). ``log`` has the newest 2,000 of its log lines, parsed; ``said`` has
+    its other lines on stderr.
     """
 
     word: str
-    address: str
+    url: str
     process: asyncio.subprocess.Process
     log: list[dict[str, Any]] = field(default_factory=list)
     said: list[str] = field(default_factory=list)
+    ca: Path | None = None
+
+    @property
+    def address(self) -> str:
+        """``host:port``."""
+        return self.url.rpartition("/")[2]
 
     def client(self, **options: Any) -> ChatClient:
         """A client of this server; ``options`` are ChatClient's."""
-        return TRANSPORTS[self.word].client(self.address, **options)
+        return TRANSPORTS[self.word].client(self.url, **{"ca": self.ca, **options})
 
     def kill(self) -> None:
         """Send SIGKILL: the process ends without any clean-up."""
@@ -77,6 +85,7 @@ async def serving(
 ) -> AsyncIterator[Server]:
     """One server that is ready for requests. Port 0 means any free port; ``env`` is added to this process's environment.
 
+    The server speaks TLS where ``env`` names a certificate, whatever the settings of this process say.
     ``on_line`` gets each line that the server logs. ``apart`` puts the server into a process group of its own, so that Ctrl-C in a
     terminal reaches only this process. Raises RuntimeError with the server's own words when the server does not start.
     """
@@ -138,6 +147,8 @@ async def _start(
     word: str, *, port: int, env: Mapping[str, str] | None, arguments: Sequence[str], apart: bool
 ) -> Server:
     """Start a server and read its stderr up to the line ``listening``."""
+    environment = {**os.environ, "TLS_CERT": "", "TLS_KEY": "", **(env or {})}
+    ca = environment.get("TLS_CA")
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         "-m",
@@ -145,7 +156,7 @@ async def _start(
         "--port",
         str(port),
         *arguments,
-        env={**os.environ, **(env or {})},
+        env=environment,
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.DEVNULL,
         stderr=asyncio.subprocess.PIPE,
@@ -160,8 +171,7 @@ async def _start(
                 with contextlib.suppress(json.JSONDecodeError):
                     entry = json.loads(line)
                     if entry.get("event") == "listening":
-                        address = str(entry["address"]).rpartition("/")[2]
-                        return Server(word, address, process, [entry])
+                        return Server(word, str(entry["address"]), process, [entry], ca=Path(ca) if ca else None)
                 said.append(line.decode(errors="replace").rstrip())
     except TimeoutError:
         process.kill()

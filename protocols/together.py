@@ -15,7 +15,7 @@ from pydantic import ValidationError
 
 from protocols import TRANSPORTS
 from protocols.processes import Server, serving_all
-from shared.config import Settings, settings_problems
+from shared.config import Settings, settings_problems, tls_environment
 from shared.logger import visible_values
 from shared.server.log_sink import stderr_never_blocks
 from shared.signals import catching_signals
@@ -53,7 +53,7 @@ async def _serve_all(settings: Settings, ports: Mapping[str, int], arguments: Se
     if settings.store_url == "sqlite://":
         sys.stderr.write("note: STORE_URL=sqlite:// is memory, so each of the five processes has a store of its own\n")
     # Each server allows the pages of the other four (ALLOWED_ORIGINS), so each server needs all ports.
-    env = {TRANSPORTS[word].port_setting: str(port) for word, port in ports.items()}
+    env = {TRANSPORTS[word].port_setting: str(port) for word, port in ports.items()} | tls_environment(settings)
     up = asyncio.Event()
 
     def on_line(word: str, line: bytes) -> None:
@@ -131,8 +131,9 @@ def _show_table(servers: Mapping[str, Server]) -> None:
     for word, server in servers.items():
         port = server.address.rpartition(":")[2]
         option = "" if port == str(TRANSPORTS[word].port()) else f" --port {port}"
-        rows.append((word, str(server.log[0]["address"]), f"python -m protocols chat {word}{option}"))
-    body = "\n".join(f"  {word:<11}{address:<25}{command}" for word, address, command in rows)
+        tls = " --tls" if server.url.startswith(TRANSPORTS[word].scheme_prefix(tls=True)) else ""
+        rows.append((word, server.url, f"python -m protocols chat {word}{option}{tls}"))
+    body = "\n".join(f"  {word:<11}{address:<26}{command}" for word, address, command in rows)
     models = f"{about['model']} ({about['provider']}), {about['image_model']} ({about['image_provider']})"
     sys.stderr.write(
         f"\n  five servers, one store, Ctrl-C stops them all\n\n{body}\n\n  models  {models}\n  store   {about['store']}\n\n"

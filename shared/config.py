@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import ssl
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -67,6 +68,13 @@ class Settings(BaseSettings):
     allowed_origins: str | None = Field(
         None, description="comma-separated browser origins; unset: the five servers' own"
     )
+    tls_cert: Path | None = Field(
+        None, description="servers speak TLS with this certificate, a PEM file with its chain"
+    )
+    tls_key: Path | None = Field(None, description="the certificate's private key, a PEM file; set both or neither")
+    tls_ca: Path | None = Field(
+        None, description="clients speak TLS and trust this CA, a PEM file; unset: the system's CAs, with --tls alone"
+    )
     store_url: str = Field(
         default_factory=default_store_url,
         description="sqlite:///path, sqlite:// in memory, or redis://host:port/0 for many machines (docs/many-machines.md)",
@@ -123,6 +131,21 @@ class Settings(BaseSettings):
     def _blank_is_unset(cls, value: str | None) -> str | None:
         return value.strip() or None if value is not None else None
 
+    @field_validator("tls_cert", "tls_key", "tls_ca", mode="before")
+    @classmethod
+    def _blank_file_is_unset(cls, value: Any) -> Any:
+        return None if isinstance(value, str) and not value.strip() else value
+
+    @field_validator("tls_ca", mode="after")
+    @classmethod
+    def _certificates(cls, value: Path | None) -> Path | None:
+        if value is not None:
+            try:
+                ssl.create_default_context(cafile=value)
+            except OSError as error:
+                raise ValueError(f"no certificates can be read from {value} ({error.strerror or error})") from error
+        return value
+
     @field_validator("google_gemini_base_url", "openai_base_url", mode="after")
     @classmethod
     def _web_address(cls, value: str | None) -> str | None:
@@ -138,6 +161,11 @@ def clean_key(key: str) -> str:
     if not re.fullmatch(r"[!-~]+", key):
         raise ValueError("a key may have visible ASCII characters only; this one is empty or has others inside it")
     return key
+
+
+def tls_environment(settings: Settings) -> dict[str, str]:
+    """The settings of TLS as variables for another process; an empty one is unset."""
+    return {name.upper(): str(getattr(settings, name) or "") for name in ("tls_cert", "tls_key", "tls_ca")}
 
 
 class _Ports(BaseSettings):

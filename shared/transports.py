@@ -24,6 +24,12 @@ class Transport:
     holds: bool = False
     relay_offset: int
 
+    def scheme_prefix(self, *, tls: bool) -> str:
+        """What stands before ``host:port`` in an address: ``https://``, ``grpcs://``, ``http://``, or nothing for plain gRPC."""
+        if tls:
+            return f"{self.scheme}s://"
+        return "http://" if self.scheme == "http" else ""
+
     @property
     def port_setting(self) -> str:
         """The name of the setting that holds this transport's port, such as ``SSE_PORT``."""

@@ -22,9 +22,11 @@ from protocols import TRANSPORTS
 from protocols.processes import Server, serving
 from shared.client.protocol import ChatClient
 from shared.config import Settings
+from tests.certificates import tls_settings
 
 T = TypeVar("T")
 _STORE_URL = os.environ.get("STORE_URL")
+_TLS = bool(os.environ.get("TLS"))
 
 WORDS = tuple(TRANSPORTS)
 KEY = "correct-horse-battery-staple"
@@ -70,13 +72,13 @@ class Servers(Mapping[str, Server]):
     """Up to five servers with the same settings, each started when it is first asked for, all on one store.
 
     ``store`` is the store's file. With ``STORE_URL=redis://…`` in the environment of the tests, they use that server
-    instead, with keys of their own.
+    instead, with keys of their own. With ``TLS=1`` they speak TLS.
     """
 
     def __init__(self, backstage: Backstage, store: Path, env: Mapping[str, str]) -> None:
         self.store = store
         url = f"sqlite:///{store}" if _STORE_URL is None else with_prefix(_STORE_URL, store)
-        self.env = {**FAST, "STORE_URL": url, **env}
+        self.env = {**FAST, "STORE_URL": url, **(tls_settings() if _TLS else {}), **env}
         self._backstage = backstage
         self._running: dict[str, tuple[Server, contextlib.AsyncExitStack]] = {}
 

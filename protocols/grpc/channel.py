@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import grpc
 
 from protocols.grpc.chat_pb2_grpc import ChatServiceStub
 from shared.client.protocol import ClientCounts
+from shared.client.tls import trusted_certificates
 
 if TYPE_CHECKING:
     # The generated stub's type for asyncio exists only for type checkers.
@@ -24,13 +26,25 @@ class ClientChannel:
     """A channel to HOST:PORT that is opened at the first use, and anew after ``aclose``. It connects at the first call.
 
     ``silence_s``: a connection on which not even a ping is answered for so long is lost. ``gzip``: compress the requests.
+    ``tls``: speak TLS, and trust the CA in the PEM file ``ca``, or the system's CAs.
     """
 
-    def __init__(self, address: str, silence_s: float, counts: ClientCounts, *, gzip: bool) -> None:
+    def __init__(
+        self,
+        address: str,
+        silence_s: float,
+        counts: ClientCounts,
+        *,
+        gzip: bool,
+        tls: bool,
+        ca: Path | None,
+    ) -> None:
         self._address = address
         self._silence_s = silence_s
         self._counts = counts
         self._gzip = gzip
+        self._tls = tls
+        self._ca = ca
         self._open: tuple[grpc.aio.Channel, ChatServiceAsyncStub] | None = None
         self._counting: asyncio.Task[None] | None = None
 
@@ -49,7 +63,12 @@ class ClientChannel:
             # The library would print its connection errors into the middle of a conversation.
             os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
             compression = grpc.Compression.Gzip if self._gzip else None
-            channel = grpc.aio.insecure_channel(self._address, _options(self._silence_s), compression)
+            options = _options(self._silence_s)
+            if self._tls:
+                credentials = grpc.ssl_channel_credentials(trusted_certificates(self._ca))
+                channel = grpc.aio.secure_channel(self._address, credentials, options, compression)
+            else:
+                channel = grpc.aio.insecure_channel(self._address, options, compression)
             self._open = channel, ChatServiceStub(channel)
             self._counting = asyncio.create_task(self._count_connections(channel))
         return self._open

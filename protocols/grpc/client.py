@@ -32,7 +32,6 @@ from protocols.grpc.status import failures
 from shared.client import cli
 from shared.client.events import UnknownEvent
 from shared.client.protocol import Ask, ChatClient
-from shared.client.strangers import stranger_at
 from shared.client.transport import Watched
 from shared.errors import ChatError, ConnectionLost, NotOurServer, SentAway, ServerAbsent
 from shared.events import AnyEvent
@@ -54,10 +53,14 @@ class Client(ChatClient):
     holds_connection = True
 
     def __init__(self, address: str, *, gzip: bool = False, **options: Any) -> None:
-        super().__init__(address.rpartition("://")[2].rstrip("/"), **options)
+        super().__init__(address.rstrip("/"), **options)
+        host_port = self.address.rpartition("://")[2]
+        self.address = f"grpcs://{host_port}" if self._uses_tls else host_port
         given = {"authorization": f"Bearer {self._key}" if self._key else "", "accept-encoding": "gzip" if gzip else ""}
         self._metadata = tuple((name, value) for name, value in given.items() if value)
-        self._channel = ClientChannel(self.address, self._silence_s, self.counts, gzip=gzip)
+        self._channel = ClientChannel(
+            host_port, self._silence_s, self.counts, gzip=gzip, tls=self._uses_tls, ca=self._ca
+        )
         self._answered = False
         # The newest request_ids of this client. ``watch`` leaves out the turns that they started.
         self._own_requests: deque[str] = deque(maxlen=_REMEMBERED)
@@ -133,7 +136,7 @@ class Client(ChatClient):
         except (ChatError, NotOurServer):
             raise
         except ConnectionLost as error:
-            if not self._answered and (stranger := await stranger_at(self.address, self.transport)):
+            if not self._answered and (stranger := await self._stranger()):
                 raise NotOurServer(stranger) from error
             raise
         self._answered = True

@@ -12,6 +12,7 @@ from shared.config import Settings
 from shared.server import launch
 from shared.server.context import ServerContext
 from shared.server.signals import Stopping
+from shared.server.tls import certificate
 
 _MAX_METADATA_BYTES = 16 * 1024
 # After the drain, calls have this long to write their last messages and statuses.
@@ -24,8 +25,14 @@ async def listening(host: str, port: int, settings: Settings) -> AsyncIterator[t
     # A plain socket tries the port first, because the library writes a log line about a taken port.
     launch.listen(host, port, settings.stall_timeout_s).close()
     server = grpc.aio.server(options=options(settings))
+    where = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    found = certificate(settings)
     try:
-        number = server.add_insecure_port(f"[{host}]:{port}" if ":" in host else f"{host}:{port}")
+        if found is None:
+            number = server.add_insecure_port(where)
+        else:
+            pair = found.key.read_bytes(), found.cert.read_bytes()
+            number = server.add_secure_port(where, grpc.ssl_server_credentials([pair]))
     except RuntimeError:
         raise OSError(f"cannot listen on {host}:{port}; choose another --port") from None
     try:
@@ -62,7 +69,7 @@ def options(settings: Settings) -> list[tuple[str, int]]:
         ("grpc.keepalive_timeout_ms", stall_ms),
         # The library waits for the answer to a PING by this option, one minute by default, and not by the one above.
         ("grpc.http2.ping_timeout_ms", stall_ms),
-        # The longest wait for a client's connection preface and its SETTINGS (RFC 9113, section 3.4).
+        # The longest wait for a client's TLS handshake, its connection preface and its SETTINGS (RFC 9113, section 3.4).
         ("grpc.server_handshake_timeout_ms", request_ms),
         ("grpc.http2.settings_timeout", request_ms),
         ("grpc.keepalive_permit_without_calls", 1),

@@ -30,7 +30,6 @@ from protocols.websocket.conversation import Conversation
 from shared.client import cli
 from shared.client.http import HttpClient
 from shared.client.protocol import Ask
-from shared.client.strangers import stranger_at
 from shared.client.transport import TurnItem, Watched
 from shared.duplex_messages import (
     Cancel,
@@ -44,7 +43,7 @@ from shared.duplex_messages import (
     TypingStart,
     TypingStop,
 )
-from shared.errors import ConnectionLost, NotOurServer, ServerAbsent
+from shared.errors import ConnectionLost, NotOurServer
 from shared.events import TERMINAL
 from shared.reply import Snapshot
 from shared.session import Session
@@ -77,14 +76,12 @@ class Client(HttpClient):
 
     async def _dial(self) -> Connection:
         try:
-            return await open_connection(self.address, self._key, self._silence_s, self.counts)
+            return await open_connection(self.address, self._key, self._silence_s, self.counts, self._tls)
         except InvalidStatus as error:
             answer = error.response
             raise await self._refusal(answer.status_code, answer.headers, bytes(answer.body or b"")) from error
-        except ServerAbsent:
-            raise
         except ConnectionLost as error:
-            if not self._answered and (stranger := await stranger_at(self.address, self.transport)):
+            if self._may_be_stranger(error) and (stranger := await self._stranger()):
                 raise NotOurServer(stranger) from error
             raise
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import operator
+import ssl
 from typing import Any, get_args
 
 import msgspec
@@ -57,8 +58,10 @@ class _Handshake(connect):
         return exc
 
 
-async def open_connection(address: str, key: str | None, silence_s: float, counts: ClientCounts) -> Connection:
-    """Connect to ``http://HOST:PORT`` and do the handshake.
+async def open_connection(
+    address: str, key: str | None, silence_s: float, counts: ClientCounts, tls: ssl.SSLContext | None
+) -> Connection:
+    """Connect to ``http://HOST:PORT``, or with ``tls`` to ``https://HOST:PORT``, and do the handshake.
 
     Raises ServerAbsent, ConnectionLost, and the library's InvalidStatus with the HTTP answer when the server refuses.
     """
@@ -76,6 +79,7 @@ async def open_connection(address: str, key: str | None, silence_s: float, count
             ping_interval=silence_s / 2,
             ping_timeout=silence_s / 2,
             proxy=None,
+            ssl=tls,
         )
     except OSError as error:
         raise ServerAbsent("nothing answers there") from error

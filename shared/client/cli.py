@@ -10,6 +10,7 @@ import argparse
 import asyncio
 import contextlib
 import os
+import re
 import sys
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from pathlib import Path
@@ -54,12 +55,15 @@ def image_main(client: type[ChatClient], argv: Sequence[str] | None, transports:
 
 
 def _add_common(parser: argparse.ArgumentParser, word: str) -> None:
-    parser.add_argument("--host", default="127.0.0.1", help="where the server is (default: 127.0.0.1)")
+    parser.add_argument("--host", default="127.0.0.1", help="where the server is, or its URL (default: 127.0.0.1)")
     parser.add_argument("--port", type=_port, help=f"the server's port (default: {word.upper()}_PORT)")
     parser.add_argument("--session", metavar="ID", help="go on in this session: its id, or the beginning of it")
     parser.add_argument("--json", action="store_true", help="raw events, one JSON object a line")
     parser.add_argument("--no-resume", action="store_true", help="a lost connection is the end")
     parser.add_argument("--key", help="the server's key (default: API_SECRET_KEY)")
+    parser.add_argument(
+        "--tls", action="store_true", help="speak TLS, as with https://, wss://, grpcs:// or TLS_CA (docs/tls.md)"
+    )
 
 
 def _port(given: str) -> int:
@@ -123,12 +127,20 @@ def _options(args: argparse.Namespace, settings: Settings) -> dict[str, Any]:
             key = clean_key(args.key)
         except ValueError as error:
             raise ChatError("invalid_request", f"--key: {error}") from error
-    return {"key": key, "resume": not args.no_resume}
+    return {"key": key, "resume": not args.no_resume, "tls": args.tls, "ca": settings.tls_ca}
 
 
 def _address(transport: Transport, args: argparse.Namespace, port: int | None) -> str:
+    """``HOST:PORT`` as the arguments give it, after the scheme if there is one. Raises ``invalid_request``."""
+    scheme, colon, host = args.host.rpartition("://")
+    if "/" in host.rstrip("/"):
+        raise ChatError("invalid_request", "--host takes a name, an address, or a URL without a path.")
+    host = host.rstrip("/")
+    if colon and (given := re.fullmatch(r"(.+):(\d+)", host)) and (host.startswith("[") or ":" not in given[1]):
+        host, port = given[1], port if port is not None else int(given[2])
     port = port if port is not None else transport.port()
-    return f"[{args.host}]:{port}" if ":" in args.host and "[" not in args.host else f"{args.host}:{port}"
+    host = f"[{host}]" if ":" in host and "[" not in host else host
+    return f"{scheme}{colon}{host}:{port}"
 
 
 def absent(word: str, address: str, default_port: int) -> str:

@@ -19,7 +19,7 @@ import httpx
 import msgspec
 
 from shared.client.protocol import Ask, ChatClient
-from shared.client.strangers import describe_body, stranger_at
+from shared.client.strangers import describe_body
 from shared.errors import ChatError, ConnectionLost, ErrorCode, NotOurServer, ServerAbsent, Silent
 from shared.events import AnyEvent
 from shared.reply import Snapshot
@@ -66,15 +66,15 @@ class HttpClient(ChatClient):
     """The common routes. A leaf adds how a turn travels."""
 
     def __init__(self, address: str, **options: Any) -> None:
-        super().__init__(address if "://" in address else f"http://{address}", **options)
+        super().__init__(address, **options)
+        self.address = f"{'https' if self._uses_tls else 'http'}://{address.rpartition('://')[2]}"
         self._http = httpx.AsyncClient(
             base_url=self.address,
             headers={"Authorization": f"Bearer {self._key}"} if self._key else {},
             timeout=httpx.Timeout(self._silence_s, connect=_CONNECT_S),
             limits=httpx.Limits(max_connections=None, max_keepalive_connections=100),
             trust_env=False,
-            # Reading the certificates takes 70 ms, and plain HTTP has no use for them.
-            verify=self.address.startswith("https:"),
+            verify=self._tls or False,
         )
         self._answered = False
         # Answers whose body is still being read.
@@ -149,7 +149,7 @@ class HttpClient(ChatClient):
             except msgspec.MsgspecError:
                 raise await self._refusal(response.status_code, response.headers, body) from None
         if status.transport not in (None, self.transport):
-            raise NotOurServer(await stranger_at(self.address, self.transport) or f"{self.address} is another server")
+            raise NotOurServer(await self._stranger() or f"{self.address} is another server")
         answer: dict[str, Any] = msgspec.json.decode(body)
         return answer
 
@@ -206,12 +206,16 @@ class HttpClient(ChatClient):
                 finally:
                     self._open.discard(response)
                     await response.aclose()
-        except (NotOurServer, ServerAbsent):
+        except NotOurServer:
             raise
         except ConnectionLost as error:
-            if not self._answered and (stranger := await stranger_at(self.address, self.transport)):
+            if self._may_be_stranger(error) and (stranger := await self._stranger()):
                 raise NotOurServer(stranger) from error
             raise
+
+    def _may_be_stranger(self, error: ConnectionLost) -> bool:
+        """Whether another program may answer there: before the first good answer. A refused TLS handshake looks like absence."""
+        return not self._answered and (self._uses_tls or not isinstance(error, ServerAbsent))
 
     async def _send(self, request: httpx.Request) -> httpx.Response:
         """Send a request and wait for the head of its answer. ``cut`` reaches this wait, too."""
@@ -255,7 +259,7 @@ class HttpClient(ChatClient):
         refusal = problem_of(body, status) if status >= 400 else None
         if isinstance(refusal, ChatError) and status not in (403, 404, 405):
             return refusal
-        if not self._answered and (stranger := await stranger_at(self.address, self.transport)):
+        if not self._answered and (stranger := await self._stranger()):
             return NotOurServer(stranger)
         if refusal is not None:
             return refusal

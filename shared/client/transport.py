@@ -5,13 +5,18 @@
 
 from __future__ import annotations
 
+import functools
+import ssl
 import uuid
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, ClassVar, Protocol, Self
 
 from shared.client.events import UnknownEvent
+from shared.client.strangers import stranger_at
+from shared.client.tls import client_context, uses_tls
 from shared.errors import ChatError
 from shared.events import AnyEvent, CursorLost, Kind
 from shared.reply import Picture, Reply, Snapshot
@@ -73,18 +78,37 @@ Transports = Mapping[str, Transport]
 class TransportClient(ABC):
     """A client of one transport. Every method may raise ChatError and ConnectionLost (see ``shared/errors.py``).
 
-    ``address``: HOST:PORT. ``key``: the server's API_SECRET_KEY. ``silence_s``: a connection on which nothing arrives for so long,
-    not even a heartbeat, is lost.
+    ``address``: HOST:PORT or a URL. ``key``: the server's API_SECRET_KEY. ``silence_s``: a connection on which nothing arrives for
+    so long, not even a heartbeat, is lost. ``tls``, ``ca`` (a PEM file), or the address's scheme make the client speak TLS.
     """
 
     transport: ClassVar[str]
     holds_connection: ClassVar[bool] = False
 
-    def __init__(self, address: str, *, key: str | None = None, silence_s: float = 45.0) -> None:
+    def __init__(
+        self,
+        address: str,
+        *,
+        key: str | None = None,
+        silence_s: float = 45.0,
+        tls: bool = False,
+        ca: Path | None = None,
+    ) -> None:
         self.address = address
+        self._uses_tls = uses_tls(address, tls=tls, ca=ca)
+        self._ca = ca
         self.counts = ClientCounts()
         self._key = key
         self._silence_s = silence_s
+
+    @functools.cached_property
+    def _tls(self) -> ssl.SSLContext | None:
+        """The TLS that this client speaks; None without it. Reading the system's certificates takes 70 ms, once."""
+        return client_context(self._ca) if self._uses_tls else None
+
+    async def _stranger(self) -> str | None:
+        """One line about the program that answers in place of this transport's server; see ``stranger_at``."""
+        return await stranger_at(self.address, self.transport, self._tls)
 
     async def __aenter__(self) -> Self:
         await self.connect()

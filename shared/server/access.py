@@ -89,8 +89,8 @@ class AccessPolicy:
         return URLSafeSerializer(self.key or "open", salt="genai-protocols.ticket")
 
 
-def access_policy(settings: Settings, host: str, ports: Collection[int]) -> AccessPolicy:
-    """The checks for a server on ``host``; pages may come from this machine's servers on ``ports``.
+def access_policy(settings: Settings, host: str, ports: Collection[int], scheme: str = "http") -> AccessPolicy:
+    """The checks for a server on ``host``; pages may come from this machine's servers on ``ports``, by ``scheme``.
 
     Raises ValueError when the server would be open to a network without a key, and for a wrong ``ALLOWED_ORIGINS``.
     """
@@ -101,7 +101,7 @@ def access_policy(settings: Settings, host: str, ports: Collection[int]) -> Acce
     if settings.allowed_origins and settings.allowed_origins.strip():
         origins = parse_allowed_origins(settings.allowed_origins)
     else:
-        origins = frozenset(origin_of("http", f"{name}:{number}") or "" for name in _LOOPBACK for number in ports)
+        origins = frozenset(origin_of(scheme, f"{name}:{number}") or "" for name in _LOOPBACK for number in ports)
     if origins is None:
         if key is None:
             raise ValueError("ALLOWED_ORIGINS=* lets every web page in: set API_SECRET_KEY first, or name the origins")

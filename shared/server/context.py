@@ -9,6 +9,7 @@ from typing import Self
 from shared.chat.service import ChatService
 from shared.config import Settings
 from shared.server.access import AccessPolicy
+from shared.server.tls import Certificate
 from shared.transports import Transport
 
 
@@ -30,7 +31,7 @@ class ServerContext:
     """What a leaf's server gets to work with; ``address`` is as clients write it.
 
     ``pages`` are the servers of this machine that a browser can reach, by word; this server is among them where it is
-    one.
+    one. ``certificate`` is None where the server speaks no TLS.
     """
 
     transport: Transport
@@ -40,8 +41,19 @@ class ServerContext:
     settings: Settings
     service: ChatService
     access: AccessPolicy
+    certificate: Certificate | None = None
+
+    @property
+    def web_scheme(self) -> str:
+        """The scheme of this server's pages, and of its neighbours': ``https`` with TLS, else ``http``."""
+        return "http" if self.certificate is None else "https"
 
     @property
     def address(self) -> str:
         """``host:port``, with brackets around IPv6."""
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+    @property
+    def url(self) -> str:
+        """The address with its scheme, as a client takes it. Without TLS gRPC's has no scheme."""
+        return self.transport.scheme_prefix(tls=self.certificate is not None) + self.address

@@ -21,6 +21,7 @@ from shared.server.access import access_policy
 from shared.server.context import PagePorts, ServerContext
 from shared.server.log_sink import stderr_never_blocks
 from shared.server.signals import Stopping, stopping_on_signals
+from shared.server.tls import certificate
 from shared.store.open import without_password
 from shared.transports import Transport
 
@@ -148,6 +149,7 @@ async def open_context(
 ) -> AsyncIterator[tuple[ServerContext, Any]]:
     """A service, its access policy and what listens. Raises ValueError or OSError with what to do instead."""
     access_policy(settings, host, ())
+    found = certificate(settings)
     async with listening(host, port, settings) as (listener, port):
         pages = {
             row.word: PagePorts.of(row, port if row.word == word else row.port())
@@ -155,10 +157,10 @@ async def open_context(
             if row.scheme == "http"
         }
         configured = {row.port() for row in transports.values() if row.scheme == "http"}
-        access = access_policy(settings, host, {port, *configured})
+        access = access_policy(settings, host, {port, *configured}, "http" if found is None else "https")
         logger = open_logger(word)
         async with open_service(settings, logger=logger, trace=trace, framework=framework) as service:
-            yield ServerContext(transports[word], host, port, pages, settings, service, access), listener
+            yield ServerContext(transports[word], host, port, pages, settings, service, access, found), listener
 
 
 def listen(host: str, port: int, stall_timeout_s: float) -> socket.socket:
@@ -181,23 +183,25 @@ def listen(host: str, port: int, stall_timeout_s: float) -> socket.socket:
 
 def _banner(context: ServerContext) -> None:
     about = context.service.about()
-    is_http = context.transport.scheme == "http"
-    scheme = "http://" if is_http else ""
+    exposed = context.certificate is not None and context.certificate.key_is_exposed()
+    warning = f"other users of this machine can read {context.settings.tls_key}: chmod 600" if exposed else None
     origins = {"origins": "any (ALLOWED_ORIGINS=*)"} if context.access.origins is None else {}
     store = without_password(context.settings.store_url)
     if not sys.stderr.isatty():
         context.service.logger.info(
             "listening",
-            address=scheme + context.address,
+            address=context.url,
             **about,
             store=store,
             committed=context.service.committed,
             **origins,
         )
+        if warning:
+            context.service.logger.warning("key exposed", why=warning)
         return
     key = "required (API_SECRET_KEY)" if context.access.key else "none (loopback only)"
     lines = [
-        ("address", scheme + context.address),
+        ("address", context.url),
         ("chat model", f"{about['model']} ({about['provider']})"),
         ("image model", f"{about['image_model']} ({about['image_provider']})"),
         ("store", store),
@@ -206,8 +210,11 @@ def _banner(context: ServerContext) -> None:
     ]
     if about.get("hint"):
         lines.append(("note", about["hint"]))
-    if is_http:
-        lines.append(("docs", f"{scheme}{context.address}/docs"))
-    lines.append(("talk to it", f"python -m protocols chat {context.transport.word} --port {context.port}"))
+    if warning:
+        lines.append(("warning", warning))
+    if context.transport.scheme == "http":
+        lines.append(("docs", f"{context.url}/docs"))
+    tls = " --tls" if context.certificate else ""
+    lines.append(("talk to it", f"python -m protocols chat {context.transport.word} --port {context.port}{tls}"))
     body = "\n".join(f"  {name:<12} {value}" for name, value in lines)
     sys.stderr.write(f"\n  {context.transport.word} server, Ctrl-C stops it\n{body}\n\n")

@@ -83,11 +83,17 @@ async def _page(shell: Shell, path: str) -> None:
     if address is None:
         async with shell.active.asking() as client:
             services = await client.services()
-        at = shell.active.client.address
+        _, tls, at = shell.active.client.address.rpartition("://")
         shell.say(f"{shell.active.word} has no page for a browser; by reflection the server lists what can be called:")
         shell.say("\n".join(f"  {text.line(service)}" for service in services))
-        shell.say(f"to look further: grpcurl -plaintext {at} describe chat.ChatService")
-        shell.say(f"or: buf curl --http2-prior-knowledge --list-methods http://{at}")
+        grpcurl = "-cacert ca.pem" if tls else "-plaintext"
+        buf = (
+            f"--cacert ca.pem --list-methods https://{at}"
+            if tls
+            else f"--http2-prior-knowledge --list-methods http://{at}"
+        )
+        shell.say(f"to look further: grpcurl {grpcurl} {at} describe chat.ChatService")
+        shell.say(f"or: buf curl {buf}")
         return
     opened = _has_browser() and await asyncio.to_thread(webbrowser.open, address)
     shell.say(f"{'opened' if opened else 'open in a browser:'} {address}")

@@ -48,10 +48,13 @@ async def page_settings(context: Context) -> Response:
 def _page(context: ServerContext, name: str) -> Response:
     """A page under its policy: scripts and styles of this server; connections to the four HTTP servers and their relays."""
     # A policy has no form for IPv6 addresses; a page opened under one reaches its own server as 'self'.
-    origins = sorted(origin for origin in context.access.origins or {"http:"} if "[" not in origin)
+    scheme = context.web_scheme
+    origins = sorted(origin for origin in context.access.origins or {f"{scheme}:"} if "[" not in origin)
     # And the relays of the race's slow network, if they run (python -m compare relay --all).
     relays = [
-        f"http://{name}:{there.relay_port}" for name in ("127.0.0.1", "localhost") for there in context.pages.values()
+        f"{scheme}://{name}:{there.relay_port}"
+        for name in ("127.0.0.1", "localhost")
+        for there in context.pages.values()
     ]
     origins += relays
     sockets = [origin.replace("http", "ws", 1) for origin in origins]

@@ -20,12 +20,14 @@ from shared.server.http.fair_reading import fair
 from shared.server.http.open_body import OpenBodies
 from shared.server.signals import Stopping
 from shared.server.tasks import first_of
+from shared.server.tls import Certificate
 from shared.transports import Transport
 
 
 async def serve(app: FastAPI, context: ServerContext, listener: socket.socket, stopping: Stopping) -> None:
     """Run an app under uvicorn until a signal, then drain it."""
-    server = uvicorn_adapter.Server(uvicorn_config(OpenBodies(app, context.service.logger), context.settings))
+    bodies = OpenBodies(app, context.service.logger)
+    server = uvicorn_adapter.Server(uvicorn_config(bodies, context.settings, context.certificate))
     serving = asyncio.create_task(server.serve(sockets=[listener]))
     await first_of(stopping.drain(context.service), asyncio.shield(serving))
     server.should_exit = True
@@ -33,7 +35,7 @@ async def serve(app: FastAPI, context: ServerContext, listener: socket.socket, s
     await serving
 
 
-def uvicorn_config(app: ASGIApp, settings: Settings) -> uvicorn.Config:
+def uvicorn_config(app: ASGIApp, settings: Settings, certificate: Certificate | None = None) -> uvicorn.Config:
     """How the HTTP servers run uvicorn."""
     config = uvicorn.Config(
         app,
@@ -51,6 +53,7 @@ def uvicorn_config(app: ASGIApp, settings: Settings) -> uvicorn.Config:
         access_log=False,
         server_header=False,
         timeout_graceful_shutdown=1,
+        ssl_context_factory=None if certificate is None else lambda config, default: certificate.context(),
     )
     config.request_timeout_s = settings.request_timeout_s  # type: ignore[attr-defined]
     return config

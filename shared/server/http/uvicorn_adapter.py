@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import inspect
-from collections.abc import Iterator
+import socket
+from collections.abc import Callable, Iterator
 from typing import Any, cast
 
 import httptools
@@ -36,7 +38,17 @@ _MAX_TICKET_BYTES = 64 * 1024
 _OFFER = (b"upgrade", b"http2-settings")
 # What the classes below use or override, by the class that has it.
 _USED: dict[type, tuple[str, ...]] = {
-    uvicorn.Server: ("capture_signals", "force_exit", "serve", "should_exit"),
+    uvicorn.Server: (
+        "capture_signals",
+        "force_exit",
+        "lifespan",
+        "serve",
+        "server_state",
+        "servers",
+        "should_exit",
+        "started",
+        "startup",
+    ),
     HttpToolsProtocol: (
         "_should_upgrade",
         "_start_asgi_task",
@@ -110,11 +122,41 @@ def _attributes(kind: type) -> set[str]:
 
 
 class Server(uvicorn.Server):
-    """uvicorn without its own signal handling, because the servers drain before they stop."""
+    """uvicorn with two differences.
+
+    - It handles no signals, because the servers drain before they stop.
+    - A client has a limited time for the TLS handshake, as for the head of a request. asyncio's own limit is a minute.
+    """
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        config = self.config
+        if config.ssl is None or sockets is None:
+            await super().startup(sockets)
+            return
+        await self.lifespan.startup()
+        make = functools.partial(
+            cast(Callable[..., asyncio.Protocol], config.http_protocol_class),
+            config=config,
+            server_state=self.server_state,
+            app_state=self.lifespan.state,
+        )
+        timeout_s: float = config.request_timeout_s  # type: ignore[attr-defined]
+        self.servers = [
+            await asyncio.get_running_loop().create_server(
+                make,
+                sock=sock,
+                ssl=config.ssl,
+                backlog=config.backlog,
+                ssl_handshake_timeout=timeout_s,
+                ssl_shutdown_timeout=timeout_s,
+            )
+            for sock in sockets
+        ]
+        self.started = True
 
 
 class HttpProtocol(HttpToolsProtocol):

@@ -1,0 +1,51 @@
+"""The pages over https: a chat on each server, and the race with the servers beside it."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+
+import pytest
+from playwright.async_api import Browser, expect
+
+from protocols.processes import serving, serving_all
+from tests.browser.chat import WITNESS, WORDS, clean, say, texts
+from tests.certificates import tls_settings
+
+
+def free_ports(count: int) -> list[int]:
+    with contextlib.ExitStack() as held:
+        sockets = [held.enter_context(socket.socket()) for _ in range(count)]
+        for one in sockets:
+            one.bind(("127.0.0.1", 0))
+        return [int(one.getsockname()[1]) for one in sockets]
+
+
+@pytest.mark.parametrize("word", WORDS)
+async def test_a_chat_over_https(browser: Browser, store: dict[str, str], word: str) -> None:
+    async with serving(word, env={**store, **tls_settings()}) as server:
+        context = await browser.new_context(ignore_https_errors=True)
+        page = await context.new_page()
+        await page.add_init_script(WITNESS)
+        await page.goto(f"{server.url}/demo")
+        await expect(page.locator("#state")).to_have_text("ready")
+        await say(page, "/tokens 8 hello")
+        assert len((await texts(page, "model"))[0]) > 10
+        await clean(page)
+
+
+async def test_the_race_over_https(browser: Browser, store: dict[str, str]) -> None:
+    """The lanes reach the other servers by https and wss, which the page's policy allows."""
+    ports = dict(zip(WORDS, free_ports(len(WORDS)), strict=True))
+    env = {**store, **tls_settings(), **{f"{word.upper()}_PORT": str(port) for word, port in ports.items()}}
+    async with serving_all(WORDS, env=env, ports=ports) as servers:
+        context = await browser.new_context(ignore_https_errors=True)
+        page = await context.new_page()
+        await page.add_init_script(WITNESS)
+        await page.goto(f"{servers['ndjson'].url}/race")
+        await expect(page.locator("#state")).to_contain_text("lanes have a server")
+        await page.fill("#prompt", "/tokens 12 hello")
+        await page.click("#go")
+        await expect(page.locator("#go")).to_be_enabled(timeout=30_000)
+        assert await page.locator(".lane dd", has_text="whole, checksum right").count() == 5
+        await clean(page)
