@@ -205,7 +205,10 @@ class Reader:
             raise ChatError("cursor_lost", last_seq=self.lost.last_seq)
 
     def check_complete(self) -> None:
-        """Raise why the stream ended before the terminal event: ``cursor_lost``, ``shutting_down``, ``storage_unavailable``."""
+        """Raise the reason why the stream ended before the terminal event.
+
+        It is ``cursor_lost``, ``shutting_down``, ``storage_unavailable`` or ``turn_not_found``.
+        """
         self.check_cursor()
         if not self.complete:
             raise ChatError(self._turn_log.closed_for or "shutting_down")

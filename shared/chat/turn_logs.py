@@ -166,13 +166,13 @@ class TurnLogs:
                 return
 
     async def catch_up(self, turn_log: TurnLog) -> None:
-        """Publish the events that the store has and the log lacks. A log whose turn was deleted is closed.
+        """Publish the events that the store has and the log lacks. A log is closed when the store has the turn no more.
 
         The log of a turn that has ended in the store without a terminal event after this log's last one is replaced.
         """
         found = await self._store.read(turn_log.turn_id, len(turn_log.records))
         if found is None:
-            turn_log.close("shutting_down")
+            turn_log.close("turn_not_found")
             return
         # Two tasks may catch up at once: a record that the other one has published meanwhile is dropped.
         records = [record for record in found[1] if record.seq > len(turn_log.records)]

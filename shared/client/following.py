@@ -144,7 +144,9 @@ async def follow(
                 yield check.rewound(error.last_seq or 0)
                 attempt = _reading_on(client, check.turn_id, 0)
                 continue
-            if lost_at is None or error.code not in _WORTH_RETRYING:
+            # A long poll is refused in the middle of a turn where a stream would only have been silent.
+            was_open = lost_at is not None or (answered and resume)
+            if not was_open or error.code not in _WORTH_RETRYING:
                 raise
             why = error.message
         except ConnectionLost as error:
@@ -154,10 +156,10 @@ async def follow(
                 raise
             if not resume:
                 raise ConnectionLost(why, after=check.after, turn_id=check.turn_id) from error
-            if lost_at is None:
-                lost_at = time.monotonic()
-                client.counts.lost += 1
-                yield Lost(check.after, why)
+        if lost_at is None:
+            lost_at = time.monotonic()
+            client.counts.lost += 1
+            yield Lost(check.after, why)
         if time.monotonic() - lost_at > give_up_s:
             raise ConnectionLost(f"gave up after {give_up_s:g} s: {why}", after=check.after, turn_id=check.turn_id)
         await asyncio.sleep(_backoff_s(max(attempts, sent_away - 1)))

@@ -335,10 +335,13 @@ class Duplex:
             await self.stop(stream)
 
     async def _send_to_end(self, reader: Reader) -> None:
-        """Send events until the turn has ended or this server stops. Raises ``storage_unavailable``, and the client resumes."""
+        """Send events until the turn has ended or this server stops. Raises ``storage_unavailable``, and the client resumes.
+
+        Raises ``turn_not_found`` when the store has lost the turn: the client would wait on this connection for ever.
+        """
         await self._send_events(reader)
-        if reader.closed_for == "storage_unavailable" and not reader.complete:
-            raise ChatError("storage_unavailable")
+        if reader.closed_for in ("storage_unavailable", "turn_not_found") and not reader.complete:
+            raise ChatError(reader.closed_for)
 
     async def _send_always(self, reader: Reader) -> None:
         """Send the events of a turn that the client has not asked for: this connection resumes it for the client."""

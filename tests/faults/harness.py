@@ -34,6 +34,8 @@ from shared.llm.model import ContextMessage
 from shared.llm.offline_reply import reply_tokens
 from shared.reply import Picture, Reply
 
+# By turn id: the turn's fields, and its events as the log has them.
+Logs = dict[str, tuple[dict[str, Any], list[dict[str, Any]]]]
 WORDS = tuple(TRANSPORTS)
 PATIENCE_S = 30.0
 _EXAMPLES = 40
@@ -49,7 +51,10 @@ LATE_S = 10.0
 
 @dataclass
 class Totals:
-    """The counts of a check. All faults must be zero; ``runs`` and ``notes`` say what was done."""
+    """The counts of a check. All faults must be zero; ``runs`` and ``notes`` say what was done.
+
+    ``leases``: how long the turns of dead servers went on, in leases.
+    """
 
     kind: str
     seed: int
@@ -64,6 +69,7 @@ class Totals:
     examples: list[str] = field(default_factory=list)
     slowest: tuple[float, str] = (0.0, "")
     elapsed_s: float = 0.0
+    leases: list[float] = field(default_factory=list)
 
     def blame(self, what: str, where: str, count: int = 1) -> None:
         """Count a fault, and keep the first few as examples."""
@@ -78,6 +84,9 @@ class Totals:
 
     def __str__(self) -> str:
         notes = ", ".join(f"{name} {count}" for name, count in sorted(self.notes.items()))
+        if self.leases:
+            half = sorted(self.leases)[len(self.leases) // 2]
+            notes += f"; ended after {half:.2f} leases (half of them), {max(self.leases):.2f} at most"
         return (
             f"{self.kind:<12} {self.runs:>5} runs  lost {self.lost}  twice {self.twice}  generated twice {self.generated}"
             f"  ends wrong {self.ends}  hash wrong {self.hashes}  other {self.other}"
@@ -323,6 +332,26 @@ class World:
         await stack.aclose()
         return status
 
+    async def count_running(self) -> int:
+        """The number of turns that the store has as running."""
+        return int(rows(self.store, "SELECT count(*) FROM turns WHERE status = 'running'")[0][0])
+
+    async def read_logs(self) -> Logs:
+        """All turns of the store with their logs, read without the project's own code."""
+        names = ("turn_id", "input", "kind", "status", "last_seq", "text", "session_id")
+        turns: Logs = {
+            row[0]: (dict(zip(names, row, strict=True)), [])
+            for row in rows(self.store, f"SELECT {', '.join(names)} FROM turns")
+        }
+        for turn_id, lines in rows(self.store, "SELECT turn_id, lines FROM segments ORDER BY turn_id, first_seq"):
+            if turn_id in turns:
+                turns[turn_id][1].extend(msgspec.json.decode(line) for line in lines.split(b"\n"))
+        return turns
+
+    def integrity(self) -> str:
+        """``ok``, or what is wrong with the store's file."""
+        return str(rows(self.store, "PRAGMA integrity_check")[0][0])
+
 
 def rows(store: Path, query: str, *values: Any) -> list[Any]:
     """Query the store file directly, without the project's own code."""
@@ -334,13 +363,13 @@ def rows(store: Path, query: str, *values: Any) -> list[Any]:
         connection.close()
 
 
-async def settled(store: Path, timeout_s: float) -> int:
+async def settled(world: World) -> int:
     """Wait until no turn runs; the number of turns that still run after the time-out."""
-    deadline = time.monotonic() + timeout_s
+    deadline = time.monotonic() + world.patience_s
     while True:
-        running = rows(store, "SELECT count(*) FROM turns WHERE status = 'running'")[0][0]
+        running = await world.count_running()
         if not running or time.monotonic() > deadline:
-            return int(running)
+            return running
         await asyncio.sleep(0.05)
 
 
@@ -350,10 +379,10 @@ async def audit(world: World, totals: Totals, shown: Iterable[Shown], *, exact: 
     Each message has one turn, and the model ran once for it. Each log counts 1, 2, 3 … to one terminal event, whose sha256 is that
     of the text. Every event that was shown is in the log.
     """
-    running = await settled(world.store, world.patience_s)
+    running = await settled(world)
     if running:
         totals.blame("ends", f"{running} turns never ended", running)
-    logs = _read_logs(world.store)
+    logs = await world.read_logs()
     by_input: dict[str, list[str]] = {}
     for turn_id, (turn, _) in logs.items():
         by_input.setdefault(turn["input"], []).append(turn_id)
@@ -375,23 +404,12 @@ async def audit(world: World, totals: Totals, shown: Iterable[Shown], *, exact: 
             totals.blame("lost", f"{one.asked!r}: the turn that was shown is not in the store")
     for turn_id, (turn, lines) in logs.items():
         _check_log(totals, turn_id, turn, lines)
-    (answer,) = rows(world.store, "PRAGMA integrity_check")[0]
+    answer = world.integrity()
     if answer != "ok":
         totals.blame("other", f"integrity check: {answer}")
     if exact:
         for error in world.errors:
             totals.blame("other", f"a server's log says {error}")
-
-
-def _read_logs(store: Path) -> dict[str, tuple[dict[str, Any], list[dict[str, Any]]]]:
-    names = ("turn_id", "input", "kind", "status", "last_seq", "text", "session_id")
-    turns: dict[str, tuple[dict[str, Any], list[dict[str, Any]]]] = {
-        row[0]: (dict(zip(names, row, strict=True)), []) for row in rows(store, f"SELECT {', '.join(names)} FROM turns")
-    }
-    for turn_id, lines in rows(store, "SELECT turn_id, lines FROM segments ORDER BY turn_id, first_seq"):
-        if turn_id in turns:
-            turns[turn_id][1].extend(msgspec.json.decode(line) for line in lines.split(b"\n"))
-    return turns
 
 
 def _compare(totals: Totals, one: Shown, stored: Mapping[int, Mapping[str, Any]]) -> None:

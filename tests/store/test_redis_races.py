@@ -32,6 +32,7 @@ from shared.events import TERMINAL
 from shared.store.protocol import Appended, Lost, Options, Pushed
 from shared.store.redis.store import RedisStore
 from shared.store.redis.subscription import Subscription
+from tests.conftest import until
 from tests.store.redis_parts import SETTINGS, Make, aof_bytes, cut_tail, following, listening, persistent
 from tests.store.rules import RULES, Rules, without
 from tests.store.suite import LEASE_S, appended, asked, chunks, end, entry, log, new_session, pass_s
@@ -414,3 +415,31 @@ async def test_a_full_store_says_so_and_writes_nothing(make: Make, server: Valke
         await store.append([entry(started, chunks(turn_id, 2, "a"))])
     server.ask("CONFIG", "SET", "maxmemory", "0")
     assert await appended(store, entry(started, chunks(turn_id, 2, "a"))) == [True]
+
+
+async def test_a_write_on_a_connection_that_has_just_been_closed(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """uvloop raises RuntimeError for it, and not an OSError: to the store it is one more way of not being reached."""
+    store, other = make(), make()
+    started = await store.start_turn(asked(new_session_id="s1"))
+    turn_id = started.turn.turn_id
+    send, broken = AbstractConnection.send_packed_command, True
+
+    async def fail(self: Any, *given: Any, **options: Any) -> None:
+        if broken:
+            await self.disconnect(nowait=True)
+            raise RuntimeError("unable to perform operation on <TCPTransport closed=True>; the handler is closed")
+        await send(self, *given, **options)
+
+    async with following(other, turn_id) as follower:
+        monkeypatch.setattr(AbstractConnection, "send_packed_command", fail)
+        with pytest.raises(ChatError, match="cannot be reached"):
+            await store.append([entry(started, chunks(turn_id, 2, "a"))])
+        other._subscription._heard_s = 0.0
+        await asyncio.sleep(1.2)
+        broken = False
+        await store.append([entry(started, chunks(turn_id, 2, "a"))])
+        pushes = follower.pushes
+        await until(lambda: len(follower.lines) == 2)
+        await until(lambda: other._subscription._pubsub is not None)
+        await store.append([entry(started, chunks(turn_id, 3, "b"))])
+        await until(lambda: len(follower.lines) == 3 and follower.pushes >= pushes)

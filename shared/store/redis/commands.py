@@ -79,7 +79,9 @@ class Commands:
 
     async def _run(self, work: Callable[[], Awaitable[T]]) -> T:
         # A command that has been sent is not cancelled with its caller: its reply belongs to nobody else.
-        return await asyncio.shield(asyncio.ensure_future(self._guarded(work)))
+        running = asyncio.ensure_future(self._guarded(work))
+        running.add_done_callback(_note_failure)
+        return await asyncio.shield(running)
 
     async def _guarded(self, work: Callable[[], Awaitable[T]]) -> T:
         try:
@@ -120,3 +122,9 @@ class Commands:
                 )
             return result
         raise AssertionError("EVAL never answers NOSCRIPT")
+
+
+def _note_failure(running: asyncio.Future[Any]) -> None:
+    """Look at the failure of a command, whose caller may have been cancelled; asyncio would print a traceback otherwise."""
+    if not running.cancelled():
+        running.exception()

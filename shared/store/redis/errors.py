@@ -38,7 +38,8 @@ _WORDS = {
 _FEW = re.compile(r"[A-Z]+")
 # A client that asks at once again only adds to the trouble.
 _RETRY_AFTER_S = 2.0
-FAILURES = (RedisError, RedisClusterException, OSError)
+# uvloop raises RuntimeError for a write on a connection that has just been closed, and the library passes it on.
+FAILURES = (RedisError, RedisClusterException, OSError, RuntimeError)
 
 
 def first_word(error: BaseException) -> str:
@@ -69,7 +70,7 @@ def unavailable(error: BaseException) -> BaseException:
             known = "the store has no connection left"
         elif isinstance(error, RedisTimeoutError | TimeoutError):
             known = "the store does not answer in time"
-        elif isinstance(error, RedisConnectionError | RedisClusterException | OSError):
+        elif isinstance(error, RedisConnectionError | RedisClusterException | OSError | RuntimeError):
             known = "the store cannot be reached"
         else:
             return error
