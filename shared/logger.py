@@ -6,11 +6,14 @@ A key is never logged. Prompts and answers are logged only with ``--trace-text``
 from __future__ import annotations
 
 import io
+import json
 import logging
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol, TextIO, cast
+
+import msgspec
 
 from shared.visible import visible, visible_line
 
@@ -58,7 +61,10 @@ def open_logger(transport: str, stream: TextIO | io.TextIOBase | None = None, le
             ),
         ]
     else:
-        processors += [structlog.processors.TimeStamper(fmt="iso", utc=True), structlog.processors.JSONRenderer()]
+        processors += [
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.JSONRenderer(serializer=_ascii_json),
+        ]
     logger = structlog.wrap_logger(
         structlog.WriteLogger(cast(TextIO, out)),
         processors=processors,
@@ -67,6 +73,13 @@ def open_logger(transport: str, stream: TextIO | io.TextIOBase | None = None, le
     # On a terminal the start text has named the transport.
     bound: Logger = logger if out.isatty() else logger.bind(transport=transport)
     return bound
+
+
+def _ascii_json(fields: Mapping[str, Any], default: Callable[[Any], Any]) -> str:
+    """A line of JSON in ASCII: a log may be read in a terminal. ``default`` gives what an unknown object becomes."""
+    data = msgspec.json.encode(fields, enc_hook=default)
+    # msgspec takes half the time of json, and leaves characters beyond ASCII as they are.
+    return data.decode() if data.isascii() else json.dumps(fields, default=default)
 
 
 def visible_values(fields: Mapping[str, Any]) -> dict[str, Any]:

@@ -71,17 +71,17 @@ def start_turn(connection: apsw.Connection, new: NewTurn, now: float, lease_unti
                 return Started(turn=turn, joined=True)
     session_id = new.session_id
     session_model: str | None = None
+    context: tuple[ContextMessage, ...] = ()
     if session_id is not None:
         row = connection.execute("SELECT model_id FROM sessions WHERE session_id = ?", (session_id,)).fetchone()
         refuse_missing(row)
         session_model = row[0] if row else None
         refuse_running(connection, session_id)
+        if new.kind == "chat":
+            context = read_context(connection, session_id, new.max_context_chars)
     elif new.new_session_id is not None:
         session_id = new.new_session_id
         insert_session(connection, session_id, new.model_id, now)
-    context: tuple[ContextMessage, ...] = ()
-    if new.kind == "chat" and session_id is not None:
-        context = read_context(connection, session_id, new.max_context_chars)
     started = started_turn(new, session_id, session_model, context, now)
     assert started.first is not None
     connection.execute(
@@ -103,8 +103,10 @@ def start_turn(connection: apsw.Connection, new: NewTurn, now: float, lease_unti
     insert_segment(connection, new.turn_id, [started.first])
     count: int | None = None
     if session_id is not None:
-        connection.execute("UPDATE sessions SET last_activity_at = ? WHERE session_id = ?", (now, session_id))
-        count = count_messages(connection, session_id)
+        count = 1
+        if new.session_id is not None:
+            connection.execute("UPDATE sessions SET last_activity_at = ? WHERE session_id = ?", (now, session_id))
+            count = count_messages(connection, session_id)
         insert_signal(connection, now, new.owner, "turn_started", session_id, new.turn_id, count)
     return replace(started, message_count=count)
 
