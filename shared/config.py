@@ -181,7 +181,10 @@ def configured_port(name: str, default: int) -> int:
 
 
 def settings_help(ports: Mapping[str, tuple[int, str]]) -> str:
-    """A line a setting with its default, for ``--help``; ``ports``: the name of each port's setting, its default and what it is."""
+    """One line for each setting with its default, for ``--help``.
+
+    ``ports`` gives each port's setting: its name, its default and its description.
+    """
     lines = [f"  {name:<33} {what} (default: {default})" for name, (default, what) in ports.items()]
     words = {None: "unset", False: "off", True: "on"}
     for name, field in Settings.model_fields.items():

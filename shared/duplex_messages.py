@@ -123,10 +123,11 @@ class SessionJoined(_Message, frozen=True, kw_only=True, tag="session_joined"):
 
 
 class Resumed(_Message, frozen=True, kw_only=True, tag="resumed", omit_defaults=True):
-    """The state of a turn, before the events of every resume. The answer to ``cancel`` too, with ``after`` = ``last_seq``.
+    """The state of a turn, before the events of every resume.
 
-    ``lost``, which is absent in JSON when it is false: the store has lost events that this client was sent. ``after`` is
-    0 then, the client drops what it shows of the turn, and all events follow. This one also comes unasked.
+    The answer to ``cancel`` too, with ``after`` = ``last_seq``. ``lost``, which is absent in JSON when it is false: the
+    store has lost events that this client was sent. ``after`` is 0 then, the client drops what it shows of the turn,
+    and all events follow. The server sends such a message also without a request.
     """
 
     turn_id: str

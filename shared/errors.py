@@ -1,4 +1,4 @@
-"""The one error table: every transport reads its status here, and the clients read it backwards.
+"""The one error table: every server finds the status of a code here, and every client the code of a status.
 
 HTTP statuses are RFC 9110's, the body is RFC 9457's problem+json; gRPC statuses are given by name (google.rpc.Code);
 WebSocket close codes are RFC 6455 section 7.4's and the private 4xxx. Messages never carry a provider's or an exception's own text.

@@ -35,7 +35,7 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", gc=Fals
 
 
 class TurnStarted(Event, frozen=True, kw_only=True, tag="turn_started"):
-    """Always seq 1, before the model has said anything. ``context_messages`` does not count the new one."""
+    """Always seq 1, before the model has said anything. ``context_messages`` does not count the new message."""
 
     session_id: str | None
     kind: Kind
@@ -113,7 +113,7 @@ class TurnCancelled(Event, frozen=True, kw_only=True, tag="turn_cancelled"):
 class TurnInterrupted(Event, frozen=True, kw_only=True, tag="turn_interrupted", omit_defaults=True):
     """The generating process stopped or lost its lease; the text that was shown stays.
 
-    ``epoch`` 1: another process ended the turn for it. None, absent in JSON, is epoch 0.
+    ``epoch`` 1: another process ended the turn for the generating process. None, absent in JSON, is epoch 0.
     """
 
     chunks: int
@@ -174,7 +174,7 @@ def to_json(value: Any) -> bytes:
 def from_json(data: bytes | str) -> AnyEvent:
     """Decode one event; unknown fields are ignored, types are never coerced.
 
-    Raises msgspec.DecodeError (not JSON) or msgspec.ValidationError (not one of our events).
+    Raises msgspec.DecodeError (not JSON) or msgspec.ValidationError (not an event of this chat).
     """
     return _decoder.decode(data)
 

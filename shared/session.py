@@ -30,7 +30,10 @@ class Session(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class SessionPage(msgspec.Struct, frozen=True, kw_only=True):
-    """Sessions, newest first. ``next_cursor`` is null on the last page. ``active_sessions`` were used in SESSION_ACTIVE_S."""
+    """Sessions, newest first. ``next_cursor`` is null on the last page.
+
+    ``active_sessions`` counts those used within SESSION_ACTIVE_S.
+    """
 
     sessions: list[Session]
     next_cursor: str | None

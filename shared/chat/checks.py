@@ -78,7 +78,7 @@ def check_key(key: str | None) -> None:
 
 
 def known_id(identifier: str, code: ErrorCode) -> str:
-    """The id, if it could be one of this chat. Raises ``code``: any other id is not found, and never reaches the store."""
+    """The id, if it has the form of an id. Raises ``code`` for any other text, and the store is not asked."""
     if not identifier.isascii() or not 1 <= len(identifier) <= 64 or "\0" in identifier:
         raise ChatError(code)
     return identifier

@@ -23,8 +23,8 @@ _LONGEST_RETRY_S = 1.0
 class Committer:
     """Run ``commit_forever`` beside the producers.
 
-    ``dropped`` are the turns that this process has given up. Housekeeping ends their leases, so that they get a
-    terminal event as soon as the store takes one.
+    ``dropped`` are the turns that this process has given up. Housekeeping ends their leases, so that these turns get a
+    terminal event as soon as the store accepts it.
     """
 
     def __init__(self, dependencies: Dependencies) -> None:
@@ -104,7 +104,7 @@ class Committer:
     def compare(self, turn: RunningTurn, committed_seq: int, standing: Appended) -> None:
         """Compare a turn with its last seq in the store. The store had ``committed_seq`` before it gave that last seq.
 
-        A model that is silent appends nothing, and would otherwise not learn of a cancel, a new owner or a loss.
+        Nothing is committed while the model is silent, so no commit would show a cancel, a new owner or a loss.
         """
         if turn.end is not None or turn.fenced:
             return
@@ -123,9 +123,10 @@ class Committer:
         turn.turn_log.close("storage_unavailable")
 
     async def _store(self, batch: list[Append]) -> list[Appended] | None:
-        """Store a group; what became of each entry, or None when the store has taken nothing for STORE_PATIENCE_S.
+        """Store a group. Returns the outcome of each entry; None when nothing was accepted for STORE_PATIENCE_S.
 
-        A try repeats the same entries: events that come meanwhile wait, so that the store knows a repeat from a gap.
+        Every try sends the same entries, and events that are appended meanwhile wait. So the store can tell a repeat
+        from a gap.
         """
         store, readiness = self._dependencies.store, self._dependencies.readiness
         deadline = time.monotonic() + self._dependencies.settings.store_patience_s

@@ -1,4 +1,4 @@
-"""Generating turns: each turn has one task that reads its model, whoever asked and whoever reads."""
+"""Generating turns: each turn has one task that reads the model. The task depends on no client and on no reader."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Generation:
         turn = RunningTurn(turn_log, started, request, begun_s)
         self._dependencies.turn_logs.generate(turn_log)
         self.running[row.turn_id] = turn
-        # The task comes before all that might raise: a recorded turn without a producer would never end.
+        # The task is made before any line that might raise: a recorded turn without a producer would never end.
         turn.task = asyncio.create_task(self._generate(turn, started), name=f"turn {row.turn_id}")
         self._tell_begun(turn, started)
         return turn_log
@@ -105,7 +105,7 @@ class Generation:
         return True
 
     async def finish(self, grace_s: float) -> None:
-        """Let the running turns end by themselves for a time, then interrupt the rest and wait for their terminal events."""
+        """Give the turns ``grace_s`` seconds to end, then interrupt the rest and wait for their terminal events."""
         if grace_s > 0:
             await self._wait(grace_s)
         for turn in list(self.running.values()):
@@ -118,7 +118,10 @@ class Generation:
             await asyncio.wait(tasks, timeout=timeout_s)
 
     def abandon(self) -> list[asyncio.Task[None]]:
-        """Cancel the tasks of all turns, and give them. Another process interrupts these turns when their leases are over."""
+        """Cancel the tasks of all turns, and return the tasks.
+
+        Another process interrupts these turns when their leases are over.
+        """
         tasks = [turn.task for turn in self.running.values() if turn.task is not None]
         for task in tasks:
             task.cancel()

@@ -36,11 +36,11 @@ class Housekeeping:
         }
 
     async def begin(self) -> None:
-        """Before the first request: have the leases renewed from a thread."""
+        """Have a thread renew the leases. Call this before the first request."""
         self._dependencies.store.keep_leases(self._dependencies.owner)
 
     async def keep_house_forever(self) -> None:
-        """Do every duty as often as it is due. None waits for another one: the store may keep one of them waiting."""
+        """Do every duty once in its period, each in a task of its own: a slow store delays only that duty."""
         async with asyncio.TaskGroup() as group:
             for duty, every_s in self._duties.items():
                 group.create_task(self._repeat(duty, max(0.02, every_s)))
@@ -89,7 +89,7 @@ class Housekeeping:
             self._committer.compare(turn, committed_seq, standing)
 
     async def _reap(self) -> None:
-        """End the turns of processes that are gone, and read again what could not be read."""
+        """End the turns of processes that are gone, and read again the logs that could not be read."""
         turn_logs = self._dependencies.turn_logs
         for turn_id in await self._dependencies.store.reap():
             self._dependencies.logger.warning("interrupted", turn=short(turn_id), why="its server is gone")
@@ -113,7 +113,7 @@ class Housekeeping:
         """End the streams of turns that cannot be committed, when the store has refused every write for too long."""
         readiness, turn_logs = self._dependencies.readiness, self._dependencies.turn_logs
         if readiness.refused_s:
-            # Nothing else may write here, so this finds out when the store takes writes again.
+            # No other write may run now, so this check finds out when the store accepts writes again.
             await readiness.check()
         refuses = readiness.refused_s >= self._dependencies.settings.store_patience_s
         if refuses and not turn_logs.store_refuses:

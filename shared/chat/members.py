@@ -11,8 +11,8 @@ from shared.session import SessionUpdate, TurnBegan
 class Membership:
     """One connection in one session. Iterate over it for the turns that start in the session, and for hints about it.
 
-    ``after_signal`` is the newest signal of the store when the connection joined. What older signals told happened
-    before the connection joined, so it is left out.
+    ``after_signal`` is the newest signal of the store when the connection joined. Older signals tell of changes before
+    the connection joined, so they are skipped.
     """
 
     def __init__(self, session_id: str) -> None:
@@ -21,7 +21,7 @@ class Membership:
         self._queue: asyncio.Queue[tuple[SessionUpdate | TurnBegan, int | None]] = asyncio.Queue()
 
     def put(self, item: SessionUpdate | TurnBegan, signal_id: int | None) -> None:
-        """Queue an item; ``signal_id`` is None for what happened in this process."""
+        """Queue an item; ``signal_id`` is None for a change that this process made."""
         self._queue.put_nowait((item, signal_id))
 
     async def __aiter__(self) -> AsyncIterator[SessionUpdate | TurnBegan]:
@@ -54,7 +54,7 @@ class Members:
         self._of.setdefault(session_id, set()).add(member)
 
     def remove(self, member: Membership) -> None:
-        """The opposite of ``add``."""
+        """Remove a connection from its session."""
         members = self._of[member.session_id]
         members.discard(member)
         if not members:
@@ -76,6 +76,6 @@ class Members:
         origin: Membership | None = None,
         signal_id: int | None = None,
     ) -> None:
-        """Tell that a session has one more message, and how many it has now."""
+        """Tell the members that a session has one more message, and how many messages it has now."""
         update = SessionUpdate(session_id=session_id, update_type="message_added", message_count=count)
         self.tell(update, origin=origin, signal_id=signal_id)

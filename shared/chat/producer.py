@@ -50,7 +50,7 @@ class Producer:
         self._committer = committer
 
     async def run(self, turn: RunningTurn, started: Started) -> ChatError | None:
-        """Run one turn to its terminal event; the error with which it failed, if it failed.
+        """Run one turn to its terminal event. Returns the error with which the turn failed, or None.
 
         A turn that is fenced gets no terminal event here, because the store refuses it: another process ends the turn.
         """
@@ -67,7 +67,8 @@ class Producer:
             if turn.stopped is None:
                 raise
         except ChatError as refusal:
-            # A traceback refers to the frames of this task, and they to the log, until the garbage collector runs.
+            # A traceback refers to the frames of this task, and the frames refer to the log. Both would stay in memory
+            # until the garbage collector runs.
             error = refusal.with_traceback(None)
         except Exception as failure:
             if self._dependencies.trace.text:
@@ -150,7 +151,7 @@ class Producer:
         raise ChatError("model_unavailable", "The image model ended without a picture.")
 
     async def _append_image(self, turn: RunningTurn, part: ImagePart) -> None:
-        """Append a preview or the final picture: its start, its pieces, and for the final one that it is whole."""
+        """Append a preview, or the final picture with ``image_completed`` after its pieces."""
         turn_id, at = turn.turn_id, now_ms()
         image = StoredImage(
             image_id=str(uuid.uuid4()),

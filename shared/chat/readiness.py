@@ -1,4 +1,4 @@
-"""Whether a new turn would be taken now: the store takes writes, and the loops of the service work."""
+"""Whether a new turn would be accepted now: the store accepts writes, and the loops of the service work."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ import time
 from shared.errors import ChatError
 from shared.store.protocol import Store
 
-# A write that succeeded so lately says that the next one would.
+# After a write that succeeded less than this long ago, the next write is expected to succeed.
 _FRESH_S = 1.0
-# A check that takes longer says that a new turn would have to wait too.
+# A check that takes longer means that a new turn would have to wait as well.
 _PATIENCE_S = 2.0
-# A loop that failed so lately does not work.
+# A loop that failed less than this long ago counts as broken.
 _FAILED_S = 5.0
 
 
 class Readiness:
-    """What the service's writes and loops have told, and a small write where they have told nothing lately."""
+    """Knows how the service's last writes and loops went, and tries a small write where none was made lately."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
@@ -27,26 +27,26 @@ class Readiness:
         self._checking: asyncio.Task[None] | None = None
 
     def wrote(self) -> None:
-        """The store has taken a write."""
+        """Note that the store has accepted a write."""
         self._wrote_at = time.monotonic()
         self._refused_since = None
 
     def refused(self) -> None:
-        """The store has refused a write."""
+        """Note that the store has refused a write."""
         if self._refused_since is None:
             self._refused_since = time.monotonic()
 
     @property
     def refused_s(self) -> float:
-        """For how long the store has refused every write; 0 while it takes writes."""
+        """For how long the store has refused every write; 0 while the store accepts writes."""
         return time.monotonic() - self._refused_since if self._refused_since is not None else 0.0
 
     def loop_failed(self, name: str) -> None:
-        """A loop of the service has failed; it begins again."""
+        """Note that a loop of the service has failed, and begins again."""
         self._loops_failed_at[name] = time.monotonic()
 
     async def ready(self) -> bool:
-        """Whether a new turn would be taken."""
+        """Whether a new turn would be accepted."""
         now = time.monotonic()
         if any(now - failed_at < _FAILED_S for failed_at in self._loops_failed_at.values()):
             return False

@@ -31,6 +31,6 @@ class TurnRequest:
 
     @property
     def hash(self) -> str:
-        """SHA-256 (hex) over what two requests with one key must have in common."""
+        """SHA-256 (hex) over the fields that must be equal in two requests with the same key."""
         parts = [self.kind, self.text, self.size, self.session_id, self.model_id]
         return hashlib.sha256(msgspec.json.encode(parts)).hexdigest()

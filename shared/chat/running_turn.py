@@ -18,9 +18,9 @@ StopReason = Literal["cancelled", "interrupted"]
 class RunningTurn:
     """The state of one turn while its model answers. The producer appends, the committer stores and publishes.
 
-    ``begun_s`` is time.perf_counter() when the request came; ``message_count`` counts the session's messages with the
-    new one. ``fenced``: the store refuses further events of this turn from this process. The store has the turn up to
-    ``stored_seq``. Events after it, and the pictures, are kept so that they can be committed again.
+    ``begun_s`` is time.perf_counter() when the request came; ``message_count`` counts the session's messages, the new
+    message included. ``fenced``: the store refuses further events of this turn from this process. The store has the
+    turn up to ``stored_seq``. Events after it, and the pictures, are kept so that they can be committed again.
     """
 
     def __init__(self, turn_log: TurnLog, started: Started, request: TurnRequest, begun_s: float) -> None:

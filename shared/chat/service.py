@@ -55,7 +55,7 @@ from shared.store.texts import cut_text
 _LIST_LIMIT = 50
 MAX_LIST_LIMIT = 200
 _MAX_MESSAGES = 500
-# A service that stops waits at least so long for the turns that are being recorded.
+# A service that stops waits at least this long for the turns that are being recorded.
 _RECORDING_S = 1.0
 _DAMAGE_TRIES = 20
 
@@ -63,7 +63,7 @@ _DAMAGE_TRIES = 20
 class ChatService:
     """One chat for any number of transports and processes on one store; use ``open_service``.
 
-    An ``origin`` is the membership of the connection that asks. It gets no hint about what it did itself.
+    An ``origin`` is the membership of the connection that asks. That connection gets no hint about its own actions.
     """
 
     def __init__(
@@ -171,7 +171,7 @@ class ChatService:
         return MessagePage(messages=messages, next_cursor=messages[-1].message_id if more else None)
 
     async def clear_session(self, session_id: str, origin: Membership | None = None) -> None:
-        """Drop the messages of a session, and keep the logs. Raises ``session_not_found``, ``turn_in_progress``."""
+        """Drop the messages of a session and keep the logs. Raises ``session_not_found``, ``turn_in_progress``."""
         await self._store.clear_session(known_id(session_id, "session_not_found"), self._owner, now_ms())
         self._trace_stored("session cleared", session_id)
         self._members.tell(SessionUpdate(session_id=session_id, update_type="session_cleared"), origin=origin)
@@ -201,7 +201,7 @@ class ChatService:
         return member
 
     def leave(self, member: Membership) -> None:
-        """The opposite of ``join``."""
+        """Remove a connection from its session."""
         self._members.remove(member)
 
     async def typing(self, member: Membership, typing: bool) -> None:
@@ -350,10 +350,10 @@ class ChatService:
         )
 
     async def cancel_turn(self, turn_id: str) -> Snapshot:
-        """Stop a turn, whichever process generates it; the turn as it is then. A turn that has ended stays as it is.
+        """Stop a turn that any process generates. Returns the turn after its end. A turn that has ended stays as it is.
 
         Raises ``turn_not_found``, ``turn_expired``; ``shutting_down`` when this server stops before the turn has ended;
-        ``storage_unavailable`` when the end cannot be stored. The same cancel, sent again, is answered as always.
+        ``storage_unavailable`` when the end cannot be stored. A repeated cancel gets the same answer.
         """
         snapshot = await self.get_turn(turn_id)
         if snapshot.status != "running":
@@ -372,7 +372,7 @@ class ChatService:
         return snapshot
 
     def cut_turn(self, turn_id: str) -> None:
-        """End this process's streams of a turn without a terminal event, to show what a client does then."""
+        """End this process's streams of a turn without a terminal event, to show how a client comes back."""
         turn_log = self._turn_logs.get(known_id(turn_id, "turn_not_found"))
         if turn_log is None:
             raise ChatError("turn_not_found", "No stream of this turn is open here.")
@@ -381,9 +381,9 @@ class ChatService:
     async def open(self, turn_id: str, after: int, epoch: int = 0, *, rewinds: bool = False) -> Reader:
         """A reader of the turn's events after seq ``after``, as the turn was in ``epoch``.
 
-        A cursor beyond the log of a running turn waits for the log; see ``TurnLogs.reach``. Raises ``turn_not_found``,
-        ``turn_expired``, ``cursor_out_of_range``, ``too_many_streams``, and ``invalid_request`` for a negative cursor;
-        also ``cursor_lost``, except where the caller ``rewinds`` a reader whose ``lost`` is set.
+        For a cursor beyond the log of a running turn, this method waits for the log; see ``TurnLogs.reach``. Raises
+        ``turn_not_found``, ``turn_expired``, ``cursor_out_of_range``, ``too_many_streams``, and ``invalid_request`` for
+        a negative cursor; also ``cursor_lost``, except where the caller ``rewinds`` a reader whose ``lost`` is set.
         """
         if self.counters.streams_active >= self.settings.max_streams:
             raise ChatError("too_many_streams")
@@ -445,7 +445,7 @@ class ChatService:
         return self._store.committed
 
     async def ready(self) -> bool:
-        """Whether a new turn would be taken: the service is not draining, the store takes writes, and the loops work."""
+        """Whether a new turn would be accepted: no drain has begun, the store accepts writes, and the loops work."""
         return not self.draining and await self._readiness.ready()
 
     async def stats(self) -> ServerStats:

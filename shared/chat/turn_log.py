@@ -26,7 +26,7 @@ _IMAGE_BATCH = 4
 
 
 class LineDropped(Exception):
-    """A stage direction has asked to break the line of this reader. The server breaks it without a word."""
+    """A stage direction has asked to break the line of this reader. The server breaks the line without an answer."""
 
 
 class TurnLog:
@@ -65,7 +65,7 @@ class TurnLog:
 
     @property
     def lost(self) -> CursorLost:
-        """What a reader is told whose cursor lies in events that the store has lost."""
+        """The message for a reader whose cursor lies in events that the store has lost."""
         return CursorLost(turn_id=self.turn_id, last_seq=len(self.records), epoch=self.epoch)
 
     def loses(self, after: int, epoch: int) -> bool:
@@ -88,7 +88,7 @@ class TurnLog:
         self._wake()
 
     def replace(self, stored: TurnLog) -> None:
-        """Send the readers over to the log that the store has: the store has lost events that this log has."""
+        """Have the readers read the store's log in place of this log: the store has lost events that this log has."""
         self.stored = stored
         self._wake()
 
@@ -103,7 +103,7 @@ class TurnLog:
         self._wake()
 
     def stay_quiet(self, seconds: float) -> None:
-        """Give readers no heartbeats for so long."""
+        """Give the readers no heartbeats for ``seconds``."""
         self.quiet_until = time.monotonic() + seconds
 
     def _wake(self) -> None:
@@ -268,7 +268,7 @@ class Reader:
         return records
 
     def rewind(self) -> CursorLost | None:
-        """Go back to before the first event when the cursor is lost; what the client is to be told. None otherwise."""
+        """Go back to before the first event and return the message for the client; None when the cursor is not lost."""
         lost, self.lost = self.lost, None
         if lost is not None:
             self.after, self.last_seq = 0, len(self._turn_log.records)

@@ -22,7 +22,7 @@ class TurnLogs:
     """The logs in memory, by turn id. A log that this process does not generate follows the store.
 
     ``store_refuses``: the store refuses every write, so the reader of a running turn would receive no event.
-    ``behind`` are the turns that the store could not read when there was news of them; housekeeping looks again.
+    ``behind`` are turns that have new events which the store could not read; housekeeping tries again.
     """
 
     def __init__(self, store: Store) -> None:
@@ -52,7 +52,7 @@ class TurnLogs:
         self._generated.add(turn_log)
 
     def release(self, turn_log: TurnLog) -> None:
-        """This process does not generate the turn any more."""
+        """Note that this process does not generate the turn any more."""
         self._generated.discard(turn_log)
 
     async def open(self, turn_id: str) -> TurnLog:
@@ -152,7 +152,7 @@ class TurnLogs:
     async def reach(self, turn_log: TurnLog, after: int, lease_s: float) -> None:
         """Wait until a log has seq ``after``, or is over, or ``lease_s`` have passed.
 
-        A reader may have seen that much in another process, and the news of it has not come round to this one. Where
+        A reader may have seen that much in another process, and the news of it has not reached this process yet. Where
         another process generates the turn, this waits twice as long: that process may be dead, and within that time its
         turn is ended, which tells a cursor that is lost from a cursor that is wrong.
         """
@@ -182,7 +182,7 @@ class TurnLogs:
             await self._replace(turn_log)
 
     async def _replace(self, turn_log: TurnLog) -> None:
-        """Send the readers of a log over to the log of the ended turn in the store, which has lost the end of this log."""
+        """Have the readers read the store's log of the ended turn in place of a log whose end the store has lost."""
         try:
             found = await self._store.read(turn_log.turn_id, 0)
         except Damaged:
@@ -213,7 +213,7 @@ class TurnLogs:
 
 
 def _no_image(image_id: str) -> memoryview:
-    """A store does not push events that refer to an image."""
+    """Raise: a store does not push events that refer to an image."""
     raise AssertionError(f"an event of image {image_id} was pushed")
 
 

@@ -47,7 +47,7 @@ class Watch:
                 await self._look_at_everything()
 
     def _wanted(self) -> bool:
-        """Whether anything here depends on other processes now."""
+        """Whether a turn or a session of this process depends on other processes now."""
         dependencies = self._dependencies
         return bool(self._generation.running or dependencies.members or dependencies.turn_logs.followed())
 

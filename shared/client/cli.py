@@ -1,7 +1,9 @@
-"""A client from the command line: one message and its reply, one picture, or the interactive shell. The same for all transports.
+"""A client from the command line: one message and its reply, one picture, or the interactive shell.
 
-Exit status: 0 done, 1 refused or failed, 2 no server of ours answers there or a setting is wrong, 130 interrupted. One line
-on stderr says why.
+It is the same for all transports.
+
+Exit status: 0 done, 1 refused or failed, 2 no server of this transport answers there or a setting is wrong, 130
+interrupted. One line on stderr says why.
 """
 
 from __future__ import annotations
@@ -29,7 +31,7 @@ from shared.errors import ChatError, ConnectionLost, NotOurServer, ServerAbsent
 
 
 def main(client: type[ChatClient], argv: Sequence[str] | None, transports: Transports) -> int:
-    """Send MESSAGE and print the reply as it streams, or open the shell. ``transports``: where its ``/switch`` can go."""
+    """Send MESSAGE and print the reply as it streams, or open the shell. ``transports``: the choices of ``/switch``."""
     word = client.transport
     parser = argparse.ArgumentParser(
         prog=f"{word} client", description=f"Chat over {word}: interactively, or one message with MESSAGE."
@@ -91,7 +93,7 @@ def _entered(given: str, what: str) -> str:
 
 
 def _guarded(word: str, work: Callable[[Settings], Coroutine[Any, Any, int]]) -> int:
-    """Run ``work`` to an exit status. Whatever goes wrong becomes one line on stderr."""
+    """Run ``work`` to an exit status. Every failure becomes one line on stderr."""
     # Python has no stream object for a descriptor that was closed before it started (``>&-``).
     if sys.stderr is None:
         sys.stderr = os.fdopen(os.open(os.devnull, os.O_WRONLY), "w", encoding="utf-8")
@@ -110,7 +112,8 @@ def _guarded(word: str, work: Callable[[Settings], Coroutine[Any, Any, int]]) ->
     except ConnectionLost as error:
         return fail(f"connection_lost: {error.message} (after seq {error.after})")
     except BrokenPipeError:
-        # The reader of stdout has left (``| head``). Python would complain once more at exit, when it flushes stdout.
+        # The reader of stdout has closed it (``| head``). Python would complain once more when it flushes stdout at
+        # exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED
     except OSError as error:

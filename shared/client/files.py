@@ -10,7 +10,7 @@ _SUFFIX = {"image/png": ".png", "image/jpeg": ".jpg", "image/webp": ".webp"}
 
 
 def free_name(prompt: str, mime_type: str) -> Path:
-    """A file name made from the prompt that is not taken yet."""
+    """A file name made from the prompt; no file of this name exists yet."""
     suffix = _SUFFIX.get(mime_type, ".bin")
     stem = "-".join(re.findall(r"\w+", prompt.lower())[:8])[:60] or f"image-{uuid.uuid4().hex[:8]}"
     path, number = Path(stem + suffix), 1

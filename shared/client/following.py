@@ -1,7 +1,8 @@
-"""Following a turn to its end across lost connections: come back with the cursor, and let no event through twice or out of order.
+"""Following a turn to its end across lost connections: reconnect with the cursor, yield each event once and in order.
 
-``follow`` is the loop that comes back. ``SequenceCheck`` looks at every event: seq after seq, and the sha256 at the end. When the
-store has lost events that were shown, the turn is read again from its first event, and ``Rewound`` says so.
+``follow`` is the loop that reconnects. ``SequenceCheck`` looks at every event: seq after seq, and the sha256 at the
+end. When the store has lost events that were shown, ``Rewound`` says so and the turn is read again from its first
+event.
 """
 
 from __future__ import annotations
@@ -62,7 +63,10 @@ class Rewound:
 
     @property
     def lost_events(self) -> int:
-        """How many of the events that were shown are not stored. The store's last one is the end of the turn, and was not shown."""
+        """How many of the shown events are not stored.
+
+        The last stored event is the terminal event, which was not shown.
+        """
         return max(0, self.after - self.last_seq + 1)
 
 
@@ -80,13 +84,13 @@ class SequenceCheck:
         self._fold = Fold()
 
     def rewound(self, last_seq: int) -> Rewound:
-        """Forget the turn's events, which come again from seq 1; what is to be told."""
+        """Forget the turn's events, which come again from seq 1. Returns the item that says so."""
         told = Rewound(self.turn_id or "", self.after, last_seq)
         self.after, self.from_start, self._fold = 0, True, Fold()
         return told
 
     def admit(self, event: AnyEvent | UnknownEvent) -> bool:
-        """Whether the event is new. Raises ConnectionLost when one before it is missing, Corrupted at a wrong sha256."""
+        """Whether the event is new. Raises ConnectionLost after a gap, Corrupted for a wrong sha256."""
         if event.seq <= self.after:
             return False
         if event.seq != self.after + 1:
@@ -169,7 +173,7 @@ async def follow(
 
 
 def _is_final(error: ConnectionLost, *, answered: bool, was_lost: bool) -> bool:
-    """Whether another attempt cannot help: nothing has ever answered here, a stranger answers, or the reply is corrupt."""
+    """Whether another attempt cannot help: no server ever answered, another program does, or the reply is corrupt."""
     if isinstance(error, ServerAbsent):
         return not answered and not was_lost
     return isinstance(error, Corrupted) or (isinstance(error, NotOurServer) and not answered)

@@ -184,7 +184,7 @@ class HttpClient(ChatClient):
     ) -> AsyncIterator[httpx.Response]:
         """An answer of ``media_type`` whose body is still to be read; closed when the block is left.
 
-        Raises ChatError for a refusal, NotOurServer for an answer that no server of ours gives, ConnectionLost otherwise.
+        Raises ChatError for a refusal, NotOurServer for an answer that no chat server gives, else ConnectionLost.
         """
         async with self._sent(method, path, **options) as response:
             if not response.is_success:
@@ -214,7 +214,10 @@ class HttpClient(ChatClient):
             raise
 
     def _may_be_stranger(self, error: ConnectionLost) -> bool:
-        """Whether another program may answer there: before the first good answer. A refused TLS handshake looks like absence."""
+        """Whether another program may answer there: only before the first good answer.
+
+        A refused TLS handshake looks like absence.
+        """
         return not self._answered and (self._uses_tls or not isinstance(error, ServerAbsent))
 
     async def _send(self, request: httpx.Request) -> httpx.Response:
@@ -238,7 +241,7 @@ class HttpClient(ChatClient):
 
     async def _bytes(self, response: httpx.Response) -> AsyncGenerator[bytes, None]:
         """The body as it arrives, counted."""
-        # Our servers do not compress; a proxy on the way may.
+        # The chat servers do not compress; a proxy on the way may.
         pieces = response.aiter_bytes() if "content-encoding" in response.headers else response.aiter_raw()
         async for data in pieces:
             self.counts.bytes_received += len(data)
@@ -285,7 +288,7 @@ def _page(limit: int | None, cursor: str | None) -> dict[str, str | int]:
 
 
 async def _beginning(response: httpx.Response) -> bytes:
-    """The first 64 KiB of a body; a stranger's may have no end."""
+    """The first 64 KiB of a body. The body of another program's answer may have no end."""
     body = b""
     async for data in response.aiter_bytes():
         body += data
@@ -297,7 +300,7 @@ async def _beginning(response: httpx.Response) -> bytes:
 def problem_of(body: bytes, status: int) -> ChatError | ConnectionLost | None:
     """The refusal in an answer with an error status: problem+json (RFC 9457), or what a gateway or proxy says by its status alone.
 
-    None when neither a server of ours nor a proxy before it answers so.
+    None for an answer that neither a chat server nor a proxy gives.
     """
     try:
         problem = msgspec.json.decode(body, type=_Problem)

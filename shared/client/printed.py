@@ -1,4 +1,4 @@
-"""A reply on an output that takes nothing back, such as a pipe or a file."""
+"""A reply on an output where nothing can be erased, such as a pipe or a file."""
 
 from __future__ import annotations
 

@@ -30,8 +30,8 @@ __all__ = ["Ask", "ChatClient", "ClientCounts", "Item", "Lost", "Resumed", "Rewo
 class ChatClient(TransportClient):
     """A client of one transport that follows turns to their end. Use it as ``async with``.
 
-    ``resume=False`` shows the protocol without our resuming: the first lost connection raises ConnectionLost. ``give_up_s``: the
-    longest time without a new event before the client gives up.
+    ``resume=False`` shows the protocol without resuming: the first lost connection raises ConnectionLost.
+    ``give_up_s``: the longest time without a new event before the client gives up.
     """
 
     def __init__(self, address: str, *, resume: bool = True, give_up_s: float = 30.0, **options: Any) -> None:

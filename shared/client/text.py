@@ -17,7 +17,7 @@ _SIGNS: dict[int, str] = {
     **dict.fromkeys(range(0x80, 0xA0), "\ufffd"),
     # What turns the direction of the text around it (UAX 9) could make a line look like another.
     **dict.fromkeys((*range(0x202A, 0x202F), *range(0x2066, 0x206A)), "\ufffd"),
-    # Halves of characters, which no terminal can be sent.
+    # Lone surrogates, which have no encoding.
     **dict.fromkeys(range(0xD800, 0xE000), "\ufffd"),
     0x7F: "\u2421",
     0x85: _NEWLINE_SIGN,

@@ -198,7 +198,7 @@ class TransportClient(ABC):
 
     @abstractmethod
     async def list_models(self) -> list[ModelInfo]:
-        """The model ids one may ask for."""
+        """The model ids that a request may name."""
 
     @abstractmethod
     async def stats(self) -> ServerStats:

@@ -2,7 +2,7 @@
 
 The URL comes from another program, so it must not make this server read what only this server can reach. A URL is fetched when its
 origin is the image server's own (RFC 6454: scheme, host, port), or when it is https and every address of its host is public. The
-connection goes to the address that was checked, each redirect is checked anew, and no key, cookie or proxy goes along.
+connection goes to the address that was checked, each redirect is checked anew, and no key, cookie or proxy is used.
 """
 
 from __future__ import annotations
@@ -36,7 +36,10 @@ async def resolve(host: str, port: int) -> list[Address]:
 
 
 def is_public(address: Address) -> bool:
-    """Whether an address belongs to the public internet; an IPv4 address that an IPv6 address stands for counts in its place."""
+    """Whether an address belongs to the public internet.
+
+    An IPv6 address that stands for an IPv4 address counts as that one.
+    """
     if isinstance(address, ipaddress.IPv6Address):
         if address in _NAT64:
             return is_public(ipaddress.IPv4Address(int(address) & 0xFFFFFFFF))

@@ -25,13 +25,13 @@ from shared.llm.provider import AnswerBroken, broken_off
 
 PARTIAL_IMAGES = 2
 MAX_PICTURE_BYTES = 64 * 1024 * 1024
-# In base64, with the rest of its JSON.
+# The limit for a picture in base64 with the JSON around it.
 MAX_FRAME_BYTES = 2 * MAX_PICTURE_BYTES
 
 
 @dataclass(frozen=True, slots=True)
 class ModelKind:
-    """What a family of image models takes; ``extra`` are parameters that a server may not know."""
+    """What a family of image models accepts; ``extra`` are parameters that a server may not know."""
 
     prefix: str
     streams: bool
@@ -54,7 +54,7 @@ _B64 = {"response_format": "b64_json"}
 _PNG = {"output_format": "png"}
 _CLASSIC = ("1024x1024", "1536x1024", "1024x1536")
 _DALLE2, _DALLE3 = ("256x256", "512x512", "1024x1024"), ("1024x1024", "1792x1024", "1024x1792")
-# The first prefix that fits.
+# The first row whose prefix begins the model's name is the model's.
 KINDS = (
     ModelKind("gpt-image-1", True, ", ".join(_CLASSIC), _one_of(*_CLASSIC), _PNG),
     ModelKind("gpt-image-", True, "sides divisible by 16, 1:3 to 3:1, at most 3840x2160", _flexible, _PNG),
@@ -126,7 +126,7 @@ class OpenAIImages:
         await self._sdk.aclose()
 
     async def _parts(self, prompt: str, width: int, height: int) -> AsyncGenerator[ImagePart, None]:
-        """The pictures of one answer. Raises NotAnAnswer for a final one that is none, ChatError otherwise."""
+        """The pictures of one answer. Raises NotAnAnswer for a final picture that is no picture, else ChatError."""
         client = await self._sdk.open()
         stream = {"stream": True, "partial_images": PARTIAL_IMAGES} if self.kind.streams else {}
         frames = self._sdk.frames(
@@ -142,7 +142,7 @@ class OpenAIImages:
                 answer = fields(frame.value)
                 if answer.get("type") == "image_generation.partial_image" and previews < PARTIAL_IMAGES:
                     previews += 1
-                    # A preview that cannot be read costs nothing but itself.
+                    # A preview that cannot be read is dropped, and the answer goes on.
                     try:
                         preview = await self._picture(answer, preview=True)
                     except NotAnAnswer:

@@ -1,4 +1,4 @@
-"""A picture as a provider sends it: base64 in JSON, decoded and looked through before anybody gets it."""
+"""A picture as a provider sends it: base64 in JSON, decoded and checked before any other code gets it."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def read_picture(
     """
     from PIL import Image
 
-    # Pillow's own limit is a warning first; nothing here is to load a picture of that size.
+    # Pillow only warns at its own limit. Here no picture of that size may be loaded.
     warnings.simplefilter("error", Image.DecompressionBombWarning)
     try:
         with Image.open(io.BytesIO(data), formats=tuple(MEDIA_TYPES)) as picture:

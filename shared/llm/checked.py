@@ -1,4 +1,4 @@
-"""Checks of what a provider sends, where it comes in: an SDK builds objects from JSON without checking the types."""
+"""Checks of what a provider sends, made on arrival: an SDK builds objects from JSON without checking the types."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """The frames of a provider's streamed answer: server-sent events, as HTML 9.2.6 reads them, with JSON as their data.
 
-Servers and the gateways before them differ, so this reader also takes what the standard allows and an SDK may not (comments,
-``event:`` lines, a byte order mark, any line end, no blank after ``data:``), events without the empty line between them, one
-JSON value a line, and one whole JSON answer from a server that did not stream.
+Servers and the gateways before them differ, so this reader also accepts what the standard allows and an SDK may not
+(comments, ``event:`` lines, a byte order mark, any line end, no blank after ``data:``), events without the empty line
+between them, one JSON value a line, and one whole JSON answer from a server that did not stream.
 """
 
 from __future__ import annotations

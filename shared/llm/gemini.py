@@ -49,7 +49,7 @@ _REFUSED = frozenset(
         "IMAGE_RECITATION",
     }
 )
-# Gemini gave up: a reply without text that ends so is none.
+# Gemini gave up. A reply without text that ends with one of these reasons is no reply.
 _ABORTED = frozenset(
     {
         "MALFORMED_FUNCTION_CALL",

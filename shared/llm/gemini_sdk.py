@@ -1,7 +1,8 @@
 """The google-genai SDK: one client, whose answers are checked and made plain before the SDK reads them.
 
-google-genai 3.6 takes comments and ``event:`` lines of server-sent events for JSON, and fails as a whole on one field of another
-type. So its HTTP client gives it frames that hold only what the chat reads: texts, thoughts, finish reasons, counts, errors.
+google-genai 3.6 reads comments and ``event:`` lines of server-sent events as JSON, and fails as a whole on one field of
+another type. So the HTTP client below gives the SDK frames with only what the chat reads: texts, thoughts, finish
+reasons, counts and errors.
 
 Importing this module takes about a second, so ``gemini.py`` imports it in a thread when the first turn needs it.
 """
@@ -98,7 +99,7 @@ class GeminiSdk:
         finally:
             for response in opened:
                 await response.aclose()
-        # Raised outside the ``except`` blocks, so that no provider's text hangs on it as its context.
+        # Raised outside the ``except`` blocks, so that the error has no context with a provider's text.
         if failure is not None:
             raise failure
 
@@ -170,8 +171,8 @@ async def _plain_events(chunks: AsyncIterator[bytes]) -> AsyncGenerator[bytes, N
     answered = finished = False
     async for frame in read_frames(chunks, MAX_FRAME_BYTES):
         if frame.done:
-            # Gemini has no end mark, but a gateway may send OpenAI's: it counts where no finish reason came. One JSON value
-            # without a candidate is no answer.
+            # Gemini has no end mark, but a gateway may send OpenAI's mark. That mark counts where no finish reason
+            # came. One JSON value without a candidate is no answer.
             if not finished and (answered or frame is not WHOLE):
                 yield _event({"candidates": [{"finishReason": "OTHER"}]})
             return
@@ -239,7 +240,7 @@ def _plain_error(body: bytes) -> dict[str, Any]:
     if isinstance(value, list) and len(value) == 1:
         value = value[0]
     error = value.get("error") if isinstance(value, dict) else None
-    # Any gateway may say "error"; Gemini says a code and a status with it.
+    # Any gateway may send an "error"; Gemini's has a code and a status.
     return _error_fields(error) if isinstance(error, dict) and ("code" in error or "status" in error) else {}
 
 
@@ -256,7 +257,7 @@ def _listed(error: dict[str, Any]) -> bool:
 
 
 def _api_error(provider: Provider, error: errors.APIError, model_id: str) -> ChatError:
-    """By the HTTP status, google.rpc.Code, ErrorInfo.reason and RetryInfo.retryDelay."""
+    """The ChatError by the HTTP status, google.rpc.Code, ErrorInfo.reason and RetryInfo.retryDelay."""
     fields_of = error.details.get("error", {}) if isinstance(error.details, dict) else {}
     details = fields_of.get("details", [])
     reasons = [code for one in details for code in error_codes(one, ("reason",))]

@@ -16,7 +16,7 @@ from shared.llm.model import Delta
 from shared.llm.provider import AnswerBroken, Provider, broken_off
 
 LONGEST_WAIT_S = 4.0
-# After the finish reason only the usage can follow; a connection that stays open costs the reader no longer wait.
+# After the finish reason only the usage can follow. The reader waits this long for it, if the connection stays open.
 FINISH_GRACE_S = 1.5
 _BACKOFF_S = 0.25
 _RETRIED = frozenset({"model_unavailable", "model_rate_limited"})

@@ -21,7 +21,7 @@ from shared.llm.openai_sdk import OpenAIClient, openai_provider
 from shared.llm.provider import AnswerBroken, Provider, unreadable
 
 MAX_FRAME_BYTES = 32 * 1024 * 1024
-# Servers and gateways have words of their own, in either case.
+# Some servers and gateways send other words than OpenAI, in lower or upper case.
 _FINISHED: dict[str, FinishReason] = {
     "stop": "stop",
     "eos": "stop",
@@ -70,7 +70,7 @@ class OpenAIChat:
         frames = self._sdk.frames(
             client.chat.completions.with_streaming_response.create,
             model_id,
-            # As a ready body, because the SDK spends 0.15 ms a message on its own parameter.
+            # The history is a ready body, because the SDK spends 0.15 ms a message on its own parameter.
             {"messages": [], "extra_body": {"messages": self._messages(history)}},
             {"stream": True, "stream_options": {"include_usage": True}},
             MAX_FRAME_BYTES,
@@ -79,7 +79,7 @@ class OpenAIChat:
         async with aclosing(frames):
             async for frame in frames:
                 if frame.done:
-                    # The end counts where no finish reason came; one JSON value without a choice is no answer.
+                    # The end mark counts where no finish reason came. One JSON value without a choice is no answer.
                     if not finished and (answered or frame is not WHOLE):
                         yield Delta(finish_reason="other")
                     continue

@@ -75,7 +75,7 @@ def refused_parameters(
 ) -> frozenset[str]:
     """The parameters of a request that the server refused, of those in ``wanted``; none when it refused something else.
 
-    ``guess``: an error that names no cause is taken for a refusal of all that a strict server may not know.
+    ``guess``: an error that names no cause counts as a refusal of all parameters that a strict server may not know.
     """
     fields = _error_object(_json(error)) or {}
     param = fields.get("param")

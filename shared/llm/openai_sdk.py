@@ -127,7 +127,7 @@ class OpenAIClient:
                 failure = broken_off(self.provider, cause_of(error))
             else:
                 failure = request_error(self.provider, error, model, self._base_url)
-        # Raised outside the ``except`` blocks, so that no provider's text hangs on it as its context.
+        # Raised outside the ``except`` blocks, so that the error has no context with a provider's text.
         if failure is not None:
             raise failure
 
@@ -135,7 +135,7 @@ class OpenAIClient:
     async def _answer(
         self, send: Send, model: str, required: dict[str, Any], optional: dict[str, Any]
     ) -> AsyncIterator[openai.AsyncAPIResponse[Any]]:
-        """The response to a request with as many of the ``optional`` parameters as the server takes."""
+        """The response to a request with as many of the ``optional`` parameters as the server accepts."""
         import openai
 
         refused = self._refused_parameters.get(model, frozenset())

@@ -27,7 +27,7 @@ _LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
 class AccessPolicy:
     """What a server checks before a request or a call reaches the chat. ``origins`` and ``hosts`` None: any.
 
-    ``addresses``: a ``Host`` that is an IP address is allowed as well as the names. A page can rebind a name, and no address.
+    ``addresses``: a ``Host`` that is an IP address is allowed as well as the names. A page can rebind only a name.
     """
 
     key: str | None
@@ -74,7 +74,7 @@ class AccessPolicy:
         return self._signer.dumps({"turn": turn_id, "until": time.time() + life_s}), life_s
 
     def check_ticket(self, ticket: str, turn_id: str | None = None) -> None:
-        """Raises ``unauthenticated`` for a ticket that is forged, over, or for something else."""
+        """Raises ``unauthenticated`` for a ticket that is forged or expired, or that opens something else."""
         if self.key is None:
             return
         try:
@@ -82,7 +82,7 @@ class AccessPolicy:
         except BadSignature:
             claims = None
         if not isinstance(claims, dict) or claims.get("turn") != turn_id or claims.get("until", 0) < time.time():
-            raise ChatError("unauthenticated", "The ticket is not valid, or no longer.")
+            raise ChatError("unauthenticated", "The ticket is not valid, or has expired.")
 
     @property
     def _signer(self) -> URLSafeSerializer:
@@ -104,7 +104,7 @@ def access_policy(settings: Settings, host: str, ports: Collection[int], scheme:
         origins = frozenset(origin_of(scheme, f"{name}:{number}") or "" for name in _LOOPBACK for number in ports)
     if origins is None:
         if key is None:
-            raise ValueError("ALLOWED_ORIGINS=* lets every web page in: set API_SECRET_KEY first, or name the origins")
+            raise ValueError("ALLOWED_ORIGINS=* allows every web page: set API_SECRET_KEY first, or name the origins")
         return AccessPolicy(key, None, None, True, turn_ticket_s)
     bound = host.strip("[]").lower()
     named = {host_name(origin.partition("://")[2]) or "" for origin in origins}

@@ -30,8 +30,8 @@ class PagePorts:
 class ServerContext:
     """What a leaf's server gets to work with; ``address`` is as clients write it.
 
-    ``pages`` are the servers of this machine that a browser can reach, by word; this server is among them where it is
-    one. ``certificate`` is None where the server speaks no TLS.
+    ``pages`` are the servers of this machine that a browser can reach, by word; this server is among them if a browser
+    can reach it. ``certificate`` is None where the server speaks no TLS.
     """
 
     transport: Transport

@@ -44,7 +44,7 @@ from shared.errors import ChatError
 from shared.session import SessionUpdate, TurnBegan, short
 from shared.store.record import Record
 
-# LineDropped: end this connection without another word.
+# LineDropped: end this connection and send nothing more.
 Outgoing = list[Record] | ServerMessage | LineDropped
 # A session tells that a turn began within moments of the turn's first events, so the newest ids are enough.
 _MAX_STREAMED = 1024
@@ -89,7 +89,7 @@ class Duplex:
         self._heartbeat_s = heartbeat_s
         self._last_write = 0.0
         self._write_lock = asyncio.Lock()
-        # Held while a turn is started here, until its stream has begun.
+        # The lock is held from the start of a turn on this connection until the turn's stream has begun.
         self._start_lock = asyncio.Lock()
         # The joined session, and the task that sends what happens there.
         self._member: Membership | None = None
@@ -231,8 +231,8 @@ class Duplex:
     async def _join_session(self, message: JoinSession) -> None:
         await self._service.get_session(message.session_id)
         await self._join(message.session_id)
-        # Read again after joining: a turn that started in between is either ``running_turn_id`` here, or told by the
-        # session.
+        # The session is read again after joining: a turn that started in between is either its ``running_turn_id``, or
+        # the membership announces it.
         session = await self._service.get_session(message.session_id)
         await self._send(
             SessionJoined(
@@ -286,7 +286,7 @@ class Duplex:
         self._member = await self._service.join(session_id, member)
 
     def _listen(self) -> None:
-        """Send what happens in the joined session, from now on: after the answer that says that it is joined."""
+        """Begin to send what happens in the joined session. Call this after the answer that the session is joined."""
         if self._listening is None and self._member is not None:
             self._listening = self._spawn(self._send_session(self._member))
 

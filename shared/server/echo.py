@@ -1,6 +1,6 @@
 """How a request arrived, after every proxy on its way: what ``/echo`` and the RPC ``Echo`` answer.
 
-It shows what a proxy added, changed and took away, and nothing that may be a secret: of a header that is not on the list
+It shows what a proxy added, changed and removed, and nothing that may be a secret: of a header that is not on the list
 only the name and the length are told.
 """
 
@@ -45,7 +45,7 @@ class Echo(msgspec.Struct, frozen=True):
 
 
 def echo_enabled(context: ServerContext) -> bool:
-    """Whether this server answers: PROBE says so, or, where it is unset, the offline model answers the chat."""
+    """Whether this server answers: as PROBE says, and where PROBE is unset, if the offline model answers the chat."""
     probe = context.settings.probe
     return context.service.about()["provider"] == "offline" if probe is None else probe
 

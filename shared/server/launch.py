@@ -121,7 +121,7 @@ def _event_loop() -> asyncio.Runner:
 
 
 def refuse(word: str, why: str) -> int:
-    """Say why a server cannot start; its exit status."""
+    """Write why a server cannot start, and return the exit status."""
     sys.stderr.write(f"{word} server cannot start: {why}\n")
     return 2
 
@@ -164,7 +164,7 @@ async def open_context(
 
 
 def listen(host: str, port: int, stall_timeout_s: float) -> socket.socket:
-    """A listening TCP socket; on Linux a peer that takes nothing for ``stall_timeout_s`` is cut by the kernel (RFC 5482)."""
+    """A listening TCP socket; on Linux the kernel cuts a peer that reads nothing for ``stall_timeout_s`` (RFC 5482)."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     sock = socket.socket(family, socket.SOCK_STREAM)
     try:

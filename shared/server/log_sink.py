@@ -19,9 +19,9 @@ _CLOSE_S = 0.5
 class LogSink(io.TextIOBase):
     """Takes lines at once, and writes them to ``fd`` from a thread. Use it as ``with``.
 
-    A reader that is gone, that reads nothing or whose disk is full costs its own lines alone: up to a mebibyte of them
-    waits, and the rest is dropped. As soon as there is room again, a line says how many were dropped. Leaving the block
-    waits for half a second.
+    A reader that is gone, that reads nothing or whose disk is full loses lines and delays no writer: up to a mebibyte
+    of them waits, and the rest is dropped. As soon as there is room again, a line says how many were dropped. Leaving
+    the block waits for half a second.
     """
 
     def __init__(self, fd: int) -> None:

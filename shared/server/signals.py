@@ -31,7 +31,10 @@ class Stopping:
         self.asked.set()
 
     async def drain(self, service: ChatService) -> None:
-        """Wait for the first signal, then drain: SIGTERM leaves running turns DRAIN_S, SIGINT none; a second ends the wait."""
+        """Wait for the first signal, then drain: SIGTERM gives running turns DRAIN_S seconds, SIGINT none.
+
+        A second signal ends the wait.
+        """
         await self.asked.wait()
         service.logger.info("stopping", grace_s=self.grace_s, running=service.counters.streams_active)
         draining = asyncio.create_task(service.drain(self.grace_s))

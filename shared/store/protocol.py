@@ -182,13 +182,13 @@ class Pushed(NamedTuple):
 
 
 class Moved(NamedTuple):
-    """A turn that this process follows is not where it was: read it."""
+    """A turn that this process follows has changed, and its events are not pushed: read the turn."""
 
     turn_id: str
 
 
 class Lost(NamedTuple):
-    """Some news may have been lost: look at everything once."""
+    """Some news may have been lost: read every followed turn and joined session once."""
 
 
 News = Signal | Pushed | Moved | Lost
@@ -244,10 +244,10 @@ class Store(Protocol):
         ...
 
     async def append(self, batch: Sequence[Append]) -> list[Appended]:
-        """Append to several logs in one commit; what became of each entry.
+        """Append to several logs in one commit. Returns the outcome of each entry.
 
-        The same entry again is done once. An entry is all or nothing, and one that is refused costs the others nothing.
-        Raises only when the store can take nothing at all.
+        A repeated entry is appended once. An entry is appended whole or not at all, also when another entry is refused.
+        Raises only when the store accepts nothing at all.
         """
         ...
 
@@ -296,8 +296,8 @@ class Store(Protocol):
 
         No clock of another process decides: a lease is over when this process has seen it unchanged for ``lease_s``, or
         by the clock of a store on another machine. Nothing is interrupted until this process has been in contact with
-        the store for a while, because nobody can renew a lease while the store is away. A log that cannot be read costs
-        the other turns nothing.
+        the store for a while, because nobody can renew a lease while the store is away. A log that cannot be read does
+        not affect the other turns.
         """
         ...
 
@@ -306,7 +306,7 @@ class Store(Protocol):
         ...
 
     def unfollow(self, turn_id: str) -> None:
-        """The opposite of ``follow``."""
+        """Stop following a turn."""
         ...
 
     def news(self, wanted: Callable[[], bool]) -> AsyncIterator[News]:

@@ -1,4 +1,4 @@
-"""Texts that are too long for one answer: every answer stays under the 4 MiB that a gRPC channel takes by default."""
+"""Texts that are too long for one answer: every answer stays under the 4 MiB that a gRPC channel accepts by default."""
 
 from __future__ import annotations
 

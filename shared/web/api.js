@@ -1,6 +1,6 @@
 // The HTTP routes that all four servers share, over fetch. The key is kept in the memory of this object and nowhere else.
 
-/** The server said no: an error of the table in shared/errors.py. Asking again is of use only where `PASSING` has the code. */
+/** The server refused the request, with an error of the table in shared/errors.py. A retry helps only where `PASSING` has the code. */
 export class Refused extends Error {
   constructor(problem, status = 0) {
     super(problem.detail || `The server answered ${status}.`);
@@ -9,16 +9,16 @@ export class Refused extends Error {
   }
 }
 
-/** The line broke, or nothing came for too long. Whether the server did what it was asked is not known: resume, or ask again. */
+/** The line broke, or nothing came for too long. Whether the server has done the work is not known: resume, or repeat the request. */
 export class Lost extends Error {}
 
 /** Nothing came for too long: the line is dead, and so may be the other connections that the browser keeps to this server. */
 export class Silent extends Lost {}
 
-/** Refusals that pass: after a lost line the page asks again, as shared/client/following.py does. */
+/** Refusals that pass: after a lost line the page repeats the request, as shared/client/following.py does. */
 export const PASSING = new Set(["shutting_down", "storage_unavailable", "rate_limited", "too_many_streams"]);
 
-/** What a gateway answers when it does not reach the server behind it. */
+/** The statuses of a gateway that does not reach the server behind it. */
 const GATEWAY = new Set([502, 503, 504]);
 /** A line without a byte for so many heartbeats is lost: 45 s with the default HEARTBEAT_S. */
 const HEARTBEATS = 3;

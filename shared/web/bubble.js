@@ -18,7 +18,7 @@ export class Bubble {
 
   add(text) {
     this.text += text;
-    // One drawing a frame, however many chunks came.
+    // The text is drawn once a frame, also when several chunks came.
     if (!this.drawing) this.drawing = requestAnimationFrame(() => { this.drawing = 0; this.draw(); });
   }
 

@@ -41,7 +41,7 @@ const attempt = (work) => async (...args) => {
   }
 };
 
-/** A frame of the wire for the drawer. */
+/** Count a frame of the wire, and show it in the drawer when the drawer is open. */
 function frame(direction, text, size) {
   bytes += size ?? text.length;
   $("bytes").textContent = `${bytes.toLocaleString()} characters of frames`;
@@ -62,7 +62,7 @@ function bubble(role, text = "") {
   return made;
 }
 
-/** Show one turn until its end, whoever asked; `asked` is what this window asked, whose bubble is there already. */
+/** Show one turn until its end. `asked` is the message of this window, which has a bubble already; null for another window's turn. */
 async function show(items, asked = null) {
   const begun = performance.now();
   const turn = { id: null, arrivals: [], reply: null, terminal: null };
@@ -255,7 +255,7 @@ $("composer").addEventListener("submit", async (event) => {
     await show(follow(wire, ask), text);
     unsent = null;
   } catch (error) {
-    // What was typed comes back to be sent again.
+    // The text returns to the input field, to be sent again.
     $("text").value ||= text;
     if (error instanceof Refused) unsent = null;
     complain(error);

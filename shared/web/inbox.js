@@ -7,9 +7,9 @@ export class Inbox {
   }
 
   put(item) { this.#add({ item }); }
-  /** The reader gets what is there, then this error. */
+  /** The reader gets the items that are queued, then this error. */
   fail(error) { this.#add({ error }); }
-  /** The reader gets what is there, then the end. */
+  /** The reader gets the items that are queued, then the iteration ends. */
   end() { this.#add({ done: true }); }
 
   #add(entry) {

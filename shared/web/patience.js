@@ -2,7 +2,7 @@
 
 import { parsed } from "./api.js";
 
-/** What was on its way when the line died, or when the page asked, has come within this time. */
+/** Bytes that were on their way when the line died, or when the page asked, have arrived within this time. */
 const MOMENT_MS = 1000;
 
 const wakes = new EventTarget();
@@ -20,7 +20,7 @@ export function wokeAt() { return woke; }
 
 export function elapsed(ms) { return new Promise((resolve) => setTimeout(resolve, ms)); }
 
-/** Wait; less long when the page wakes meanwhile. */
+/** Wait for `ms`, or until the page wakes. */
 export function pause(ms) {
   return new Promise((resolve) => {
     const timer = setTimeout(done, ms);

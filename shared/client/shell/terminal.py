@@ -245,7 +245,7 @@ def is_terminal() -> bool:
 
 
 def moves_its_cursor() -> bool:
-    """Whether the terminal can."""
+    """Whether the terminal can move its cursor."""
     return os.environ.get("TERM") not in ("dumb", "unknown")
 
 

@@ -56,7 +56,7 @@ class AccessMiddleware:
         if scope["type"] == "websocket":
             await receive()
             if "websocket.http.response" not in scope.get("extensions", {}):
-                # This ASGI server can refuse a handshake with 403 alone.
+                # This ASGI server can refuse a handshake only with 403.
                 await send({"type": "websocket.close"})
                 return
         await problem(error, scope, self._logger)(scope, receive, send)
@@ -76,7 +76,8 @@ class AccessMiddleware:
         except ChatError:
             if scope["path"] != _HEALTH:
                 raise
-            # A balancer's probe names an address that this server does not know. It gets the status and nothing else.
+            # A balancer's probe names an address that this server does not know. The probe gets the status and nothing
+            # else.
             scope.setdefault("state", {})["stranger"] = True
         if scope["method"] in _WRITING:
             self._access.check_origin(origin, scheme, host)
@@ -87,7 +88,7 @@ class AccessMiddleware:
         """The one ``Host`` of a request (RFC 9112, section 3.2). Raises ``invalid_request`` with 400 for none and for two."""
         hosts = headers.getlist("host")
         if len(hosts) > 1 or (not hosts and scope["http_version"] != "1.0"):
-            raise ChatError("invalid_request", "A request has one Host, and not more.", http_status=400)
+            raise ChatError("invalid_request", "A request must have exactly one Host.", http_status=400)
         # An HTTP/1.0 client names none, because the connection leads to one server.
         return hosts[0] if hosts else "localhost"
 

@@ -88,7 +88,7 @@ class AnswerMiddleware:
         if "cache-control" not in headers and not file:
             headers["Cache-Control"] = "no-store"
         if headers.get("connection", "").lower() == "keep-alive":
-            # The HTTP server says itself whether the connection goes on; two such lines would contradict each other.
+            # The HTTP server adds its own ``Connection`` header, and two such headers could contradict each other.
             del headers["connection"]
 
     async def _converse(self, scope: Scope, receive: Receive, send: Send) -> None:

@@ -47,7 +47,7 @@ class ImageBody(_Body):
 
 
 class TurnBody(_Body):
-    """A message or a prompt: what ``POST /chat`` or ``POST /images`` would take."""
+    """A message or a prompt: what ``POST /chat`` or ``POST /images`` would accept."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"message": "Hello"}]})
 

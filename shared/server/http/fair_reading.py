@@ -50,13 +50,13 @@ class ReadingTurns:
 
 
 class FairReading(asyncio.Protocol):
-    """The protocol that the event loop calls, around the one that ``inner`` is."""
+    """The protocol that the event loop calls. It passes the input on to the protocol ``inner``."""
 
     def __init__(self, inner: asyncio.Protocol, turns: ReadingTurns) -> None:
         self.inner = inner
         self._turns = turns
         self._transport: asyncio.Transport
-        # What the inner protocol has not been given yet, from ``_start`` on.
+        # From ``_start`` on: the input that the inner protocol has not been given yet.
         self._input = b""
         self._start = 0
         self._piece_bytes = _LEAST_PIECE_BYTES
@@ -95,7 +95,7 @@ class FairReading(asyncio.Protocol):
         self._settle()
 
     def refuse_input(self, refused: bool) -> None:
-        """The inner protocol takes nothing for now, or takes input again."""
+        """Note whether the inner protocol refuses input for now."""
         self._refused_by_inner = refused
         self._settle()
 

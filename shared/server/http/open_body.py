@@ -18,7 +18,7 @@ from shared.errors import ChatError
 from shared.logger import Logger
 from shared.server.http.answers import problem
 
-# In the scope of a request: a list that takes the body of its answer.
+# The key in the scope of a request of a list, to which the body of the answer is added.
 _OPENED = "genai.opened"
 
 

@@ -32,8 +32,8 @@ async def race(context: Context) -> Response:
 async def page_settings(context: Context) -> Response:
     """What the pages know of this server beforehand.
 
-    ``ports`` and ``relays``: where the HTTP servers of this machine listen, for the race. ``heartbeat_s``: the pages'
-    patience with a silent line is counted in it. ``cut``: whether ``POST /turns/{turn_id}/cut`` is there.
+    ``ports`` and ``relays``: where the HTTP servers of this machine listen, for the race. ``heartbeat_s``: the pages
+    count their patience with a silent line in heartbeats. ``cut``: whether ``POST /turns/{turn_id}/cut`` is there.
     """
     settings = {
         "transport": context.transport.word,
@@ -50,7 +50,7 @@ def _page(context: ServerContext, name: str) -> Response:
     # A policy has no form for IPv6 addresses; a page opened under one reaches its own server as 'self'.
     scheme = context.web_scheme
     origins = sorted(origin for origin in context.access.origins or {f"{scheme}:"} if "[" not in origin)
-    # And the relays of the race's slow network, if they run (python -m compare relay --all).
+    # The relays of the race's slow network may run too (python -m compare relay --all).
     relays = [
         f"{scheme}://{name}:{there.relay_port}"
         for name in ("127.0.0.1", "localhost")

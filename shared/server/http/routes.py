@@ -45,7 +45,7 @@ class Models(msgspec.Struct, frozen=True):
 
 
 class Health(msgspec.Struct, frozen=True):
-    """Readiness; to a ``Host`` that is not allowed the status alone."""
+    """Readiness. The answer to a ``Host`` that is not allowed has the status alone."""
 
     status: Literal["ok", "draining", "storage_unavailable"]
     transport: str = ""
@@ -97,7 +97,7 @@ probing = APIRouter()
 
 
 def common_routes(context: ServerContext) -> APIRouter:
-    """The routes; where a key is wanted, without those that only demonstrate something; ``/echo`` where PROBE is on."""
+    """The routes. Demonstrations are left out where a key is set, and ``/echo`` is there where PROBE is on."""
     routes = APIRouter()
     routes.include_router(router)
     if context.access.key is None:
@@ -189,7 +189,7 @@ async def poll_events(
     reader = await service.open(turn_id, after, epoch)
 
     async def poll() -> tuple[list[Record], bytes]:
-        # The status of the same moment: one that is newer than the events would hide the last of them.
+        # The status is that of the last of these events: a newer status would hide the events that are still to come.
         records = await reader.wait(0 if getattr(request.state, "head", False) else min(wait, MAX_WAIT_S))
         reader.check_cursor()
         return records, to_json({"status": reader.status, "last_seq": reader.after})
@@ -205,7 +205,7 @@ async def poll_events(
 
 @router.post("/turns/{turn_id}/cancel", responses=openapi_json(Snapshot), tags=["turns"])
 async def cancel_turn(service: Service, turn_id: str) -> Response:
-    """Stop a turn; again, or after its end, the same answer."""
+    """Stop a turn. A repeated cancel, or a cancel after the turn's end, gets the same answer."""
     return json_response(await service.cancel_turn(turn_id))
 
 
@@ -240,13 +240,16 @@ async def make_ticket(context: Context, body: TicketBody | None = None) -> Respo
 
 @router.get("/models", responses=openapi_json(Models), tags=["server"])
 async def list_models(service: Service) -> Response:
-    """The model ids one may ask for."""
+    """The model ids that a request may name."""
     return json_response(Models(service.models()))
 
 
 @router.get("/health", responses=openapi_json(Health) | openapi_json(Health, status=503), tags=["server"])
 async def health(context: Context, request: Request) -> Response:
-    """Readiness: 200 when a new turn would be taken, else 503. To a ``Host`` that is not allowed: the status alone."""
+    """Readiness: 200 when a new turn would be accepted, else 503.
+
+    The answer to a ``Host`` that is not allowed has the status alone.
+    """
     ready = await context.service.ready()
     status = {"status": "ok" if ready else ("draining" if context.service.draining else "storage_unavailable")}
     stranger = getattr(request.state, "stranger", False)
@@ -257,7 +260,10 @@ async def health(context: Context, request: Request) -> Response:
 @probing.get(ECHO, responses=openapi_json(Echo), tags=["server"])
 @probing.post(ECHO, responses=openapi_json(Echo), tags=["server"])
 async def echo(request: Request) -> Response:
-    """How this request arrived, after every proxy on its way; a header that may be a secret is told by its length."""
+    """How this request arrived, after every proxy on its way.
+
+    Of a header that may be a secret only the length is told.
+    """
     headers = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in request.headers.raw]
     body = await request.body()
     version = request.scope["http_version"]

@@ -25,7 +25,7 @@ from shared.server.http.answer_middleware import BREAK_LINE
 
 # A connection whose unsent frames reach this size writes at once: then the transport can say that its reader is slow.
 _WRITE_BYTES = 64 * 1024
-# The longest head of a request; and what may surround its body, which is more for a body in many small chunks.
+# The longest head of a request. The bytes around a body may be as many, and 16 more for each byte of the body.
 _MAX_OVERHEAD_BYTES = 64 * 1024
 _OVERHEAD_PER_BODY_BYTE = 16
 _LINGER_S = 1.0
@@ -163,13 +163,14 @@ class HttpProtocol(HttpToolsProtocol):
     """uvicorn's HTTP/1.1 with seven differences.
 
     - A client has a limited time for the head of a request (slow-loris).
-    - The head of a request has a limited size: 431, or 414 where the path makes it too large. So have the lines that frame a
-      chunked body, and its trailers.
+    - The head of a request has a limited size: 431, or 414 where the path makes it too large. The lines that frame a
+      chunked body, and the trailers, have a limit too.
     - A pipelined request is read after the answers to those before it.
     - An offer to change the protocol is declined unless it is a WebSocket's, and the request is answered in HTTP/1.1, its body
       included (RFC 9110, section 7.8). Java's HTTP client offers h2c with every request.
     - The host in an absolute request target takes the place of ``Host`` (RFC 9112, section 3.2.2).
-    - A client that closes its side after the request has left: an answer that waits for something ends. Any other is sent.
+    - A client that closes its side after the request counts as gone: an answer that waits for something ends. Any
+      other answer is sent.
     - An answer to HTTP/1.0 without a length ends with its connection, and is not chunked (RFC 9112, sections 6.1 and 6.3).
     """
 
@@ -239,7 +240,7 @@ class HttpProtocol(HttpToolsProtocol):
         self._head = self.loop.call_later(_LINGER_S, self._close_late)
 
     def _should_upgrade(self) -> bool:
-        # Asked when the parser has seen an offer: whatever is offered, the parser ends this request with its head.
+        # uvicorn asks this when the parser has seen an offer. The parser ends this request after the head in any case.
         return True
 
     def _opens_websocket(self) -> bool:
@@ -249,7 +250,7 @@ class HttpProtocol(HttpToolsProtocol):
         return offered == [b"websocket"]
 
     def _decline_offer(self, rest: bytes) -> None:
-        """Parse the head again without the offer, then ``rest``: after an offer the parser takes no body."""
+        """Parse the head again without the offer, then ``rest``: after an offer the parser reads no body."""
         head = [self.parser.get_method(), b" ", self.url, b" HTTP/", self.parser.get_http_version().encode(), b"\r\n"]
         for name, value in self.headers:
             if name not in _OFFER:
@@ -369,7 +370,7 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
     - A stopping server leaves the close to the app, which receives ``websocket.disconnect`` with 1012.
     - A peer that does not answer pings is dropped even when it does not read.
     - A message of more than 4,096 fragments closes the connection with 1009.
-    - Until the app has authenticated the client, a message of more than 64 KiB does so too.
+    - Until the app has authenticated the client, a message of more than 64 KiB closes it, too.
     - A handshake with more than 128 headers, or with one of more than 8 KiB, is answered with 431.
     - A connection whose frames cannot be read is closed also before the handshake has ended.
     """

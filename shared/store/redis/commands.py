@@ -78,7 +78,7 @@ class Commands:
         await close_client(self._append_client)
 
     async def _run(self, work: Callable[[], Awaitable[T]]) -> T:
-        # A command that has been sent is not cancelled with its caller: its reply belongs to nobody else.
+        # A command that has been sent is not cancelled with its caller: or the next command would read its reply.
         running = asyncio.ensure_future(self._guarded(work))
         running.add_done_callback(_note_failure)
         return await asyncio.shield(running)

@@ -94,5 +94,5 @@ def _options(address: Address, retry: object) -> dict[str, Any]:
 
 
 def _sentinel(options: Mapping[str, Any]) -> dict[str, Any]:
-    """How the Sentinels are spoken to: as the store, but without its password."""
+    """The options of connections to the Sentinels: those of the store, without its password."""
     return {name: value for name, value in options.items() if name not in ("username", "password")}

@@ -36,7 +36,7 @@ _WORDS = {
     "NOPERM": "the store's user lacks a permission",
 }
 _FEW = re.compile(r"[A-Z]+")
-# A client that asks at once again only adds to the trouble.
+# A client that asks again at once only adds load.
 _RETRY_AFTER_S = 2.0
 # uvloop raises RuntimeError for a write on a connection that has just been closed, and the library passes it on.
 FAILURES = (RedisError, RedisClusterException, OSError, RuntimeError)

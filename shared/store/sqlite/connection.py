@@ -18,7 +18,7 @@ _SAVE = (
     "`python -m protocols store check` says where, `python -m protocols store export` saves what can be read;"
     f" then {_OTHER_FILE}"
 )
-# What to say of an error; the first kind that fits.
+# The words for an error. The first kind that fits counts.
 _WORDS: tuple[tuple[type[apsw.Error], str], ...] = (
     (apsw.NotADBError, f"is not a SQLite database; {_OTHER_FILE}"),
     (apsw.CorruptError, f"is damaged; {_SAVE}"),

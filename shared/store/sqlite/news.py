@@ -28,16 +28,16 @@ class NewsWatch:
         self._behind = True
 
     def follow(self, turn_id: str) -> None:
-        """Look at a turn too; what it has now is news."""
+        """Look at this turn too. The events that it has now are news."""
         self._positions.setdefault(turn_id, 0)
         self._behind = True
 
     def unfollow(self, turn_id: str) -> None:
-        """The opposite of ``follow``."""
+        """Stop looking at a turn."""
         self._positions.pop(turn_id, None)
 
     def has_read(self, turn_id: str, last_seq: int) -> None:
-        """Up to ``last_seq`` a turn has been read, so that is no news."""
+        """Note that a turn has been read up to ``last_seq``: those events are no news."""
         if turn_id in self._positions:
             self._positions[turn_id] = last_seq
 

@@ -58,7 +58,7 @@ def select_doomed(connection: apsw.Connection) -> list[str]:
 
 
 def drop_doomed(connection: apsw.Connection, turn_id: str) -> None:
-    """Drop rows of a doomed turn, and the turn from ``doomed`` when that were all."""
+    """Drop rows of a doomed turn, and the turn from ``doomed`` with the last rows."""
     connection.execute(SEGMENTS, {"turn_id": turn_id, "limit": MAX_ROWS})
     if connection.changes() < MAX_ROWS:
         row = connection.execute(f"SELECT {_UNSEEN} FROM turns WHERE turn_id = ?", (turn_id,)).fetchone()
@@ -67,5 +67,5 @@ def drop_doomed(connection: apsw.Connection, turn_id: str) -> None:
 
 
 def forget_doomed(connection: apsw.Connection, turn_id: str) -> None:
-    """Take a turn out of ``doomed``."""
+    """Remove a turn from ``doomed``."""
     connection.execute("DELETE FROM doomed WHERE turn_id = ?", (turn_id,))

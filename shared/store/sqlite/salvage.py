@@ -1,7 +1,7 @@
 """Looking at a store's file without a server: whether it is whole, and saving what can be read of a damaged one.
 
 The file is opened read-only and never changed. A table is read from both ends up to what cannot be read, and each log by
-its own turn, so that a damaged page costs what lies on it alone.
+its own turn, so that only what lies on a damaged page is missing.
 """
 
 from __future__ import annotations

@@ -173,7 +173,7 @@ class SqliteStore:
             return []
         orphans = await self._reader.run(lambda c: select_orphans(c, overdue, _MAX_REAPED))
         ended, damaged = await self._interrupt(orphans, with_event=True)
-        # A log that cannot be written costs its turn the terminal event alone.
+        # A turn whose log cannot be written is ended without a terminal event.
         return ended + (await self._interrupt(damaged, with_event=False))[0]
 
     async def _interrupt(self, orphans: Sequence[Orphan], *, with_event: bool) -> tuple[list[str], list[Orphan]]:

@@ -75,7 +75,7 @@ class Worker:
         """Run an operation on the thread; it goes on to its end when the caller is cancelled.
 
         Raises ``storage_unavailable``, and what the operation raises. An operation that raises has changed nothing, and
-        costs the others of its group nothing.
+        does not affect the others of its group.
         """
         ((result, error),) = await self._submit([operation], write)
         if error is not None:
@@ -199,7 +199,7 @@ def run_group(
     """Run operations, in one transaction when ``begin`` is given; a result or an exception for each.
 
     An operation that refuses (ChatError) has written nothing. When one fails otherwise, the transaction is undone and each
-    operation is run again in a transaction of its own, so that the failure costs that operation alone.
+    operation is run again in a transaction of its own, so that the other operations succeed.
     """
     if begin is None:
         return [_attempt(connection, operation) for operation in operations]

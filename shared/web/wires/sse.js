@@ -75,7 +75,7 @@ export class Wire {
     return new EventSource(`${this.api.base}${path}${query.size ? `?${query}` : ""}`);
   }
 
-  /** EventSource gave up, and tells no script why; the same turn asked for over fetch does. */
+  /** EventSource gave up, and tells no script why. A request for the same turn over fetch tells the reason. */
   async #ended(turnId, inbox) {
     try {
       await this.api.turn(turnId);
@@ -87,7 +87,7 @@ export class Wire {
 
   reach() { return this.api.look("/health"); }
 
-  /** EventSource cannot be cut from here without losing its memory, so the server drops the line. */
+  /** A script that closes an EventSource loses the last event id with it, so the server drops the line. */
   cut() { for (const turnId of this.reading) this.api.cut(turnId).catch(() => {}); }
   close() {}
 }

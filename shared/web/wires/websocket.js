@@ -76,7 +76,7 @@ export class Wire {
   }
 }
 
-/** One socket and what is asked on it. What a socket says after it was given up touches no later connection. */
+/** One socket and what is asked on it. Messages of a socket that was given up do not reach a later connection. */
 class Connection {
   constructor(wire) {
     this.wire = wire;
