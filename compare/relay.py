@@ -67,10 +67,14 @@ def argument_parser() -> argparse.ArgumentParser:
 def _configured_servers() -> list[tuple[str, int]]:
     """The addresses on which ``serve all`` listens, and their ports."""
     tls = Settings().tls_cert is not None
-    return [
-        (f"{transport.scheme_prefix(tls=tls)}127.0.0.1:{transport.port()}", transport.port())
-        for transport in TRANSPORTS.values()
-    ]
+    found = []
+    for transport in TRANSPORTS.values():
+        port = transport.port()
+        found.append((f"{transport.scheme_prefix(tls=tls)}127.0.0.1:{port}", port))
+        page_port = transport.page_port(port)
+        if page_port is not None:
+            found.append((f"http{'s' * tls}://127.0.0.1:{page_port}", page_port))
+    return found
 
 
 def relays_tls(target: str) -> bool:

@@ -69,6 +69,15 @@ _ROWS = (
         tokens=True,
         holds=True,
     ),
-    Transport(word="grpc", folder="grpc", title="gRPC", scheme="grpc", default_port=50051, tokens=True, holds=True),
+    Transport(
+        word="grpc",
+        folder="grpc",
+        title="gRPC",
+        scheme="grpc",
+        default_port=50051,
+        tokens=True,
+        holds=True,
+        page_word="grpc-web",
+    ),
 )
 TRANSPORTS: dict[str, Transport] = {row.word: row for row in _ROWS}

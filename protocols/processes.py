@@ -45,6 +45,12 @@ class Server:
         """``host:port``."""
         return self.url.rpartition("/")[2]
 
+    @property
+    def page_url(self) -> str | None:
+        """Where pages reach a server that has a port of its own for them; None where there is none."""
+        said = str(self.log[0].get("for_pages", ""))
+        return said if "://" in said else None
+
     def client(self, **options: Any) -> ChatClient:
         """A client of this server; ``options`` are ChatClient's."""
         return TRANSPORTS[self.word].client(self.url, **{"ca": self.ca, **options})

@@ -180,7 +180,20 @@ def configured_port(name: str, default: int) -> int:
     return int(getattr(create_model("Ports", __base__=_Ports, **fields)(), name.lower()))
 
 
-def settings_help(ports: Mapping[str, tuple[int, str]]) -> str:
+def optional_port(name: str) -> int | Literal["off"] | None:
+    """The port in the setting ``name``, or ``off``; None where it is unset. Raises ValueError for anything else."""
+    fields: dict[str, Any] = {name.lower(): (str | None, None)}
+    given: Any = getattr(create_model("Ports", __base__=_Ports, **fields)(), name.lower())
+    if given is None:
+        return None
+    if given == "off":
+        return "off"
+    if not (given.isdecimal() and int(given) < 65536):
+        raise ValueError(f"{name}: a port is 0 to 65535, or off; not {given!r}")
+    return int(given)
+
+
+def settings_help(ports: Mapping[str, tuple[int | str, str]]) -> str:
     """One line for each setting with its default, for ``--help``.
 
     ``ports`` gives each port's setting: its name, its default and its description.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from shared.config import configured_port
+from shared.config import configured_port, optional_port
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -14,6 +14,7 @@ class Transport:
 
     ``scheme`` is ``http`` where a browser's page can reach the server. ``tokens``: the reply arrives token by token. ``holds``: one
     connection carries many turns, both ways. The relays that damage the line on purpose listen ``relay_offset`` above each server.
+    ``page_word``: the word of a second port, for the scripts of pages, of a server whose own protocol no page can speak.
     """
 
     word: str
@@ -23,6 +24,7 @@ class Transport:
     tokens: bool = False
     holds: bool = False
     relay_offset: int
+    page_word: str | None = None
 
     def scheme_prefix(self, *, tls: bool) -> str:
         """What stands before ``host:port`` in an address: ``https://``, ``grpcs://``, ``http://``, or nothing for plain gRPC."""
@@ -34,6 +36,23 @@ class Transport:
     def port_setting(self) -> str:
         """The name of the setting that holds this transport's port, such as ``SSE_PORT``."""
         return f"{self.word.upper()}_PORT"
+
+    @property
+    def page_port_setting(self) -> str:
+        """The name of the setting that holds the port for pages, such as ``GRPC_WEB_PORT``."""
+        return f"{(self.page_word or '').upper().replace('-', '_')}_PORT"
+
+    def page_port(self, port: int) -> int | None:
+        """The port for pages of a server on ``port``: the setting, else the next port, or any free one. None: there is none.
+
+        Raises ValueError for a setting that is no port.
+        """
+        if self.page_word is None:
+            return None
+        setting = optional_port(self.page_port_setting)
+        if setting is None:
+            return port + 1 if port else 0
+        return None if setting == "off" else setting
 
     def port(self) -> int:
         """The configured port: the setting, else the default. Raises pydantic's ValidationError for a value that is no port."""

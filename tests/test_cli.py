@@ -326,6 +326,7 @@ def test_every_setting_is_in_the_example_with_its_default() -> None:
     example = dict(re.findall(r"^#([A-Z_]+)=(.*)$", text, re.MULTILINE))
     defaults = {name.upper(): field.default for name, field in Settings.model_fields.items()}
     defaults |= {row.port_setting: row.default_port for row in TRANSPORTS.values()}
+    defaults |= {row.page_port_setting: None for row in TRANSPORTS.values() if row.page_word}
     assert example.keys() == defaults.keys()
     words = {None: "", False: "off", True: "on"}
     for name, value in example.items():

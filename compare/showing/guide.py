@@ -116,7 +116,9 @@ def _tokens(results: Results) -> list[Reason]:
 
 
 def _browser(results: Results) -> list[Reason]:
-    no_frames = "a page cannot read HTTP/2 frames and trailers; gRPC-Web needs a proxy of its own"
+    no_frames = (
+        "a page cannot read HTTP/2 frames and trailers; it has gRPC-Web, on a port of its own, and can send no stream"
+    )
     by_itself = "EventSource reconnects with Last-Event-ID by itself, the only one that does"
     return [
         Reason("grpc", True, no_frames, "cited", "grpc.io, gRPC-Web; fetch standard"),

@@ -53,7 +53,7 @@ def handlers(
     """
     rpcs = {
         method.name: SHAPES[method.client_streaming, method.server_streaming](
-            _guarded(method, getattr(servicer, method.name), server_context, check_key)
+            guarded(method, getattr(servicer, method.name), server_context, check_key)
         )
         for method in service.methods
         if method.name not in without
@@ -61,13 +61,13 @@ def handlers(
     return grpc.method_handlers_generic_handler(service.full_name, rpcs)
 
 
-def _guarded(
+def guarded(
     method: MethodDescriptor,
     work: Callable[..., Awaitable[Message | None]],
     server_context: ServerContext,
     check_key: Callable[[Headers], None] | None,
 ) -> Handler:
-    """A handler for the library. It checks the key, parses, does the work, and ends with a status of the error table."""
+    """The handler of one RPC: bytes in, bytes out. It checks the key, parses, works, and ends with a status of the error table."""
     request_type = GetMessageClass(method.input_type)
     takes_context = "context" in inspect.signature(work).parameters
 

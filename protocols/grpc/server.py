@@ -7,6 +7,7 @@ article's image service, health and reflection.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import AsyncIterator, Sequence
 
 import grpc
@@ -131,21 +132,31 @@ class ChatService:
             for name, value in context.invocation_metadata() or ()
         ]
         headers = [pb.EchoHeader(name=name, value=value) for name, value in shown(metadata)]
-        return pb.EchoResponse(method="POST", http_version="2", headers=headers, body_bytes=request.ByteSize())
+        return pb.EchoResponse(
+            method="POST",
+            http_version=getattr(context, "http_version", "2"),
+            headers=headers,
+            body_bytes=request.ByteSize(),
+        )
 
 
-async def serve(server_context: ServerContext, server: grpc.aio.Server, stopping: Stopping) -> None:
+async def serve(context: ServerContext, listeners: serving.Listeners, stopping: Stopping) -> None:
     """Answer calls until a signal, then drain. The chat's RPCs need the key; the image service checks its own field."""
-    chat = handlers(
-        CHAT,
-        ChatService(server_context),
-        server_context,
-        server_context.access.check_key,
-        without=() if echo_enabled(server_context) else ("Echo",),
+    check_key = context.access.check_key
+    without = () if echo_enabled(context) else ("Echo",)
+    chat, images = ChatService(context), ImageService(context)
+    listeners.server.add_generic_rpc_handlers(
+        (handlers(CHAT, chat, context, check_key, without), handlers(IMAGES, images, context))
     )
-    images = handlers(IMAGES, ImageService(server_context), server_context)
-    server.add_generic_rpc_handlers((chat, images))
-    await serving.run(server_context, server, stopping, [CHAT.full_name, IMAGES.full_name])
+    async with contextlib.AsyncExitStack() as pages:
+        if listeners.pages is not None:
+            # Imported here, because the extra ``web`` may not be installed.
+            from protocols.grpc.web import page_app
+            from shared.server.http.serving import running
+
+            app = page_app(context, ((CHAT, chat, check_key), (IMAGES, images, None)), without)
+            await pages.enter_async_context(running(app, context, listeners.pages, stopping))
+        await serving.run(context, listeners.server, stopping, [CHAT.full_name, IMAGES.full_name])
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 
 import grpc
 
 from protocols.grpc.open_services import open_handlers
+from protocols.grpc.web_port import page_listening
 from shared.config import Settings
 from shared.server import launch
 from shared.server.context import ServerContext
@@ -19,9 +22,20 @@ _MAX_METADATA_BYTES = 16 * 1024
 _STOP_S = 0.4
 
 
+@dataclass(frozen=True, slots=True)
+class Listeners:
+    """The library's server, and the socket of the port for pages, if there is one."""
+
+    server: grpc.aio.Server
+    pages: socket.socket | None
+
+
 @asynccontextmanager
-async def listening(host: str, port: int, settings: Settings) -> AsyncIterator[tuple[grpc.aio.Server, int]]:
-    """A server that holds its port, and the port's number. Raises OSError when another program holds the port."""
+async def listening(host: str, port: int, settings: Settings) -> AsyncIterator[launch.Bound]:
+    """A server that holds its port, and the socket of the port for pages: the ``Listeners`` of a ``Bound``.
+
+    Raises OSError when another program holds a port, ValueError for a port that cannot be served.
+    """
     # A plain socket tries the port first, because the library writes a log line about a taken port.
     launch.listen(host, port, settings.stall_timeout_s).close()
     server = grpc.aio.server(options=options(settings))
@@ -36,7 +50,8 @@ async def listening(host: str, port: int, settings: Settings) -> AsyncIterator[t
     except RuntimeError:
         raise OSError(f"cannot listen on {host}:{port}; choose another --port") from None
     try:
-        yield server, number
+        with page_listening(host, port and number, settings) as pages:
+            yield launch.Bound(Listeners(server, pages.listener), number, pages.port, pages.off)
     finally:
         await server.stop(None)
 

@@ -23,6 +23,8 @@ from grpc_status import rpc_status
 from shared.errors import ERRORS, ChatError, ConnectionLost, NotOurServer, ServerAbsent
 
 DOMAIN = "genai-protocols"
+# The trailing metadata that holds a serialised google.rpc.Status.
+DETAILS = "grpc-status-details-bin"
 _LAST_SEQ = "last_seq"
 # Statuses that the library or a proxy gives when the connection breaks.
 _BROKEN = frozenset({"UNAVAILABLE", "CANCELLED", "UNKNOWN", "INTERNAL", "DEADLINE_EXCEEDED"})
@@ -76,7 +78,7 @@ def from_details(trailing: Iterable[Any] | None, message: str) -> ChatError | No
     for name, value in trailing or ():
         if name == _LAST_SEQ and value.isdecimal():
             last_seq = int(value)
-        elif name == "grpc-status-details-bin":
+        elif name == DETAILS:
             for detail in Status.FromString(value).details:
                 if detail.Unpack(info) and info.domain == DOMAIN:
                     code = info.reason.lower()

@@ -31,7 +31,8 @@ class ServerContext:
     """What a leaf's server gets to work with; ``address`` is as clients write it.
 
     ``pages`` are the servers of this machine that a browser can reach, by word; this server is among them if a browser
-    can reach it. ``certificate`` is None where the server speaks no TLS.
+    can reach it. ``certificate`` is None where the server speaks no TLS. ``no_pages``: why the server has no port for pages,
+    where it could have one.
     """
 
     transport: Transport
@@ -42,6 +43,7 @@ class ServerContext:
     service: ChatService
     access: AccessPolicy
     certificate: Certificate | None = None
+    no_pages: str | None = None
 
     @property
     def web_scheme(self) -> str:
@@ -57,3 +59,9 @@ class ServerContext:
     def url(self) -> str:
         """The address with its scheme, as a client takes it. Without TLS gRPC's has no scheme."""
         return self.transport.scheme_prefix(tls=self.certificate is not None) + self.address
+
+    @property
+    def page_url(self) -> str | None:
+        """Where pages reach a server that has a port of its own for them; None where there is none."""
+        there = self.pages.get(self.transport.page_word or "")
+        return None if there is None else f"{self.web_scheme}://{self.address.rpartition(':')[0]}:{there.port}"

@@ -10,6 +10,7 @@ import socket
 import sys
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass
 from typing import Any
 
 from pydantic import ValidationError
@@ -28,16 +29,29 @@ from shared.transports import Transport
 _GC_THRESHOLD = (20_000, 20, 20)
 
 
-# Binds the port. Gives a socket or a library's own server, and the number of the port.
-Listening = Callable[[str, int, Settings], AbstractAsyncContextManager[tuple[Any, int]]]
+@dataclass(frozen=True, slots=True)
+class Bound:
+    """What listens: a socket, or what a leaf needs in its place, and the numbers of the port and of the port for pages.
+
+    ``no_pages``: why there is no port for pages, where the server could have one.
+    """
+
+    listener: Any
+    port: int
+    page_port: int | None = None
+    no_pages: str | None = None
+
+
+# Binds the port.
+Listening = Callable[[str, int, Settings], AbstractAsyncContextManager[Bound]]
 Serve = Callable[[ServerContext, Any, Stopping], Coroutine[None, None, None]]
 
 
 @asynccontextmanager
-async def socket_listening(host: str, port: int, settings: Settings) -> AsyncIterator[tuple[socket.socket, int]]:
+async def socket_listening(host: str, port: int, settings: Settings) -> AsyncIterator[Bound]:
     """A plain listening socket, for every server that takes one."""
     with contextlib.closing(listen(host, port, settings.stall_timeout_s)) as listener:
-        yield listener, listener.getsockname()[1]
+        yield Bound(listener, listener.getsockname()[1])
 
 
 def parse(transports: Mapping[str, Transport], word: str, argv: Sequence[str] | None) -> argparse.Namespace:
@@ -45,9 +59,7 @@ def parse(transports: Mapping[str, Transport], word: str, argv: Sequence[str] | 
     parser = argparse.ArgumentParser(
         prog=f"{word} server",
         description=f"The chat and the image endpoint over {word}.",
-        epilog=settings_help(
-            {row.port_setting: (row.default_port, f"port of the {row.title} server") for row in transports.values()}
-        ),
+        epilog=settings_help(_ports(transports)),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1)")
@@ -57,6 +69,19 @@ def parse(transports: Mapping[str, Transport], word: str, argv: Sequence[str] | 
     parser.add_argument("--trace", action="store_true", help="log every event")
     parser.add_argument("--trace-text", action="store_true", help="log prompts and answers too")
     return parser.parse_args(argv)
+
+
+def _ports(transports: Mapping[str, Transport]) -> dict[str, tuple[int | str, str]]:
+    """The settings of the ports, each with its default and what it is."""
+    ports: dict[str, tuple[int | str, str]] = {}
+    for row in transports.values():
+        ports[row.port_setting] = row.default_port, f"port of the {row.title} server"
+        if row.page_word is not None:
+            ports[row.page_port_setting] = (
+                f"{row.port_setting} + 1",
+                f"port of the {row.title} server for pages, or off",
+            )
+    return ports
 
 
 def main(
@@ -150,17 +175,30 @@ async def open_context(
     """A service, its access policy and what listens. Raises ValueError or OSError with what to do instead."""
     access_policy(settings, host, ())
     found = certificate(settings)
-    async with listening(host, port, settings) as (listener, port):
-        pages = {
-            row.word: PagePorts.of(row, port if row.word == word else row.port())
-            for row in transports.values()
-            if row.scheme == "http"
-        }
+    async with listening(host, port, settings) as bound:
+        pages = _page_ports(transports, word, bound)
         configured = {row.port() for row in transports.values() if row.scheme == "http"}
-        access = access_policy(settings, host, {port, *configured}, "http" if found is None else "https")
+        access = access_policy(settings, host, {bound.port, *configured}, "http" if found is None else "https")
         logger = open_logger(word)
         async with open_service(settings, logger=logger, trace=trace, framework=framework) as service:
-            yield ServerContext(transports[word], host, port, pages, settings, service, access, found), listener
+            context = ServerContext(
+                transports[word], host, bound.port, pages, settings, service, access, found, bound.no_pages
+            )
+            yield context, bound.listener
+
+
+def _page_ports(transports: Mapping[str, Transport], word: str, bound: Bound) -> dict[str, PagePorts]:
+    """Where pages find the servers of this machine: the ports that are set, and for this server those that are bound."""
+    pages = {}
+    for row in transports.values():
+        here = row.word == word
+        port = bound.port if here else row.port()
+        if row.scheme == "http":
+            pages[row.word] = PagePorts.of(row, port)
+        page_port = bound.page_port if here else row.page_port(port)
+        if row.page_word is not None and page_port is not None:
+            pages[row.page_word] = PagePorts.of(row, page_port)
+    return pages
 
 
 def listen(host: str, port: int, stall_timeout_s: float) -> socket.socket:
@@ -186,6 +224,8 @@ def _banner(context: ServerContext) -> None:
     exposed = context.certificate is not None and context.certificate.key_is_exposed()
     warning = f"other users of this machine can read {context.settings.tls_key}: chmod 600" if exposed else None
     origins = {"origins": "any (ALLOWED_ORIGINS=*)"} if context.access.origins is None else {}
+    for_pages = context.page_url or context.no_pages
+    pages = {"for_pages": for_pages} if for_pages else {}
     store = without_password(context.settings.store_url)
     if not sys.stderr.isatty():
         context.service.logger.info(
@@ -195,6 +235,7 @@ def _banner(context: ServerContext) -> None:
             store=store,
             committed=context.service.committed,
             **origins,
+            **pages,
         )
         if warning:
             context.service.logger.warning("key exposed", why=warning)
@@ -207,6 +248,7 @@ def _banner(context: ServerContext) -> None:
         ("store", store),
         ("key", key),
         *origins.items(),
+        *((name.replace("_", " "), value) for name, value in pages.items()),
     ]
     if about.get("hint"):
         lines.append(("note", about["hint"]))

@@ -1,4 +1,4 @@
-// The race: one prompt over the four HTTP transports at once (REST twice), each by its own wire module; all numbers are of arrivals in this page.
+// The race: one prompt over the five transports at once (REST twice), each by its own wire module; all numbers are of arrivals in this page.
 
 import { Api, Refused, requestKey } from "./api.js";
 import { TERMINAL } from "./events.js";
@@ -6,7 +6,7 @@ import { follow } from "./follow.js";
 import { $, gapsOf, make, quantile, settings, state } from "./page.js";
 import { sha256 } from "./sha256.js";
 
-const WORDS = ["rest", "rest-poll", "ndjson", "sse", "websocket"];
+const WORDS = ["rest", "rest-poll", "ndjson", "sse", "websocket", "grpc-web"];
 const SERVER = { "rest-poll": "rest" };
 const SVG = "http://www.w3.org/2000/svg";
 
@@ -130,7 +130,7 @@ function draw(running) {
   });
   for (let step = 0; step <= 5; step++) {
     const ms = (longest * step) / 5;
-    parts.push(node("text", { x: x(ms) - 18, y: 222 }, `${(ms / 1000).toFixed(2)} s`));
+    parts.push(node("text", { x: x(ms) - 18, y: 262 }, `${(ms / 1000).toFixed(2)} s`));
   }
   chart.replaceChildren(...parts);
 }

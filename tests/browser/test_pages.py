@@ -16,7 +16,7 @@ from playwright.async_api import Browser, Route, expect
 from compare.lines.faults import NETWORKS
 from compare.lines.relay import Relay
 from protocols import RELAY_OFFSET
-from protocols.processes import Server, serving
+from protocols.processes import Server, serving, serving_all
 from shared.events import to_json
 from tests.browser.chat import (
     ARTEFACTS,
@@ -34,6 +34,7 @@ from tests.browser.chat import (
 )
 from tests.browser.payloads import PAYLOADS
 from tests.conftest import until
+from tests.parts import part
 
 
 @pytest.mark.parametrize("word", WORDS)
@@ -216,54 +217,57 @@ async def _as_session(said: str, route: Route) -> None:
 
 
 @pytest.fixture
-async def four(store: dict[str, str]) -> AsyncIterator[dict[str, Server]]:
-    """The four HTTP servers, each of which knows where the others are."""
-    ports = dict(zip(WORDS, free_ports(len(WORDS)), strict=True))
-    env = store | {f"{word.upper()}_PORT": str(port) for word, port in ports.items()} | {"OFFLINE_TOKENS_PER_S": "25"}
-    async with contextlib.AsyncExitStack() as stack:
-        yield {word: await stack.enter_async_context(serving(word, port=port, env=env)) for word, port in ports.items()}
+async def five(store: dict[str, str]) -> AsyncIterator[dict[str, Server]]:
+    """The five servers, each of which knows where the others are; gRPC's answers pages on a port of its own."""
+    part("connectrpc")
+    names = (*WORDS, "grpc", "grpc_web")
+    ports = dict(zip(names, free_ports(len(names)), strict=True))
+    env = store | {f"{name.upper()}_PORT": str(port) for name, port in ports.items()} | {"OFFLINE_TOKENS_PER_S": "25"}
+    async with serving_all((*WORDS, "grpc"), env=env, ports=ports) as servers:
+        yield servers
 
 
-async def test_the_race_ends_with_five_equal_texts(browser: Browser, four: dict[str, Server]) -> None:
-    page = await open_page(browser, four["sse"], "/race")
-    await expect(page.locator("#state")).to_have_text("5 of 5 lanes have a server")
+async def test_the_race_ends_with_six_equal_texts(browser: Browser, five: dict[str, Server]) -> None:
+    page = await open_page(browser, five["sse"], "/race")
+    await expect(page.locator("#state")).to_have_text("6 of 6 lanes have a server")
     await page.click("#go")
     await until(lambda: page.evaluate("document.querySelectorAll('.lane pre')[3].textContent.length > 80"))
     await page.click("#cut")
     await expect(page.locator("#go")).to_be_enabled(timeout=30_000)
     replies = await page.locator(".lane pre").evaluate_all("all => all.map((one) => one.textContent)")
-    assert len(replies) == 5
+    assert len(replies) == 6
     assert len(set(replies)) == 1
     assert len(replies[0]) > 200
-    assert await page.locator(".lane dd", has_text="whole, checksum right").count() == 5
+    assert await page.locator(".lane dd", has_text="whole, checksum right").count() == 6
     verdict = await page.locator("#verdict").inner_text()
-    assert "All 5 lanes brought the same text" in verdict
+    assert "All 6 lanes brought the same text" in verdict
     assert "REST showed nothing before" in verdict
     assert "Lost lines" in verdict
     await page.screenshot(path=ARTEFACTS / "race.png", full_page=True)
     await clean(page)
 
 
-async def test_the_race_on_a_slow_network(browser: Browser, four: dict[str, Server]) -> None:
-    page = await open_page(browser, four["ndjson"], "/race")
+async def test_the_race_on_a_slow_network(browser: Browser, five: dict[str, Server]) -> None:
+    page = await open_page(browser, five["ndjson"], "/race")
     await page.check("#slow")
     await page.click("#go")
     await expect(page.locator("#slow-note")).to_contain_text("python -m compare relay --all")
     async with contextlib.AsyncExitStack() as relays:
-        for server in four.values():
-            port = int(server.address.rpartition(":")[2]) + RELAY_OFFSET
-            await relays.enter_async_context(Relay(server.address, NETWORKS["mobile"], port=port))
+        for server in five.values():
+            target = server.page_url or server.address
+            port = int(target.rpartition(":")[2]) + RELAY_OFFSET
+            await relays.enter_async_context(Relay(target, NETWORKS["mobile"], port=port))
         await page.click("#go")
         await expect(page.locator("#go")).to_be_enabled(timeout=60_000)
-        assert await page.locator(".lane dd", has_text="whole, checksum right").count() == 5
+        assert await page.locator(".lane dd", has_text="whole, checksum right").count() == 6
         await page.screenshot(path=ARTEFACTS / "race-mobile.png", full_page=True)
         await clean(page)
 
 
 async def test_the_seventh_stream_waits_and_the_seventh_socket_does_not(
-    browser: Browser, four: dict[str, Server]
+    browser: Browser, five: dict[str, Server]
 ) -> None:
-    page = await open_page(browser, four["rest"], "/race")
+    page = await open_page(browser, five["rest"], "/race")
     await page.click("#seventh")
     await expect(page.locator("#seventh")).to_be_enabled(timeout=20_000)
     result = await page.locator("#seventh-result").inner_text()

@@ -7,9 +7,7 @@ from typing import Any
 from fastapi import APIRouter, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi_offline import FastAPIOffline
-from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
-from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import Response
 from starlette.routing import WebSocketRoute
 from starlette.staticfiles import StaticFiles
@@ -21,6 +19,7 @@ from shared.server.http.access_middleware import PUBLIC_FOLDER, AccessMiddleware
 from shared.server.http.answer_middleware import AnswerMiddleware
 from shared.server.http.answers import problem
 from shared.server.http.body_middleware import BodyMiddleware
+from shared.server.http.cors import Cors
 from shared.server.http.pages import PAGES
 from shared.server.http.routes import ECHO, common_routes
 from shared.server.http.schemas import (
@@ -30,9 +29,6 @@ from shared.server.http.schemas import (
     openapi_problems,
     without_framework_errors,
 )
-
-_REQUEST_HEADERS = ("Authorization", "X-API-Key", "Content-Type", "Idempotency-Key", "Last-Event-ID")
-_EXPOSED_HEADERS = ("Location", "Content-Location", "Retry-After")
 
 
 def create_app(
@@ -63,7 +59,7 @@ def create_app(
         logger=context.service.logger,
         max_body_bytes=context.settings.max_body_bytes,
         timeout_s=context.settings.request_timeout_s,
-        any_media_type=ECHO,
+        is_json=lambda path: path != ECHO,
     )
     app.add_middleware(
         AccessMiddleware,
@@ -73,14 +69,7 @@ def create_app(
         sockets=frozenset(route.path for route in routes.routes if isinstance(route, WebSocketRoute)),
     )
     app.add_middleware(AnswerMiddleware, logger=context.service.logger, cacheable=PUBLIC_FOLDER)
-    origins = context.access.origins
-    app.add_middleware(
-        _Cors,
-        allow_origins=sorted(origins) if origins is not None else ["*"],
-        allow_methods=["GET", "HEAD", "POST", "DELETE"],
-        allow_headers=_REQUEST_HEADERS,
-        expose_headers=_EXPOSED_HEADERS,
-    )
+    app.add_middleware(Cors, access=context.access)
     app.mount("/web", StaticFiles(directory=PAGES), name="web")
     make_schema = app.openapi
     keyed = context.access.key is not None
@@ -91,15 +80,6 @@ def create_app(
 
     app.openapi = openapi  # type: ignore[method-assign]
     return app
-
-
-class _Cors(CORSMiddleware):
-    """Cross-origin requests (WHATWG Fetch, section 3.3); a preflight's answer is not cached by HTTP caches either."""
-
-    def preflight_response(self, request_headers: Headers) -> Response:
-        response = super().preflight_response(request_headers)
-        response.headers["Cache-Control"] = "no-store"
-        return response
 
 
 def _answer(request: Request, error: ChatError) -> Response:

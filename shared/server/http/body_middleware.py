@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -20,24 +20,24 @@ _LINGER_BODIES = 8
 class BodyMiddleware:
     """Reads the whole body of a POST and hands it on in one message. Pure ASGI, because BaseHTTPMiddleware hides disconnects.
 
-    ``any_media_type`` is the path of the one route that counts the bytes of a body and does not read them.
+    ``is_json`` tells of a path whether its body has to be JSON without a Content-Encoding.
     """
 
     def __init__(
-        self, app: ASGIApp, logger: Logger, max_body_bytes: int, timeout_s: float, any_media_type: str
+        self, app: ASGIApp, logger: Logger, max_body_bytes: int, timeout_s: float, is_json: Callable[[str], bool]
     ) -> None:
         self._app = app
         self._logger = logger
         self._max_body_bytes = max_body_bytes
         self._timeout_s = timeout_s
-        self._any_media_type = any_media_type
+        self._is_json = is_json
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or scope["method"] != "POST":
             await self._app(scope, receive, send)
             return
         headers = Headers(scope=scope)
-        is_json = scope["path"] != self._any_media_type
+        is_json = self._is_json(scope["path"])
         advice: dict[str, str] = {}
         try:
             if is_json and headers.get("content-encoding", "identity").strip().lower() not in ("", "identity"):

@@ -50,13 +50,14 @@ def _page(context: ServerContext, name: str) -> Response:
     # A policy has no form for IPv6 addresses; a page opened under one reaches its own server as 'self'.
     scheme = context.web_scheme
     origins = sorted(origin for origin in context.access.origins or {f"{scheme}:"} if "[" not in origin)
-    # The relays of the race's slow network may run too (python -m compare relay --all).
-    relays = [
-        f"{scheme}://{name}:{there.relay_port}"
+    # Servers' ports for pages, and the relays of the race's slow network, may be open too (python -m compare relay --all).
+    origins += [
+        f"{scheme}://{name}:{port}"
         for name in ("127.0.0.1", "localhost")
         for there in context.pages.values()
+        for port in (there.port, there.relay_port)
+        if f"{scheme}://{name}:{port}" not in origins
     ]
-    origins += relays
     sockets = [origin.replace("http", "ws", 1) for origin in origins]
     policy = {
         "default-src": "'none'",

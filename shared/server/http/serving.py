@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from importlib.metadata import version
 
 import uvicorn
@@ -26,13 +27,23 @@ from shared.transports import Transport
 
 async def serve(app: FastAPI, context: ServerContext, listener: socket.socket, stopping: Stopping) -> None:
     """Run an app under uvicorn until a signal, then drain it."""
-    bodies = OpenBodies(app, context.service.logger)
-    server = uvicorn_adapter.Server(uvicorn_config(bodies, context.settings, context.certificate))
+    async with running(OpenBodies(app, context.service.logger), context, listener, stopping) as serving:
+        await first_of(stopping.drain(context.service), asyncio.shield(serving))
+
+
+@asynccontextmanager
+async def running(
+    app: ASGIApp, context: ServerContext, listener: socket.socket, stopping: Stopping
+) -> AsyncIterator[asyncio.Task[None]]:
+    """An app under uvicorn, as a task; at the end of the block its last answers are sent, unless a second signal came."""
+    server = uvicorn_adapter.Server(uvicorn_config(app, context.settings, context.certificate))
     serving = asyncio.create_task(server.serve(sockets=[listener]))
-    await first_of(stopping.drain(context.service), asyncio.shield(serving))
-    server.should_exit = True
-    server.force_exit = stopping.insisted.is_set()
-    await serving
+    try:
+        yield serving
+    finally:
+        server.should_exit = True
+        server.force_exit = stopping.insisted.is_set()
+        await serving
 
 
 def uvicorn_config(app: ASGIApp, settings: Settings, certificate: Certificate | None = None) -> uvicorn.Config:

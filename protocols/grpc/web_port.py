@@ -1,0 +1,50 @@
+"""The port for pages beside the gRPC port: ``GRPC_WEB_PORT``, and the extra ``web`` that it needs."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import socket
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from protocols import TRANSPORTS
+from shared.config import Settings, optional_port
+from shared.server import launch
+
+MISSING = 'off, because connectrpc is not installed: pip install -e ".[web]"'
+_ROW = TRANSPORTS["grpc"]
+
+
+@dataclass(frozen=True, slots=True)
+class PageListener:
+    """``listener`` is the socket of the port for pages. ``off``: why there is none, where nobody has asked for that."""
+
+    listener: socket.socket | None
+    off: str | None = None
+
+    @property
+    def port(self) -> int | None:
+        """The number of the port; None where there is none."""
+        return None if self.listener is None else int(self.listener.getsockname()[1])
+
+
+@contextlib.contextmanager
+def page_listening(host: str, port: int, settings: Settings) -> Iterator[PageListener]:
+    """Bind the port for pages of a server on ``port``. Raises ValueError without the extra, OSError for a taken port."""
+    number = _ROW.page_port(port)
+    name = _ROW.page_port_setting
+    if number is None:
+        yield PageListener(None)
+        return
+    if importlib.util.find_spec("connectrpc") is None:
+        if optional_port(name) is not None:
+            raise ValueError(f'{name} is set, and connectrpc is not installed: pip install -e ".[web]", or {name}=off')
+        yield PageListener(None, MISSING)
+        return
+    try:
+        listener = launch.listen(host, number, settings.stall_timeout_s)
+    except OSError as error:
+        raise OSError(f"{error}, or another {name}") from error
+    with contextlib.closing(listener):
+        yield PageListener(listener)

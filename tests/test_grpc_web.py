@@ -1,0 +1,280 @@
+"""The port for pages beside the gRPC port: gRPC-Web and Connect, by curl, buf and connect's own clients for node."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import importlib.util
+import json
+import signal
+import socket
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from google.rpc.error_details_pb2 import ErrorInfo  # type: ignore[import-untyped]
+
+from protocols.grpc import web_port
+from protocols.processes import Server, serving
+from shared.config import Settings
+from tests import connect_js
+from tests.certificates import ca_file, tls_settings
+from tests.conftest import FAST, KEY, Servers, until
+from tests.parts import part
+
+HERE = Path(connect_js.__file__).parent
+ROOT = HERE.parents[1]
+SERVICE = "chat.ChatService"
+OURS = "http://localhost:8002"
+
+
+@pytest.fixture(autouse=True, scope="module")
+def installed() -> None:
+    part("connectrpc")
+
+
+async def program(*command: str | Path) -> tuple[int, str, str]:
+    """The exit status, stdout and stderr of a program."""
+    process = await asyncio.create_subprocess_exec(
+        *command, cwd=ROOT, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
+    )
+    async with asyncio.timeout(60):
+        out, err = await process.communicate()
+    assert process.returncode is not None
+    return process.returncode, out.decode(errors="replace"), err.decode(errors="replace")
+
+
+async def curl(server: Server, rpc: str, body: str | None, *more: str) -> tuple[int, dict[str, str], Any]:
+    """A unary call in JSON, with curl: status, headers, answer."""
+    data = () if body is None else ("-H", "Content-Type: application/json", "-d", body)
+    where = f"{server.page_url}/{rpc if '/' in rpc or not rpc[0].isupper() else f'{SERVICE}/{rpc}'}"
+    _, out, _ = await program(part("curl").path, "-s", "-i", *data, *more, where)
+    head, _, answer = out.partition("\r\n\r\n")
+    lines = head.split("\r\n")
+    headers = {name.lower(): value for name, _, value in (line.partition(": ") for line in lines[1:])}
+    return int(lines[0].split()[1]), headers, json.loads(answer) if answer.startswith("{") else answer
+
+
+async def buf(server: Server, protocol: str, rpc: str, body: str, *more: str) -> tuple[int, list[dict[str, Any]], str]:
+    """A call with buf: exit status, answers, stderr."""
+    command = (
+        str(part("buf").path),
+        "curl",
+        "--protocol",
+        protocol,
+        "--schema",
+        "protocols/grpc/chat.proto",
+        *more,
+        "-d",
+        body,
+    )
+    status, out, err = await program(*command, f"{server.page_url}/{SERVICE}/{rpc}")
+    answers, decoder, at = [], json.JSONDecoder(), 0
+    while at < len(out.rstrip()):
+        answer, at = decoder.raw_decode(out, at)
+        answers.append(answer)
+        at += len(out[at:]) - len(out[at:].lstrip())
+    return status, answers, err
+
+
+def reasons(error: dict[str, Any]) -> list[str]:
+    """The codes of the error table in a Connect error."""
+    values = [base64.b64decode(detail["value"] + "==") for detail in error["details"]]
+    return [ErrorInfo.FromString(value).reason for value in values]
+
+
+@pytest.mark.parametrize("protocol", ["grpcweb", "connect"])
+async def test_buf_reads_a_turn_and_its_refusal(servers: Servers, protocol: str) -> None:
+    body = json.dumps({"message": "/tokens 5 hello"})
+    status, events, err = await buf(servers["grpc"], protocol, "SendMessage", body)
+    assert status == 0, err
+    assert [event["seq"] for event in events] == [str(number + 1) for number in range(len(events))]
+    assert "turnStarted" in events[0]
+    assert "turnCompleted" in events[-1]
+    async with servers["grpc"].client() as client:
+        turn = await client.get_turn(events[0]["turnId"])
+    assert "".join(event["chunk"]["text"] for event in events if "chunk" in event) == turn.text
+    rest = await buf(servers["grpc"], protocol, "ResumeTurn", json.dumps({"turnId": events[0]["turnId"], "after": 3}))
+    assert rest[1] == events[3:]
+    status, _, err = await buf(servers["grpc"], protocol, "ResumeTurn", '{"turnId": "nowhere"}')
+    error = json.loads(err)
+    assert (status, error["code"], reasons(error)) == (40, "not_found", ["TURN_NOT_FOUND"])
+
+
+async def test_curl_calls_in_json(servers: Servers) -> None:
+    server = servers["grpc"]
+    assert (await curl(server, "health", None))[2] == {"status": "ok", "transport": "grpc-web"}
+    status, headers, models = await curl(server, "ListModels", "{}")
+    assert (status, headers["cache-control"], models["models"][0]["model"]) == (200, "no-store", "offline-1")
+    status, _, error = await curl(server, "GetTurn", '{"turnId": "nowhere"}')
+    assert (status, error["code"], reasons(error)) == (404, "not_found", ["TURN_NOT_FOUND"])
+    for body in (
+        '{"turnId',
+        '{"turnId": 5}',
+        "[]",
+        '{"turnId": "\udc80"}'.encode("utf-8", "surrogateescape").decode("latin-1"),
+    ):
+        status, _, error = await curl(server, "GetTurn", body)
+        assert error["code"] in ("invalid_argument", "not_found"), body
+    assert (await curl(server, "Nothing", "{}"))[0] == 404
+    assert (await curl(server, "ListModels", "{}", "-H", "X-Odd: caf\xe9 \xff"))[0] == 200
+    status, _, answer = await curl(
+        server, "imagegeneration.ImageGenerationService/GenerateImage", '{"prompt": "a boat", "size": "64x64"}'
+    )
+    assert (status, base64.b64decode(answer["image"])[1:4]) == (200, b"PNG")
+
+
+async def test_the_key_is_asked_for_with_the_protocols_own_status(keyed: Servers) -> None:
+    server = keyed["grpc"]
+    for header in ("X-Nothing: x", "Authorization: Bearer wrong", "X-API-Key: wrong"):
+        status, _, error = await curl(server, "ListModels", "{}", "-H", header)
+        assert (status, error["code"], reasons(error)) == (401, "unauthenticated", ["UNAUTHENTICATED"])
+    for header in (f"Authorization: Bearer {KEY}", f"X-API-Key: {KEY}"):
+        assert (await curl(server, "ListModels", "{}", "-H", header))[0] == 200
+    status, _, err = await buf(server, "grpcweb", "SendMessage", '{"message": "hello"}')
+    assert (status >> 3, json.loads(err)["code"]) == (16, "unauthenticated")
+
+
+async def test_a_page_of_ours_may_call_and_another_may_not(servers: Servers) -> None:
+    server = servers["grpc"]
+    names = "connect-protocol-version,x-grpc-web,x-user-agent,grpc-timeout,authorization"
+    asked = ("-X", "OPTIONS", "-H", f"Origin: {OURS}", "-H", "Access-Control-Request-Method: POST")
+    more = ("-H", f"Access-Control-Request-Headers: {names}")
+    status, headers, _ = await curl(server, "SendMessage", None, *asked, *more)
+    assert (status, headers["access-control-allow-origin"]) == (200, OURS)
+    assert "x-grpc-web" in headers["access-control-allow-headers"].lower()
+    status, headers, _ = await curl(server, "ListModels", "{}", "-H", f"Origin: {OURS}")
+    assert status == 200
+    exposed = {name.strip().lower() for name in headers["access-control-expose-headers"].split(",")}
+    assert {"grpc-status", "grpc-message", "grpc-status-details-bin"} <= exposed
+    status, headers, error = await curl(server, "ListModels", "{}", "-H", "Origin: http://evil.example")
+    assert (status, error["code"]) == (403, "permission_denied")
+    assert "access-control-allow-origin" not in headers
+    assert (await curl(server, "ListModels", "{}", "-H", "Host: rebound.example"))[0] == 403
+
+
+@pytest.mark.parametrize("kind", ["grpc-web", "connect", "connect-json", "grpc"])
+async def test_connects_own_client_in_node(keyed: Servers, kind: str) -> None:
+    """The same script on both ports: ``grpc`` is the judge that the port for pages says what the gRPC port says."""
+    part("connect-node")
+    server = keyed["grpc"]
+    url = f"http://{server.address}" if kind == "grpc" else server.page_url
+    code = HERE / "node_modules" / ".gen"
+    await _generate(code)
+    command = (part("node").path, HERE / "client.mjs", str(url), kind, code / "protocols/grpc/chat_pb.js", KEY)
+    status, out, err = await program(*command)
+    assert status == 0, err
+    told, rest, unary, stream, unkeyed, chat, cancelled = [json.loads(line) for line in out.splitlines()]
+    assert told["cases"] == ["turnStarted", *["chunk"] * 12, "turnCompleted"]
+    assert rest["rest"] == [11, 12, 13, 14]
+    for refusal in (unary, stream):
+        assert refusal == {"code": "NotFound", "details": ["google.rpc.ErrorInfo"]}
+    assert unkeyed == {"code": "Unauthenticated", "details": ["google.rpc.ErrorInfo"]}
+    assert chat is None if kind == "grpc" else chat["code"] == "Unimplemented"
+    assert cancelled == {"last": "turnCancelled"}
+
+
+async def _generate(folder: Path) -> None:
+    """The messages of chat.proto for node, beside the packages that they import."""
+    await asyncio.to_thread(folder.mkdir, exist_ok=True)
+    await asyncio.to_thread((folder / "package.json").write_text, '{"type": "module"}')
+    plugin = HERE / "node_modules" / ".bin" / "protoc-gen-es"
+    command = (
+        sys.executable,
+        "-m",
+        "grpc_tools.protoc",
+        "-I.",
+        f"--plugin=protoc-gen-es={plugin}",
+        f"--es_out={folder}",
+    )
+    status, _, err = await program(*command, "--es_opt=target=js", "protocols/grpc/chat.proto")
+    assert status == 0, err
+
+
+async def test_the_committed_bundle_is_what_its_sources_give() -> None:
+    part("esbuild")
+    status, _, err = await program(sys.executable, "-m", "tests.connect_js", "--check")
+    assert status == 0, err
+
+
+async def test_leaving_is_not_cancelling(servers: Servers) -> None:
+    server = servers["grpc"]
+    command = (str(part("buf").path), "curl", "--protocol", "grpcweb", "--schema", "protocols/grpc/chat.proto", "-d",
+               '{"message": "/tokens 60 /stall 3 hello"}', f"{server.page_url}/{SERVICE}/SendMessage")  # fmt: skip
+    process = await asyncio.create_subprocess_exec(*command, cwd=ROOT, stdout=asyncio.subprocess.PIPE)
+    assert process.stdout is not None
+    while b'"turnId"' not in (line := await process.stdout.readline()):
+        assert line
+    turn_id = line.split(b'"')[3].decode()
+    async with server.client() as client:
+        before = (await client.stats()).streams_active
+        assert before >= 1
+        process.kill()
+        await process.communicate()
+
+        async def left() -> bool:
+            return (await client.stats()).streams_active < before
+
+        await until(left)
+        assert (await client.get_turn(turn_id)).status == "running"
+        await client.cancel(turn_id)
+
+
+async def test_a_draining_server_ends_a_call_with_unavailable() -> None:
+    env = {**FAST, "STORE_URL": "sqlite://", "DRAIN_S": "0.5"}
+    async with serving("grpc", env=env) as server:
+        calling = asyncio.create_task(
+            buf(server, "connect", "SendMessage", '{"message": "/tokens 9 /stall 600 hello"}')
+        )
+        async with server.client() as client:
+
+            async def running() -> bool:
+                return (await client.stats()).streams_active == 1
+
+            await until(running)
+        status = await server.stop(signal.SIGTERM)
+        _, events, err = await calling
+    assert status == 0
+    assert "turnInterrupted" in events[-1] or json.loads(err)["code"] == "unavailable"
+
+
+async def test_over_tls() -> None:
+    env = {**FAST, "STORE_URL": "sqlite://", **tls_settings()}
+    async with serving("grpc", env=env) as server:
+        assert str(server.page_url).startswith("https://127.0.0.1:")
+        trusting = ("--cacert", ca_file())
+        assert (await curl(server, "health", None, *trusting))[0] == 200
+        own = ("-H", "Origin: https://localhost:8002")
+        status, headers, _ = await curl(server, "ListModels", "{}", *trusting, *own)
+        assert (status, headers["access-control-allow-origin"]) == (200, "https://localhost:8002")
+        assert (await buf(server, "grpcweb", "SendMessage", '{"message": "hello"}', *trusting))[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("setting", "installed", "found"),
+    [
+        (None, True, "bound"),
+        (None, False, "off, because connectrpc is not installed"),
+        ("off", False, ""),
+        ("off", True, ""),
+        ("0", False, "GRPC_WEB_PORT is set, and connectrpc is not installed"),
+        ("70000", True, "GRPC_WEB_PORT: a port is 0 to 65535, or off"),
+        ("taken", True, "another GRPC_WEB_PORT"),
+    ],
+)
+def test_the_setting(setting: str | None, installed: bool, found: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir("/")
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        if setting is not None:
+            monkeypatch.setenv("GRPC_WEB_PORT", str(other.getsockname()[1]) if setting == "taken" else setting)
+        if not installed:
+            monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+        try:
+            with web_port.page_listening("127.0.0.1", 0, Settings(_env_file=None)) as pages:
+                said = pages.off or ("bound" if pages.port else "")
+        except (ValueError, OSError) as error:
+            said = str(error)
+    assert said == found if found in ("", "bound") else found in said
