@@ -6,6 +6,7 @@ export class Refused extends Error {
     super(problem.detail || `The server answered ${status}.`);
     this.code = problem.code || "internal";
     this.status = status;
+    this.lastSeq = problem.last_seq ?? 0;
   }
 }
 
@@ -16,7 +17,7 @@ export class Lost extends Error {}
 export class Silent extends Lost {}
 
 /** Refusals that pass: after a lost line the page repeats the request, as shared/client/following.py does. */
-export const PASSING = new Set(["shutting_down", "storage_unavailable", "rate_limited", "too_many_streams"]);
+export const PASSING = new Set(["shutting_down", "storage_unavailable", "rate_limited", "too_many_streams", "cursor_out_of_range"]);
 
 /** The statuses of a gateway that does not reach the server behind it. */
 const GATEWAY = new Set([502, 503, 504]);

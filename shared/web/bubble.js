@@ -42,6 +42,15 @@ export class Bubble {
     }
   }
 
+  /** Show nothing of it any more. */
+  clear() {
+    this.text = "";
+    this.parts.clear();
+    this.picture?.remove();
+    this.picture = null;
+    this.draw();
+  }
+
   see(blob, preview, alt = "") {
     if (!this.picture) {
       this.picture = make("img", { alt });

@@ -87,6 +87,7 @@ async function show(items, asked = null) {
 function add(turn, item, asked) {
   switch (item.type) {
     case "turn_started":
+      if (turn.reply) break;
       begin(turn, item);
       if (asked === null) bubble("user", item.input);
       turn.reply = bubble("model");
@@ -100,13 +101,19 @@ function add(turn, item, asked) {
     case "image_chunk":
       turn.reply.part(item);
       break;
+    case "rewound":
+      turn.arrivals = [];
+      turn.reply?.clear();
+      seam(`the store lost ${item.lostEvents} events that were shown; the answer above is what is kept`);
+      break;
     case "lost":
       state("bad", `line lost after event ${item.after}`);
       seam(`line lost after event ${item.after}: ${item.why}`);
       break;
     case "resumed":
       state("busy", "answering");
-      seam(`back after ${Math.round(item.ms)} ms at event ${item.after}${item.native ? " (by the browser itself)" : ""}: nothing lost, nothing twice`);
+      seam(`back after ${Math.round(item.ms)} ms${item.native ? " (by the browser itself)" : ""}`
+        + (item.after ? ` at event ${item.after}: nothing lost, nothing twice` : ", from the first event"));
       break;
     case "reply":
       begin(turn, item);

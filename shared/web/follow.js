@@ -1,7 +1,8 @@
 // Read a turn to its end over any wire: drop what was seen, and when the line is lost, come back to the cursor with backoff.
+// When the store has lost what was shown, the turn is read again from its first event.
 
 import { Lost, PASSING, Refused, Silent } from "./api.js";
-import { TERMINAL } from "./events.js";
+import { CURSOR_LOST, TERMINAL } from "./events.js";
 import { backoffMs, pause, wokeAt } from "./patience.js";
 
 const GIVE_UP_MS = 30_000;
@@ -9,9 +10,10 @@ const GIVE_UP_MS = 30_000;
 /**
  * Read a turn on a wire to its end: `open()` asks or begins to read, `wire.read(turnId, after)` goes on from a cursor.
  *
- * Yields events, `{type: "lost", after, why}` and `{type: "resumed", after, ms, native}`, or one `{type: "reply"}` on plain REST.
+ * Yields events, `{type: "lost", after, why}` and `{type: "resumed", after, ms, native}`, or one `{type: "reply"}` on plain REST;
+ * `{type: "rewound", after, lostEvents}` when the store has lost events: drop what is shown of the turn, it comes again from seq 1.
  *
- * Both are async generators of events, and of `{type: "lost", why}` where the browser comes back by itself (`native`). Throws Refused,
+ * Both are async generators of events, of `cursor_lost`, and of `{type: "lost", why}` where the browser comes back by itself (`native`). Throws Refused,
  * also after a lost line unless the refusal passes; throws Lost after 30 s without an event, counted from the last waking of the page,
  * and never while the browser is offline.
  */
@@ -34,6 +36,10 @@ export async function* follow(wire, open, turnId = null, after = 0) {
           }
           continue;
         }
+        if (item.type === CURSOR_LOST) {
+          yield rewound(after, item.last_seq);
+          after = 0;
+        }
         if (lostAt !== null) {
           yield { type: "resumed", after, ms: performance.now() - lostAt, native };
           lostAt = null;
@@ -43,7 +49,7 @@ export async function* follow(wire, open, turnId = null, after = 0) {
           yield item;
           return;
         }
-        if (item.seq <= after) continue;
+        if (item.type === CURSOR_LOST || item.seq <= after) continue;
         if (item.seq !== after + 1) throw new Lost(`event ${after + 1} is missing`);
         turnId = item.turn_id;
         after = item.seq;
@@ -52,6 +58,13 @@ export async function* follow(wire, open, turnId = null, after = 0) {
       }
       throw new Lost("the stream ended without its terminal event");
     } catch (error) {
+      if (error instanceof Refused && error.code === CURSOR_LOST && after > 0) {
+        yield rewound(after, error.lastSeq);
+        after = 0;
+        const from = turnId;
+        stream = () => wire.read(from, 0);
+        continue;
+      }
       const passes = error instanceof Lost || (lostAt !== null && error instanceof Refused && PASSING.has(error.code));
       if (!passes) throw error;
       native = false;
@@ -68,4 +81,9 @@ export async function* follow(wire, open, turnId = null, after = 0) {
       stream = () => wire.read(from, seen);
     }
   }
+}
+
+/** The last of the store's events is the turn's end, which was not shown. */
+function rewound(after, lastSeq) {
+  return { type: "rewound", after, lostEvents: Math.max(0, after - lastSeq + 1) };
 }

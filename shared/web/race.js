@@ -70,6 +70,12 @@ class Lane {
           this.say("state", "streaming");
           if (item.type === "reply") this.sha = item.sha256;
         }
+        if (item.type === "rewound") {
+          this.arrivals = [];
+          this.reply = "";
+          this.text.textContent = "";
+          this.say("state", `the store lost ${item.lostEvents} events`);
+        }
         if (item.type === "lost") { this.cuts.push(at); this.say("state", `lost at event ${item.after}: ${item.why}`); }
         if (item.type === "resumed") this.say("state", `back after ${Math.round(item.ms)} ms`);
         if (TERMINAL.has(item.type)) this.sha = item.sha256;

@@ -1,7 +1,7 @@
 // Streamable HTTP in a browser: fetch with a reader, one JSON event a line (NDJSON).
 
-import { Lost, Silent, unbroken } from "../api.js";
-import { eventOf } from "../events.js";
+import { Lost, Refused, Silent, unbroken } from "../api.js";
+import { CURSOR_LOST, eventOf } from "../events.js";
 import { Watch } from "../patience.js";
 
 export const title = "Streamable HTTP (NDJSON)";
@@ -37,6 +37,8 @@ export class Wire {
         this.onFrame("down", line === "" ? "(blank line: heartbeat)" : line, line.length + 1);
         if (line === "") continue;
         const event = eventOf(line);
+        // The stream ends here: what GET refuses with 409.
+        if (event.type === CURSOR_LOST) throw new Refused({ code: CURSOR_LOST, last_seq: event.last_seq });
         [turnId, after] = [event.turn_id, event.seq];
         yield event;
       }

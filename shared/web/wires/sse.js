@@ -1,7 +1,7 @@
 // Server-Sent Events in a browser: POST /turns, then the native EventSource, which comes back by itself with Last-Event-ID.
 
 import { Lost, Silent } from "../api.js";
-import { eventOf, TERMINAL, TYPES } from "../events.js";
+import { CURSOR_LOST, eventOf, TERMINAL, TYPES } from "../events.js";
 import { Inbox } from "../inbox.js";
 import { Watch } from "../patience.js";
 
@@ -54,7 +54,7 @@ export class Wire {
           continue;
         }
         const event = eventOf(data);
-        after = event.seq;
+        after = event.type === CURSOR_LOST ? 0 : event.seq;
         yield event;
         if (TERMINAL.has(event.type)) return;
       }

@@ -1,7 +1,7 @@
 // WebSocket in a browser: one native socket for everything; turns of all windows of the session arrive on it.
 
 import { Lost, parsed, PASSING, Refused, requestKey } from "../api.js";
-import { eventOf, TERMINAL } from "../events.js";
+import { CURSOR_LOST, eventOf, TERMINAL } from "../events.js";
 import { Inbox } from "../inbox.js";
 import { backoffMs, elapsed, pause, Watch } from "../patience.js";
 
@@ -233,7 +233,8 @@ class Connection {
         this.wire.onUpdate(message);
         break;
       case "resumed":
-        if (message.status !== "running" && message.after === message.last_seq) this.turns.get(message.turn_id)?.end();
+        if (message.lost) this.turns.get(message.turn_id)?.put({ ...message, type: CURSOR_LOST });
+        else if (message.status !== "running" && message.after === message.last_seq) this.turns.get(message.turn_id)?.end();
         break;
     }
   }
