@@ -46,7 +46,7 @@ class Transport(transports.Transport):
 
     def client(self, address: str | None = None, **options: Any) -> ChatClient:
         """A client of this transport; ``options`` are ChatClient's."""
-        return self.client_class()(address or self.address, **options)
+        return self.client_class()(address or self.address, **{"http2_word": HTTP2_WORD, **options})
 
 
 _ROWS = (
@@ -77,7 +77,9 @@ _ROWS = (
         default_port=50051,
         tokens=True,
         holds=True,
+        http2=True,
         page_word="grpc-web",
     ),
 )
 TRANSPORTS: dict[str, Transport] = {row.word: row for row in _ROWS}
+HTTP2_WORD = next(row.word for row in _ROWS if row.http2)

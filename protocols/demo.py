@@ -24,7 +24,7 @@ from protocols.demo_report import compare_runs, model_output, show_runs
 from protocols.demo_view import DemoView, TransportRun
 from protocols.live import open_console
 from protocols.processes import serving_all
-from shared.client.protocol import ChatClient, Item, Lost, Resumed, Rewound, collect
+from shared.client.protocol import ChatClient, Item, Lost, Reconnected, Rewound, collect
 from shared.config import Settings, settings_problems, tls_environment
 from shared.errors import ChatError, ConnectionLost
 from shared.events import Chunk, ImageChunk
@@ -133,7 +133,7 @@ async def _play(client: ChatClient, run: TransportRun, view: DemoView, args: arg
         for turn_id in run.turn_ids:
             async with aclosing(client.read(turn_id, 0)) as items:
                 async for item in items:
-                    if not isinstance(item, Lost | Resumed | Rewound | Reply | Picture):
+                    if not isinstance(item, Lost | Reconnected | Rewound | Reply | Picture):
                         run.log.append(item)
         run.step = "done"
     except (ChatError, ConnectionLost) as error:
@@ -152,7 +152,7 @@ async def _read(run: TransportRun, items: AsyncGenerator[Item, None]) -> Reply |
         async for item in items:
             if isinstance(item, Rewound):
                 run.fold = Fold()
-            if isinstance(item, Lost | Resumed | Rewound):
+            if isinstance(item, Lost | Reconnected | Rewound):
                 continue
             if first_ms is None and isinstance(item, Chunk | ImageChunk | Reply | Picture):
                 first_ms = (time.perf_counter() - begun) * 1000

@@ -12,8 +12,9 @@ from shared.config import configured_port, optional_port
 class Transport:
     """One transport: ``word`` is what one types, ``title`` its name.
 
-    ``scheme`` is ``http`` where a browser's page can reach the server. ``tokens``: the reply arrives token by token. ``holds``: one
-    connection carries many turns, both ways. The relays that damage the line on purpose listen ``relay_offset`` above each server.
+    ``scheme`` is ``http`` where a browser's page can reach the server. ``tokens``: the reply arrives token by token.
+    ``holds``: one connection carries many turns, both ways. ``http2``: the server speaks HTTP/2 alone. The relays that
+    damage the line on purpose listen ``relay_offset`` above each server.
     ``page_word``: the word of a second port, for the scripts of pages, of a server whose own protocol no page can speak.
     """
 
@@ -23,6 +24,7 @@ class Transport:
     default_port: int
     tokens: bool = False
     holds: bool = False
+    http2: bool = False
     relay_offset: int
     page_word: str | None = None
 

@@ -12,7 +12,7 @@ from starlette.types import Receive, Scope, Send
 
 from shared.config import Settings
 from shared.server.http.serving import uvicorn_config
-from shared.server.http.uvicorn_adapter import Server
+from shared.server.http.uvicorn_adapter import AdaptedServer
 from shared.server.launch import listen
 from tests.parts import part
 
@@ -35,7 +35,7 @@ async def test_every_case_passes(tmp_path: Path) -> None:
     part("kosoku")
     settings = Settings(_env_file=None)
     listener = listen("127.0.0.1", 0, settings.stall_timeout_s)
-    server = Server(uvicorn_config(echo, settings))
+    server = AdaptedServer(uvicorn_config(echo, settings))
     serving = asyncio.create_task(server.serve(sockets=[listener]))
     included = [word for group in GROUPS for word in ("-i", group)]
     address = f"127.0.0.1:{listener.getsockname()[1]}"

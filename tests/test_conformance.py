@@ -18,7 +18,7 @@ import msgspec
 import pytest
 from PIL import Image
 
-from shared.client.protocol import Ask, ChatClient, Item, Lost, Resumed, Rewound, collect, collect_picture
+from shared.client.protocol import Ask, ChatClient, Item, Lost, Reconnected, Rewound, collect, collect_picture
 from shared.errors import ChatError
 from shared.events import (
     AnyEvent,
@@ -146,7 +146,7 @@ async def told(client: ChatClient, session_id: str, items: AsyncGenerator[Item, 
     try:
         async with aclosing(items):
             async for item in items:
-                assert not isinstance(item, Lost | Resumed | Rewound)
+                assert not isinstance(item, Lost | Reconnected | Rewound)
                 if isinstance(item, Reply):
                     reply = item
                 elif isinstance(item, Picture):
@@ -174,7 +174,7 @@ async def read(client: ChatClient, turn_id: str, after: int = 0) -> list[AnyEven
     events: list[AnyEvent] = []
     async with aclosing(client.read(turn_id, after)) as items:
         async for item in items:
-            assert not isinstance(item, Lost | Resumed | Rewound | Reply | Picture)
+            assert not isinstance(item, Lost | Reconnected | Rewound | Reply | Picture)
             events.append(item)
     return events
 

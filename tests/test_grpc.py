@@ -23,7 +23,7 @@ from protocols.grpc import chat_pb2 as pb
 from protocols.grpc.chat_pb2_grpc import ChatServiceStub
 from protocols.grpc.status import from_details, to_status
 from protocols.processes import serving
-from shared.client.protocol import Ask, ChatClient, Lost, Resumed, collect, collect_picture
+from shared.client.protocol import Ask, ChatClient, Lost, Reconnected, collect, collect_picture
 from shared.errors import ERRORS, ChatError, ConnectionLost, ErrorCode, ServerAbsent
 from shared.events import Chunk, TurnCancelled, TurnInterrupted, TurnStarted
 from shared.reply import text_sha256
@@ -232,8 +232,8 @@ async def test_a_cut_of_ours_and_one_of_the_line_are_both_resumed(servers: Serve
             elif isinstance(item, Chunk) and item.seq == 12:
                 assert relay.cut() >= 1
     kinds = Counter(type(item).__name__ for item in items)
-    assert kinds["Lost"] == kinds["Resumed"] == 2
-    assert [item.seq for item in items if not isinstance(item, Lost | Resumed)] == list(range(1, 43))  # type: ignore[union-attr]
+    assert kinds["Lost"] == kinds["Reconnected"] == 2
+    assert [item.seq for item in items if not isinstance(item, Lost | Reconnected)] == list(range(1, 43))  # type: ignore[union-attr]
 
 
 async def test_a_cut_without_resuming_is_the_connection_lost(servers: Servers) -> None:
@@ -381,8 +381,8 @@ async def test_a_reader_of_a_dead_server_goes_on_with_the_next_one(make_servers:
             async with serving("grpc", port=port, env=servers.env):
                 await reading
     assert isinstance(items[-1].seq, int)
-    assert [item.seq for item in items if not isinstance(item, Lost | Resumed)] == list(range(1, 23))
-    assert [type(item) for item in items if isinstance(item, Lost | Resumed)] == [Lost, Resumed]
+    assert [item.seq for item in items if not isinstance(item, Lost | Reconnected)] == list(range(1, 23))
+    assert [type(item) for item in items if isinstance(item, Lost | Reconnected)] == [Lost, Reconnected]
 
 
 async def read_all(client: ChatClient, turn_id: str, items: list[Any]) -> None:

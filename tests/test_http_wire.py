@@ -21,7 +21,7 @@ from shared.config import Settings
 from shared.server.http.app import create_app
 from shared.server.http.serving import serve
 from shared.server.launch import open_context
-from shared.server.signals import Stopping
+from shared.server.stopping import Stopping
 from tests.conftest import FAST, KEY, MakeServers, Servers, until
 from tests.raw_http import Answer, ask, exchange, fields_of, line
 

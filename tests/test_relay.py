@@ -12,7 +12,7 @@ from dataclasses import fields
 
 import pytest
 
-from compare.lines.connection import Connection
+from compare.lines.connection import RelayedConnection
 from compare.lines.faults import NETWORKS, Faults
 from compare.lines.positions import EVENT_START
 from compare.lines.relay import Relay
@@ -74,7 +74,7 @@ async def connect(relay: Relay) -> Streams:
     return await asyncio.open_connection(host, int(port))
 
 
-async def ended(relay: Relay) -> Connection:
+async def ended(relay: Relay) -> RelayedConnection:
     """The next connection that ends."""
     return await asyncio.wait_for(relay.finished.get(), 5)
 

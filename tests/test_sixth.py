@@ -18,7 +18,7 @@ from compare.lines.faults import Faults
 from compare.lines.relay import Relay
 from protocols import TRANSPORTS
 from protocols.processes import serving
-from shared.client.protocol import Lost, Resumed
+from shared.client.protocol import Lost, Reconnected
 from shared.events import Chunk, TurnCompleted
 
 assert pathlib.Path(__import__("protocols").__file__).is_relative_to(pathlib.Path.cwd())
@@ -30,7 +30,7 @@ async def main():
                 async with TRANSPORTS["poll"].client(relay.address) as client:
                     items = [item async for item in client.chat("/tokens 20 hello")]
     assert sum(isinstance(item, Chunk) for item in items) == 20
-    assert [type(item) for item in items if isinstance(item, Lost | Resumed)] == [Lost, Resumed]
+    assert [type(item) for item in items if isinstance(item, Lost | Reconnected)] == [Lost, Reconnected]
     assert isinstance(items[-1], TurnCompleted)
     print("the same chat")
 

@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager
 import pytest
 
 from protocols import TRANSPORTS
-from shared.client.protocol import Item, Lost, Resumed, collect
+from shared.client.protocol import Item, Lost, Reconnected, collect
 from shared.errors import ChatError, ConnectionLost, NotOurServer
 from shared.events import Chunk, TurnCompleted
 from tests.conftest import WORDS, Servers
@@ -161,7 +161,7 @@ async def test_a_gateway_that_cannot_reach_the_server_is_a_lost_connection(
         client = TRANSPORTS[word].client(address)
         items = [item async for item in client.chat("hello")]
         await client.aclose()
-    assert [type(item) for item in items[:2]] == [Lost, Resumed]
+    assert [type(item) for item in items[:2]] == [Lost, Reconnected]
     assert f"a gateway answered {status}" in items[0].why  # type: ignore[union-attr]
     assert len(items) == 3 if word == "rest" else isinstance(items[-1], TurnCompleted)
 
@@ -216,5 +216,5 @@ async def test_a_stranger_in_the_middle_of_a_turn_is_a_lost_connection(servers: 
     async with listening(portal) as address, TRANSPORTS["ndjson"].client(address) as client:
         async for item in client.chat("/tokens 20 /stall 0.5 hello"):
             items.append(item)
-    assert [type(item) for item in items if isinstance(item, Lost | Resumed)] == [Lost, Resumed]
+    assert [type(item) for item in items if isinstance(item, Lost | Reconnected)] == [Lost, Reconnected]
     assert sum(isinstance(item, Chunk) for item in items) == 20

@@ -7,7 +7,7 @@ import time
 import pytest
 
 from protocols import TRANSPORTS
-from shared.client.protocol import Lost, Resumed, collect
+from shared.client.protocol import Lost, Reconnected, collect
 from shared.events import Chunk, Event, Thinking, TurnCompleted, TurnStarted, event_type
 from tests.conftest import Connect
 
@@ -15,7 +15,7 @@ STREAMING = [word for word, transport in TRANSPORTS.items() if transport.tokens]
 
 
 async def events(stream: object) -> list[Event]:
-    return [item async for item in stream if not isinstance(item, Lost | Resumed)]  # type: ignore[attr-defined]
+    return [item async for item in stream if not isinstance(item, Lost | Reconnected)]  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize("word", STREAMING)

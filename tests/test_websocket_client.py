@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from protocols.processes import Server
-from shared.client.protocol import Ask, ChatClient, Lost, Resumed, collect, collect_picture
+from shared.client.protocol import Ask, ChatClient, Lost, Reconnected, collect, collect_picture
 from shared.errors import ChatError, ConnectionLost, ServerAbsent
 from shared.events import Chunk, TurnCancelled, TurnStarted
 from shared.session import SessionUpdate
@@ -41,7 +41,7 @@ async def test_client_resumes_every_turn_after_a_cut(client: Connect) -> None:
     async def follow(number: int) -> tuple[list[int], list[str]]:
         seqs, notes = [], []
         async for item in one.chat(f"/tokens 40 /stall 0.3 turn {number}"):
-            if isinstance(item, Lost | Resumed):
+            if isinstance(item, Lost | Reconnected):
                 notes.append(type(item).__name__)
             else:
                 assert not isinstance(item, Ask)
@@ -52,7 +52,7 @@ async def test_client_resumes_every_turn_after_a_cut(client: Connect) -> None:
 
     for seqs, notes in await asyncio.gather(*(follow(number) for number in range(3))):
         assert seqs == list(range(1, 43))
-        assert notes == ["Lost", "Resumed"]
+        assert notes == ["Lost", "Reconnected"]
 
 
 async def test_client_watches_a_session(client: Connect) -> None:

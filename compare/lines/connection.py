@@ -49,7 +49,7 @@ class SharedState:
             self.captured.append(CapturedBytes(round(time.time() * 1000, 3), connection, direction, data))
 
 
-class Connection:
+class RelayedConnection:
     """One relayed connection.
 
     ``up_bytes`` counts what the client sent; ``down_bytes`` and ``events`` count what the client was given. ``faulted`` is True

@@ -6,7 +6,7 @@ import asyncio
 from contextlib import aclosing
 
 from compare.lines.capture import Direction
-from compare.lines.connection import Connection
+from compare.lines.connection import RelayedConnection
 from compare.lines.positions import EventFinder, fault_position
 from compare.lines.shaping import ArrivalClock, buffered, in_flight_bytes, steps
 
@@ -19,7 +19,11 @@ class OneDirection:
     """Reads bytes at one end of a connection and writes them at the other end when they are due."""
 
     def __init__(
-        self, connection: Connection, direction: Direction, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+        self,
+        connection: RelayedConnection,
+        direction: Direction,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
     ) -> None:
         self._connection = connection
         self._direction: Direction = direction

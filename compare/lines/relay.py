@@ -10,7 +10,7 @@ import contextlib
 import socket
 from typing import Self
 
-from compare.lines.connection import Connection, SharedState
+from compare.lines.connection import RelayedConnection, SharedState
 from compare.lines.direction import READ_BYTES, OneDirection
 from compare.lines.faults import Faults
 
@@ -40,8 +40,8 @@ class Relay(SharedState):
         super().__init__(faults or Faults(), capture=capture, seed=seed)
         name, _, number = target.rpartition("/")[2].rpartition(":")
         self.target = (name.strip("[]"), int(number))
-        self.connections: list[Connection] = []
-        self.finished: asyncio.Queue[Connection] = asyncio.Queue()
+        self.connections: list[RelayedConnection] = []
+        self.finished: asyncio.Queue[RelayedConnection] = asyncio.Queue()
         self._listen_on = (host, port)
         self._listener: asyncio.Server | None = None
         self._running: set[asyncio.Task[None]] = set()
@@ -89,7 +89,7 @@ class Relay(SharedState):
             connection.discarding = True
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        connection = Connection(self, len(self.connections), writer)
+        connection = RelayedConnection(self, len(self.connections), writer)
         self.connections.append(connection)
         task = asyncio.current_task()
         assert task is not None
@@ -107,7 +107,7 @@ class Relay(SharedState):
             self.finished.put_nowait(connection)
 
     async def _relay(
-        self, connection: Connection, client_reader: asyncio.StreamReader, client: asyncio.StreamWriter
+        self, connection: RelayedConnection, client_reader: asyncio.StreamReader, client: asyncio.StreamWriter
     ) -> None:
         """Relay until both ends have closed or the connection is cut."""
         if self.refusing:
@@ -140,7 +140,7 @@ class Relay(SharedState):
             connection.close("closed", reset=True)
 
 
-async def _wait_for_cut(connection: Connection) -> None:
+async def _wait_for_cut(connection: RelayedConnection) -> None:
     await connection.cut_asked.wait()
     raise _Cut
 

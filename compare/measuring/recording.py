@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from compare.measuring.lanes import RunningLane, generated_tokens
 from compare.measuring.turns import Arrival, TurnRecord
-from shared.client.protocol import ChatClient, Item, Lost, Resumed, Rewound
+from shared.client.protocol import ChatClient, Item, Lost, Reconnected, Rewound
 from shared.errors import ChatError, ConnectionLost
 from shared.events import AnyEvent, Chunk, ImageChunk, event_type
 from shared.reply import Picture, Reply
@@ -163,7 +163,7 @@ def _arrival(record: TurnRecord, item: Item) -> Arrival:
             return Arrival(ms, "picture", 0, None, len(item.image))
         case Lost():
             return Arrival(ms, "lost", item.after, None, 0)
-        case Resumed():
+        case Reconnected():
             return Arrival(ms, "resumed", item.after, None, 0)
         case Rewound():
             return Arrival(ms, "rewound", item.after, None, 0)

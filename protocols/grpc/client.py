@@ -53,7 +53,7 @@ class Client(ChatClient):
     holds_connection = True
 
     def __init__(self, address: str, *, gzip: bool = False, **options: Any) -> None:
-        super().__init__(address.rstrip("/"), **options)
+        super().__init__(address.rstrip("/"), **{"http2_word": self.transport, **options})
         host_port = self.address.rpartition("://")[2]
         self.address = f"grpcs://{host_port}" if self._uses_tls else host_port
         given = {"authorization": f"Bearer {self._key}" if self._key else "", "accept-encoding": "gzip" if gzip else ""}

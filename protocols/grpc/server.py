@@ -26,7 +26,7 @@ from shared.events import IMAGE_CHUNK_BYTES, TurnFailed
 from shared.server import launch
 from shared.server.context import ServerContext
 from shared.server.echo import echo_enabled, shown
-from shared.server.signals import Stopping
+from shared.server.stopping import Stopping
 from shared.store.record import Record
 
 CHAT = pb.DESCRIPTOR.services_by_name["ChatService"]

@@ -14,7 +14,7 @@ from protocols.grpc.web_port import page_listening
 from shared.config import Settings
 from shared.server import launch
 from shared.server.context import ServerContext
-from shared.server.signals import Stopping
+from shared.server.stopping import Stopping
 from shared.server.tls import certificate
 
 _MAX_METADATA_BYTES = 16 * 1024

@@ -9,7 +9,7 @@ from shared.chat.dependencies import Dependencies
 from shared.chat.generation import Generation
 from shared.errors import ChatError
 from shared.session import SessionUpdate, TurnBegan
-from shared.store.protocol import Lost, Moved, News, Pushed, Signal
+from shared.store.protocol import Moved, News, NewsLost, Pushed, Signal
 
 _RETRY_S = 1.0
 
@@ -43,7 +43,7 @@ class Watch:
                 await turn_logs.apply(news)
             case Moved():
                 await turn_logs.look(news.turn_id)
-            case Lost():
+            case NewsLost():
                 await self._look_at_everything()
 
     def _wanted(self) -> bool:

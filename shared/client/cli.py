@@ -41,7 +41,7 @@ def main(client: type[ChatClient], argv: Sequence[str] | None, transports: Trans
     parser.add_argument("--model", metavar="ID", help="model to ask (default: the session's, else the server's)")
     parser.add_argument("--plain", action="store_true", help="the shell prints raw text instead of Markdown")
     args = _parsed(parser, argv)
-    return _guarded(word, lambda settings: _chat(client, args, settings, transports))
+    return _guarded(word, lambda settings: _chat(transports[word], args, settings, transports))
 
 
 def image_main(client: type[ChatClient], argv: Sequence[str] | None, transports: Transports) -> int:
@@ -53,7 +53,7 @@ def image_main(client: type[ChatClient], argv: Sequence[str] | None, transports:
     parser.add_argument("--size", metavar="WxH", help="such as 512x512 (default: 1024x1024)")
     parser.add_argument("--out", metavar="FILE", type=Path, help="default: a new file named after the prompt")
     args = _parsed(parser, argv)
-    return _guarded(word, lambda settings: _image(client, args, settings, transports))
+    return _guarded(word, lambda settings: _image(transports[word], args, settings))
 
 
 def _add_common(parser: argparse.ArgumentParser, word: str) -> None:
@@ -162,15 +162,14 @@ def _absence_explained(transport: Transport, address: str) -> Iterator[None]:
         raise ServerAbsent(absent(transport.word, address, transport.port())) from error
 
 
-async def _chat(make: type[ChatClient], args: argparse.Namespace, settings: Settings, transports: Transports) -> int:
-    transport = transports[make.transport]
+async def _chat(transport: Transport, args: argparse.Namespace, settings: Settings, transports: Transports) -> int:
     address = _address(transport, args, args.port)
     options = _options(args, settings)
     with _absence_explained(transport, address):
         if args.message is None:
-            return await _shell(make(address, **options), args, settings, transports)
+            return await _shell(transport.client(address, **options), args, settings, transports)
         message = _stdin() if args.message == "-" else args.message
-        async with make(address, **options) as client:
+        async with transport.client(address, **options) as client:
             session_id = await find_session(client, args.session) if args.session is not None else None
             ask = Ask(text=message, session_id=session_id, model_id=args.model)
             return await print_reply(client, ask, raw=args.json)
@@ -184,13 +183,12 @@ def _stdin() -> str:
     return _entered(given.removeprefix("\ufeff").replace("\r\n", "\n"), "stdin")
 
 
-async def _image(make: type[ChatClient], args: argparse.Namespace, settings: Settings, transports: Transports) -> int:
-    transport = transports[make.transport]
+async def _image(transport: Transport, args: argparse.Namespace, settings: Settings) -> int:
     address = _address(transport, args, args.port)
     if args.out is not None and not args.out.absolute().parent.is_dir():
         raise ChatError("invalid_request", f"There is no folder {text.line(str(args.out.absolute().parent))}.")
     with _absence_explained(transport, address):
-        async with make(address, **_options(args, settings)) as client:
+        async with transport.client(address, **_options(args, settings)) as client:
             session_id = await find_session(client, args.session) if args.session is not None else None
             ask = Ask(text=args.prompt, kind="image", size=args.size, session_id=session_id)
             return await save_picture(client, ask, args.out, raw=args.json)

@@ -42,7 +42,7 @@ class Lost:
 
 
 @dataclass(frozen=True, slots=True)
-class Resumed:
+class Reconnected:
     """The stream goes on after seq ``after``: ``elapsed_ms`` after it was lost, at the ``attempts``-th try."""
 
     after: int
@@ -70,7 +70,7 @@ class Rewound:
         return max(0, self.after - self.last_seq + 1)
 
 
-Item = AnyEvent | Reply | Picture | Lost | Resumed | Rewound
+Item = AnyEvent | Reply | Picture | Lost | Reconnected | Rewound
 Attempt = Callable[[], AsyncGenerator[Received, None]]
 
 
@@ -110,7 +110,7 @@ async def follow(
 ) -> AsyncGenerator[Item, None]:
     """Read one turn to its end: ``first`` opens the stream, later attempts repeat it or read on from the cursor.
 
-    Yields every event once, Lost and Resumed in between; after Rewound the events come again from seq 1. ``resume=False``:
+    Yields every event once, Lost and Reconnected in between; after Rewound the events come again from seq 1. ``resume=False``:
     the first lost connection is the end. ``give_up_s``: the longest time without a new event. Raises ChatError for a
     refusal, ConnectionLost when it gives up.
     """
@@ -128,7 +128,7 @@ async def follow(
                         yield check.rewound(item.last_seq)
                     if lost_at is not None:
                         client.counts.resumed += 1
-                        yield Resumed(check.after, attempts, round((time.monotonic() - lost_at) * 1000, 3))
+                        yield Reconnected(check.after, attempts, round((time.monotonic() - lost_at) * 1000, 3))
                         lost_at, attempts = None, 0
                     if isinstance(item, Reply | Picture):
                         _check_whole(item)
@@ -220,7 +220,7 @@ async def collect(items: AsyncGenerator[Item, None]) -> Reply:
                 return item
             if isinstance(item, Rewound):
                 fold = Fold()
-            elif not isinstance(item, Lost | Resumed | Picture):
+            elif not isinstance(item, Lost | Reconnected | Picture):
                 fold.add(item)
     return fold.reply()
 
@@ -234,6 +234,6 @@ async def collect_picture(items: AsyncGenerator[Item, None]) -> Picture:
                 return item
             if isinstance(item, Rewound):
                 fold = Fold()
-            elif not isinstance(item, Lost | Resumed | Reply):
+            elif not isinstance(item, Lost | Reconnected | Reply):
                 fold.add(item)
     return fold.picture()

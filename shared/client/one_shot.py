@@ -15,7 +15,7 @@ from shared.client import text
 from shared.client.exit_status import DONE, INTERRUPTED, fail
 from shared.client.files import free_name
 from shared.client.printed import PrintedReply
-from shared.client.protocol import Ask, ChatClient, Item, Lost, Resumed, Rewound
+from shared.client.protocol import Ask, ChatClient, Item, Lost, Reconnected, Rewound
 from shared.errors import ChatError, ConnectionLost
 from shared.events import (
     Chunk,
@@ -63,7 +63,7 @@ async def _print_reply(items: AsyncGenerator[Item, None], *, raw: bool) -> int:
         async with aclosing(items), _ThinkingLine() as thinking:
             async for item in items:
                 thinking.show(item)
-                if isinstance(item, Lost | Resumed | Rewound):
+                if isinstance(item, Lost | Reconnected | Rewound):
                     _notice(item)
                     if isinstance(item, Rewound):
                         printed.rewind()
@@ -129,7 +129,7 @@ def _bad_end(item: Item) -> str | None:
     return None
 
 
-def _notice(item: Lost | Resumed | Rewound) -> None:
+def _notice(item: Lost | Reconnected | Rewound) -> None:
     if isinstance(item, Lost):
         line = f"[lost after seq {item.after}: {text.line(item.why)}]\n"
     elif isinstance(item, Rewound):
@@ -180,7 +180,7 @@ async def _save_picture(items: AsyncGenerator[Item, None], ask: Ask, out: Path |
     fold, picture, stdout = Fold(), None, _Stdout()
     async with aclosing(items):
         async for item in items:
-            if isinstance(item, Lost | Resumed | Rewound):
+            if isinstance(item, Lost | Reconnected | Rewound):
                 _notice(item)
                 if isinstance(item, Rewound):
                     fold, picture = Fold(), None

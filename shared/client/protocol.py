@@ -14,7 +14,7 @@ from shared.client.following import (
     Attempt,
     Item,
     Lost,
-    Resumed,
+    Reconnected,
     Rewound,
     SequenceCheck,
     collect,
@@ -24,7 +24,7 @@ from shared.client.following import (
 from shared.client.transport import Ask, ClientCounts, TransportClient
 from shared.session import Message
 
-__all__ = ["Ask", "ChatClient", "ClientCounts", "Item", "Lost", "Resumed", "Rewound", "collect", "collect_picture"]
+__all__ = ["Ask", "ChatClient", "ClientCounts", "Item", "Lost", "Reconnected", "Rewound", "collect", "collect_picture"]
 
 
 class ChatClient(TransportClient):
@@ -47,7 +47,7 @@ class ChatClient(TransportClient):
         model_id: str | None = None,
         request_id: str | None = None,
     ) -> AsyncGenerator[Item, None]:
-        """Send a message and read the reply to its end: events (plain REST: one Reply), Lost and Resumed between them."""
+        """Send a message and read the reply to its end: events (plain REST: one Reply), Lost and Reconnected between them."""
         request_id = request_id or str(uuid.uuid4())
         return self.follow(Ask(text=message, session_id=session_id, model_id=model_id, request_id=request_id))
 

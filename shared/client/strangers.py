@@ -23,8 +23,6 @@ _EXPECTS_TLS = "expects TLS, which this client was not told to use: --tls, and T
 _SPEAKS_NO_TLS = "speaks no TLS, which this client was told to use (--tls, TLS_CA, or the address's scheme)"
 # OpenSSL's X509_V_ERR_HOSTNAME_MISMATCH, _EMAIL_MISMATCH and _IP_ADDRESS_MISMATCH.
 _OTHER_NAME = (62, 63, 64)
-# The transport whose server does not speak HTTP/1.1.
-_HTTP2_ONLY = "grpc"
 _LENGTH = re.compile(rb"\r\ncontent-length: *(\d{1,9})", re.IGNORECASE)
 _TITLE = re.compile(rb"<title[^>]*>\s*(.*?)\s*</title", re.IGNORECASE | re.DOTALL)
 
@@ -33,17 +31,20 @@ class _Health(msgspec.Struct):
     transport: str
 
 
-async def stranger_at(address: str, word: str, tls: ssl.SSLContext | None = None) -> str | None:
+async def stranger_at(
+    address: str, word: str, *, http2_word: str | None = None, tls: ssl.SSLContext | None = None
+) -> str | None:
     """One line about what answers at ``address`` (HOST:PORT or a URL) in place of the ``word`` server.
 
-    ``tls``: the TLS that the client speaks; None: it speaks none. The result is None when nothing answers, when the
-    server of ``word`` does, or when the answer tells nothing.
+    ``http2_word``: the transport whose server speaks HTTP/2 alone. ``tls``: the TLS that the client speaks, or None.
+    The result is None when nothing answers, when the server of ``word`` does, or when the answer tells nothing.
     """
     url = urlsplit(address if "://" in address else f"//{address}")
     if url.hostname is None:
         return None
     there = _There(url.hostname, url.port or (80 if tls is None else 443), url.netloc)
-    what = await (_without_tls(there, word) if tls is None else _with_tls(there, word, tls))
+    wanted = _Wanted(word, http2_word)
+    what = await (_without_tls(there, wanted) if tls is None else _with_tls(there, wanted, tls))
     return what and f"{url.netloc} {what}"
 
 
@@ -54,7 +55,19 @@ class _There:
     netloc: str
 
 
-async def _without_tls(there: _There, word: str) -> str | None:
+@dataclass(frozen=True, slots=True)
+class _Wanted:
+    word: str
+    http2_word: str | None
+
+    def instead(self, found: str, port: int) -> str | None:
+        """What to say of the server of the transport ``found``; None when it is the wanted one."""
+        if found == self.word:
+            return None
+        return f"is the {found} server, not the {self.word} server; use: python -m protocols chat {found} --port {port}"
+
+
+async def _without_tls(there: _There, wanted: _Wanted) -> str | None:
     """What answers a client that speaks no TLS."""
     said = await _said(there, None)
     if not said:
@@ -64,13 +77,13 @@ async def _without_tls(there: _There, word: str) -> str | None:
         with contextlib.suppress(OSError):
             await _said(there, anyone)
             return _EXPECTS_TLS
-    return _named(said, word, there.port)
+    return _named(said, wanted, there.port)
 
 
-async def _with_tls(there: _There, word: str, tls: ssl.SSLContext) -> str | None:
+async def _with_tls(there: _There, wanted: _Wanted, tls: ssl.SSLContext) -> str | None:
     """What answers a client that speaks TLS."""
     try:
-        return _named(await _said(there, tls), word, there.port)
+        return _named(await _said(there, tls), wanted, there.port)
     except ssl.SSLCertVerificationError as error:
         why = error.verify_message.rstrip(".")
         if error.verify_code in _OTHER_NAME:
@@ -121,16 +134,17 @@ def _is_enough(said: bytearray) -> bool:
     return bool(end) and length is not None and len(body) >= int(length[1])
 
 
-def _named(said: bytes, word: str, port: int) -> str | None:
+def _named(said: bytes, wanted: _Wanted, port: int) -> str | None:
     if said.startswith(b"HTTP/"):
         head, _, body = said.partition(b"\r\n\r\n")
         with contextlib.suppress(msgspec.MsgspecError):
-            found = msgspec.json.decode(body, type=_Health).transport
-            return None if found == word else _wrong_transport(found, word, port)
-        # An HTTP client reports this answer by itself. A gRPC client never saw the answer.
-        return _http_answer(head, body) if word == _HTTP2_ONLY else None
+            return wanted.instead(msgspec.json.decode(body, type=_Health).transport, port)
+        # An HTTP/1.1 client reports this answer by itself. An HTTP/2 client never saw the answer.
+        return _http_answer(head, body) if wanted.word == wanted.http2_word else None
     if len(said) > _TYPE_AT and said[_TYPE_AT] == _SETTINGS:
-        return None if word == _HTTP2_ONLY else _wrong_transport(_HTTP2_ONLY, word, port)
+        if wanted.http2_word is None:
+            return f"speaks HTTP/2, which the {wanted.word} server does not"
+        return wanted.instead(wanted.http2_word, port)
     if said.startswith(_TLS_ALERT):
         return _EXPECTS_TLS
     return "does not speak HTTP" if said else None
@@ -144,10 +158,6 @@ def _http_answer(head: bytes, body: bytes) -> str:
     if status.startswith("3") and "location" in headers:
         return f"speaks HTTP/1.1 and answers {status}, a redirect to {headers['location'][:200]}"
     return f"speaks HTTP/1.1 and answers {status} with {describe_body(headers.get('content-type', ''), body)}"
-
-
-def _wrong_transport(found: str, word: str, port: int) -> str:
-    return f"is the {found} server, not the {word} server; use: python -m protocols chat {found} --port {port}"
 
 
 def describe_body(content_type: str, body: bytes) -> str:

@@ -80,6 +80,7 @@ class TransportClient(ABC):
 
     ``address``: HOST:PORT or a URL. ``key``: the server's API_SECRET_KEY. ``silence_s``: a connection on which nothing arrives for
     so long, not even a heartbeat, is lost. ``tls``, ``ca`` (a PEM file), or the address's scheme make the client speak TLS.
+    ``http2_word``: the transport whose server speaks HTTP/2 alone, so that its server can be named when it answers here.
     """
 
     transport: ClassVar[str]
@@ -93,6 +94,7 @@ class TransportClient(ABC):
         silence_s: float = 45.0,
         tls: bool = False,
         ca: Path | None = None,
+        http2_word: str | None = None,
     ) -> None:
         self.address = address
         self._uses_tls = uses_tls(address, tls=tls, ca=ca)
@@ -100,6 +102,7 @@ class TransportClient(ABC):
         self.counts = ClientCounts()
         self._key = key
         self._silence_s = silence_s
+        self._http2_word = http2_word
 
     @functools.cached_property
     def _tls(self) -> ssl.SSLContext | None:
@@ -108,7 +111,7 @@ class TransportClient(ABC):
 
     async def _stranger(self) -> str | None:
         """One line about the program that answers in place of this transport's server; see ``stranger_at``."""
-        return await stranger_at(self.address, self.transport, self._tls)
+        return await stranger_at(self.address, self.transport, http2_word=self._http2_word, tls=self._tls)
 
     async def __aenter__(self) -> Self:
         await self.connect()

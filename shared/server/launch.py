@@ -21,7 +21,7 @@ from shared.logger import Trace, open_logger
 from shared.server.access import access_policy
 from shared.server.context import PagePorts, ServerContext
 from shared.server.log_sink import stderr_never_blocks
-from shared.server.signals import Stopping, stopping_on_signals
+from shared.server.stopping import Stopping, stopping_on_signals
 from shared.server.tls import certificate
 from shared.store.open import without_password
 from shared.transports import Transport

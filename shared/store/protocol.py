@@ -187,11 +187,11 @@ class Moved(NamedTuple):
     turn_id: str
 
 
-class Lost(NamedTuple):
+class NewsLost(NamedTuple):
     """Some news may have been lost: read every followed turn and joined session once."""
 
 
-News = Signal | Pushed | Moved | Lost
+News = Signal | Pushed | Moved | NewsLost
 
 
 class Store(Protocol):
@@ -310,7 +310,7 @@ class Store(Protocol):
         ...
 
     def news(self, wanted: Callable[[], bool]) -> AsyncIterator[News]:
-        """What happens in the store, for one task of this process, until it stops. An outage ends with ``Lost``.
+        """What happens in the store, for one task of this process, until it stops. An outage ends with ``NewsLost``.
 
         A store that has to look for news looks only while ``wanted()``.
         """

@@ -8,22 +8,11 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 from tests.emulators.server import PROVIDER_TEXT, WRONG_KEY, Exchange
 
 TOKENS = ("The ", "emula", "tor ", "says: ")
-
-
-class Wire(Protocol):
-    """How a provider frames what its model does. ``reason`` is ``stop``, ``length`` or ``safety``."""
-
-    def text(self, text: str) -> bytes: ...
-    def empty(self) -> bytes: ...
-    def thought(self, text: str) -> bytes: ...
-    def end(self, reason: str, usage: bool) -> list[bytes]: ...
-    def error(self, status: int) -> tuple[dict[str, Any], dict[str, str]]: ...
-    async def block_prompt(self, exchange: Exchange) -> None: ...
 
 
 def data_frame(value: Any, end: str) -> bytes:
@@ -132,4 +121,5 @@ class OpenAIWire:
         await exchange.answer(400, body)
 
 
+# ``reason`` in the methods of both is ``stop``, ``length`` or ``safety``.
 AnyWire = GeminiWire | OpenAIWire

@@ -27,7 +27,7 @@ import msgspec
 from compare.measuring.lanes import LANES, Lane
 from protocols import TRANSPORTS
 from protocols.processes import Server, serving
-from shared.client.protocol import ChatClient, Item, Lost, Resumed, Rewound
+from shared.client.protocol import ChatClient, Item, Lost, Reconnected, Rewound
 from shared.errors import ChatError, ConnectionLost
 from shared.events import TERMINAL, TERMINAL_STATUS, AnyEvent, Chunk, TurnFailed, event_type
 from shared.llm.model import ContextMessage
@@ -154,7 +154,7 @@ class Shown:
                         case Lost():
                             self.lost += 1
                             self.broken_off += item.after > 0
-                        case Resumed():
+                        case Reconnected():
                             self.resumed += 1
                         case Rewound():
                             self.events.clear()

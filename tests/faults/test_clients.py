@@ -15,7 +15,7 @@ from compare.lines.faults import Faults
 from compare.lines.relay import Relay
 from compare.measuring.lanes import LANES, Lane
 from shared.client.http import problem_of
-from shared.client.protocol import Ask, Lost, Resumed
+from shared.client.protocol import Ask, Lost, Reconnected
 from shared.errors import ChatError, ConnectionLost, ServerAbsent
 from tests.faults.harness import Shown, World, expected, until
 
@@ -47,7 +47,7 @@ async def test_it_tells_where_it_lost_the_line_and_where_it_goes_on(world: World
         items = [item async for item in client.chat(asked)]
         counts = client.counts
     (lost,) = [item for item in items if isinstance(item, Lost)]
-    (resumed,) = [item for item in items if isinstance(item, Resumed)]
+    (resumed,) = [item for item in items if isinstance(item, Reconnected)]
     # An answer to a poll has several events, and a cut answer gives none of them to the client.
     assert lost.after == 10 if lane.name != "rest-poll" else lost.after <= 10
     assert resumed.after == lost.after

@@ -12,7 +12,7 @@ from compare.valkey import Valkey
 from shared.chat.turn_log import TurnLog
 from shared.chat.turn_logs import TurnLogs
 from shared.errors import ChatError
-from shared.store.protocol import Appended, Lost, Moved, News, Pushed
+from shared.store.protocol import Appended, Moved, News, NewsLost, Pushed
 from shared.store.redis.store import RedisStore
 from tests.conftest import until
 
@@ -31,7 +31,7 @@ async def listening(store: RedisStore) -> AsyncIterator[list[News]]:
 
     task = asyncio.create_task(listen())
     try:
-        await until(lambda: any(isinstance(news, Lost) for news in heard))
+        await until(lambda: any(isinstance(news, NewsLost) for news in heard))
         yield heard
     finally:
         task.cancel()
@@ -65,9 +65,9 @@ class Follower:
                     await self.turn_logs.apply(news)
                 case Moved():
                     await self.turn_logs.look(news.turn_id)
-                case Lost() if self._log is None:
+                case NewsLost() if self._log is None:
                     self._log = await self.turn_logs.open(self.turn_id)
-                case Lost():
+                case NewsLost():
                     await self.turn_logs.look(self.turn_id)
 
 

@@ -18,7 +18,7 @@ from shared.chat.turn_logs import TurnLogs
 from shared.store.protocol import Append, Appended, Pushed
 from shared.store.record import Record
 from shared.store.redis import start_checks
-from shared.store.redis.commands import Commands, Script
+from shared.store.redis.commands import Commands, LuaScript
 from shared.store.redis.contact import Contact
 from shared.store.redis.keys import Keys
 from shared.store.redis.store import RedisStore
@@ -56,7 +56,7 @@ def _script(where: str, name: str, *changes: tuple[str, str]) -> Switch:
     """A script of the store with some of its lines changed; ``where`` is the variable that holds the script."""
 
     def switch(patch: pytest.MonkeyPatch) -> None:
-        script = Script(name)
+        script = LuaScript(name)
         for before, after in changes:
             if before not in script.source:
                 raise ValueError(f"{name}.lua has no {before!r} any more")

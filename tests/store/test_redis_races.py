@@ -29,7 +29,7 @@ from compare.valkey import Valkey
 from shared.chat.turn_logs import TurnLogs
 from shared.errors import ChatError
 from shared.events import TERMINAL
-from shared.store.protocol import Appended, Lost, Options, Pushed
+from shared.store.protocol import Appended, NewsLost, Options, Pushed
 from shared.store.redis.store import RedisStore
 from shared.store.redis.subscription import Subscription
 from tests.conftest import until
@@ -302,7 +302,7 @@ async def test_t19_two_deployments_on_one_server_do_not_meet(make: Make, rules: 
         await one.cancel(started.turn.turn_id, "x")
         await other.typing("s1", "y", True)
         await rules.until(lambda: len(heard) > 1)
-        assert [news for news in heard if not isinstance(news, Lost) and getattr(news, "origin", "") != "y"] == []
+        assert [news for news in heard if not isinstance(news, NewsLost) and getattr(news, "origin", "") != "y"] == []
 
 
 @without("channels have the number of the database")
@@ -314,7 +314,7 @@ async def test_t19_two_databases_of_one_server_do_not_meet(make: Make, rules: Ru
         await one.cancel(started.turn.turn_id, "x")
         await other.typing("s1", "y", True)
         await rules.until(lambda: len(heard) > 1)
-        assert [news for news in heard if not isinstance(news, Lost) and getattr(news, "origin", "") != "y"] == []
+        assert [news for news in heard if not isinstance(news, NewsLost) and getattr(news, "origin", "") != "y"] == []
 
 
 @without("the store says that it is behind")

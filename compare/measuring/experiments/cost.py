@@ -13,7 +13,7 @@ from compare.measuring.lanes import RunningLane
 from compare.measuring.process_cost import rss_bytes
 from compare.measuring.recording import TurnSpec, now_ms, record_turn
 from compare.measuring.turns import TurnRecord
-from shared.client.protocol import ChatClient, Lost, Resumed
+from shared.client.protocol import ChatClient, Lost, Reconnected
 from shared.events import Chunk, TurnStarted
 from shared.reply import Reply
 
@@ -134,7 +134,7 @@ async def _memory_with_streams(lane: RunningLane, count: int) -> int | None:
     async def wait(client: ChatClient, begun: asyncio.Semaphore) -> None:
         async with aclosing(client.chat("/slow 60 wait")) as items:
             async for item in items:
-                if isinstance(item, TurnStarted | Lost | Resumed):
+                if isinstance(item, TurnStarted | Lost | Reconnected):
                     begun.release()
 
     async with contextlib.AsyncExitStack() as stack:

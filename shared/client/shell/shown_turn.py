@@ -8,7 +8,7 @@ from itertools import pairwise
 
 from shared.client import text
 from shared.client.printed import PrintedReply
-from shared.client.protocol import Ask, Item, Lost, Resumed, Rewound
+from shared.client.protocol import Ask, Item, Lost, Reconnected, Rewound
 from shared.client.shell.client_stats import ClientStats
 from shared.client.shell.markdown import MarkdownStream
 from shared.events import (
@@ -30,7 +30,7 @@ from shared.reply import Fold, Picture, Reply, text_sha256
 
 
 @dataclass(frozen=True, slots=True)
-class Span:
+class Stretch:
     """From seq ``first_seq`` on, the turn's events came over the transport ``word``."""
 
     word: str
@@ -66,7 +66,7 @@ class ShownTurn:
     lost_events: int = 0
     sent: bool = False
     stopping: bool = False
-    spans: list[Span] = field(default_factory=list)
+    stretches: list[Stretch] = field(default_factory=list)
     fold: Fold = field(default_factory=Fold)
     reply_text: MarkdownStream = field(default_factory=MarkdownStream)
     printed: PrintedReply = field(default_factory=PrintedReply)
@@ -76,7 +76,7 @@ class ShownTurn:
     def __post_init__(self) -> None:
         if self.ask is not None:
             self.kind = self.ask.kind
-        self.spans.append(Span(self.word, 1))
+        self.stretches.append(Stretch(self.word, 1))
 
     @property
     def ours(self) -> bool:
@@ -102,7 +102,7 @@ class ShownTurn:
         if isinstance(item, Lost):
             self.lost, self.lost_at, self._gap_from = item, time.perf_counter(), None
             self.seams += 1
-        elif isinstance(item, Resumed):
+        elif isinstance(item, Reconnected):
             self.lost = None
         elif isinstance(item, Rewound):
             self._rewind(item)
@@ -118,7 +118,7 @@ class ShownTurn:
         self.fold, self.reply_text = Fold(), MarkdownStream(plain=self.reply_text.plain)
         self.after, self.chunks, self.preview = 0, 0, []
         self.last = self._gap_from = None
-        self.spans = [Span(self.word, 1)]
+        self.stretches = [Stretch(self.word, 1)]
         self.seams += 1
         self.lost_events += item.lost_events
         self.printed.rewind()
@@ -160,7 +160,7 @@ class ShownTurn:
         """The next events come over another transport."""
         self.word, self._gap_from = word, None
         self.seams += 1
-        self.spans.append(Span(word, self.after + 1))
+        self.stretches.append(Stretch(word, self.after + 1))
 
     def count(self, stats: ClientStats) -> None:
         """Count the ended turn for the transport on which it ended."""
@@ -205,7 +205,7 @@ class ShownTurn:
     @property
     def summary(self) -> str:
         """The line of numbers: transports, first token, tokens a second, total, chunks."""
-        words = " → ".join(dict.fromkeys(span.word for span in self.spans))
+        words = " → ".join(dict.fromkeys(stretch.word for stretch in self.stretches))
         total = text.duration(self.waited_ms)
         parts = [_ENDED.get(self.status, ""), words]
         if self.reply is not None:
@@ -232,9 +232,9 @@ class ShownTurn:
             return "one reply: nothing lost, nothing twice (sha256 compared)"
         if not self.seams or self.end is None or isinstance(self.end, TurnFailed) or self.status == "incomplete":
             return None
-        spans = [*self.spans, Span("", self.after + 1)]
+        stretches = [*self.stretches, Stretch("", self.after + 1)]
         parts = ", ".join(
-            f"{a.word} {a.first_seq}–{b.first_seq - 1}" for a, b in pairwise(spans) if a.first_seq < b.first_seq
+            f"{a.word} {a.first_seq}–{b.first_seq - 1}" for a, b in pairwise(stretches) if a.first_seq < b.first_seq
         )
         if self.lost_events:
             return f"events {parts}: the store lost {text.plural(self.lost_events, 'event')} that had been shown"

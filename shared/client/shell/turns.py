@@ -13,7 +13,7 @@ from rich.text import Text
 
 from shared.client import text
 from shared.client.files import free_name
-from shared.client.protocol import Ask, Item, Lost, Resumed, Rewound
+from shared.client.protocol import Ask, Item, Lost, Reconnected, Rewound
 from shared.client.shell.active_client import ActiveClient
 from shared.client.shell.current_session import CurrentSession
 from shared.client.shell.markdown import MarkdownStream
@@ -236,7 +236,7 @@ class Turns:
             lost = f"the store lost {text.plural(item.lost_events, 'event')}"
             rest = "the answer again, as it is kept" if self._screen.draws else "the end of what is shown is not kept"
             self._note(f"── {lost}: {rest} ──")
-        elif isinstance(item, Resumed):
+        elif isinstance(item, Reconnected):
             self._active.state = "up"
             self._session.nudge()
             times = "" if item.attempts <= 1 else f" at attempt {item.attempts}"

@@ -19,7 +19,7 @@ from shared.server.http import uvicorn_adapter
 from shared.server.http.app import create_app
 from shared.server.http.fair_reading import fair
 from shared.server.http.open_body import OpenBodies
-from shared.server.signals import Stopping
+from shared.server.stopping import Stopping
 from shared.server.tasks import first_of
 from shared.server.tls import Certificate
 from shared.transports import Transport
@@ -36,7 +36,7 @@ async def running(
     app: ASGIApp, context: ServerContext, listener: socket.socket, stopping: Stopping
 ) -> AsyncIterator[asyncio.Task[None]]:
     """An app under uvicorn, as a task; at the end of the block its last answers are sent, unless a second signal came."""
-    server = uvicorn_adapter.Server(uvicorn_config(app, context.settings, context.certificate))
+    server = uvicorn_adapter.AdaptedServer(uvicorn_config(app, context.settings, context.certificate))
     serving = asyncio.create_task(server.serve(sockets=[listener]))
     try:
         yield serving

@@ -121,7 +121,7 @@ def _attributes(kind: type) -> set[str]:
     return {*dir(kind), *(name for method in methods for name in method.__code__.co_names)}
 
 
-class Server(uvicorn.Server):
+class AdaptedServer(uvicorn.Server):
     """uvicorn with two differences.
 
     - It handles no signals, because the servers drain before they stop.

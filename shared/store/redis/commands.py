@@ -23,7 +23,7 @@ Argument = str | bytes | int | float
 _MAX_COMMANDS = 16
 
 
-class Script:
+class LuaScript:
     """A Lua script of the folder ``scripts`` with what all of them share; sent whole only where the server lacks it."""
 
     def __init__(self, name: str) -> None:
@@ -46,7 +46,7 @@ class Commands:
         self._free = asyncio.Semaphore(_MAX_COMMANDS)
 
     async def write(
-        self, script: Script, keys: Sequence[str], arguments: Sequence[Argument], *, append: bool = False
+        self, script: LuaScript, keys: Sequence[str], arguments: Sequence[Argument], *, append: bool = False
     ) -> Any:
         """Run a script that writes, and wait for the replicas that are asked for; its own arguments are ARGV[4] and on.
 
@@ -55,7 +55,7 @@ class Commands:
         client = self._append_client if append and not self._ack_replicas else self._client
         return await self._run(lambda: self._evaluate(client, script, keys, arguments, self._ack_replicas))
 
-    async def read(self, script: Script, keys: Sequence[str], arguments: Sequence[Argument]) -> Any:
+    async def read(self, script: LuaScript, keys: Sequence[str], arguments: Sequence[Argument]) -> Any:
         """Run a script that only reads, as ``write`` runs one that writes. Raises ChatError ``storage_unavailable``."""
         return await self._run(lambda: self._evaluate(self._client, script, keys, arguments, 0))
 
@@ -96,7 +96,7 @@ class Commands:
         return result
 
     async def _evaluate(
-        self, client: Any, script: Script, keys: Sequence[str], arguments: Sequence[Argument], ack_replicas: int
+        self, client: Any, script: LuaScript, keys: Sequence[str], arguments: Sequence[Argument], ack_replicas: int
     ) -> Any:
         given = (len(keys), *keys, self.offset_ms, "1" if self.pushes else "0", self._publish, *arguments)
         if not ack_replicas:

@@ -9,13 +9,13 @@ from typing import Any
 from redis.exceptions import NoScriptError
 
 from shared.store.redis.address import Address
-from shared.store.redis.commands import Script
+from shared.store.redis.commands import LuaScript
 from shared.store.redis.connections import sync_client
 from shared.store.redis.contact import Contact
 from shared.store.redis.errors import FAILURES
 from shared.store.redis.keys import Keys
 
-_LEASE = Script("lease")
+_LEASE = LuaScript("lease")
 
 
 class LeaseThread:

@@ -7,13 +7,13 @@ from typing import Any
 from shared.errors import ChatError
 from shared.session import Message, Session
 from shared.store.protocol import refuse_missing
-from shared.store.redis.commands import Commands, Script
+from shared.store.redis.commands import Commands, LuaScript
 from shared.store.redis.keys import Keys
 from shared.store.redis.rows import session_of
 from shared.store.texts import MAX_TEXT_BYTES, cut_text
 
-_MAKE = Script("session")
-_CLEAR = Script("clear")
+_MAKE = LuaScript("session")
+_CLEAR = LuaScript("clear")
 _MESSAGES_AT_ONCE = 50
 _MAX_TRASH = 200
 

@@ -11,7 +11,7 @@ from shared.session import Message, Session
 from shared.store.protocol import Append, Appended, News, NewTurn, Options, Started, StoredImage, TurnRow
 from shared.store.record import Record
 from shared.store.redis.address import parse_address
-from shared.store.redis.commands import Commands, Script
+from shared.store.redis.commands import Commands, LuaScript
 from shared.store.redis.contact import Contact
 from shared.store.redis.keys import Keys
 from shared.store.redis.leases import LeaseThread
@@ -20,8 +20,8 @@ from shared.store.redis.start_checks import check_store
 from shared.store.redis.subscription import Subscription
 from shared.store.redis.turns import Turns
 
-_RENEW = Script("renew")
-_OVERDUE = Script("overdue")
+_RENEW = LuaScript("renew")
+_OVERDUE = LuaScript("overdue")
 
 
 class RedisStore:

@@ -14,7 +14,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 from shared.errors import ChatError
-from shared.store.protocol import Lost, Moved, News, Pushed, Signal
+from shared.store.protocol import Moved, News, NewsLost, Pushed, Signal
 from shared.store.redis.address import Address
 from shared.store.redis.commands import Commands
 from shared.store.redis.connections import ANSWER_TIMEOUT_S, close_client, subscription_client
@@ -113,7 +113,7 @@ class Subscription:
                     waiting.discard(message["channel"].decode() if message["channel"] else "")
                     self._handle(message)
         self._heard_s = time.monotonic()
-        self._news.put_nowait(Lost())
+        self._news.put_nowait(NewsLost())
         async with asyncio.TaskGroup() as group:
             group.create_task(self._listen(pubsub))
             group.create_task(self._check_forever(pubsub))

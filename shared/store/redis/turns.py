@@ -14,7 +14,7 @@ from shared.events import TurnInterrupted, now_ms
 from shared.llm.model import ContextMessage
 from shared.store.protocol import Append, Appended, NewTurn, Options, Started, StoredImage, TurnRow
 from shared.store.record import Record, partial
-from shared.store.redis.commands import Argument, Commands, Script
+from shared.store.redis.commands import Argument, Commands, LuaScript
 from shared.store.redis.errors import wrote_nothing
 from shared.store.redis.keys import Keys
 from shared.store.redis.rows import (
@@ -28,11 +28,11 @@ from shared.store.redis.rows import (
 )
 from shared.store.starting import started_turn
 
-_START = Script("start")
-_APPEND = Script("append")
-_INTERRUPT = Script("interrupt")
-_CANCEL = Script("cancel")
-_READ = Script("read")
+_START = LuaScript("start")
+_APPEND = LuaScript("append")
+_INTERRUPT = LuaScript("interrupt")
+_CANCEL = LuaScript("cancel")
+_READ = LuaScript("read")
 
 # While a script runs, the store serves no other command. Some managed services allow 3,999 arguments.
 _MAX_ENTRIES = 200
