@@ -1,1 +1,1 @@
-"""The tools that compare the five transports and break them. They use the same clients and servers as everything else."""
+"""The tools that compare the five transports and break them. They use the clients and servers of ``protocols``."""

@@ -17,7 +17,7 @@ COMMANDS = {
 
 
 def main() -> int:
-    """Give the arguments to the command's own ``main``; its exit status, 2 for an unknown command."""
+    """Give the arguments to the command's own ``main``. Returns the exit status, 2 for an unknown command."""
     name, *rest = sys.argv[1:] or [""]
     if name in COMMANDS:
         return int(importlib.import_module(COMMANDS[name][0]).main(rest))

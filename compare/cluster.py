@@ -143,7 +143,7 @@ async def _living(nodes: list[Node]) -> Server:
 
 
 async def run(words: list[str], count: int, seconds: float, kill_every_s: float, tokens: int) -> Score:
-    """Nodes, clients and kills for so many seconds; the score."""
+    """Run nodes and clients and kill nodes for ``seconds``. Returns the score."""
     score = Score()
     async with AsyncExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="cluster-")))

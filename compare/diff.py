@@ -18,7 +18,7 @@ from compare.showing.results import Results, read
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Print the comparison; the exit status, 2 when a folder holds no run."""
+    """Print the comparison. Returns the exit status, 2 when a folder holds no run."""
     parser = argparse.ArgumentParser(prog="python -m compare diff", description=__doc__)
     parser.add_argument("before", type=Path, metavar="A", help="folder of a run")
     parser.add_argument("after", type=Path, metavar="B", help="folder of another run")

@@ -1,4 +1,4 @@
-"""``python -m compare floor``: each transport's floor and our server, under the same load in the same run.
+"""``python -m compare floor``: each transport's floor and the real server, under the same load in the same run.
 
 A floor is the smallest server that can do a transport's job. Rounds are interleaved and shuffled; medians are printed with their
 range and their goal. Server and load generator get a core each where there are two.
@@ -64,7 +64,7 @@ def parse(argv: Sequence[str] | None) -> tuple[FloorPlan, Path | None]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Measure and print; the exit status."""
+    """Measure and print, and return the exit status."""
     plan, out = parse(argv)
     console = Console(width=None if sys.stdout.isatty() else 160)
     pinned = plan.pin and hasattr(os, "sched_getaffinity") and len(os.sched_getaffinity(0)) > 1

@@ -37,7 +37,7 @@ _MISTAKES: dict[str, dict[str, object]] = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Measure and print; the exit status."""
+    """Measure and print, and return the exit status."""
     parser = argparse.ArgumentParser(prog="python -m compare migration", description=__doc__.partition("\n\n")[0])
     parser.add_argument("--size", default="1024x1024", metavar="WxH", help="of the picture (default: 1024x1024)")
     parser.add_argument("--rounds", type=int, default=15, help="after a warm-up (default: 15)")

@@ -59,7 +59,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Race; the exit status, 1 when a turn failed, 2 when a server does not start, 130 on Ctrl-C."""
+    """Race. Returns the exit status, 1 when a turn failed, 2 when a server does not start, 130 on Ctrl-C."""
     args = parse(argv)
     try:
         return asyncio.run(run_until_signal(race(open_console(), args), "stopped, and the servers with it"))
@@ -147,7 +147,7 @@ async def _rounds(
 async def _turn(
     lane: RunningLane, client: ChatClient, spec: TurnSpec, track: Track, number: int, stream: int, concurrency: int
 ) -> TurnRecord:
-    """One turn; the first stream of a lane is shown while it runs, bytes are counted when it is the only one."""
+    """One turn. The first stream of a lane is shown while it runs; bytes are counted when the lane has one stream."""
     if stream == 0:
         track.begin(lane)
     watch = track.watch if stream == 0 else None

@@ -59,7 +59,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the experiments and write the report; the exit status, 2 when that fails, 130 on Ctrl-C."""
+    """Run the experiments and write the report. Returns the exit status, 2 when that fails, 130 on Ctrl-C."""
     args = parse(argv)
     stopped = "stopped, and the servers with it; nothing was written"
     try:

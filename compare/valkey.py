@@ -88,7 +88,7 @@ class Valkey:
             return False
 
     def ask(self, *words: str | int) -> bytes:
-        """Send one command and give the first 64 KiB of the raw answer (RESP2). Raises OSError."""
+        """Send one command and return the first 64 KiB of the raw answer (RESP2). Raises OSError."""
         encoded = [str(word).encode() for word in words]
         command = b"*%d\r\n" % len(encoded) + b"".join(b"$%d\r\n%b\r\n" % (len(word), word) for word in encoded)
         with socket.create_connection(("127.0.0.1", self.port), _ANSWER_S) as connection:

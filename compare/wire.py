@@ -24,7 +24,7 @@ _HEX_BYTES = 12
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Print the bytes of one turn; the exit status, 1 when the turn fails or its bytes cannot be read."""
+    """Print the bytes of one turn. Returns the exit status, 1 when the turn fails or its bytes cannot be read."""
     parser = argparse.ArgumentParser(prog="python -m compare wire", description=__doc__.partition("\n\n")[0])
     parser.add_argument("transport", choices=LANES)
     parser.add_argument("--tokens", type=int, default=4, metavar="N", help="length of the reply (default: 4)")
@@ -50,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 async def capture(name: str, *, tokens: int, rate: float, message: str) -> tuple[Relay, list[WireUnit]]:
-    """Run one short turn on a lane; the relay with its capture, and the units of the capture."""
+    """Run one short turn on a lane. Returns the relay with its capture, and the units of the capture."""
     async with running_lanes([name], rate=rate) as lanes:
         lane = lanes[name]
         async with Relay(lane.server.address, capture=True) as relay:

@@ -19,14 +19,14 @@ RELAY_OFFSET = 100
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Transport(transports.Transport):
-    """One of the five, with its folder in this package."""
+    """One of the five transports, with its folder in this package."""
 
     folder: str
     relay_offset: int = RELAY_OFFSET
 
     @property
     def address(self) -> str:
-        """Where its server listens unless told otherwise."""
+        """The address on which the server listens by default."""
         return f"127.0.0.1:{self.default_port}"
 
     def server_main(self) -> Callable[[Sequence[str] | None], int]:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from protocols import TRANSPORTS
 
-# The commands that take a transport's word. What follows the word is the command's own business.
+# The commands that take a transport's word. The command itself parses the arguments after the word.
 _OF_ONE = {
     "serve": "start a server, or all five side by side",
     "chat": "talk to one: interactively, or one MESSAGE",
@@ -17,7 +17,7 @@ _OF_ONE = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; its exit status."""
+    """Run one command, and return its exit status."""
     given = list(sys.argv[1:] if argv is None else argv)
     parser = argparse.ArgumentParser(
         prog="python -m protocols",

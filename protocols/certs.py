@@ -15,7 +15,7 @@ from pathlib import Path
 
 CA, CERT, KEY = "ca.pem", "server.pem", "server-key.pem"
 _NAMES = ("localhost", "127.0.0.1", "::1")
-# Apple's systems take no server certificate of a longer life, whoever signed it.
+# Apple's systems refuse a server certificate with a longer life, whichever CA has signed it.
 _DAYS = 825
 MISSING = 'certs needs trustme: pip install -e ".[tls]"'
 

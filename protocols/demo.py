@@ -68,7 +68,7 @@ async def _demo(console: Console, args: argparse.Namespace) -> int:
     key = settings.api_secret_key.get_secret_value() if settings.api_secret_key else None
     await asyncio.to_thread(args.out.mkdir, parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="genai-demo-", ignore_cleanup_errors=True) as folder:
-        # A provider never says the same twice, so the comparison takes the offline models on every transport.
+        # A provider never says the same twice, so every transport is compared with the offline models.
         env = {
             "STORE_URL": args.store or f"sqlite:///{Path(folder) / 'demo.db'}",
             "GENAI_PROVIDER": "offline",
@@ -170,7 +170,10 @@ async def _read(run: TransportRun, items: AsyncGenerator[Item, None]) -> Reply |
 async def _continue_elsewhere(
     console: Console, clients: Mapping[str, ChatClient], session_id: str | None, expected: str
 ) -> bool:
-    """Continue a conversation over another transport; whether the reply is the model's, and is there for the first transport."""
+    """Continue a conversation over another transport.
+
+    Returns whether the reply is the model's, and is there for the first transport.
+    """
     if session_id is None:
         return False
     try:

@@ -21,8 +21,8 @@ _TAIL_CHARS = 46
 class TransportRun:
     """One transport's conversation and picture.
 
-    ``fold`` has the answer that streams now. ``live`` has the events as they came, ``log`` the same turns read again afterwards.
-    ``whole`` counts the answers that came in one piece. ``differs`` says what is not as in the other transports, and how.
+    ``fold`` has the answer that streams now. ``live`` has the events as they came, ``log`` the same turns read again.
+    ``whole`` counts the answers that came in one piece. ``differs`` says how the run differs from the others.
     """
 
     word: str

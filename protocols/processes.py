@@ -70,7 +70,7 @@ class Server:
                     self.process.send_signal(number)
 
     async def stop(self, number: int = signal.SIGINT, timeout_s: float = 20.0) -> int:
-        """Send a signal and wait; the exit status. A server that does not end in time is killed."""
+        """Send a signal, wait, and return the exit status. A server that does not end in time is killed."""
         self.send(number)
         try:
             return await asyncio.wait_for(self.process.wait(), timeout_s)

@@ -15,7 +15,7 @@ from shared.store.sqlite.salvage import export, problems
 
 
 def main(argv: Sequence[str]) -> int:
-    """Check or export; the exit status: 0, 1 for a damaged file, 2 when there is no such file."""
+    """Check or export. Returns the exit status: 0, 1 for a damaged file, 2 when there is no such file."""
     parser = argparse.ArgumentParser(
         prog="python -m protocols store", description="Look at the SQLite file that STORE_URL names, without a server."
     )

@@ -46,7 +46,7 @@ def differences(name: str, source: str, folder: Path = HERE) -> list[str]:
 
 
 async def main(words: Sequence[str], which: Sequence[str], folder: Path, *, check: bool) -> int:
-    """Record all; the exit status, 1 when a check found a difference."""
+    """Record all. Returns the exit status, 1 when a check found a difference."""
     different = 0
     for word in words:
         for name, source in (await record(word, which)).items():

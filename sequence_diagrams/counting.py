@@ -1,4 +1,4 @@
-"""How much code a transport takes: lines of code, by who needs them.
+"""How much code a transport needs: lines of code, by the transports that need them.
 
 The imports are followed from a transport's ``server.py`` and ``client.py``, wherever they lead in ``protocols`` and ``shared``. A
 module that one transport alone reaches is counted for that transport, a module that some of the five reach is counted as shared.
@@ -38,7 +38,7 @@ class Needed:
 
 
 def needed(word: str) -> Needed:
-    """The lines of code that a transport takes."""
+    """The lines of code that a transport needs."""
     reached = _reached_by_transport()
     folder = ROOT / "protocols" / TRANSPORTS[word].folder
     server, client = folder / "server.py", folder / "client.py"

@@ -1,4 +1,4 @@
-"""The table of the five at a glance: what each protocol gives by itself, and what it took here."""
+"""The table of the five at a glance: what each protocol gives by itself, and how much code each needs here."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def glance() -> str:
 
 
 def _line_rows(words: Sequence[str]) -> dict[str, list[str]]:
-    """Lines of code, by who needs them; a row for each group of transports that share code."""
+    """Lines of code: a row for each group of transports that share code."""
     found = {word: needed(word) for word in words}
     rows = {
         "lines: server.py": [str(found[word].server) for word in words],

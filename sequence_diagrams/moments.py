@@ -95,7 +95,7 @@ def _http_arrows(word: str, found: Sequence[Step], names: dict[str, str]) -> Ite
         if step.kind == "heartbeat" and step.name != "retry":
             continue
         if step.kind == "end":
-            # The reader is done with the terminal event, so the time of the last bytes says nothing.
+            # The reader has finished at the terminal event, so the time of the last bytes says nothing.
             step = replace(step, at=ended[key] + 0.001)
         ended[key] = step.at
         yield _arrow(step, step_text(word, step), step.size, names)

@@ -1,4 +1,4 @@
-"""The generated parts of the READMEs: ``python -m sequence_diagrams.pages`` makes them again and puts them in place.
+"""The generated parts of the READMEs: ``python -m sequence_diagrams.pages`` writes these parts again.
 
 They stand between ``<!-- made: NAME -->`` and ``<!-- end -->``.
 """

@@ -176,7 +176,7 @@ class Terminal:
         self.wait(pattern, times)
 
     def left(self) -> int:
-        """Wait until the program has ended; its exit status."""
+        """Wait until the program has ended, and return its exit status."""
         end = time.monotonic() + PATIENCE_S
         while self.read():
             if time.monotonic() > end:

@@ -25,7 +25,7 @@ _ARROWS = {"up": ">", "down": "<"}
 
 
 async def capture_turn(word: str, tokens: int) -> Relay:
-    """One short turn without a session through a relay; the relay with its capture."""
+    """Run one short turn without a session through a relay. Returns the relay with its capture."""
     with tempfile.TemporaryDirectory() as folder:
         env = {**SETTINGS, "STORE_URL": f"sqlite:///{folder}/chat.db"}
         async with serving(word, env=env) as server, Relay(server.address, capture=True) as relay:
@@ -41,7 +41,7 @@ def wire(word: str) -> str:
     for tries_left in reversed(range(_TRIES)):
         relay = asyncio.run(capture_turn(word, 3))
         found = units(relay.captured)
-        # A client that has its terminal event may close before the last chunk of the body; the page shows it.
+        # A client that has its terminal event may close before the last chunk of the body, which the page has to show.
         if not tries_left or word not in ("ndjson", "sse") or any(unit.title == "last chunk" for unit in found):
             break
     lines = ["```text"]

@@ -244,7 +244,10 @@ def free_port() -> int:
 
 @contextmanager
 def proxy(name: str, folder: Path, port: int, lines: str) -> Iterator[str]:
-    """Run a proxy that this machine has; its address, ``127.0.0.1:port``. Raises AssertionError with the proxy's words."""
+    """Run a proxy that this machine has. Yields its address, ``127.0.0.1:port``.
+
+    Raises AssertionError with the proxy's words.
+    """
     found = find(PARTS[name])
     assert found is not None, f"{name} is not installed"
     said_path = folder / "said"

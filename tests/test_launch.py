@@ -81,7 +81,7 @@ def port_of(entry: dict[str, Any]) -> int:
 
 
 def ended(process: subprocess.Popen[str], number: int) -> tuple[int, float, str]:
-    """Send a signal; the exit status, the seconds it took, and what was said on stderr."""
+    """Send a signal. Returns the exit status, the seconds it took, and what was said on stderr."""
     begun = time.monotonic()
     process.send_signal(number)
     _, said = process.communicate(timeout=30)
@@ -160,7 +160,7 @@ def test_refuses_a_port_that_is_taken(word: str, tmp_path: Path) -> None:
 
 
 def refused(word: str, arguments: Sequence[str], env: dict[str, str], cwd: Path) -> str:
-    """Start a server that must not start; its one line."""
+    """Start a server that must not start, and return its one line."""
     done = subprocess.run(
         [sys.executable, *WAYS["entry"](word), *arguments],
         cwd=cwd,

@@ -46,7 +46,7 @@ async def read(client: ChatClient, turn_id: str, seen: list[AnyEvent]) -> None:
 
 
 async def started(client: ChatClient, text: str) -> str:
-    """Start a turn that nobody waits for here; its id."""
+    """Start a turn that this test does not wait for, and return its id."""
     async with aclosing(client.chat(text)) as items:
         async for item in items:
             if isinstance(item, TurnStarted):

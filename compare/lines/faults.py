@@ -60,7 +60,7 @@ class Faults:
         return self.delay_s > 0 or self.bytes_per_s is not None or self.late_share > 0
 
 
-# The networks that a comparison can run on. A late packet holds up the packets behind it, as a lost one does in TCP.
+# The networks that a comparison can run on. A late packet delays the packets behind it, as a lost packet does in TCP.
 NETWORKS: dict[str, Faults] = {
     "lan": Faults(delay_s=0.000_25, bytes_per_s=125e6),
     "wan": Faults(delay_s=0.040, bytes_per_s=12.5e6),

@@ -39,7 +39,7 @@ def _nginx() -> str | None:
 
 @asynccontextmanager
 async def nginx(configuration: str, targets: Mapping[str, tuple[str, bool]]) -> AsyncIterator[dict[str, str]]:
-    """One nginx before all targets; the addresses for their clients, by the targets' names.
+    """Run one nginx before all targets. Yields the addresses for their clients, by the targets' names.
 
     A target is an address and whether it speaks gRPC. Raises RuntimeError with nginx's own words when nginx does not start.
     """

@@ -77,7 +77,7 @@ class Relay(SharedState):
         return sum(connection.down_bytes for connection in self.connections)
 
     def cut(self, *, reset: bool = False) -> int:
-        """Cut all open connections and go on accepting new ones; the number of connections that were cut."""
+        """Cut all open connections and go on accepting new ones. Returns the number of connections that were cut."""
         open_connections = [connection for connection in self.connections if connection.state == "open"]
         for connection in open_connections:
             connection.cut(reset=reset)

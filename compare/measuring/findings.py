@@ -10,7 +10,7 @@ from compare.measuring.formulas import COALESCED_MS, Formula, coalescing, delays
 from compare.measuring.statistics import quantile
 from compare.measuring.turns import TurnRecord
 
-# A path that makes this share of the chunks arrive together, which the model had spaced, is named.
+# A path is reported when this share of the chunks arrive together that the model had generated apart.
 _BUNCHED = 0.25
 # Behind a buffer hardly any chunk arrives alone; between late packets many do.
 _ALONE = 0.2

@@ -100,7 +100,9 @@ async def running_lanes(
 
 
 async def generated_tokens(lane: RunningLane, since_ms: float) -> int:
-    """Tokens that the lane's model has generated in turns that began since then (epoch ms); asked at the server, past the relay."""
+    """Tokens that the lane's model has generated in turns that began since then (epoch ms); asked of the server
+    directly, not through the relay.
+    """
     total = 0
     async with TRANSPORTS[lane.lane.word].client(lane.server.address) as client:
         for session in (await client.list_sessions(limit=20)).sessions:

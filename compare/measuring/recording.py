@@ -172,7 +172,7 @@ def _arrival(record: TurnRecord, item: Item) -> Arrival:
 
 
 def _note(record: TurnRecord, type: str) -> None:
-    """Record something that was done here and did not arrive."""
+    """Record an action of this process, such as a cut, as an arrival."""
     record.arrivals.append(Arrival(now_ms() - record.asked_at, type, 0, None, 0))
 
 

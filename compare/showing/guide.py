@@ -1,4 +1,4 @@
-"""The decision guide: which lanes are struck out when something is needed, each with a cell of the run or a source."""
+"""The decision guide: which lanes do not meet a need, each with a cell of the run or a source as the reason."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Reason(msgspec.Struct, frozen=True):
 
 
 class Need(msgspec.Struct, frozen=True):
-    """Something that one may need, the lanes that are left, and the reasons."""
+    """Something that a user may need, the lanes that meet the need, and the reasons."""
 
     name: str
     title: str

@@ -58,7 +58,7 @@ class Track:
         self.down_before = lane.relay.down_bytes if lane.relay else 0
 
     def watch(self, arrival: Arrival) -> None:
-        """Take over an arrival."""
+        """Add an arrival to the state that is shown."""
         match arrival.type:
             case "chunk" | "reply":
                 if self.first_ms is None:

@@ -25,8 +25,8 @@ RECONNECT_MS = 200
 class ClientChannel:
     """A channel to HOST:PORT that is opened at the first use, and anew after ``aclose``. It connects at the first call.
 
-    ``silence_s``: a connection on which not even a ping is answered for so long is lost. ``gzip``: compress the requests.
-    ``tls``: speak TLS, and trust the CA in the PEM file ``ca``, or the system's CAs.
+    ``silence_s``: a connection on which for this long not even a ping is answered is lost. ``gzip``: compress the
+    requests. ``tls``: speak TLS, and trust the CA in the PEM file ``ca``, or the system's CAs.
     """
 
     def __init__(

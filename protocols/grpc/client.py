@@ -1,11 +1,11 @@
 """A client of the chat over gRPC: one HTTP/2 connection for everything, each call a stream of its own on it (RFC 9113).
 
-    ChatService.SendMessage(message: "Hi", request_id: KEY)     Event(turn_id, seq: 1, turn_started: …)
-                                                                Event(turn_id, seq: 2, chunk: text: "Hello")
-                                                                Event(turn_id, seq: 3, turn_completed: …), then the status OK
+ChatService.SendMessage(message: "Hi", request_id: KEY) Event(turn_id, seq: 1, turn_started: …) Event(turn_id, seq: 2,
+chunk: text: "Hello") Event(turn_id, seq: 3, turn_completed: …), then the status OK
 
-The key travels as metadata ``authorization: Bearer KEY``. The protocol has no resume of its own: ``ResumeTurn`` with the last seq
-goes on. A refusal is a status with our code in its details (``protocols/grpc/status.py``).
+The key travels as metadata ``authorization: Bearer KEY``. The protocol has no resume of its own, so ``ResumeTurn``
+takes the last seq and goes on. A refusal is a status with the chat's error code in the status' details
+(``protocols/grpc/status.py``).
 """
 
 from __future__ import annotations
@@ -147,7 +147,7 @@ class Client(ChatClient):
             return await method(request, metadata=self._metadata, timeout=self._silence_s)
 
     async def _get(self, kind: type[S], method: grpc.aio.UnaryUnaryMultiCallable[Q, A], request: Q) -> S:
-        """The same, with the answer as one of our types."""
+        """The same, with the answer converted to ``kind``."""
         answer = await self._ask(method, request)
         return from_message(answer, kind)
 

@@ -160,7 +160,7 @@ async def serve(context: ServerContext, listeners: serving.Listeners, stopping: 
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the server until a signal; the exit status."""
+    """Run the server until a signal, and return the exit status."""
     return launch.main(TRANSPORTS, "grpc", f"grpcio {grpc.__version__}", serve, argv, listening=serving.listening)
 
 

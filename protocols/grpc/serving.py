@@ -70,8 +70,8 @@ def options(settings: Settings) -> list[tuple[str, int]]:
         # Calls that arrive at the same time wait for their turn. Past 1,000, the library would refuse some of them by chance.
         ("grpc.server.max_pending_requests", settings.max_streams),
         ("grpc.server.max_pending_requests_hard_limit", settings.max_streams),
-        # One connection takes no more of the server than this. A call that is reset at once (CVE-2023-44487) counts until
-        # the server has dropped it, and a client's library holds back what is over the limit.
+        # One connection may have no more open calls than this. A call that is reset at once (CVE-2023-44487) counts
+        # until the server has dropped it, and a client's library holds back what is over the limit.
         ("grpc.max_concurrent_streams", settings.max_streams_per_connection),
         # Off: it counts calls that have ended and are not cleaned up yet, and so refuses calls of a client that keeps to the
         # limit above.
@@ -79,7 +79,7 @@ def options(settings: Settings) -> list[tuple[str, int]]:
         # One limit for the metadata of a call. By default some calls between 8 and 16 KiB are refused by chance.
         ("grpc.max_metadata_size", _MAX_METADATA_BYTES),
         ("grpc.absolute_max_metadata_size", _MAX_METADATA_BYTES),
-        # The server sends a PING in each silence, so that it notices a connection that broke without a word.
+        # The server sends a PING in each silence, so that it notices a connection that broke without a sign.
         ("grpc.keepalive_time_ms", heartbeat_ms),
         ("grpc.keepalive_timeout_ms", stall_ms),
         # The library waits for the answer to a PING by this option, one minute by default, and not by the one above.

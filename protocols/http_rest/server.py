@@ -46,7 +46,7 @@ async def image(request: Request, service: Service, body: ImageBody, key: Idempo
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the server until a signal; the exit status."""
+    """Run the server until a signal, and return the exit status."""
     return http.main(TRANSPORTS, "rest", "FastAPI", router, "GenAI chat over REST", argv)
 
 

@@ -73,7 +73,7 @@ async def chat(
 async def image(
     service: Service, body: ImageBody, key: IdempotencyKey = None, last_event_id: LastEventId = None
 ) -> Response:
-    """Ask for a picture, and get its previews and itself in pieces; ``Last-Event-ID`` as for a chat."""
+    """Ask for a picture, and get the previews and the picture in pieces; ``Last-Event-ID`` as for a chat."""
     cursor = await _own_cursor(service, key, last_event_id)
     reader = await service.start_image(body.prompt, size=body.size, session_id=body.session_id, request_id=key)
     return await _answer_post(service, reader, cursor)
@@ -138,7 +138,10 @@ def _parse(last_event_id: str) -> Cursor:
 
 
 async def _answer_post(service: ChatService, reader: Reader, cursor: Cursor | None) -> Response:
-    """The events of a turn from its start, or after a cursor. At the end of the log 200 and empty: a POST may repeat a 204."""
+    """The events of a turn from its start, or after a cursor.
+
+    At the end of the log the answer is an empty 200: after a 204 a client may repeat the POST.
+    """
     if cursor is not None:
         reader = await service.open(*cursor, rewinds=True)
         if reader.complete:
@@ -162,7 +165,7 @@ def _answer(service: ChatService, reader: Reader) -> Response:
 
 
 async def _stream(service: ChatService, reader: Reader) -> AsyncIterator[bytes]:
-    """The body. Several events that are there at once are one write."""
+    """The body. Events that are there at the same time are one write."""
     retry = b"retry: %d\n\n" % service.settings.retry_ms
     yield retry
     with reader:
@@ -193,7 +196,7 @@ def lost_frame(lost: CursorLost) -> bytes:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the server until a signal; the exit status."""
+    """Run the server until a signal, and return the exit status."""
     return http.main(
         TRANSPORTS,
         "sse",

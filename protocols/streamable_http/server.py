@@ -43,7 +43,7 @@ async def chat(service: Service, body: ChatBody, key: IdempotencyKey = None) -> 
 
 @router.post("/images/stream", response_class=StreamingResponse, responses=http.openapi_events(MEDIA_TYPE))
 async def image(service: Service, body: ImageBody, key: IdempotencyKey = None) -> Response:
-    """Ask for a picture, and get its previews and itself in pieces."""
+    """Ask for a picture, and get the previews and the picture in pieces."""
     reader = await service.start_image(body.prompt, size=body.size, session_id=body.session_id, request_id=key)
     return _answer(service, reader)
 
@@ -73,7 +73,7 @@ def _answer(service: ChatService, reader: Reader) -> Response:
 
 
 async def _stream(reader: Reader) -> AsyncIterator[bytes]:
-    """The body. Several events that are there at once are one write.
+    """The body. Events that are there at the same time are one write.
 
     When this server stops and the turn goes on in another process, the body ends without a terminal event; the client comes back.
     """
@@ -92,7 +92,7 @@ def frame(record: Record) -> bytes:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the server until a signal; the exit status."""
+    """Run the server until a signal, and return the exit status."""
     return http.main(
         TRANSPORTS,
         "ndjson",

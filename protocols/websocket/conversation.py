@@ -138,7 +138,7 @@ class Conversation:
             self._forget(inbox)
 
     async def join(self, session_id: str) -> None:
-        """Be in a session: a connection is in one at a time. Raises ``invalid_request`` when another session is watched."""
+        """Join a session, and leave the one before. Raises ``invalid_request`` when another session is watched."""
         self._check_watched(session_id)
         if self.joined != session_id:
             join = JoinSession(session_id=session_id)

@@ -26,7 +26,7 @@ class Inbox:
         return item
 
     async def next_turn_item(self) -> TurnItem:
-        """The messages for a reader of a turn. Such a reader receives no hints."""
+        """Wait for the next item of a turn. A reader of a turn receives no hints."""
         item = await self.next()
         assert not isinstance(item, SessionUpdate)
         return item

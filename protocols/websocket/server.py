@@ -158,7 +158,7 @@ def frame(record: Record) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the server until a signal; the exit status."""
+    """Run the server until a signal, and return the exit status."""
     return http.main(TRANSPORTS, "websocket", "FastAPI + websockets", router, "GenAI chat over WebSocket", argv)
 
 

@@ -221,8 +221,9 @@ class ChatService:
         attended: bool = True,
         origin: Membership | None = None,
     ) -> Reader:
-        """Start a reply, or join the turn that ``request_id`` started before; a reader of that turn from its first
-        event.
+        """Start a reply, or join the turn that ``request_id`` started before.
+
+        Returns a reader of the turn's first event on.
 
         Without ``session_id`` the service makes a session. Raises ``invalid_request``, ``session_not_found``,
         ``turn_in_progress``, ``idempotency_key_reused``, ``too_many_streams``, ``shutting_down``; then nothing was

@@ -93,7 +93,7 @@ def main(
     *,
     listening: Listening = socket_listening,
 ) -> int:
-    """Run a leaf's server until a signal; the exit status, 2 when it could not start.
+    """Run a leaf's server until a signal. Returns the exit status, 2 when it could not start.
 
     The port is bound before the banner is printed, so that a client that reads the banner can connect.
     """

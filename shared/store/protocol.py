@@ -292,7 +292,7 @@ class Store(Protocol):
         ...
 
     async def reap(self) -> list[str]:
-        """Interrupt the running turns whose leases are over (``turn_interrupted`` with epoch 1); their ids.
+        """Interrupt the running turns whose leases are over (``turn_interrupted`` with epoch 1), and return their ids.
 
         No clock of another process decides: a lease is over when this process has seen it unchanged for ``lease_s``, or
         by the clock of a store on another machine. Nothing is interrupted until this process has been in contact with
@@ -325,9 +325,9 @@ class Store(Protocol):
         ...
 
     async def purge(self) -> bool:
-        """Take one short step in dropping what has been kept for long enough; whether there is more to drop.
+        """Take one short step in dropping what has been kept for long enough. Returns whether there is more.
 
-        A store that drops it by itself has nothing to do.
+        A store that drops old data by itself has nothing to do.
         """
         ...
 

@@ -55,7 +55,7 @@ class Exchange:
         self._leaving = asyncio.create_task(self._watch())
 
     async def _watch(self) -> bytes:
-        """Wait until the client closes (an empty result); the next request cannot come before this answer's end."""
+        """Wait until the client closes (an empty result). The next request cannot come before this answer's end."""
         try:
             ahead = await self._reader.read(1)
         except ConnectionError:

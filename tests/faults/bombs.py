@@ -192,7 +192,7 @@ async def bombs(names: Iterable[str], words: Iterable[str], seconds: float) -> A
 
 
 async def main(names: list[str], words: list[str], seconds: float) -> int:
-    """Print a line for each; the number of faults."""
+    """Print a line for each, and return the number of faults."""
     bad = 0
     async for measured in bombs(names or list(ATTACKS), words, seconds):
         say(str(measured))

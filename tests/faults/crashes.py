@@ -70,7 +70,7 @@ async def kills(world: World, plan: Plan) -> Totals:
 
 
 async def _kill_once(world: World, plan: Plan, totals: Totals, word: str, nth: int, shown: list[Shown]) -> bool:
-    """One kill, and the checks after it; whether the kill counts."""
+    """One kill, and the checks after it. Returns whether the kill counts."""
     dice = plan.random("kill", word, nth)
     lanes = [lane for lane in plan.event_lanes if lane.word == word]
     where = f"kill {nth} of {word}"

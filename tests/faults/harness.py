@@ -324,7 +324,7 @@ class World:
         await self.stop(name)
 
     async def stop(self, name: str, number: int = signal.SIGINT) -> int:
-        """End a server with a signal; its exit status."""
+        """End a server with a signal, and return its exit status."""
         stack = self._stacks.pop(name)
         # A server that did not start has no process to end.
         server = self.servers.get(name)
@@ -364,7 +364,7 @@ def rows(store: Path, query: str, *values: Any) -> list[Any]:
 
 
 async def settled(world: World) -> int:
-    """Wait until no turn runs; the number of turns that still run after the time-out."""
+    """Wait until no turn runs. Returns the number of turns that still run after the time-out."""
     deadline = time.monotonic() + world.patience_s
     while True:
         running = await world.count_running()

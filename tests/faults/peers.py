@@ -40,7 +40,7 @@ async def stalled_readers(world: World, plan: Plan) -> Totals:
     stall_s = float(world.env["STALL_TIMEOUT_S"])
 
     async def healthy(lane: Lane, round: str) -> float:
-        """All healthy readers at once; the seconds that they took."""
+        """Run all healthy readers at once. Returns the seconds that they took."""
         begun = time.monotonic()
         ones = [Shown(f"/tokens 300 healthy {i} {round} on {lane.name}") for i in range(count)]
         shown.extend(ones)

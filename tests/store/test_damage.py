@@ -45,7 +45,9 @@ def damage_log(path: Path, turn_id: str, lines: bytes = BAD_LINES[0]) -> None:
 
 
 def damage_pages(path: Path, needle: bytes) -> int:
-    """Make the cell pointers of every leaf page of ``segments`` that holds ``needle`` point nowhere; how many pages."""
+    """Make the cell pointers of every leaf page of ``segments`` that holds ``needle`` point nowhere, and return the
+    number of pages.
+    """
     connection = apsw.Connection(str(path))
     connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
     query = "SELECT pageno FROM dbstat WHERE name = 'segments' AND pagetype = 'leaf'"

@@ -17,7 +17,7 @@ class Observer:
         self.lock_trouble_at = 0.0
 
     def look(self, seconds: float, until: float, *, renewing: bool = False) -> bool:
-        """Look for so long at one other process, which renews or not; whether it is gone in the end."""
+        """Look at one other process, which renews or not. Returns whether the process counts as gone in the end."""
         for _ in range(int(seconds * 1000 / STEP_MS)):
             self.now_ms += STEP_MS
             until += STEP_MS if renewing else 0.0

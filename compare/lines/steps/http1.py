@@ -157,7 +157,7 @@ def _ndjson_event(line: bytes) -> tuple[str, Any]:
 
 
 def _sse_event(block: bytes) -> tuple[str, Any]:
-    """The fields of one event (WHATWG HTML, section 9.2.6), for the forms that our server sends."""
+    """The fields of one event (WHATWG HTML, section 9.2.6), for the forms that the chat server sends."""
     fields = dict(line.partition(": ")[::2] for line in block.decode().split("\n") if not line.startswith(":"))
     if "data" not in fields:
         return ("retry" if "retry" in fields else "comment"), None

@@ -1,6 +1,6 @@
 """From captured bytes to steps. The first bytes of a connection show its protocol.
 
-Nothing is rebuilt from the chat's own events: the parsers see only bytes, so a step has the size and the time of its bytes.
+The parsers see only bytes and not the chat's own events, so a step has the size and the time of its bytes.
 """
 
 from __future__ import annotations

@@ -48,7 +48,7 @@ async def throughput(run: Run) -> None:
 
 
 async def _ask_until(client: ChatClient, until: float) -> tuple[int, int]:
-    """Ask again and again until this monotonic time; the numbers of tokens and of events."""
+    """Ask again and again until this monotonic time. Returns the numbers of tokens and of events."""
     tokens = events = 0
     while time.monotonic() < until:
         async with aclosing(client.chat(f"/tokens {_TOKENS} throughput")) as items:

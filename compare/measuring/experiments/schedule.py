@@ -14,7 +14,7 @@ from compare.measuring.experiments.paths import buffers, measured_proxies, netwo
 from compare.measuring.experiments.pictures import pictures, slow_reader
 from compare.measuring.experiments.run import Run, Scale
 
-# An experiment that is left out at this scale still has to say so.
+# An experiment that is left out at this scale only reports that it is left out.
 _LEFT_OUT_S = 0.1
 _PICTURE_S = {"100 kB": 0.1, "1 MB": 0.3, "4 MB": 0.8, "16 MB": 2.8}
 

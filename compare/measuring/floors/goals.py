@@ -1,4 +1,4 @@
-"""The goals of the rows: how dear a server of ours may be beside its floor, or in itself, and how late its events may come."""
+"""The goals of the rows: how much a server may cost, alone or compared with its floor, and how late events may be."""
 
 from __future__ import annotations
 

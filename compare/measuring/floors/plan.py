@@ -42,7 +42,7 @@ class FloorPlan:
 
 @dataclass(frozen=True, slots=True)
 class Side:
-    """A running server of the transport ``word``: its ``floor``, or our server on the store ``memory`` or ``sqlite``."""
+    """A running server of the transport ``word``: ``floor``, or the real one on the store ``memory`` or ``sqlite``."""
 
     name: str
     word: str
@@ -115,7 +115,7 @@ class FloorRun:
 
 
 def ratio_to(result: SideResult, floor: SideResult | None) -> float | None:
-    """Our cost over the floor's, of the medians; None for the floor itself and where CPU time is not known."""
+    """The real server's cost over the floor's, from the medians; None for the floor and without known CPU times."""
     if floor is None or result is floor or not result.cpu_us or not floor.cpu_us:
         return None
     return statistics.median(result.cpu_us) / statistics.median(floor.cpu_us)

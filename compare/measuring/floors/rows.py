@@ -35,7 +35,10 @@ async def saturated(run: FloorRun, word: str) -> None:
 
 
 async def paced(run: FloorRun, word: str) -> None:
-    """128 streams at 50 tokens a second, as people see them. The transport delay is taken from each event's ``at``."""
+    """128 streams at 50 tokens a second, as people see them.
+
+    The transport delay is the arrival of an event minus the event's ``at``.
+    """
     plan = run.plan
     tokens = int(PACED_PER_S * 2)
     arguments = ["--tokens", str(tokens), "--rate", str(PACED_PER_S)]
@@ -68,7 +71,7 @@ async def readers(run: FloorRun, word: str) -> None:
 
 
 async def _start(side: Side, message: str) -> str:
-    """Start a turn that goes on without a reader; its id."""
+    """Start a turn that goes on without a reader, and return the turn's id."""
     if side.name == "floor":
         return _FLOOR_TURN
     async with client(side) as starter:

@@ -1,4 +1,4 @@
-"""The processes of the benchmark: floors, our servers, the load generator, each on its core."""
+"""The processes of the benchmark: floors, real servers, the load generator, each on a core of its own."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ async def running_sides(
 
 
 def client(side: Side) -> ChatClient:
-    """A client of our server; a floor has no chat."""
+    """A client of the real server; a floor has no chat."""
     return TRANSPORTS[side.word].client(side.address)
 
 

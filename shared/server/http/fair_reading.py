@@ -100,7 +100,7 @@ class FairReading(asyncio.Protocol):
         self._settle()
 
     def hand_over(self) -> bool:
-        """Give the inner protocol one piece; whether another one can follow in this connection's next turn."""
+        """Give the inner protocol one piece. Returns whether another can follow in this connection's next turn."""
         self._in_turns = False
         if self._lost or self._held or not self._input:
             return False

@@ -80,7 +80,7 @@ def main(
     *,
     opened_by_ticket: str | None = None,
 ) -> int:
-    """Run the server of the transport ``word`` until a signal; the exit status, 2 where this uvicorn cannot be adapted.
+    """Run the server of the transport ``word`` until a signal. Returns the exit status, 2 where this uvicorn cannot be adapted.
 
     ``transports`` is the table of all; for ``opened_by_ticket`` see ``create_app``.
     """

@@ -143,7 +143,10 @@ class Sessions:
             pass
 
     async def empty_trash(self) -> int:
-        """Deal with some turns that no session shows any more; how many. It is safe to do it twice, or on two nodes."""
+        """Drop some turns that no session shows any more, and return their number.
+
+        Doing so twice, or on two nodes, is safe.
+        """
         keys = self._keys
         found = await self._commands.call(lambda client: client.lrange(keys.trash, 0, _MAX_TRASH - 1))
         if not found:

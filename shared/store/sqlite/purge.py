@@ -41,8 +41,8 @@ IMAGES = "DELETE FROM images WHERE turn_id = :turn_id AND (preview = 1 OR :unsee
 
 
 def drop_old(connection: apsw.Connection, times: Mapping[str, float]) -> bool:
-    """Run the first group that finds a row; whether one did. ``times``: ``signals_before``, ``logs_before``,
-    ``turns_before``.
+    """Run the first group that finds a row. Returns whether there was such a group. ``times``: ``signals_before``,
+    ``logs_before``, ``turns_before``.
     """
     for group in GROUPS:
         for statement in group:

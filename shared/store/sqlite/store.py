@@ -177,7 +177,7 @@ class SqliteStore:
         return ended + (await self._interrupt(damaged, with_event=False))[0]
 
     async def _interrupt(self, orphans: Sequence[Orphan], *, with_event: bool) -> tuple[list[str], list[Orphan]]:
-        """End turns, each in a transaction that no other turn can undo; their ids, and the turns whose logs are damaged."""
+        """End turns, each in a transaction of its own. Returns their ids, and the turns whose logs are damaged."""
         decided_at = time.monotonic()
 
         def interrupt(orphan: Orphan, texts: list[str], connection: apsw.Connection) -> bool:

@@ -15,7 +15,7 @@ class Unchanged:
         self._seen: dict[str, tuple[float, float]] = {}
 
     def look(self, values: Mapping[str, float], now_ms: float) -> set[str]:
-        """See all values as they are now; the keys whose value has changed since the look before."""
+        """Note all values as they are now. Returns the keys whose values have changed since the look before."""
         before = self._seen
         changed = {key for key, value in values.items() if key in before and before[key][0] != value}
         self._seen = {

@@ -84,7 +84,7 @@ class Worker:
         return done
 
     async def run_each(self, operations: Sequence[Operation]) -> list[Outcome]:
-        """Run operations that write, in one transaction where that is possible; a result or an exception for each."""
+        """Run operations that write, in one transaction where possible. Returns a result or an exception for each."""
         return await self._submit(operations, True)
 
     async def _submit(self, operations: Sequence[Operation], write: bool) -> list[Outcome]:
@@ -179,7 +179,7 @@ class InlineWorker:
         return done
 
     async def run_each(self, operations: Sequence[Operation]) -> list[Outcome]:
-        """Run operations that write, at once; a result or an exception for each."""
+        """Run operations that write, at once. Returns a result or an exception for each."""
         return run_group(self._connection, operations, self._begin)
 
     def keep_leases(self, owner: str, lease_s: float) -> None:
@@ -196,7 +196,7 @@ class InlineWorker:
 def run_group(
     connection: apsw.Connection, operations: Sequence[Operation], begin: Callable[[], None] | None
 ) -> list[Outcome]:
-    """Run operations, in one transaction when ``begin`` is given; a result or an exception for each.
+    """Run operations, in one transaction when ``begin`` is given. Returns a result or an exception for each.
 
     An operation that refuses (ChatError) has written nothing. When one fails otherwise, the transaction is undone and each
     operation is run again in a transaction of its own, so that the other operations succeed.

@@ -13,7 +13,7 @@ from compare.measuring.floors.load.run import run
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Do one job; the exit status, 1 with a line on stderr when it fails."""
+    """Do one job. Returns the exit status, 1 with a line on stderr when it fails."""
     given = sys.argv[1:] if argv is None else argv
     try:
         import uvloop

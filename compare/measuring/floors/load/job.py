@@ -1,4 +1,4 @@
-"""What the load generator is asked to do, and what it answers."""
+"""What the load generator has to do, and what it has measured."""
 
 from __future__ import annotations
 

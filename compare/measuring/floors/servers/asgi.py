@@ -142,7 +142,7 @@ async def serve(wire: str, script: ScriptOptions) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Serve one wire; the exit status."""
+    """Serve one wire, and return the exit status."""
     args, script = options("compare.measuring.floors.servers.asgi", argv, wire=["ndjson", "sse", "websocket", "rest"])
     uvloop.run(serve(args.wire, script))
     return 0

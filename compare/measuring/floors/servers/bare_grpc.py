@@ -36,7 +36,8 @@ async def serve(script: ScriptOptions) -> None:
         await turn.play(context.write)
 
     handler = grpc.unary_stream_rpc_method_handler(stream)
-    # The same limits as in our server. By default the library refuses some calls by chance above 1,000 at the same time.
+    # The same limits as in the real server. By default the library refuses some calls by chance above 1,000 at the same
+    # time.
     many = (("grpc.server.max_pending_requests", 20_000), ("grpc.server.max_pending_requests_hard_limit", 20_000))
     server = grpc.aio.server(options=many)
     server.add_generic_rpc_handlers(
@@ -54,7 +55,7 @@ async def serve(script: ScriptOptions) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Serve; the exit status."""
+    """Serve, and return the exit status."""
     _, script = options("compare.measuring.floors.servers.bare_grpc", argv)
     uvloop.run(serve(script))
     return 0
