@@ -56,8 +56,8 @@ race: $(STAMP) ## the lanes live in the terminal, then a table and a verdict (AR
 compare: $(STAMP) ## the whole experiment, unattended, into compare-out/ with its report (ARGS=--quick: two to three minutes)
 	$(RUN) -m compare run $(ARGS)
 
-cluster: $(STAMP) ## three nodes of all five transports on one Valkey, killed in a loop while clients go on; the score (ARGS="--nodes 2")
-	$(RUN) -m compare.cluster $(ARGS)
+cluster: $(STAMP) ## three nodes of all five transports behind Caddy on one Valkey, killed in a loop while clients go on; the score (ARGS="--nodes 2")
+	$(RUN) -m compare cluster $(ARGS)
 
 test-faults: $(STAMP) ## every fault at its full size, about half an hour (SEED=1 repeats a run; CHECKS="kills faults" for some)
 	$(RUN) -m tests.faults $(CHECKS) $(if $(SEED),--seed $(SEED))

@@ -12,6 +12,9 @@ COMMANDS = {
     "diff": ("compare.diff", "two runs side by side"),
     "wire": ("compare.wire", "the bytes of one short turn, explained"),
     "migration": ("compare.migration", "pictures over REST and gRPC: the article's three claims"),
+    "cluster": ("compare.cluster", "nodes on one store, killed in a loop while clients go on; the score"),
+    "stores": ("compare.stores", "what a committed event costs on each store, SQLite and Valkey in one run"),
+    "valkey": ("compare.valkey", "a Valkey on this machine, for STORE_URL"),
     "relay": ("compare.relay", "break the line between clients and a server"),
 }
 

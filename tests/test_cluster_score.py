@@ -8,13 +8,14 @@ from compare.cluster import Score, run
 async def test_a_node_is_killed_and_nothing_is_lost() -> None:
     score = await run(["ndjson"], 2, seconds=6, kill_every_s=3, tokens=60)
     assert score.turns > 0
-    assert score.kills + score.store_kills > 0
+    assert score.kills + score.failovers > 0
     assert score.good, str(score)
 
 
 def test_what_is_not_good() -> None:
     assert Score().good
     assert not Score(lost=1).good
+    assert not Score(twice=1).good
     assert not Score(differing=1).good
     assert not Score(hung=1).good
     score = Score()

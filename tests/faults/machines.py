@@ -14,8 +14,8 @@ import redis.asyncio
 
 from compare.lines.faults import Faults
 from compare.lines.relay import Relay
-from compare.valkey import Valkey
-from tests.faults.harness import Logs, World, until
+from compare.valkey import Replicated, Valkey
+from tests.faults.harness import Logs, World
 
 SETTINGS = ("save ''", "appendonly yes", "appendfsync everysec")
 
@@ -100,69 +100,27 @@ class SentinelMachines(Machines):
 
     def __init__(self, folder: Path, env: Mapping[str, str] | None = None, **given: Any) -> None:
         super().__init__(folder, env, **given)
-        self._replica = Valkey(
-            folder / "replica", (*SETTINGS, "repl-diskless-sync-delay 0", f"replicaof 127.0.0.1 {self.valkey.port}")
-        )
-        self._sentinel = Valkey(
-            folder / "sentinel",
-            (
-                f"sentinel monitor chat 127.0.0.1 {self.valkey.port} 1",
-                f"sentinel down-after-milliseconds chat {int(self.down_s * 1000)}",
-                "sentinel failover-timeout chat 3000",
-            ),
-        )
+        self._pair = Replicated(folder, SETTINGS, down_s=self.down_s)
 
     async def __aenter__(self) -> Self:
-        await super().__aenter__()
-        await asyncio.to_thread(self._replica.start)
-        await self.replicated()
-        await asyncio.to_thread(self._sentinel.start, "--sentinel")
-        await self._known()
+        await asyncio.to_thread(self._pair.start)
+        self.valkey = self._pair.primary
         return self
 
     async def __aexit__(self, *exc: object) -> None:
         await super().__aexit__(*exc)
-        self._replica.kill()
-        self._sentinel.kill()
+        self._pair.kill()
 
     async def store_url(self, name: str) -> str:
-        return f"redis+sentinel://127.0.0.1:{self._sentinel.port}/chat/0"
-
-    async def replicated(self) -> None:
-        """Wait until the replica has everything."""
-
-        async def online() -> bool:
-            return b"state=online" in await self.ask("INFO", "replication")
-
-        await until(online, 30, "the replica is not online")
-
-    async def _known(self) -> None:
-        """Wait until the Sentinel knows the replica as one that it may promote."""
-        port = f"slave0:ip=127.0.0.1,port={self._replica.port}".encode()
-        assert port in await self.ask("INFO", "replication")
-
-        async def known() -> bool:
-            answer = await asyncio.to_thread(self._sentinel.ask, "SENTINEL", "REPLICAS", "chat")
-            return str(self._replica.port).encode() in answer and b"master-link-status\r\n$2\r\nok" in answer
-
-        await until(known, 30, "the Sentinel does not know the replica")
+        return self._pair.url
 
     @asynccontextmanager
     async def failover(self) -> AsyncIterator[None]:
         """The primary dies in the block, and the replica is promoted; afterwards the dead server is the replica of the other."""
-        await self.replicated()
-        await self._known()
-        dead, self.valkey = self.valkey, self._replica
-        self._replica = dead
-        dead.kill()
+        await asyncio.to_thread(self._pair.lose_primary)
+        self.valkey = self._pair.primary
         yield
-
-        async def promoted() -> bool:
-            return b"role:master" in await self.ask("INFO", "replication")
-
-        await until(promoted, 60, "no replica was promoted")
-        await asyncio.to_thread(dead.start, "--replicaof", f"127.0.0.1 {self.valkey.port}")
-        await self.replicated()
+        await asyncio.to_thread(self._pair.recover)
 
 
 class SlowSentinelMachines(SentinelMachines):

