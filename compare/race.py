@@ -15,7 +15,7 @@ from dataclasses import replace
 from rich.console import Console
 
 from compare.lines.faults import NETWORKS, Faults
-from compare.measuring.lanes import LANES, RunningLane, running_lanes, shuffled
+from compare.measuring.lanes import ALL_LANES, FURTHER_LANES, LANES, RunningLane, running_lanes, shuffled
 from compare.measuring.recording import TurnSpec, count_generated, record_turn, warm_up
 from compare.measuring.turns import TurnRecord
 from compare.showing.race_report import RaceSettings, show_race
@@ -31,7 +31,11 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command's arguments."""
     parser = argparse.ArgumentParser(prog="python -m compare race", description=__doc__.partition("\n\n")[0])
     parser.add_argument("prompt", nargs="?", default="Tell me how this answer reached me.", metavar="PROMPT")
-    parser.add_argument("--only", help=f"lanes, comma-separated, of {', '.join(LANES)}")
+    parser.add_argument(
+        "--only",
+        help=f"lanes, comma-separated, of {', '.join(ALL_LANES)} (default: without {', '.join(FURTHER_LANES)})",
+    )
+    parser.add_argument("--tls", action="store_true", help="encrypt every line, with a certificate made for this run")
     parser.add_argument(
         "--network", choices=NETWORKS, help="a network of known delay, bandwidth and share of late packets"
     )
@@ -46,8 +50,8 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=1, help="for the order of the lanes in each round (default: 1)")
     args = parser.parse_args(argv)
     names = args.only.split(",") if args.only else list(LANES)
-    if unknown := set(names) - set(LANES):
-        parser.error(f"no such lane: {', '.join(sorted(unknown))}; there are {', '.join(LANES)}")
+    if unknown := set(names) - set(ALL_LANES):
+        parser.error(f"no such lane: {', '.join(sorted(unknown))}; there are {', '.join(ALL_LANES)}")
     if args.cut_after is not None and not 0 < args.cut_after < args.tokens:
         parser.error("--cut-after must be less than --tokens, and at least 1")
     if min(args.tokens, args.rounds, args.concurrency) < 1 or args.rate <= 0:
@@ -80,9 +84,9 @@ async def race(console: Console, args: argparse.Namespace) -> int:
         size=args.image,
     )
     console.print(f"Starting {len(args.names)} servers, a process each …", soft_wrap=True)
-    async with running_lanes(args.names, rate=args.rate, first_ms=_FIRST_MS, faults=faults) as lanes:
+    async with running_lanes(args.names, rate=args.rate, first_ms=_FIRST_MS, faults=faults, tls=args.tls) as lanes:
         tracks = {name: Track(name) for name in args.names}
-        network = f"network {args.network}" if args.network else "loopback"
+        network = (f"network {args.network}" if args.network else "loopback") + ", TLS" * args.tls
         view = RaceView(console, tracks, spec.tokens, f"{args.rate:g} tokens a second, {network}")
         turns: list[TurnRecord] = []
         with view.shown(keep=True):
@@ -98,6 +102,7 @@ async def race(console: Console, args: argparse.Namespace) -> int:
         concurrency=args.concurrency,
         cut_after=args.cut_after,
         image=args.image,
+        tls=args.tls,
     )
     show_race(console, settings, turns, faults)
     return 0 if all(turn.error is None for turn in turns) else 1

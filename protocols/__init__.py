@@ -48,6 +48,11 @@ class Transport(transports.Transport):
         """A client of this transport; ``options`` are ChatClient's."""
         return self.client_class()(address or self.address, **{"http2_word": HTTP2_WORD, **options})
 
+    def page_client(self, address: str, **options: Any) -> ChatClient:
+        """A client of the port for pages, of a transport that has one; imported when it is asked for."""
+        client: type[ChatClient] = importlib.import_module(f"protocols.{self.folder}.web_client").Client
+        return client(address, **options)
+
 
 _ROWS = (
     Transport(word="rest", folder="http_rest", title="REST", scheme="http", default_port=8000),

@@ -15,12 +15,16 @@ from typing import Any
 import pytest
 from google.rpc.error_details_pb2 import ErrorInfo  # type: ignore[import-untyped]
 
+from protocols import TRANSPORTS
 from protocols.grpc import web_port
 from protocols.processes import Server, serving
+from shared.client.protocol import ChatClient, Item, Lost, Reconnected, collect, collect_picture
 from shared.config import Settings
+from shared.errors import ChatError
+from shared.events import Event
 from tests import connect_js
 from tests.certificates import ca_file, tls_settings
-from tests.conftest import FAST, KEY, Servers, until
+from tests.conftest import FAST, KEY, MakeServers, Servers, until
 from tests.parts import part
 
 HERE = Path(connect_js.__file__).parent
@@ -278,3 +282,67 @@ def test_the_setting(setting: str | None, installed: bool, found: str, monkeypat
         except (ValueError, OSError) as error:
             said = str(error)
     assert said == found if found in ("", "bound") else found in said
+
+
+def page_client(server: Server, **options: Any) -> ChatClient:
+    """Our client over gRPC-Web."""
+    assert server.page_url is not None
+    return TRANSPORTS["grpc"].page_client(server.page_url, **options)
+
+
+async def test_our_client_over_the_port_for_pages_reads_the_same_log(servers: Servers) -> None:
+    async with page_client(servers["grpc"]) as web, servers["grpc"].client() as client:
+        assert (await web.health())["status"] == "ok"
+        session_id = (await web.create_session()).session_id
+        live = [item async for item in web.chat("/tokens 200 hello", session_id=session_id)]
+        turn_id = getattr(live[0], "turn_id", "")
+        assert live == [item async for item in client.read(turn_id)]
+        assert live[150:] == [item async for item in web.read(turn_id, 150)]
+        assert (await collect_picture(web.image("a boat", size="64x64"))).image[1:4] == b"PNG"
+        assert await web.list_messages(session_id) == await client.list_messages(session_id)
+        with pytest.raises(ChatError, match="turn_not_found"):
+            await web.get_turn("nowhere")
+        with pytest.raises(ChatError, match="turn_not_found"):
+            await collect(web.read("nowhere"))
+        with pytest.raises(ChatError, match="no connection"):
+            web.watch(session_id)
+
+
+async def test_our_client_over_the_port_for_pages_comes_back_after_a_cut(make_servers: MakeServers) -> None:
+    slow = make_servers(OFFLINE_TOKENS_PER_S="60", HEARTBEAT_S="1")
+    async with page_client(slow["grpc"]) as web:
+        seen: list[Item] = []
+        async for item in web.chat("/tokens 40 /stall 2 hello"):
+            seen.append(item)
+            if len(seen) == 8:
+                await web.cut()
+        assert [type(item) for item in seen if isinstance(item, Lost | Reconnected)] == [Lost, Reconnected]
+        assert [item.seq for item in seen if isinstance(item, Event)] == list(range(1, 43))
+        cancelling = collect(web.chat("/tokens 40 /stall 600 hello"))
+        waiting = asyncio.create_task(cancelling)
+
+        async def running() -> str | None:
+            newest = (await web.list_sessions(limit=1)).sessions[0]
+            return newest.running_turn_id
+
+        await web.cancel(await until(running))
+        assert (await waiting).status == "cancelled"
+
+
+async def test_a_race_over_tls_has_the_lane() -> None:
+    command = (
+        sys.executable,
+        "-m",
+        "compare",
+        "race",
+        "--only",
+        "ndjson,grpc,grpc-web",
+        "--tokens",
+        "6",
+        "--rounds",
+        "1",
+    )
+    status, out, err = await program(*command, "--rate", "50", "--tls")
+    assert status == 0, err
+    assert "gRPC), TLS," in out
+    assert "The text is the model's, character by character, in every lane." in out

@@ -6,7 +6,7 @@ import asyncio
 from contextlib import AsyncExitStack, aclosing
 from pathlib import Path
 
-from shared.client.protocol import ChatClient, Item, Lost, Resumed, Rewound
+from shared.client.protocol import ChatClient, Item, Lost, Reconnected, Rewound
 from shared.events import Event, TurnInterrupted
 from shared.reply import Reply, text_sha256
 from tests.conftest import WORDS, until
@@ -43,7 +43,7 @@ async def test_each_client_comes_back_and_shows_what_is_stored(tmp_path: Path) -
             await cut.cut_power()
         for word in streaming:
             events = [item for item in items[word] if isinstance(item, Event)]
-            assert {type(item) for item in items[word]} >= {Lost, Resumed}
+            assert {type(item) for item in items[word]} >= {Lost, Reconnected}
             (rewound,) = [item for item in items[word] if isinstance(item, Rewound)]
             again = events[rewound.after :]
             assert [event.seq for event in events[: rewound.after]] == list(range(1, rewound.after + 1)), word

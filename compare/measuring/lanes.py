@@ -8,11 +8,13 @@ import random
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from compare.lines.faults import Faults
 from compare.lines.relay import Relay
-from protocols import TRANSPORTS
+from protocols import TRANSPORTS, certs
 from protocols.processes import Server, serving
 from shared.client.protocol import ChatClient
 from shared.llm.offline import MODEL_ID
@@ -20,11 +22,15 @@ from shared.llm.offline import MODEL_ID
 
 @dataclass(frozen=True, slots=True)
 class Lane:
-    """A transport, and the options of its client. REST has two lanes: one whole reply, and polling."""
+    """A transport, and the options of its client. REST has two lanes: one whole reply, and polling.
+
+    ``for_pages``: the lane uses the server's port for pages.
+    """
 
     name: str
     word: str
     options: Mapping[str, Any] = field(default_factory=dict)
+    for_pages: bool = False
 
     @property
     def tokens(self) -> bool:
@@ -40,6 +46,9 @@ LANES: dict[str, Lane] = {
         *(Lane(word, word) for word in TRANSPORTS if word != "rest"),
     )
 }
+# Other ways to a transport that has a lane already. They need an extra, and run where they are asked for by name.
+FURTHER_LANES: dict[str, Lane] = {lane.name: lane for lane in (Lane("grpc-web", "grpc", for_pages=True),)}
+ALL_LANES = LANES | FURTHER_LANES
 
 
 @dataclass(slots=True)
@@ -58,7 +67,9 @@ class RunningLane:
 
     def client(self, **options: Any) -> ChatClient:
         """A new client of this lane; ``options`` are ChatClient's."""
-        return TRANSPORTS[self.lane.word].client(self.address, **self.lane.options, **options)
+        transport = TRANSPORTS[self.lane.word]
+        make = transport.page_client if self.lane.for_pages else transport.client
+        return make(self.address, **{"ca": self.server.ca, **self.lane.options, **options})
 
 
 @asynccontextmanager
@@ -70,11 +81,13 @@ async def running_lanes(
     faults: Faults | None = None,
     relayed: bool = False,
     env: Mapping[str, str] | None = None,
+    tls: bool = False,
 ) -> AsyncIterator[dict[str, RunningLane]]:
     """Start the lanes' servers, each with the same offline model and the in-memory store.
 
     ``rate`` is the model's rate in tokens a second, ``first_ms`` its own time to the first token. ``faults`` or ``relayed`` put a
-    relay before each server. Raises RuntimeError with the server's own words when a server does not start.
+    relay before each server. ``tls``: the lines are encrypted, with a certificate made for this run. Raises RuntimeError with the
+    server's own words when a server does not start.
     """
     settings = {
         "GENAI_PROVIDER": "offline",
@@ -87,15 +100,27 @@ async def running_lanes(
         **(env or {}),
     }
     async with contextlib.AsyncExitStack() as stack:
+        if tls:
+            folder = Path(stack.enter_context(TemporaryDirectory(prefix="genai-certs-", ignore_cleanup_errors=True)))
+            certs.make(folder)
+            settings |= certs.files(folder)
         servers = await asyncio.gather(
-            *(stack.enter_async_context(serving(LANES[name].word, env=settings, apart=True)) for name in names)
+            *(stack.enter_async_context(serving(ALL_LANES[name].word, env=settings, apart=True)) for name in names)
         )
         lanes = {}
         for name, server in zip(names, servers, strict=True):
-            relay = None
+            lane, relay = ALL_LANES[name], None
+            url = server.url
+            if lane.for_pages:
+                if server.page_url is None:
+                    raise RuntimeError(
+                        f"{name}: the {lane.word} server has no port for pages: {server.log[0]['for_pages']}"
+                    )
+                url = server.page_url
             if relayed or faults is not None:
-                relay = await stack.enter_async_context(Relay(server.address, faults))
-            lanes[name] = RunningLane(LANES[name], server, relay.address if relay else server.address, relay)
+                relay = await stack.enter_async_context(Relay(url, faults))
+                url = url.replace(url.rpartition("/")[2], relay.address)
+            lanes[name] = RunningLane(lane, server, url, relay)
         yield lanes
 
 
@@ -104,7 +129,7 @@ async def generated_tokens(lane: RunningLane, since_ms: float) -> int:
     directly, not through the relay.
     """
     total = 0
-    async with TRANSPORTS[lane.lane.word].client(lane.server.address) as client:
+    async with lane.server.client() as client:
         for session in (await client.list_sessions(limit=20)).sessions:
             if session.created_at >= since_ms - 1 and session.last_turn_id is not None:
                 turn = await client.get_turn(session.last_turn_id)

@@ -25,8 +25,8 @@ _PACKAGES = (
 )
 
 
-def setup(faults: Faults | None = None) -> dict[str, str]:
-    """What a reader must know to judge the numbers; ``faults`` are the relay's."""
+def setup(faults: Faults | None = None, *, tls: bool = False) -> dict[str, str]:
+    """What a reader must know to judge the numbers; ``faults`` are the relay's, ``tls``: the lines are encrypted."""
     versions = []
     for package in _PACKAGES:
         with contextlib.suppress(metadata.PackageNotFoundError):
@@ -39,8 +39,8 @@ def setup(faults: Faults | None = None) -> dict[str, str]:
         "model": "offline, the same tokens on the same schedule in every lane; no provider's SDK",
         "store": "in memory (sqlite://), so that only the transport is measured",
         "processes": "a server process for each lane; the clients and the relay share one process",
-        "wire": "HTTP/1.1 (REST, NDJSON, SSE, WebSocket) and HTTP/2 (gRPC), no TLS, TCP_NODELAY on, no compression "
-        "(permessage-deflate off, gRPC identity)",
+        "wire": "HTTP/1.1 (REST, NDJSON, SSE, WebSocket, gRPC-Web) and HTTP/2 (gRPC), "
+        f"{'TLS' if tls else 'no TLS'}, TCP_NODELAY on, no compression (permessage-deflate off, gRPC identity)",
         "limits": "MAX_BODY_BYTES is 8 MiB; the limits of the libraries are higher",
         "network": describe(faults),
         "clock": "wall clock of one machine; an event's `at` and its arrival are read from the same clock",

@@ -48,6 +48,7 @@ class RaceSettings:
     concurrency: int
     cut_after: int | None
     image: str | None
+    tls: bool
 
     @property
     def selection(self) -> _Selection:
@@ -79,7 +80,7 @@ def show_race(console: Console, race: RaceSettings, turns: Sequence[TurnRecord],
     own = "its own time to draw" if race.image else "150 ms to its first token"
     lanes = f"{race.concurrency} streams each, {race.rate:g} tokens a second; in every first token is the model's {own}"
     _say(console, "\nSet-up:")
-    for what, value in ({"lanes": lanes} | setup(faults)).items():
+    for what, value in ({"lanes": lanes} | setup(faults, tls=race.tls)).items():
         _say(console, f"  {what:<10} {value}")
 
 
