@@ -75,7 +75,7 @@ def page_app(context: ServerContext, servicers: Iterable[Servicer], without: Ite
     # The handlers check the key, so that a refusal is a status of the protocol.
     keyless = dataclasses.replace(context.access, key=None)
     app = AccessMiddleware(app, keyless, context.service.logger, None, frozenset())
-    app = AnswerMiddleware(app, context.service.logger, cacheable="//")
+    app = AnswerMiddleware(app, context.service.logger, cacheable="//", in_parts="//")
     return Cors(app, context.access, request_headers=_REQUEST_HEADERS, exposed=_EXPOSED_HEADERS)
 
 

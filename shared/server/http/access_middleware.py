@@ -16,7 +16,11 @@ from shared.server.http.answers import problem
 
 PUBLIC_FOLDER = "/web/"
 _HEALTH = "/health"
+# uvicorn's names. Its parser also reads 0.9 and 2.0 in the form of HTTP/1.1; "2" is real HTTP/2 on another ASGI server.
+_VERSIONS = ("1.0", "1.1", "2", "3")
 _WRITING = ("POST", "PUT", "PATCH", "DELETE")
+# Headers that stand once in a request: of two, a proxy could read one and this server the other.
+_SINGLE = ("Authorization", "Content-Type", "Idempotency-Key", "Last-Event-ID", "Origin", "X-API-Key")
 _PUBLIC = frozenset({"/", _HEALTH, "/docs", "/openapi.json", "/demo", "/race"})
 
 
@@ -63,6 +67,9 @@ class AccessMiddleware:
 
     def _check(self, scope: Scope, headers: Headers) -> None:
         host = self._host(scope, headers)
+        for name in _SINGLE:
+            if len(headers.getlist(name)) > 1:
+                raise ChatError("invalid_request", f"Send the header {name} once.", http_status=400)
         origin, scheme = headers.get("origin"), scope["scheme"]
         if scope["type"] == "websocket":
             self._access.check_host(host)
@@ -85,7 +92,12 @@ class AccessMiddleware:
             self._check_key(scope, headers)
 
     def _host(self, scope: Scope, headers: Headers) -> str:
-        """The one ``Host`` of a request (RFC 9112, section 3.2). Raises ``invalid_request`` with 400 for none and for two."""
+        """The one ``Host`` of a request (RFC 9112, section 3.2).
+
+        Raises ``invalid_request``: with 400 for none and for two; with 505 for another version of HTTP.
+        """
+        if scope["http_version"] not in _VERSIONS:
+            raise ChatError("invalid_request", "This server speaks HTTP/1.1 and HTTP/1.0.", http_status=505)
         hosts = headers.getlist("host")
         if len(hosts) > 1 or (not hosts and scope["http_version"] != "1.0"):
             raise ChatError("invalid_request", "A request must have exactly one Host.", http_status=400)

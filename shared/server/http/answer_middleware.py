@@ -1,4 +1,4 @@
-"""What every answer has in common: HEAD without a body, no caching unless a route allows it, and internal errors in one form."""
+"""What every answer has in common: HEAD without a body; caching and ranges where a route has them; one form of internal errors."""
 
 from __future__ import annotations
 
@@ -23,13 +23,14 @@ class AnswerMiddleware:
     """Answers HEAD as GET without the body; adds ``Cache-Control: no-store``; turns an exception into ``internal``.
 
     Pure ASGI, because BaseHTTPMiddleware hides disconnects. It stands inside the CORS middleware, so that a page can read a 500.
-    ``cacheable`` is the folder of the pages' files.
+    ``cacheable`` is the folder of the pages' files, ``in_parts`` that of the pictures: no other answer is sent in ranges.
     """
 
-    def __init__(self, app: ASGIApp, logger: Logger, cacheable: str) -> None:
+    def __init__(self, app: ASGIApp, logger: Logger, cacheable: str, in_parts: str) -> None:
         self._app = app
         self._logger = logger
         self._cacheable = cacheable
+        self._in_parts = in_parts
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and scope["method"] == "HEAD":
@@ -55,8 +56,7 @@ class AnswerMiddleware:
         # ``head`` tells a route that waits, such as a long poll, not to wait.
         state = {**scope.get("state", {}), "head": True}
         # A range is for GET alone (RFC 9110, section 14.2).
-        headers = [header for header in scope["headers"] if header[0] != b"range"]
-        asked = {**scope, "method": "GET", "headers": headers, "state": state}
+        asked = {**_without_range(scope), "method": "GET", "state": state}
         await first_of(self._answer(asked, receive, send_head), answered.wait())
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -70,7 +70,8 @@ class AnswerMiddleware:
             await send(message)
 
         try:
-            await self._app(scope, receive, send_marked)
+            in_parts = scope["path"].startswith(self._in_parts)
+            await self._app(scope if in_parts else _without_range(scope), receive, send_marked)
         except Exception as error:
             # sse-starlette raises in a group what its stream raises.
             if isinstance(error, LineDropped) or (isinstance(error, ExceptionGroup) and error.subgroup(LineDropped)):
@@ -87,6 +88,8 @@ class AnswerMiddleware:
         file = message["status"] < 400 and scope["path"].startswith(self._cacheable)
         if "cache-control" not in headers and not file:
             headers["Cache-Control"] = "no-store"
+        if not scope["path"].startswith(self._in_parts):
+            del headers["accept-ranges"]
         if headers.get("connection", "").lower() == "keep-alive":
             # The HTTP server adds its own ``Connection`` header, and two such headers could contradict each other.
             del headers["connection"]
@@ -101,3 +104,10 @@ class AnswerMiddleware:
             self._logger.error("internal error", path=scope["path"], why=type(error).__name__)
             with contextlib.suppress(RuntimeError, OSError):
                 await send({"type": "websocket.close", "code": _INTERNAL_ERROR, "reason": "internal"})
+
+
+def _without_range(scope: Scope) -> Scope:
+    """The request without ``Range``, which a server may ignore (RFC 9110, section 14.2)."""
+    if all(name != b"range" for name, _ in scope["headers"]):
+        return scope
+    return {**scope, "headers": [header for header in scope["headers"] if header[0] != b"range"]}

@@ -9,8 +9,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi_offline import FastAPIOffline
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
-from starlette.routing import WebSocketRoute
-from starlette.staticfiles import StaticFiles
+from starlette.routing import Match, Mount, WebSocketRoute
 
 from shared.errors import ChatError
 from shared.server.context import ServerContext
@@ -20,8 +19,7 @@ from shared.server.http.answer_middleware import AnswerMiddleware
 from shared.server.http.answers import problem
 from shared.server.http.body_middleware import BodyMiddleware
 from shared.server.http.cors import Cors
-from shared.server.http.pages import PAGES
-from shared.server.http.routes import ECHO, common_routes
+from shared.server.http.routes import ECHO, PICTURE_FOLDER, common_routes
 from shared.server.http.schemas import (
     add_body_examples,
     add_events,
@@ -29,6 +27,8 @@ from shared.server.http.schemas import (
     openapi_problems,
     without_framework_errors,
 )
+
+_METHODS = ("GET", "POST", "DELETE")
 
 
 def create_app(
@@ -68,9 +68,11 @@ def create_app(
         opened_by_ticket=opened_by_ticket,
         sockets=frozenset(route.path for route in routes.routes if isinstance(route, WebSocketRoute)),
     )
-    app.add_middleware(AnswerMiddleware, logger=context.service.logger, cacheable=PUBLIC_FOLDER)
+    app.add_middleware(
+        AnswerMiddleware, logger=context.service.logger, cacheable=PUBLIC_FOLDER, in_parts=PICTURE_FOLDER
+    )
     app.add_middleware(Cors, access=context.access)
-    app.mount("/web", StaticFiles(directory=PAGES), name="web")
+    app.mount("/web", pages.files, name="web")
     make_schema = app.openapi
     keyed = context.access.key is not None
 
@@ -106,6 +108,17 @@ async def _on_http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     answered = _answer(request, ChatError("invalid_request", f"{error.detail}.", http_status=error.status_code))
     answered.headers.update(error.headers or {})
-    if "GET" in answered.headers.get("allow", ""):
-        answered.headers["Allow"] += ", HEAD"
+    if error.status_code == 405:
+        answered.headers["Allow"] = ", ".join(_allowed(request))
     return answered
+
+
+def _allowed(request: Request) -> list[str]:
+    """The methods of a path (RFC 9110, section 15.5.6). The framework names those of one of the path's routes."""
+    routes = [route for route in request.app.routes if not isinstance(route, Mount)]
+    methods = [
+        method
+        for method in _METHODS
+        if any(route.matches({**request.scope, "method": method})[0] is Match.FULL for route in routes)
+    ]
+    return [*methods, "HEAD"] if "GET" in methods else methods or ["GET", "HEAD"]

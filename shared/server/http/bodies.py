@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+import re
+from typing import Annotated, Any
 
 from fastapi import Depends, Header, Query, Request
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from shared.chat.checks import KEY_PATTERN, SIZE_PATTERN
 from shared.chat.service import MAX_LIST_LIMIT, ChatService
@@ -18,6 +19,8 @@ Text = Annotated[
 Size = Annotated[
     str | None, Field(description="pixels; 1024x1024 when absent", json_schema_extra={"pattern": f"^{SIZE_PATTERN}$"})
 ]
+
+_NUMBER = re.compile(r"-?[0-9]+(\.[0-9]+)?([eE][+-]?[0-9]+)?")
 
 
 class _Body(BaseModel):
@@ -83,15 +86,26 @@ async def _service(request: Request) -> ChatService:
     return (await _context(request)).service
 
 
+def _number(given: Any) -> Any:
+    """Raises ValueError for text that Python reads as a number and JSON does not have, such as 1_0."""
+    if isinstance(given, str) and not _NUMBER.fullmatch(given):
+        raise ValueError("write a number in decimal digits")
+    return given
+
+
+_Number = BeforeValidator(_number)
 Context = Annotated[ServerContext, Depends(_context)]
 Service = Annotated[ChatService, Depends(_service)]
-After = Annotated[int, Query(description="the last seq the client has", json_schema_extra={"minimum": 0})]
+After = Annotated[int, _Number, Query(description="the last seq the client has", json_schema_extra={"minimum": 0})]
 Epoch = Annotated[
-    int, Query(description="the `epoch` of the last event the client has", json_schema_extra={"minimum": 0})
+    int, _Number, Query(description="the `epoch` of the last event the client has", json_schema_extra={"minimum": 0})
 ]
 Limit = Annotated[
-    int | None, Query(description="rows of the page", json_schema_extra={"minimum": 1, "maximum": MAX_LIST_LIMIT})
+    int | None,
+    _Number,
+    Query(description="rows of the page", json_schema_extra={"minimum": 1, "maximum": MAX_LIST_LIMIT}),
 ]
+Wait = Annotated[float, _Number, Query(ge=0, allow_inf_nan=False, description="seconds; above 30 is 30")]
 IdempotencyKey = Annotated[
     str | None,
     Header(

@@ -1,10 +1,11 @@
-"""The body of a request: its size, its time and its media type, checked before any route sees the request."""
+"""The body of a request: its codings, its size, its time and its media type, checked before any route sees the request."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-from collections.abc import Callable, Mapping
+import json
+from collections.abc import Callable
+from typing import NoReturn
 
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -12,9 +13,6 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from shared.errors import ChatError
 from shared.logger import Logger
 from shared.server.http.answers import problem
-
-_LINGER_S = 2.0
-_LINGER_BODIES = 8
 
 
 class BodyMiddleware:
@@ -40,14 +38,15 @@ class BodyMiddleware:
         is_json = self._is_json(scope["path"])
         advice: dict[str, str] = {}
         try:
-            if is_json and headers.get("content-encoding", "identity").strip().lower() not in ("", "identity"):
-                advice["Accept-Encoding"] = "identity"
-                raise ChatError("unsupported_media_type", "Send the body without Content-Encoding.")
+            _check_framing(headers)
+            if is_json:
+                _check_codings(headers, advice)
+                # Before the body: a client that waits after ``Expect: 100-continue`` need not send it.
+                _check_media_type(headers, advice, has_body=_length(headers) > 0)
             body = await self._read(headers, receive)
-            media_type = headers.get("content-type", "").partition(";")[0].strip().lower()
-            if is_json and body and media_type != "application/json" and not media_type.endswith("+json"):
-                advice["Accept"] = "application/json"
-                raise ChatError("unsupported_media_type")
+            if is_json:
+                _check_media_type(headers, advice, has_body=bool(body))
+                _check_json(body)
         except ChatError as error:
             if error.http_status in (408, 413):
                 # The rest of the request is not read, so the connection cannot be used again.
@@ -58,12 +57,9 @@ class BodyMiddleware:
             return
         await self._app(scope, _replay(body, receive), send)
 
-    async def _read(self, headers: Mapping[str, str], receive: Receive) -> bytes:
+    async def _read(self, headers: Headers, receive: Receive) -> bytes:
         """The whole body. Raises ``payload_too_large``, and ``invalid_request`` with 408 for a body that does not end."""
-        length = headers.get("content-length", "0")
-        if length.isdecimal() and int(length) > self._max_body_bytes:
-            if "expect" not in headers:
-                await self._discard(receive)
+        if _length(headers) > self._max_body_bytes:
             raise ChatError("payload_too_large")
         body = bytearray()
         try:
@@ -74,8 +70,6 @@ class BodyMiddleware:
                         break
                     body += message.get("body", b"")
                     if len(body) > self._max_body_bytes:
-                        if message.get("more_body", False):
-                            await self._discard(receive)
                         raise ChatError("payload_too_large")
                     if not message.get("more_body", False):
                         break
@@ -83,16 +77,56 @@ class BodyMiddleware:
             raise ChatError("invalid_request", "The request was not finished in time.", http_status=408) from None
         return bytes(body)
 
-    async def _discard(self, receive: Receive) -> None:
-        """Read the rest of a body for a while. Closing with unread data resets the connection, and the refusal would be lost."""
-        left = _LINGER_BODIES * self._max_body_bytes
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(_LINGER_S):
-                while left > 0:
-                    message = await receive()
-                    left -= len(message.get("body", b""))
-                    if not message.get("more_body", False):
-                        return
+
+def _check_framing(headers: Headers) -> None:
+    """Raises ``invalid_request`` with 501 for a transfer coding that is not read (RFC 9112, section 6.1)."""
+    if _tokens(headers, "transfer-encoding") - {"chunked"}:
+        raise ChatError("invalid_request", "The one transfer coding that is read is chunked.", http_status=501)
+
+
+def _check_codings(headers: Headers, advice: dict[str, str]) -> None:
+    """Raises ``unsupported_media_type`` for a compressed body. ``advice`` takes headers for the answer."""
+    if _tokens(headers, "content-encoding") - {"identity"}:
+        advice["Accept-Encoding"] = "identity"
+        raise ChatError("unsupported_media_type", "Send the body without Content-Encoding.")
+
+
+def _check_media_type(headers: Headers, advice: dict[str, str], *, has_body: bool) -> None:
+    """Raises ``unsupported_media_type`` for a body that is not JSON by its ``Content-Type``."""
+    media_type = headers.get("content-type", "").partition(";")[0].strip().lower()
+    if has_body and media_type != "application/json" and not media_type.endswith("+json"):
+        advice["Accept"] = "application/json"
+        raise ChatError("unsupported_media_type")
+
+
+def _length(headers: Headers) -> int:
+    """The ``Content-Length``; 0 for none. The HTTP server has refused what is no number."""
+    length = headers.get("content-length", "0")
+    return int(length) if length.isascii() and length.isdecimal() and len(length) < 20 else 0
+
+
+def _tokens(headers: Headers, name: str) -> set[str]:
+    """The members of a list in a header, in lower case; several lines are one list (RFC 9110, section 5.3)."""
+    return {token.strip().lower() for line in headers.getlist(name) for token in line.split(",")} - {""}
+
+
+def _check_json(body: bytes) -> None:
+    """Raises ``invalid_request`` with 400 for what Python's parser reads and RFC 8259 does not have.
+
+    These are other encodings than UTF-8, which have NUL bytes, and the numbers NaN and Infinity.
+    """
+    if b"\0" in body:
+        _refuse_json()
+    if b"NaN" in body or b"Infinity" in body:
+        try:
+            json.loads(body, parse_constant=_refuse_json)
+        except (ValueError, RecursionError):
+            # The framework parses the body again and answers.
+            return
+
+
+def _refuse_json(_constant: str = "") -> NoReturn:
+    raise ChatError("invalid_request", "The body is not JSON.", http_status=400)
 
 
 def _replay(body: bytes, receive: Receive) -> Receive:

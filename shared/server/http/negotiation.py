@@ -7,12 +7,14 @@ import re
 from starlette.datastructures import Headers
 
 _RANGE = re.compile(r"\s*([!#$%&'*+.^_`|~0-9a-z-]+)/([!#$%&'*+.^_`|~0-9a-z-]+)\s*(;.*)?")
+# The value of a parameter that may have commas and semicolons in it (RFC 9110, section 5.6.4).
+_QUOTED = re.compile(r'"(?:[^"\\]|\\.)*"')
 _WEIGHT = re.compile(r";\s*q\s*=\s*(0(?:\.[0-9]{0,3})?|1(?:\.0{0,3})?)\s*(?:;|$)")
 
 
 def prefers(headers: Headers, media_type: str, default: str) -> bool:
     """Whether a request prefers ``media_type`` to ``default``: by the weights in its ``Accept``, several lines read as one."""
-    accept = ",".join(headers.getlist("accept")).lower()
+    accept = _QUOTED.sub('""', ",".join(headers.getlist("accept")).lower())
     return _weight(accept, media_type) > _weight(accept, default)
 
 

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Request
+from starlette.exceptions import HTTPException
 from starlette.responses import FileResponse, Response
+from starlette.staticfiles import StaticFiles
+from starlette.types import Scope
 
 from shared.server.context import ServerContext
 from shared.server.http.answers import json_response
@@ -16,16 +19,28 @@ PAGES = Path(__file__).parents[2] / "web"
 router = APIRouter()
 
 
+class PageFiles(StaticFiles):
+    """The pages' files, each under one path: an empty segment, ``.``, ``..`` or a closing slash is 404."""
+
+    async def get_response(self, path: str, scope: Scope) -> Response:
+        if not {"", ".", ".."}.isdisjoint(scope["path"].split("/")[1:]):
+            raise HTTPException(404)
+        return await super().get_response(path, scope)
+
+
+files = PageFiles(directory=PAGES)
+
+
 @router.get("/demo", tags=["server"], response_class=FileResponse)
-async def demo(context: Context) -> Response:
+async def demo(context: Context, request: Request) -> Response:
     """The chat in the browser, over this server's own protocol."""
-    return _page(context, "demo.html")
+    return await _page(context, request, "demo.html")
 
 
 @router.get("/race", tags=["server"], response_class=FileResponse)
-async def race(context: Context) -> Response:
+async def race(context: Context, request: Request) -> Response:
     """The four HTTP transports side by side in one page."""
-    return _page(context, "race.html")
+    return await _page(context, request, "race.html")
 
 
 @router.get("/web/page.json", include_in_schema=False)
@@ -45,8 +60,8 @@ async def page_settings(context: Context) -> Response:
     return json_response(settings, headers={"Cache-Control": "no-store"})
 
 
-def _page(context: ServerContext, name: str) -> Response:
-    """A page under its policy: scripts and styles of this server; connections to the four HTTP servers and their relays."""
+async def _page(context: ServerContext, request: Request, name: str) -> Response:
+    """A page, or 304, under its policy: scripts and styles of this server; connections to the four servers and their relays."""
     # A policy has no form for IPv6 addresses; a page opened under one reaches its own server as 'self'.
     scheme = context.web_scheme
     origins = sorted(origin for origin in context.access.origins or {f"{scheme}:"} if "[" not in origin)
@@ -76,4 +91,6 @@ def _page(context: ServerContext, name: str) -> Response:
         "Referrer-Policy": "no-referrer",
         "Cache-Control": "no-cache",
     }
-    return FileResponse(PAGES / name, headers=headers, media_type="text/html")
+    response = await files.get_response(name, request.scope)
+    response.headers.update(headers)
+    return response

@@ -26,6 +26,7 @@ from shared.server.http.bodies import (
     SessionBody,
     TicketBody,
     TurnBody,
+    Wait,
 )
 from shared.server.http.images import image_response
 from shared.server.http.negotiation import prefers
@@ -36,6 +37,7 @@ from shared.store.record import Record
 
 MAX_WAIT_S = 30.0
 ECHO = "/echo"
+PICTURE_FOLDER = "/images/"
 
 
 class Models(msgspec.Struct, frozen=True):
@@ -88,6 +90,7 @@ class Poll(msgspec.Struct, frozen=True):
 
 _WITHOUT_BYTES: dict[int | str, dict[str, Any]] = {
     304: {"description": "Unchanged"},
+    412: {"description": "The picture is none of those that If-Match names"},
     416: {"description": "The range begins after the last byte"},
 }
 
@@ -183,7 +186,7 @@ async def poll_events(
     turn_id: str,
     after: After = 0,
     epoch: Epoch = 0,
-    wait: Annotated[float, Query(ge=0, allow_inf_nan=False, description="seconds; above 30 is 30")] = 0,
+    wait: Wait = 0,
 ) -> Response:
     """Long-poll: the events after ``after`` as soon as there is one, or none after ``wait`` seconds."""
     reader = await service.open(turn_id, after, epoch)
@@ -217,7 +220,7 @@ async def cut_turn(service: Service, turn_id: str) -> Response:
 
 
 @router.get(
-    "/images/{image_id}",
+    PICTURE_FOLDER + "{image_id}",
     response_class=Response,
     responses=openapi_bytes(*PICTURES) | openapi_bytes(*PICTURES, status=206) | _WITHOUT_BYTES,
     tags=["images"],

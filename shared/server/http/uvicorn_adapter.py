@@ -28,7 +28,8 @@ _WRITE_BYTES = 64 * 1024
 # The longest head of a request. The bytes around a body may be as many, and 16 more for each byte of the body.
 _MAX_OVERHEAD_BYTES = 64 * 1024
 _OVERHEAD_PER_BODY_BYTE = 16
-_LINGER_S = 1.0
+# How long a connection reads what a client still sends after the answer: closed at once, it could lose the answer.
+_LINGER_S = 2.0
 # The most fragments of a WebSocket message (RFC 6455, section 5.4): for the longest message they are 2 KiB each.
 _MAX_FRAGMENTS = 4096
 _NO_CONTENT = b"content-length: 0\r\ncache-control: no-store\r\nconnection: close\r\n\r\n"
@@ -58,18 +59,24 @@ _USED: dict[type, tuple[str, ...]] = {
         "connection_made",
         "cycle",
         "eof_received",
+        "expect_100_continue",
         "flow",
         "handle_websocket_upgrade",
         "headers",
         "loop",
         "on_body",
+        "on_header",
         "on_headers_complete",
         "on_message_begin",
+        "on_message_complete",
         "on_response_complete",
         "parser",
         "pipeline",
         "scheme",
         "send_400_response",
+        "timeout_keep_alive",
+        "timeout_keep_alive_handler",
+        "timeout_keep_alive_task",
         "transport",
         "url",
     ),
@@ -82,6 +89,7 @@ _USED: dict[type, tuple[str, ...]] = {
         "more_body",
         "response_complete",
         "transport",
+        "waiting_for_100_continue",
     ),
     ServerProtocol: ("current_size", "recv_frame"),
     WebSocketsSansIOProtocol: (
@@ -160,15 +168,21 @@ class AdaptedServer(uvicorn.Server):
 
 
 class HttpProtocol(HttpToolsProtocol):
-    """uvicorn's HTTP/1.1 with seven differences.
+    """uvicorn's HTTP/1.1 with twelve differences.
 
-    - A client has a limited time for the head of a request (slow-loris).
+    - A client has a limited time for the head of a request (slow-loris), and for the rest of a request that has been answered.
+    - A connection is idle from the end of its last request on, also where the answer came before that end.
     - The head of a request has a limited size: 431, or 414 where the path makes it too large. The lines that frame a
       chunked body, and the trailers, have a limit too.
     - A pipelined request is read after the answers to those before it.
     - An offer to change the protocol is declined unless it is a WebSocket's, and the request is answered in HTTP/1.1, its body
       included (RFC 9110, section 7.8). Java's HTTP client offers h2c with every request.
     - The host in an absolute request target takes the place of ``Host`` (RFC 9112, section 3.2.2).
+    - The trailers of a chunked body are dropped; they are no headers (RFC 9110, section 6.5.1).
+    - A header's value has no white space around it (RFC 9112, section 5.1).
+    - A connection that closes before the request has been read drops what comes for two seconds after the answer (RFC 9112,
+      section 9.6). So ends a request with ``Expect: 100-continue`` that is refused before its body.
+    - ``Expect`` of HTTP/1.0 is ignored (RFC 9110, section 10.1.1).
     - A client that closes its side after the request counts as gone: an answer that waits for something ends. Any
       other answer is sent.
     - An answer to HTTP/1.0 without a length ends with its connection, and is not chunked (RFC 9112, sections 6.1 and 6.3).
@@ -184,6 +198,8 @@ class HttpProtocol(HttpToolsProtocol):
         self._overhead_bytes = 0
         self._body_bytes = 0
         self._declined: list[tuple[bytes, bytes]] = []
+        # Whether the connection ends with an answer that is sent before the request has been read.
+        self.lingers = False
         self._head = self._limit_head()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -227,16 +243,22 @@ class HttpProtocol(HttpToolsProtocol):
             self.send_400_response("Invalid HTTP request received.")
 
     def _refuse_overhead(self) -> None:
-        """Answer, then read what the client still sends for a moment: a connection closed at once may lose the answer."""
-        self._over = True
-        self._head.cancel()
         if not self._in_head:
+            self._over = True
+            self._head.cancel()
             self.transport.close()
             return
         status = 414 if len(self.url) > _MAX_OVERHEAD_BYTES // 2 else 431
         self.transport.write(STATUS_LINE[status] + _NO_CONTENT)
+        self._linger()
+
+    def _linger(self) -> None:
+        """Close this side, and drop what the client still sends until it closes its own side or the time is over."""
+        self._over = True
         if self.transport.can_write_eof():
             self.transport.write_eof()
+        self._unset_keepalive_if_required()
+        self._head.cancel()
         self._head = self.loop.call_later(_LINGER_S, self._close_late)
 
     def _should_upgrade(self) -> bool:
@@ -268,6 +290,10 @@ class HttpProtocol(HttpToolsProtocol):
         self._head.cancel()
         self._head = self._limit_head()
 
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if self._in_head:
+            super().on_header(name, value.strip(b" \t"))
+
     def on_body(self, body: bytes) -> None:
         self._body_bytes += len(body)
         self._overhead_bytes -= len(body)
@@ -275,8 +301,23 @@ class HttpProtocol(HttpToolsProtocol):
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
-        if self.pipeline:
+        if self.lingers:
+            self._linger()
+        elif self.pipeline:
             self.flow.pause_reading()
+        elif self.cycle.more_body:
+            self._head.cancel()
+            self._head = self._limit_head()
+
+    def on_message_complete(self) -> None:
+        super().on_message_complete()
+        if not self.parser.should_upgrade() and self.cycle.response_complete:
+            # The request ends after its answer: its last bytes have stopped the timer of an idle connection.
+            self._head.cancel()
+            self._unset_keepalive_if_required()
+            self.timeout_keep_alive_task = self.loop.call_later(
+                self.timeout_keep_alive, self.timeout_keep_alive_handler
+            )
 
     def on_headers_complete(self) -> None:
         self._in_head = False
@@ -285,12 +326,22 @@ class HttpProtocol(HttpToolsProtocol):
             self.headers += self._declined
             self._declined = []
         if not self.url.startswith(b"/"):
-            target = httptools.parse_url(self.url)
-            if target.host:
-                port = b":%d" % target.port if target.port else b""
-                self.headers[:] = [header for header in self.headers if header[0] != b"host"]
-                self.headers.append((b"host", target.host + port))
+            self._take_absolute_target()
+        if self.parser.get_http_version() == "1.0":
+            self.expect_100_continue = False
         super().on_headers_complete()
+
+    def _take_absolute_target(self) -> None:
+        """Take ``Host`` and the path from a target with a host (RFC 9112, section 3.2.2). The answer to an exception is 400."""
+        target = httptools.parse_url(self.url)
+        if not target.host:
+            return
+        if target.schema.lower() not in (b"http", b"https") or target.userinfo:
+            raise ValueError("A request target is an http or https URL without a user.")
+        name = b"[%b]" % target.host if b":" in target.host else target.host
+        self.headers[:] = [header for header in self.headers if header[0] != b"host"]
+        self.headers.append((b"host", name + (b":%d" % target.port if target.port else b"")))
+        self.url = (target.path or b"/") + (b"?" + target.query if target.query else b"")
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         super()._start_asgi_task(cycle, cast(Any, _Request(self, cycle, app)))
@@ -317,7 +368,9 @@ class _Request:
         self._unbounded = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await self._app(scope, self._receive, self._send_close_delimited if scope["http_version"] == "1.0" else send)
+        await self._app(
+            scope, self._receive, self._send_close_delimited if scope["http_version"] == "1.0" else self._send
+        )
         if scope.get("state", {}).get(BREAK_LINE):
             # uvicorn sends nothing more to a client that has left.
             self._cycle.disconnected = True
@@ -337,6 +390,19 @@ class _Request:
         self._whole = not message.get("more_body", False)
         return cast(Message, message)
 
+    async def _send(self, message: Any) -> None:
+        """Send; a connection that closes before the request has been read is closed by ``HttpProtocol`` and not by uvicorn."""
+        cycle = self._cycle
+        if message["type"] != "http.response.start":
+            await cycle.send(message)
+            return
+        if cycle.waiting_for_100_continue:
+            # The client may send the body or not, so the next bytes cannot be told from a request.
+            cycle.keep_alive = False
+        await cycle.send(message)
+        if not cycle.keep_alive and cycle.more_body:
+            cycle.keep_alive = self._connection.lingers = True
+
     async def _send_close_delimited(self, message: Any) -> None:
         """Send to an HTTP/1.0 client. uvicorn would chunk an answer without a length; this one ends with the connection."""
         if message["type"] == "http.response.start":
@@ -347,7 +413,7 @@ class _Request:
         elif self._unbounded:
             # uvicorn compares each piece with what is left of the length.
             self._cycle.expected_content_length = len(message.get("body", b""))
-        await self._cycle.send(message)
+        await self._send(message)
 
 
 class _Frames(ServerProtocol):
