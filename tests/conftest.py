@@ -1,7 +1,7 @@
 """Real servers for the tests, started when first asked for and shared: sessions keep the tests apart.
 
-They live in a thread with an event loop of its own, because a test's loop ends with the test, and a server whose log nobody reads
-stops at a full pipe.
+They live in a thread with an event loop of its own, because a test's loop ends with the test, and the servers' logs
+have to be read between the tests, too.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _TLS = bool(os.environ.get("TLS"))
 
 WORDS = tuple(TRANSPORTS)
 KEY = "correct-horse-battery-staple"
-# No provider, no waiting: what takes time in a test says so with a stage direction (/slow, /stall).
+# No provider and no waiting: a test that needs time asks for it with a stage direction (/slow, /stall).
 FAST = {
     "GENAI_PROVIDER": "offline",
     "IMAGE_PROVIDER": "offline",
@@ -54,7 +54,7 @@ class Backstage:
         self._thread.start()
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
-        """Run a coroutine there and wait for it."""
+        """Run a coroutine on that loop and wait for its result."""
         return asyncio.run_coroutine_threadsafe(work, self._loop).result(60)
 
     async def run_async(self, work: Coroutine[Any, Any, T]) -> T:
@@ -109,23 +109,23 @@ class Servers(Mapping[str, Server]):
             self._backstage.run(start_all(missing))
 
     async def signal(self, word: str, number: int = signal.SIGINT) -> int:
-        """Send one server a signal and wait for its exit status; it is started anew when asked for again."""
+        """Send one server a signal and wait for its exit status; the next use starts the server again."""
         server, stack = self._running.pop(word)
         status = await self._backstage.run_async(server.stop(number))
         await self._backstage.run_async(stack.aclose())
         return status
 
     def close(self) -> None:
-        """Stop those that run."""
+        """Stop the servers that run."""
         self._backstage.run(self.stop())
 
     async def stop(self) -> None:
-        """The same, backstage."""
+        """The same, on the loop of the servers."""
         await asyncio.gather(*(stack.aclose() for _, stack in self._running.values()))
         self._running.clear()
 
     def errors(self) -> list[str]:
-        """What their logs say at the level ``error``, and every traceback on their terminals."""
+        """The log lines of all servers at the level ``error``, and every traceback on their stderr."""
         found = []
         for server, _ in list(self._running.values()):
             for entry in list(server.log):
@@ -142,7 +142,7 @@ Connect = Callable[..., Awaitable[ChatClient]]
 
 @pytest.fixture(scope="session", autouse=True)
 def plain_settings() -> Iterator[None]:
-    """The settings of whoever runs the tests stay out of them."""
+    """Keep the settings of the user who runs the tests out of the tests."""
     with pytest.MonkeyPatch.context() as patch:
         for name in (*Settings.model_fields, "GOOGLE_API_KEY"):
             patch.delenv(name.upper(), raising=False)
@@ -175,7 +175,7 @@ def make_servers(backstage: Backstage, tmp_path_factory: pytest.TempPathFactory)
 
 @pytest.fixture(scope="session")
 def servers(make_servers: MakeServers) -> Iterator[Servers]:
-    """The five, without a key, as fast as they can; none of them may have had an error of its own in the end."""
+    """The five, without a key, as fast as they can. At the end none of them may have logged an error."""
     five = make_servers()
     yield five
     assert not five.errors()
@@ -189,7 +189,7 @@ def keyed(make_servers: MakeServers) -> Servers:
 
 @pytest.fixture(params=WORDS)
 def word(request: pytest.FixtureRequest) -> str:
-    """Our word for each transport in turn."""
+    """The word of each transport in turn."""
     return str(request.param)
 
 

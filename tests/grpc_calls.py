@@ -1,4 +1,4 @@
-"""Calls of a gRPC server with the library's own channel and stubs, for the tests; none of our client's code."""
+"""Calls of a gRPC server with the library's own channel and stubs, for the tests; no code of this project's client."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ async def status_of(call: Any) -> tuple[str, str | None, str]:
 
 
 class Talk:
-    """A ``Chat`` stream: says messages, and waits for what the server says, in order."""
+    """A ``Chat`` stream: sends messages, and waits for the server's messages in order."""
 
     def __init__(self, call: Any) -> None:
         self.call = call
@@ -59,7 +59,7 @@ class Talk:
         await self.call.write(pb.ChatRequest(**body))
 
     async def until(self, name: str, timeout_s: float = 10.0) -> Any:
-        """The next message that is, or whose event is, of this name."""
+        """The next message of this name, or the next one whose event has this name."""
         async with asyncio.timeout(timeout_s):
             while (response := await self.call.read()) is not grpc.aio.EOF:  # type: ignore[attr-defined]
                 self.heard.append(response)
@@ -71,7 +71,7 @@ class Talk:
         raise AssertionError(f"the stream ended without {name}")
 
     async def end(self) -> tuple[str, str | None, str]:
-        """How the call ends."""
+        """The status with which the call ends."""
 
         async def read_on() -> None:
             while (response := await self.call.read()) is not grpc.aio.EOF:  # type: ignore[attr-defined]

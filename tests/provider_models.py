@@ -1,4 +1,4 @@
-"""Both chat models behind their real SDKs, pointed at an emulator, and what is asked of them in tests."""
+"""Both chat models with their real SDKs, pointed at an emulator, and the questions that tests ask them."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def usage_of(deltas: list[Delta]) -> Usage | None:
 
 
 async def failed(model: ChatModel, text: str, model_id: str | None = None) -> tuple[ChatError, str]:
-    """The error, and the text that came before it; no word of the provider's and no key is in the error."""
+    """The error, and the text that came before it. Fails when the error has the provider's words or the key in it."""
     heard = ""
     with pytest.raises(ChatError) as caught:
         async for delta in model.stream([ContextMessage("user", text)], model_id or model.default_model):

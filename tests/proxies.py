@@ -137,7 +137,7 @@ COMMANDS: dict[str, Callable[[Path, str], list[str]]] = {
 
 
 def silence_config(name: str, port: int, target: str, *, grpc: bool, idle_s: int) -> str:
-    """A proxy on ``port`` that ends what is silent for ``idle_s`` seconds, wherever it has a setting for that."""
+    """The configuration of a proxy on ``port`` that ends every connection or answer that is silent for ``idle_s``."""
     match name:
         case "nginx":
             return (NGINX_GRPC if grpc else NGINX_HTTP).format(port=port, target=target, idle_s=idle_s)
@@ -221,7 +221,10 @@ def _traefik_silence(port: int, target: str, *, grpc: bool, idle_s: int) -> dict
 
 
 def _ready(name: str, port: int) -> bool:
-    """Whether the proxy takes connections. Traefik does so before it has read its routes, and answers 404 until then."""
+    """Whether the proxy is ready.
+
+    Traefik accepts connections before it has read its routes, and answers 404 until then.
+    """
     try:
         if name == "traefik":
             connection = http.client.HTTPConnection("127.0.0.1", port, timeout=1)
@@ -235,7 +238,7 @@ def _ready(name: str, port: int) -> bool:
 
 
 def free_port() -> int:
-    """A TCP port that no program holds now."""
+    """A TCP port on which no program listens now."""
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
         port: int = sock.getsockname()[1]

@@ -1,4 +1,6 @@
-"""A WebSocket (RFC 6455) on a raw socket, read with wsproto: a library that neither the server nor this project's client uses."""
+"""A WebSocket (RFC 6455) on a raw socket, read with wsproto: a library that this project's server and client do not
+use.
+"""
 
 from __future__ import annotations
 
@@ -42,7 +44,7 @@ def client_frame(opcode: int, payload: bytes = b"", *, fin: bool = True) -> byte
 
 
 class Addressed(Protocol):
-    """A server that somebody runs; ``address`` is ``host:port``."""
+    """Any running server; ``address`` is ``host:port``."""
 
     @property
     def address(self) -> str: ...

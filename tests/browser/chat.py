@@ -55,7 +55,7 @@ async def done(page: Page) -> None:
 
 
 async def said(page: Page, characters: int) -> None:
-    """Wait until so much of an answer is shown."""
+    """Wait until so many characters of an answer are shown."""
     length = "(document.querySelector('#messages li.model .text')?.textContent ?? '').length"
     await until(lambda: page.evaluate(f"{length} > {characters}"))
 
@@ -85,7 +85,7 @@ async def stored(server: Server) -> list[str]:
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports that nobody listens on now."""
+    """Ports on which no program listens now."""
     with contextlib.ExitStack() as stack:
         sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
         for one in sockets:

@@ -1,4 +1,4 @@
-"""Thirty texts that would run a script, leave the page or ask a stranger's server, if any text were ever taken for markup."""
+"""Thirty texts that would run a script, leave the page or ask a foreign server, if a page treated a text as markup."""
 
 PAYLOADS = (
     "<script>alert(1)</script>",

@@ -1,4 +1,4 @@
-"""Lines that break while a page reads: dead without a word, refused for a while, answered by a gateway in the server's place."""
+"""Lines that break while a page reads: dead without a sign, refused for a while, answered by a gateway."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ async def behind_a_relay(browser: Browser, word: str, env: dict[str, str]) -> As
 
 
 async def whole(page: Page, server: Server) -> None:
-    """The answer is here to its last character, once."""
+    """The page shows the whole answer, once."""
     await done(page)
     assert await page.locator("#messages .meta", has_text="checksum right").count() == 1
     await page.check("#raw")
@@ -73,7 +73,7 @@ async def test_a_line_that_dies_without_a_word_is_noticed(browser: Browser, stor
 
 @pytest.mark.parametrize("word", WORDS)
 async def test_a_page_that_wakes_looks_at_once(browser: Browser, store: dict[str, str], word: str) -> None:
-    """With heartbeats of five minutes, nothing but the waking finds the dead line."""
+    """With heartbeats of five minutes, only the waking page finds the dead line."""
     async with behind_a_relay(browser, word, store | SLOW | {"HEARTBEAT_S": "300"}) as (page, relay, server):
         await ask(page, word)
         relay.discard()
@@ -94,7 +94,10 @@ async def test_a_page_that_wakes_keeps_a_line_that_lives(browser: Browser, store
 
 @pytest.mark.parametrize("word", WORDS)
 async def test_a_silent_model_is_no_dead_line(browser: Browser, store: dict[str, str], word: str) -> None:
-    """Heartbeats, pongs and a look at the turn say that the line lives. REST has none of them: it asks again with its key."""
+    """Heartbeats, pongs and a look at the turn show that the line lives.
+
+    On REST the page repeats the request with the key.
+    """
     async with serving(word, env=store | {"HEARTBEAT_S": "0.3", "OFFLINE_TOKENS_PER_S": "0"}) as server:
         page = await open_page(browser, server)
         await say(page, "/tokens 6 /stall 2 hello")
@@ -105,7 +108,10 @@ async def test_a_silent_model_is_no_dead_line(browser: Browser, store: dict[str,
 
 @pytest.mark.parametrize(("word", "status"), [("rest", 502), ("ndjson", 503), ("sse", 504)])
 async def test_a_gateways_error_is_a_lost_line(browser: Browser, store: dict[str, str], word: str, status: int) -> None:
-    """A gateway that does not reach the server answers HTML. The same key asks again, so the turn runs once."""
+    """A gateway that does not reach the server answers HTML.
+
+    The page repeats the request with its key, so the turn runs once.
+    """
     keys: list[str] = []
 
     async def gateway(route: Route) -> None:
@@ -160,7 +166,7 @@ async def test_a_first_refusal_is_shown_and_not_retried(browser: Browser, store:
 
 
 async def refuse_on_the_socket(page: Page, kind: str, codes: list[str]) -> None:
-    """Answer the page's messages of one kind with these errors, one each; then pass them on."""
+    """Answer the page's first messages of one kind with one of these errors each; pass the later messages on."""
 
     def connect(page_side: WebSocketRoute) -> None:
         server_side = page_side.connect_to_server()
@@ -212,7 +218,7 @@ async def test_a_refused_join_is_shown(browser: Browser, store: dict[str, str]) 
 
 
 async def test_a_page_joins_again_after_a_lost_line(browser: Browser, store: dict[str, str]) -> None:
-    """Refused twice for a while, the page joins all the same, and shows what was said meanwhile and what is said then."""
+    """After two refusals the page joins, and shows the messages that came meanwhile and those that come then."""
     codes: list[str] = []
     async with socket_page(browser, store, "join_session", codes) as page:
         await say(page, "My name is Ada.")
@@ -269,7 +275,10 @@ async def test_an_old_sockets_close_does_not_touch_the_new_one(browser: Browser,
 
 
 async def test_what_may_not_have_arrived_is_sent_again_with_its_key(browser: Browser, store: dict[str, str]) -> None:
-    """The page gives up after half a minute. The message is in the box again, and sending it cannot pay twice."""
+    """The page gives up after half a minute.
+
+    The message is in the box again, and the model runs once although it is sent again.
+    """
     keys: list[str] = []
 
     async def away(route: Route) -> None:
@@ -300,7 +309,7 @@ async def test_what_may_not_have_arrived_is_sent_again_with_its_key(browser: Bro
 
 
 async def test_a_page_on_plain_http_under_a_name(store: dict[str, str]) -> None:
-    """There the browser has no crypto.subtle; the page computes the checksum itself."""
+    """On such a page the browser has no crypto.subtle, so the page computes the checksum itself."""
     (port,) = free_ports(1)
     origin = f"http://demo.test:{port}"
     arguments = [*FLAGS, "--host-resolver-rules=MAP demo.test 127.0.0.1"]

@@ -185,7 +185,7 @@ async def test_hostile_texts_stay_texts(browser: Browser, store: dict[str, str])
 
 
 async def _as_model(said: str, route: Route) -> None:
-    """The wire as the server would speak it if the model had said this."""
+    """Answer with the bytes that the server would send if the model had said this."""
     common = {"turn_id": "t", "at": 0.0}
     started = {
         "session_id": None,

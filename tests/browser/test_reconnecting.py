@@ -97,7 +97,7 @@ async def test_event_sources_from_npm(server: Server, name: str) -> None:
 
 
 async def fetch_event_source(page: Page, key: str | None, hide: bool) -> dict[str, Any]:
-    """What the library gave to the page, with which cursors it asked, and how it was refused."""
+    """The events that the library gave to the page, the cursors that it sent, and the refusals that it got."""
     folder = part("fetch-event-source").path / "lib" / "esm"
 
     async def module(route: Route) -> None:
@@ -119,7 +119,7 @@ async def test_fetch_event_source(page: Page, hide: bool) -> None:
 
 
 async def test_fetch_event_source_without_a_key_starts_no_second_turn(page: Page) -> None:
-    """The server cannot know which request it repeats, so the server refuses, and says what to send."""
+    """The server cannot know which request the POST repeats, so it refuses the POST and says what to send."""
     got = await fetch_event_source(page, None, hide=True)
     assert got["seqs"] == list(range(1, len(got["seqs"]) + 1))
     assert got["refused"] == ["invalid_request"]

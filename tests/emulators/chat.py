@@ -1,4 +1,4 @@
-"""The two chat wires, one table of scenarios for both."""
+"""The two providers' chat APIs, with one table of scenarios for both."""
 
 from __future__ import annotations
 

@@ -193,14 +193,14 @@ async def strict(exchange: Exchange, wire: AnyWire, number: int) -> None:
 
 
 async def vague(exchange: Exchange, wire: AnyWire, number: int) -> None:
-    """Refuses such a parameter without a word about it (OpenAI's wire only)."""
+    """Refuses such a parameter without naming it (OpenAI's API only)."""
     if exchange.seen.body.get("stream_options"):
         return await exchange.answer(400, {"message": "Bad Request"})
     return await _frames(exchange, *(_frame(wire, t) for t in TOKENS), _frame(wire, None, _stop(wire)))
 
 
 async def no_stream(exchange: Exchange, wire: AnyWire, number: int) -> None:
-    """Refuses ``stream`` (OpenAI's wire only)."""
+    """Refuses ``stream`` (OpenAI's API only)."""
     if exchange.seen.body.get("stream"):
         error = {
             "message": "'stream' is not supported",

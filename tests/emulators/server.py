@@ -1,4 +1,4 @@
-"""HTTP/1.1 (RFC 9112) by hand, as far as the SDKs use it: keep-alive, chunked answers, and an eye on the client's leaving."""
+"""HTTP/1.1 (RFC 9112) by hand, as far as the SDKs use it: keep-alive, chunked answers, a watch for the client's end."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Gone(Exception):
 
 @dataclass(slots=True)
 class Seen:
-    """One request and what became of it; times in Unix epoch milliseconds. ``frames`` counts what was sent of the answer."""
+    """One request and its outcome; times in Unix epoch milliseconds. ``frames`` counts the frames that were sent."""
 
     path: str
     headers: dict[str, str]
@@ -75,13 +75,13 @@ class Exchange:
         return self._emulator.script
 
     async def pause(self, seconds: float) -> None:
-        """Wait; raises Gone as soon as the client leaves."""
+        """Wait. Raises Gone as soon as the client closes."""
         await asyncio.wait({self._leaving}, timeout=seconds)
         if self._leaving.done():
             raise Gone
 
     async def silence(self) -> None:
-        """Say nothing more until the client leaves."""
+        """Send nothing more until the client closes."""
         await self.pause(_ABANDONED_S)
 
     async def start(self, media_type: str, status: int = 200) -> None:
@@ -130,7 +130,7 @@ class Exchange:
             raise Gone from None
 
     async def close(self) -> bool:
-        """After the answer: whether the connection may take another request."""
+        """Called after the answer: whether the connection may carry another request."""
         self._leaving.cancel()
         with suppress(asyncio.CancelledError):
             await self._leaving
@@ -161,12 +161,12 @@ class Emulator:
         return f"{self.base_url}/v1"
 
     def changed(self) -> None:
-        """Wake whoever waits in ``until``."""
+        """Wake the tests that wait in ``until``."""
         self._change.set()
         self._change = asyncio.Event()
 
     async def until(self, true: Callable[[], bool], timeout_s: float = 30) -> None:
-        """Wait for something to become true of ``seen``; raises TimeoutError."""
+        """Wait until ``true()`` holds; ``seen`` may have changed meanwhile. Raises TimeoutError."""
         async with asyncio.timeout(timeout_s):
             while not true():
                 await self._change.wait()

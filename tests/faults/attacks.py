@@ -1,7 +1,8 @@
 """What one peer without a key can send to a server: ``python -m tests.faults.attacks NAME ADDRESS SECONDS``.
 
-Each attack is raw bytes on plain sockets, sent as fast as the server takes them. A connection that the server closes is opened
-again, as an attacker does. It runs in a process of its own, so that it does not slow down who measures; it prints one JSON object.
+Each attack is raw bytes on plain sockets, sent as fast as the server takes them. A connection that the server closes is
+opened again, as an attacker does. It runs in a process of its own, so that it does not slow down the process that
+measures. It prints one JSON object.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 
-# A server that reads nothing for so long has stopped reading.
+# A server that reads nothing for this long has stopped reading.
 _BLOCKED_S = 1.0
 # Connections in a row that a server closes at once: the attacker then waits a moment, as a real network would make it wait.
 _PAUSE_S = 0.002
@@ -24,7 +25,7 @@ _PAUSE_S = 0.002
 
 @dataclass
 class Sent:
-    """What the server took: bytes, units of the attack, connections, and how the last one of them ended."""
+    """What the server accepted: bytes, units of the attack and connections; and how the last connection ended."""
 
     sent_bytes: int = 0
     units: int = 0
@@ -112,17 +113,17 @@ def nothing(address: str) -> bytes:
 
 
 def http_get(address: str) -> bytes:
-    """The begin of a head that does not end."""
+    """The beginning of a head that does not end."""
     return f"GET /health HTTP/1.1\r\nHost: {address}\r\n".encode()
 
 
 def http_header(address: str) -> bytes:
-    """The begin of one header that does not end."""
+    """The beginning of a header that does not end."""
     return http_get(address) + b"X-A: "
 
 
 def http_url(address: str) -> bytes:
-    """The begin of a path that does not end."""
+    """The beginning of a path that does not end."""
     return b"GET /"
 
 

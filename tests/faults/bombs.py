@@ -57,7 +57,7 @@ class Measured:
 
     @property
     def faults(self) -> list[str]:
-        """What is not within its bound."""
+        """The measurements that are not within their bounds."""
         found = []
         if not self.alive:
             found.append("the server has died")
@@ -112,7 +112,7 @@ async def probing(server: Server) -> AsyncIterator[Probe]:
 
 
 async def probe_for(probe: Probe, seconds: float) -> list[float]:
-    """Probe at a steady pace, whatever the answers do; how long each took in milliseconds."""
+    """Probe at a steady pace, also while answers are late. Returns the time of each answer in milliseconds."""
     times_ms: list[float] = []
 
     async def once() -> None:
@@ -142,7 +142,7 @@ def resident_mib(pid: int) -> float:
 
 
 async def measure(attack: Attack, server: Server, seconds: float) -> Measured:
-    """One attack on a server, with health beside it."""
+    """One attack on a server, with probes of its health at the same time."""
     found = Measured(attack.name, server.word)
     pid = server.process.pid
     async with probing(server) as probe:

@@ -19,7 +19,7 @@ from tests.faults.harness import Plan, Shown, Totals, World, audit, judge, timed
 
 FULL_S = 600.0
 TOKENS = (5, 60, 60, 300, 900)
-# A reader looks for its turn on other servers for so long.
+# A reader looks for its turn on other servers for this long.
 LOOK_S = 40.0
 
 
@@ -110,7 +110,7 @@ async def _use(world: World, totals: Totals, plan: Plan, lane: Lane, dice: rando
 
 
 async def _act(client: ChatClient, what: str, turn_id: str) -> None:
-    """What becomes of a cut or a cancel at a server that is dying is seen by the reader, not here."""
+    """Cut or cancel. The reader sees the result, because the server may be dying."""
     try:
         if what == "cut":
             await client.cut()
@@ -121,7 +121,7 @@ async def _act(client: ChatClient, what: str, turn_id: str) -> None:
 
 
 async def _deleted(world: World, plan: Plan, dice: random.Random, one: Shown) -> bool:
-    """Now and then delete the session of a turn that has ended; whether that was done, or may have been done."""
+    """Now and then delete the session of a turn that has ended. Returns whether it was, or may have been, deleted."""
     first = one.events[0] if one.events else None
     if not isinstance(first, TurnStarted) or first.session_id is None or dice.random() > 0.1:
         return False

@@ -35,7 +35,7 @@ LOAD = 3
 READERS = 4
 LONG = 800
 LONG_DRAINED = 1600
-# A turn whose server was killed has its end within this time of the restart.
+# A turn whose server was killed gets its terminal event within this time after the restart.
 ENDED_S = 5.0
 OBSERVER = "ndjson/observer"
 
@@ -288,5 +288,5 @@ async def _read_on(client: ChatClient, one: Shown, dice: random.Random) -> None:
 
 
 async def _think(dice: random.Random) -> None:
-    """Who is told to come again decides how soon."""
+    """Wait as a client does that is refused for a while, for a random time."""
     await asyncio.sleep(dice.uniform(0.02, 0.2))

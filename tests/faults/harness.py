@@ -1,4 +1,4 @@
-"""What every check uses: servers that may die, readers that keep what they were shown, and the audit of both.
+"""What every check uses: servers that may die, readers that record what they were shown, and the comparison of the two.
 
 Nothing here relies on the client's own checks: what a reader was shown is compared with the store's log.
 """

@@ -33,7 +33,10 @@ HALF_OPEN = 10
 
 
 async def stalled_readers(world: World, plan: Plan) -> Totals:
-    """20 readers stop reading beside 20 healthy ones, on each transport. The healthy stay fast, the stalled are cut."""
+    """20 readers stop reading beside 20 healthy ones, on each transport.
+
+    The healthy readers stay fast, and the server cuts the stalled readers.
+    """
     totals = Totals("stalled", plan.seed)
     shown: list[Shown] = []
     count = plan.count(STALLED, 4)
@@ -243,7 +246,7 @@ async def unfinished(world: World, plan: Plan) -> Totals:
 
 
 async def half_open(world: World, plan: Plan) -> Totals:
-    """Both ends of a held connection notice by heartbeats that the other end is gone."""
+    """Each end of a held connection notices by heartbeats that the other end is gone."""
     totals = Totals("half-open", plan.seed)
     count = plan.count(HALF_OPEN, 2)
     limit_s = float(world.env["HEARTBEAT_S"]) + float(world.env["STALL_TIMEOUT_S"]) + 5

@@ -125,7 +125,7 @@ def lease_is_forgotten() -> None:
 def wake_up_is_lost() -> None:
     wake = TurnLog._wake
     TurnLog._wake = lambda self: None if self.ended else wake(self)  # type: ignore[method-assign]
-    # Without the heartbeat that would heal it in the end.
+    # The heartbeat is planted away as well, because it would repair the bug in the end.
     TurnLog.tick = lambda self, now: None  # type: ignore[method-assign]
 
 
@@ -233,7 +233,7 @@ def fence_is_ignored() -> None:
         return append(connection, entry, lease_until)
 
     turns.append = anyway
-    # A process learns of a new owner from its appends and from its renewals: the bug is deaf to both.
+    # A process learns of a new owner from its appends and from its renewals: the bug ignores both.
     Committer._fence = lambda self, turn: None  # type: ignore[method-assign]
 
 

@@ -1,4 +1,4 @@
-"""The five clients on a broken line: what they report, when they give up, and which silence is no broken line."""
+"""The five clients on a broken line: what they report, when they give up, and which silences they wait out."""
 
 from __future__ import annotations
 

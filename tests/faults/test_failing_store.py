@@ -94,7 +94,7 @@ async def test_a_turn_that_the_store_will_not_take_is_interrupted_and_costs_no_o
         poisoned = bad.turn_id
         seen, others = await asyncio.gather(events(service, bad.turn_id), events(service, good.turn_id))
         if not isinstance(seen[-1], TurnInterrupted):
-            # Its readers were sent away before it had its end; they come back for it.
+            # The readers of this turn were sent away before its terminal event. They come back and read it.
             seen += await until(lambda: events(service, bad.turn_id, len(seen)), 5, "it gets an end")
         assert isinstance(seen[-1], TurnInterrupted)
         assert isinstance(others[-1], TurnCompleted)
@@ -109,7 +109,7 @@ async def test_a_turn_that_was_taken_away_stops_and_costs_no_other(
 
     async def slow(self: SqliteStore, batch: Sequence[Append]) -> list[Appended]:
         done = await append(self, batch)
-        # The models talk on meanwhile.
+        # The models go on meanwhile.
         await asyncio.sleep(0.05)
         return done
 
@@ -120,7 +120,7 @@ async def test_a_turn_that_was_taken_away_stops_and_costs_no_other(
         log = service._turn_logs.get(taken.turn_id)
         assert log is not None
         await until(lambda: log.records[20:], 5, "it begins")
-        # As another process would that has waited for the lease in vain.
+        # Another process would do the same after the lease has ended.
         interrupt = SqliteStore(str(tmp_path / "chat.db"))
 
         async def taken_away() -> bool:
@@ -155,7 +155,7 @@ async def test_news_are_not_missed_when_the_store_fails_in_between(
 
         monkeypatch.setattr(NewsWatch, "_look", fail)
         assert isinstance((await events(writer, turn.turn_id))[-1], TurnCompleted)
-        # Nothing is written from here on, so nothing will be announced either.
+        # From here on nothing is written, so no signal would wake the watch.
         monkeypatch.setattr(NewsWatch, "_look", look)
         assert isinstance((await asyncio.wait_for(reading, 5))[-1], TurnCompleted)
 

@@ -50,12 +50,12 @@ class Turn:
 
     @property
     def gone(self) -> bool:
-        """Whether the turn does not exist: it was refused, or deleted with its session."""
+        """Whether the turn does not exist, because it was refused or was deleted with its session."""
         return not self.turn_id or self.session.deleted
 
     @property
     def ended(self) -> str:
-        """The status of its end; empty before the end was shown."""
+        """The status of the turn's terminal event; empty before that event was shown."""
         return (
             TERMINAL_STATUS[event_type(self.shown[-1])] if self.shown and isinstance(self.shown[-1], TERMINAL) else ""
         )
@@ -91,11 +91,11 @@ class Process:
         )
 
     async def start(self) -> None:
-        """What ``running`` does when it begins."""
+        """Start as ``ChatService.running`` does."""
         await self.service.begin()
 
     async def crash(self) -> None:
-        """Nothing of what ``running`` does when it ends. What the store's threads are writing may still be written."""
+        """Stop without the clean-up of ``ChatService.running``. The store's threads may still finish a write."""
         await self.service.abandon()
         await self._store.close()
 
@@ -153,7 +153,7 @@ class ChatMachine(RuleBasedStateMachine):
         self.count += 1
         asked, key = f"/tokens {tokens} message {self.count}", f"key {self.count}"
         service = self.pair[on].service
-        # What is drawn next may not depend on how fast a turn was, so a refused one is one too.
+        # Hypothesis' choices may not depend on the speed of a turn, so a refused turn is kept as a turn, too.
         refused = Turn("", key, asked, session, [])
         if session.deleted:
             self._refused(service.start_chat(asked, session_id=session.session_id, request_id=key), "session_not_found")
@@ -171,7 +171,7 @@ class ChatMachine(RuleBasedStateMachine):
 
     @rule(turn=turns, on=PAIR)
     def send_again(self, turn: Turn, on: int) -> None:
-        """The same key: the same turn, on either server, whatever has become of it."""
+        """The same key gives the same turn, on either server, in any state of the turn."""
         if turn.gone:
             return
         service = self.pair[on].service
@@ -184,7 +184,7 @@ class ChatMachine(RuleBasedStateMachine):
 
     @rule(turn=turns, on=PAIR, events=st.sampled_from((1, 7, 100, None)))
     def read(self, turn: Turn, on: int, events: int | None) -> None:
-        """Go on from the cursor, on either server, for so many events or to the end; then drop the line."""
+        """Go on from the cursor, on either server, for ``events`` events or to the end; then drop the line."""
         if turn.gone:
             self._refused(self.pair[on].service.open(turn.turn_id, 0), "turn_not_found")
             return
@@ -194,7 +194,7 @@ class ChatMachine(RuleBasedStateMachine):
 
     @rule(turn=turns, on=PAIR)
     def read_too_far(self, turn: Turn, on: int) -> None:
-        """A running turn is waited for, and ends meanwhile or not."""
+        """Read beyond the log. For a running turn the server waits, and the turn may end meanwhile."""
         if not turn.gone:
             self._refused(self.pair[on].service.open(turn.turn_id, 10_000), "cursor_out_of_range", "cursor_lost")
 
@@ -214,7 +214,7 @@ class ChatMachine(RuleBasedStateMachine):
 
     @rule(on=PAIR)
     def crash(self, on: int) -> None:
-        """One dies, and another is started in its place."""
+        """One process dies, and another process is started in its place."""
         ours = set(self.pair[on].service._generation.running)
         for turn in self.all_turns:
             turn.owner_crashed |= turn.turn_id in ours
@@ -290,7 +290,7 @@ class ChatMachine(RuleBasedStateMachine):
             raise AssertionError(f"not refused with {codes}")
 
     def _changed(self, session: Session, work: Coroutine[Any, Any, None]) -> bool:
-        """Whether a session could be cleared or deleted: it can unless it is gone or a turn runs in it."""
+        """Clear or delete a session. Returns False when the session is gone or a turn runs in it."""
         running = bool(session.turns) and not session.deleted and self._running(session.turns[-1])
         try:
             self.do(work)
@@ -303,13 +303,13 @@ class ChatMachine(RuleBasedStateMachine):
         return True
 
 
-# A sample in ``make test``, always the same; ``make test-faults`` asks for more, and for others each time.
+# ``make test`` runs a sample, which is always the same. ``make test-faults`` runs more, and others each time.
 EXAMPLES = int(os.environ.get("MACHINE_EXAMPLES", "0"))
 ChatMachine.TestCase.settings = settings(
     max_examples=EXAMPLES or 15,
     stateful_step_count=30,
     deadline=None,
-    # Time is part of what happens, so a failure does not shrink: it is shown as it came.
+    # A failure may depend on timing, so it is shown as it came and not shrunk.
     phases=(Phase.generate,),
     derandomize=not EXAMPLES,
     database=None,

@@ -1,4 +1,4 @@
-// A gRPC client that is not ours, from chat.proto alone: node client.mjs ADDRESS PROTO. Prints one JSON object.
+// A gRPC client in JavaScript, made from chat.proto alone: node client.mjs ADDRESS PROTO. Prints one JSON object.
 import grpc from "@grpc/grpc-js";
 import loader from "@grpc/proto-loader";
 

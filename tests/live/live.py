@@ -1,8 +1,10 @@
-"""``make test-live``: a short conversation and one picture over all five transports, against the real Gemini and OpenAI.
+"""``make test-live``: a short conversation and one picture over all five transports, against the real Gemini and
+OpenAI.
 
-``python -m pytest tests/live/live.py``. It costs money, so its name keeps it out of ``make test``, it says what it will ask
-for before it asks, and without keys it skips with one line. It reads the settings that the servers read: GEMINI_API_KEY for
-the conversation, OPENAI_API_KEY for the pictures, GENAI_MODEL_ID and OPENAI_IMAGE_MODEL where another model shall be tried.
+``python -m pytest tests/live/live.py``. It costs money. So its name keeps it out of ``make test``, it prints the
+requests before it sends them, and without keys it is skipped with one line. It reads the settings that the servers
+read: GEMINI_API_KEY for the conversation, OPENAI_API_KEY for the pictures, GENAI_MODEL_ID and OPENAI_IMAGE_MODEL for
+another model.
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ TURNS = (
     "What is my name? Answer with the name only.",
     "Count from 1 to 20, separated by commas.",
 )
-# What the questions and short answers come to, thoughts not counted.
+# The tokens of the questions and of short answers, without thoughts.
 INPUT_TOKENS, OUTPUT_TOKENS = 150, 120
 
 

@@ -33,7 +33,7 @@ Play = Callable[[Sequence[ContextMessage]], AsyncGenerator[Delta, None]]
 
 @dataclass
 class Scripted:
-    """A ChatModel that plays what it is given and notes when it was opened and closed."""
+    """A ChatModel that plays the given script and notes when it was opened and closed."""
 
     play: Play
     provider: str = "scripted"
@@ -86,7 +86,7 @@ class Drawn:
 
 
 class Stepwise:
-    """A play in steps: every ``say`` is one delta, ``end`` the last; it waits for as long as the test says nothing."""
+    """A reply in steps: every ``say`` is one delta, ``end`` is the last. Between the steps the model waits."""
 
     def __init__(self) -> None:
         self.steps: asyncio.Queue[Delta | Exception | None] = asyncio.Queue()
@@ -107,7 +107,7 @@ class Stepwise:
 
 
 def saying(*texts: str) -> Play:
-    """All of it at once, without ever waiting."""
+    """All texts at once, without waiting."""
 
     async def play(history: Sequence[ContextMessage]) -> AsyncGenerator[Delta, None]:
         for text in texts:
@@ -123,7 +123,7 @@ async def silent(history: Sequence[ContextMessage]) -> AsyncGenerator[Delta, Non
 
 
 class SlowStore:
-    """A store whose commits wait at a gate, starts at another, and which notes what each commit held."""
+    """A store whose commits wait at a gate and whose starts wait at another. It notes the entries of each commit."""
 
     def __init__(self, store: Store) -> None:
         self._store = store

@@ -33,7 +33,10 @@ from tests.service.scripted import (
 
 @pytest.mark.parametrize("said", [0, 1, 5])
 async def test_cancel(serve: Serve, said: int) -> None:
-    """Before the first token or in the middle: the model is closed by the time the cancel is answered, the text stays."""
+    """A cancel before the first token, or in the middle: the model is closed before the answer to the cancel.
+
+    The text stays.
+    """
     play = Stepwise()
     model = Scripted(play)
     texts = [f"{n} " for n in range(said)]
@@ -83,7 +86,7 @@ async def test_many_cancels_at_once_are_one(serve: Serve) -> None:
 
 
 async def test_cancel_races_with_the_end(serve: Serve) -> None:
-    """Whoever comes first wins; the log has one end and says what really was said."""
+    """The cancel or the end wins. The log has one terminal event and the text that the model said."""
     plays: list[Stepwise] = []
 
     async def play(history: Sequence[ContextMessage]) -> AsyncGenerator[Delta, None]:
@@ -128,7 +131,7 @@ async def test_a_turn_that_nobody_reads_is_cancelled(serve: Serve) -> None:
 
 
 async def test_a_reader_keeps_its_turn_alive(serve: Serve) -> None:
-    """As long as it reads, and counted anew from when it left; also when it reads in another process."""
+    """A turn lives while it has a reader, also in another process. The grace period begins when the reader leaves."""
     play = Stepwise()
     async with serve(play, disconnect_grace_s=0.3) as here, serve(silent, disconnect_grace_s=0.3) as there:
         turn = await here.service.start_chat("Hi")

@@ -50,7 +50,7 @@ async def test_nothing_is_read_before_it_is_committed(serve: Serve) -> None:
 
 
 async def test_what_waits_is_committed_together(serve: Serve) -> None:
-    """While one commit runs, everything that arrives, of all turns, goes into the next one."""
+    """The events of all turns that arrive during one commit go into the next commit."""
     plays: dict[str, Stepwise] = {f"chat {n}": Stepwise() for n in range(8)}
 
     async def play(history: Sequence[ContextMessage]) -> AsyncGenerator[Delta, None]:
@@ -87,7 +87,7 @@ async def test_a_store_that_is_busy_for_a_moment_costs_nothing(serve: Serve) -> 
 
 
 async def test_a_lost_lease_ends_the_turn_here(serve: Serve, tmp_path: Path) -> None:
-    """Another process took the turn away: what follows is refused, the model is closed, readers see how it ended."""
+    """Another process ended the turn: further events are refused, the model is closed, and the readers see the end."""
     play = Stepwise()
     model = Scripted(play)
     async with serve(model) as here:
@@ -95,7 +95,8 @@ async def test_a_lost_lease_ends_the_turn_here(serve: Serve, tmp_path: Path) -> 
         play.say("kept")
         await until(lambda: seq_is(here.service, turn.turn_id, 2))
         reading = asyncio.create_task(follow(here.service, turn.turn_id))
-        # As if this process had been stopped for longer than its lease, and another one had ended its turns.
+        # The state is that of a process that was stopped for longer than its lease, whose turns another process has
+        # ended.
         other = open_store(f"sqlite:///{tmp_path}/chat.db")
         await other.renew(here.service._owner, [], [], [turn.turn_id])
         await other.reap()

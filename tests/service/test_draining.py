@@ -26,7 +26,9 @@ from tests.service.scripted import (
 
 
 async def test_drain(serve: Serve) -> None:
-    """Refused: what is new. Finished: what is quick. Interrupted, and delivered so: what is not. Sent away: who reads elsewhere."""
+    """A drain refuses new turns, lets quick turns finish, interrupts slow turns and delivers their ends, and sends away
+    the readers of other servers' turns.
+    """
     plays = {"quick": Stepwise(), "slow": Stepwise()}
 
     async def play(history: Sequence[ContextMessage]) -> AsyncGenerator[Delta, None]:
@@ -55,14 +57,17 @@ async def test_drain(serve: Serve) -> None:
         finished, interrupted = [await task for task in reading]
         assert (text_of(finished), event_type(finished[-1])) == ("said more", "turn_completed")
         assert (text_of(interrupted), event_type(interrupted[-1])) == ("said ", "turn_interrupted")
-        # A log that has ended is still read, so that nobody loses the last words.
+        # A log that has ended can still be read, so that no reader misses the end.
         assert await follow(here.service, slow.turn_id) == interrupted
         assert (await there.service.cancel_turn(remote.turn_id)).status == "cancelled"
 
 
 @pytest.mark.parametrize("first", ["Quick", None])
 async def test_what_is_being_let_in_is_drained_like_the_rest(serve: Serve, first: str | None) -> None:
-    """The signal comes while the store records the turn: it has the whole grace period, also when all others have ended."""
+    """The signal comes while the store records the turn.
+
+    The turn has the whole grace period, also when it is the last turn.
+    """
     plays = {"Quick": Stepwise(), "Just in time": Stepwise()}
 
     async def play(history: Sequence[ContextMessage]) -> AsyncGenerator[Delta, None]:

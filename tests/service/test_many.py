@@ -48,7 +48,7 @@ async def test_sixteen_chats_take_as_long_as_one(serve: Serve) -> None:
 
 
 async def test_a_model_that_never_waits_keeps_nobody_waiting(serve: Serve) -> None:
-    """100,000 deltas without one await: other chats begin and end while it talks."""
+    """The model gives 100,000 deltas without one await. Other chats begin and end meanwhile."""
 
     async def play(history: Sequence[ContextMessage]) -> AsyncGenerator[Delta, None]:
         for n in range(100_000 if history[-1].text == "Talk" else 3):
@@ -90,7 +90,7 @@ async def test_limits_of_turns_and_streams(serve: Serve) -> None:
 
 
 async def test_no_reader_no_turn(serve: Serve) -> None:
-    """Where the answer could not be read, nothing is recorded, but for turns that nobody attends."""
+    """A turn whose events could not be read is not recorded, unless the request is unattended."""
     async with serve(silent, max_streams=1) as here:
         turn = await here.service.start_chat("One")
         with await here.service.open(turn.turn_id, 0):
@@ -103,7 +103,7 @@ async def test_no_reader_no_turn(serve: Serve) -> None:
 
 
 async def test_a_deleted_turn_is_not_found_though_somebody_reads_it(serve: Serve) -> None:
-    """Who has it in hand reads it to the end; who comes after that finds nothing."""
+    """A reader that has the turn open reads it to the end. A later reader does not find the turn."""
     async with serve(saying("a", "b")) as here:
         turn = await here.service.start_chat("Hi")
         assert turn.session_id is not None
@@ -118,12 +118,12 @@ async def test_a_deleted_turn_is_not_found_though_somebody_reads_it(serve: Serve
 
 @pytest.mark.parametrize("ending", ["completed", "failed", "cancelled"])
 async def test_what_has_ended_is_in_the_store_and_nowhere_else(serve: Serve, ending: str) -> None:
-    """No log stays in memory, and no garbage has to be collected for that."""
+    """No log of an ended turn stays in memory, also before a garbage collection."""
     play = Stepwise()
     async with serve(play) as here:
         gc.disable()
         try:
-            # Only the id is kept: a reader would hold the log.
+            # Only the id is kept, because a reader would keep the log in memory.
             turn_id = (await here.service.start_chat("Hi")).turn_id
             play.say("a")
             await until(lambda: seq_is(here.service, turn_id, 2))

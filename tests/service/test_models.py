@@ -50,7 +50,7 @@ async def test_what_the_model_is_given(serve: Serve) -> None:
 
 
 async def test_what_the_model_says_is_kept_as_it_is(serve: Serve) -> None:
-    """But for what has no UTF-8; empty deltas are no events."""
+    """The text of the deltas stays as it is, except for lone surrogates. Empty deltas are no events."""
     said = ["", " ", "\n\n", "", "\u2028\u0085", "e", "\u0301", "\ud83d\ude00", "x\ud800y", "\0"]
     async with serve(saying(*said)) as here:
         events = await reply(here.service, "Hi")
@@ -133,7 +133,7 @@ async def test_keys_that_are_none(serve: Serve, key: str) -> None:
 
 
 async def test_a_caller_that_leaves_while_it_starts(serve: Serve) -> None:
-    """A turn that was recorded is generated, though whoever asked is gone before the answer."""
+    """A turn that was recorded is generated, though the caller is gone before the answer."""
     async with serve(saying("x")) as here:
         asking = asyncio.create_task(here.service.start_chat("Hi", request_id="k"))
         await asyncio.sleep(0)

@@ -53,7 +53,7 @@ class FailingLogger:
 
 @pytest.mark.parametrize("event", ["chat started", "first token", "chat completed"])
 async def test_a_logger_that_raises_leaves_no_turn_without_an_end(serve: Serve, event: str) -> None:
-    """Whichever line fails: the turn ends, and its session takes the next one."""
+    """Any log line may fail: the turn still ends, and its session accepts the next turn."""
     async with serve(saying("a", "b"), lease_s=0.5) as here:
         session = await here.service.create_session()
         dependencies = here.service._generation._dependencies

@@ -13,7 +13,7 @@ from tests.service.scripted import Serve, Stepwise, follow, refused, reply, sayi
 
 
 async def test_joining_replays_nothing(serve: Serve) -> None:
-    """Turns and a clear of another process, before this idle process has its first joined connection, are not told."""
+    """A connection is not told of turns and of a clear that another process made before the connection joined."""
     async with serve(saying("x")) as there, serve(saying("y")) as here:
         session = await there.service.create_session()
         for number in range(3):

@@ -45,7 +45,10 @@ async def test_another_process_reads_cancels_and_goes_on(serve: Serve) -> None:
 
 
 async def test_what_members_of_a_session_are_told(serve: Serve) -> None:
-    """Turns and messages reach the members in every process, typing those in this one; nobody is told twice."""
+    """Turns and messages reach the members in every process, typing reaches those in this process.
+
+    No member is told twice.
+    """
     async with serve(saying("x")) as here, serve(silent) as there:
         session = await here.service.create_session()
         me, you = [await here.service.join(session.session_id) for _ in range(2)]

@@ -21,7 +21,7 @@ def ports(servers: Mapping[str, Server]) -> dict[str, str]:
 
 @pytest.fixture
 def env(servers: Servers, tmp_path: Path) -> dict[str, str]:
-    """The settings of a shell that finds all five servers and keeps its history to itself."""
+    """The settings of a shell that finds all five servers and has a history file of its own."""
     servers.start()
     return {**ports(servers), "XDG_STATE_HOME": str(tmp_path / "state"), "NO_PROXY": "*"}
 

@@ -20,7 +20,7 @@ def quiet(word: str) -> str:
 
 
 def composed(said: str) -> str:
-    """As pyte shows it: a letter and its marks are one character (UAX 15)."""
+    """The text as pyte shows it: a letter and its marks are one character (UAX 15)."""
     return unicodedata.normalize("NFC", said)
 
 

@@ -23,7 +23,7 @@ from tests.shell.helpers import Open, composed, quiet, session_of
 
 
 def test_every_command(shell: Open, word: str, tmp_path: Path, servers: Servers) -> None:
-    """One session in which everything is typed once, on each transport."""
+    """One session in which every command is typed once, on each transport."""
     opened = tmp_path / "opened"
     browser = tmp_path / "browser"
     browser.write_text(f'#!/bin/sh\necho "$1" >> {opened}\n')
@@ -109,7 +109,7 @@ def test_every_command(shell: Open, word: str, tmp_path: Path, servers: Servers)
 
 @pytest.mark.parametrize("word", ["rest", "grpc"])
 def test_the_reply_is_all_there(shell: Open, word: str) -> None:
-    """Rendered, the code keeps its indentation; with --plain every line is as the model said it."""
+    """Rendered code keeps its indentation. With --plain every line is as the model said it."""
     question = "Tell me about code."
     said = text.visible("".join(reply_tokens([ContextMessage("user", question)])))
     rendered = shell(word, columns=160, rows=60)
@@ -130,7 +130,7 @@ def test_the_reply_is_all_there(shell: Open, word: str) -> None:
 
 
 def test_the_session_in_the_readme_is_one(word: str) -> None:
-    """What the page shows was played (``python -m sequence_diagrams.pages``): its replies are the model's, its ends are whole."""
+    """The transcript in the README comes from a run: its replies are the model's, from beginning to end."""
     page = Path(__file__).parents[2] / "protocols" / TRANSPORTS[word].folder / "README.md"
     (shown,) = re.findall(
         r"<!-- made: session -->\n```text\n(.*?)```\n<!-- end -->", page.read_text("utf-8"), re.DOTALL
@@ -150,7 +150,7 @@ def test_the_session_in_the_readme_is_one(word: str) -> None:
 
 
 def test_pipes(env: dict[str, str], word: str, tmp_path: Path) -> None:
-    """Without a terminal: lines in, the replies exactly as they came on stdout, what goes wrong on stderr and in the status."""
+    """Without a terminal, replies go unchanged to stdout, and failures to stderr and into the exit status."""
     lines = "My name is Ada.\nWhat is my name?\n/info\n/image a cat --size 32x32 --out cat.png\n/delete --yes\n"
     run = subprocess.run(
         [sys.executable, "-m", "protocols", "chat", word],

@@ -29,13 +29,13 @@ def test_two_shells_in_one_session(shell: Open, word: str) -> None:
     ada.do(" /stall 2 for both\r", r"You asked, in turn 2")
     bob.wait(r"^someone else ❯ /stall 2 for both$")
     bob.wait(r"You asked, in turn 2")
-    # Their answer is not ours to stop with Ctrl-C; what we say comes after it.
+    # Ctrl-C does not stop another user's answer. This user's message is sent after that answer.
     bob.do(CTRL_C, r"^Ctrl-C once more leaves; /stop would stop it for everyone$")
     bob.do("What is my name?\r", r"^next ❯ What is my name\?$")
     bob.wait(r"Your name is Ada\.")
     ada.wait(r"^someone else ❯ What is my name\?$")
     ada.wait(r"Your name is Ada\.")
-    # Someone on a transport that holds nothing is heard, too.
+    # A message over a transport without a held connection is shown, too.
     carl = shell("rest", "--session", session, ready=rf"^{session[:8]} rest ● ❯")
     carl.do("Hello from far away.\r", quiet("rest"))
     for terminal in (ada, bob):
@@ -76,11 +76,11 @@ def test_a_server_dies_and_comes_back(
     terminal.wait(r"^── lost after seq \d+: .*; trying again ──$")
     backstage.run(stack.aclose())
     server, stack = backstage.run(start(port))
-    # What was said is there, and nothing is generated twice behind one's back.
+    # The text so far is there, and nothing is generated twice.
     terminal.wait(r"^interrupted by the server, partial answer kept; the rest was not generated · ")
     terminal.do("What is my name?\r", quiet(word))
     assert "Your name is Ada." in terminal.text
-    # While nobody is there, each try is one line.
+    # While the server is down, each try is one line.
     server.process.send_signal(signal.SIGKILL)
     backstage.run(stack.aclose())
     if TRANSPORTS[word].holds:

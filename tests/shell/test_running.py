@@ -11,7 +11,7 @@ from tests.shell.helpers import CTRL_C, CTRL_D, Open, quiet, session_of
 
 def test_ctrl_c_at_each_moment(shell: Open, word: str) -> None:
     terminal = shell(word)
-    # With something typed it only clears the line; at the empty prompt it asks.
+    # With text on the line, Ctrl-C only clears the line. At the empty prompt it asks for a second Ctrl-C.
     terminal.do("half a thou", r"❯ half a thou$")
     terminal.do(CTRL_C, rf" {word} ● ❯ a message")
     # Before the first token.
@@ -26,10 +26,10 @@ def test_ctrl_c_at_each_moment(shell: Open, word: str) -> None:
     # While a question waits.
     terminal.do("/delete\r", r"Delete session .*\[y/N\]")
     terminal.do(CTRL_C, r"turns\? no$")
-    # What was said stays in the session, and the next turn is taken.
+    # The messages stay in the session, and the next turn is accepted.
     terminal.do("And now?\r", quiet(word))
     terminal.do("/history\r", r"^cancelled$")
-    # Twice in a row at the prompt: out.
+    # Two Ctrl-C in a row at the prompt end the shell.
     terminal.do(CTRL_C, r"^Ctrl-C once more leaves$")
     terminal.type(CTRL_C)
     assert terminal.left() == 0
@@ -45,7 +45,7 @@ def test_leaving_in_the_middle_says_how_to_come_back(shell: Open, word: str) -> 
     assert terminal.left() == 0
     assert "goes on at the server for its grace period" in terminal.text
     assert f"python -m protocols chat {word} --session {session}" in terminal.text
-    # Whoever comes back sees the question and the answer from its start, wherever.
+    # A shell on another transport shows the question, and the answer from its start.
     other = "sse" if word != "sse" else "grpc"
     again = shell(other, "--session", session, ready=r"You asked")
     again.wait(r"^someone else ❯ /stall 60 midway$")
@@ -99,7 +99,7 @@ def test_switch_in_the_middle(shell: Open) -> None:
 
 
 def test_switch_away_from_a_reply_that_is_waited_for(shell: Open) -> None:
-    """Plain REST has said nothing yet; the key of the request finds the turn."""
+    """Plain REST has not told the turn's id yet, so the shell finds the turn by the key of the request."""
     terminal = shell("rest")
     terminal.do(" /stall 2 no patience\r", r"waiting for the first token · \d\.\d s")
     terminal.do("/switch websocket\r", r"^── rest → websocket: the same turn goes on, from its first event ──$")

@@ -34,7 +34,7 @@ def test_line_editing(shell: Open, env: dict[str, str]) -> None:
     history = Path(env["XDG_STATE_HOME"]) / "genai-protocols" / "shell_history"
     assert history.stat().st_mode & 0o777 == 0o600
     again = shell("grpc")
-    # An answer to a question is no line.
+    # The answer to a question of the shell is not in the history.
     again.do(UP, r"❯ /delete$")
     again.do(UP * 2, r"❯ one$")
 
@@ -49,7 +49,7 @@ def test_history_that_others_could_read_is_closed_to_them(shell: Open, env: dict
 
 
 def test_controls_are_shown_and_never_obeyed(shell: Open) -> None:
-    """A title, a bell, a cleared screen: said by the user, repeated by the model, seen by both as signs."""
+    """A title, a bell, a cleared screen: the user types them, the model repeats them, and the terminal shows signs."""
     terminal = shell("sse")
     hostile = "say \x1b]0;owned\x07 \x1b[2J \x9b31m ok"
     terminal.do(f"\x1b[200~{hostile}\x1b[201~\r", quiet("sse"))
@@ -72,13 +72,13 @@ def test_pictures_as_the_terminal_can(shell: Open, tmp_path: Path, da1: str, kit
     assert drawn in terminal.raw
     assert ("\x1b_Ga=p" in terminal.raw or "U=1" in terminal.raw) == kitty
     terminal.do("/image a lighthouse --size 64x64\r", r"^a-lighthouse-2\.png +64x64, ")
-    # The answers of the terminal went to who asked, not to the line.
+    # The answers of the terminal did not go into the input line.
     terminal.wait(r" sse ● ❯ a message")
     assert (tmp_path / "a-lighthouse-2.png").read_bytes().startswith(base64.b64decode("iVBORw0K"))
 
 
 def test_bytes_that_are_not_utf8_are_typed_and_pasted(shell: Open) -> None:
-    """The line is sent as far as it is text, with a remark; the history keeps it; nothing ends."""
+    """The valid part of the line is sent, with a remark. The history keeps the line, and the shell goes on."""
     terminal = shell("sse")
     terminal.do("caf\udce9\r", quiet("sse"))
     terminal.wait(r"^this line was not valid UTF-8: ")
@@ -119,7 +119,7 @@ def test_a_dumb_terminal_has_a_banner_a_prompt_and_ctrl_c(shell: Open) -> None:
 
 
 def test_one_message_on_a_terminal_is_shown_and_not_obeyed(shell: Open) -> None:
-    """What a model says in one-shot mode is as harmless as in the shell, raw JSON included; thinking shows its time."""
+    """In one-shot mode no text of a model makes the terminal act, also as raw JSON. Thinking is shown with its time."""
     hostile = "say \x1b]0;owned\x07 \x1b[2J \u202e\u2066 ok"
     plain = shell("sse", "/think 2.5 " + hostile, ready=r"^thinking, 1 s$")
     plain.wait(r"say ␛\]0;owned␇ ␛\[2J \ufffd\ufffd ok")

@@ -1,4 +1,4 @@
-"""The store under test, as one process has it and as a second one has it."""
+"""The store under test, opened as by one process and again as by a second process."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ from shared.store.redis.turns import Turns
 from tests.conftest import until
 
 Switch = Callable[[pytest.MonkeyPatch], None]
-# With all rules a busy machine has time enough; without a rule the test waits for what never comes.
+# With all rules a busy machine gets enough time. Without a rule the test waits for something that never comes.
 _WAIT_S, _WAIT_WITHOUT_S = 30.0, 1.5
 
 

@@ -61,7 +61,7 @@ def valkey() -> Valkey:
 
 
 def redis_url(folder: Path) -> str:
-    """Keys of its own for each test."""
+    """The address of the server, with a prefix for the keys of one test."""
     return with_prefix(valkey().url, folder)
 
 
@@ -111,9 +111,9 @@ async def appended(store: Store, *entries: Append) -> list[bool]:
 
 
 async def pass_s(store: Store, seconds: float, *, alive: Sequence[str] = ()) -> list[str]:
-    """Let time pass by the store's clock, while the processes ``alive`` renew their leases; the turns that were interrupted.
+    """Let time pass by the store's clock, while the processes ``alive`` renew. Returns the interrupted turns.
 
-    In small steps, each with a look: a store that sees nothing for long does not judge others.
+    Time passes in small steps with a look after each: a store without contact for long does not judge other processes.
     """
     ended = []
     for _ in range(12):
@@ -127,7 +127,7 @@ async def pass_s(store: Store, seconds: float, *, alive: Sequence[str] = ()) -> 
 async def end(
     store: Store, started: Started, *texts: str, status: Status = "completed", at: float = NOW + 50, after: int = 1
 ) -> None:
-    """Say these chunks after seq ``after`` and end the turn."""
+    """Append these chunks after seq ``after`` and end the turn."""
     turn_id, text, seq = started.turn.turn_id, "".join(texts), after + 1 + len(texts)
     sha256 = text_sha256(text)
     events: dict[str, AnyEvent] = {

@@ -1,4 +1,4 @@
-"""A store that is damaged in part: one log costs itself alone, and what cannot be used at all is refused with a sentence."""
+"""A damaged store: a damaged log affects no other turn, and an unusable file is refused with a sentence."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ BAD_LINES = (b"\x00\xff\x00", b"[]", b'{"type":"chunk"', b"", b'{"type":"turn_st
 
 
 def database(path: Path, *statements: str) -> None:
-    """Change the file past the store."""
+    """Change the file without the store."""
     connection = apsw.Connection(str(path))
     connection.set_busy_timeout(5000)
     for statement in statements:
@@ -64,7 +64,7 @@ def damage_pages(path: Path, needle: bytes) -> int:
 
 @pytest.mark.parametrize("lines", BAD_LINES)
 async def test_a_log_that_is_no_log_ends_its_turn_and_costs_no_other(tmp_path: Path, lines: bytes) -> None:
-    """The orphan with the damaged log and the healthy orphan are interrupted; what can be counted of both is kept."""
+    """The orphan with the damaged log and the healthy orphan are interrupted, and their readable text is kept."""
     path = tmp_path / "chat.db"
     store = SqliteStore(str(path), Options(lease_s=LEASE_S))
     bad, good = [await store.start_turn(asked(new_session_id=name, owner="gone")) for name in ("bad", "good")]
@@ -118,7 +118,7 @@ async def test_an_append_that_fails_costs_the_others_of_its_commit_nothing(tmp_p
     )
     batch = [entry(started, chunks(started.turn.turn_id, 2, "a")) for started in (bad, good)]
     assert [(outcome.done, outcome.why) for outcome in await store.append(batch)] == [(False, "damaged"), (True, "")]
-    # The one that failed has changed nothing.
+    # The operation that failed has changed nothing.
     row = await store.get_turn(bad.turn.turn_id)
     assert row is not None
     assert (row.last_seq, row.status) == (1, "running")

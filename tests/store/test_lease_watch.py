@@ -35,7 +35,7 @@ def test_a_process_that_stops_renewing_is_gone_after_its_lease() -> None:
 
 
 def test_a_clock_that_differs_costs_no_turn_and_holds_none() -> None:
-    """An hour behind or ahead: a process that renews lives, and one that does not is gone as fast as any other."""
+    """With a clock an hour behind or ahead, a process that renews lives, and a process that stops is gone in time."""
     for hours in (-1, 1):
         observer = Observer()
         until = observer.now_ms + hours * 3_600_000

@@ -52,7 +52,7 @@ async def test_reaping_what_has_no_owner(store: Store) -> None:
         ("user", "Hi", "interrupted"),
         ("model", "ab", "interrupted"),
     ]
-    # The writer that wakes up late finds itself locked out; the other's turn goes on.
+    # The store refuses the writer that wakes up late. The other process's turn goes on.
     assert await appended(store, entry(mine, chunks(mine.turn.turn_id, 4, "late"))) == [False]
     assert await appended(store, entry(theirs, chunks(theirs.turn.turn_id, 2, "x"))) == [True]
 
@@ -71,7 +71,7 @@ async def test_renewing_a_lease(store: Store) -> None:
 
 @every
 async def test_a_turn_that_is_dropped_ends_at_once(store: Store) -> None:
-    """Its process lives and renews the leases of its other turns."""
+    """The process that dropped the turn lives, and renews the leases of its other turns."""
     dropped = await store.start_turn(asked(new_session_id="s1"))
     kept = await store.start_turn(asked(new_session_id="s2"))
     await store.renew("me", [], [], [dropped.turn.turn_id])
@@ -82,7 +82,7 @@ async def test_a_turn_that_is_dropped_ends_at_once(store: Store) -> None:
 
 @every
 async def test_when_a_turn_was_last_read(store: Store) -> None:
-    """By the store's clock, whichever process has the reader."""
+    """The time of the last read is by the store's clock, for readers in any process."""
     started = await store.start_turn(asked(new_session_id="s1"))
     await pass_s(store, 10, alive=["me"])
     turn = await store.get_turn(started.turn.turn_id)
@@ -115,7 +115,7 @@ async def test_old_logs_expire_then_vanish(store: Store) -> None:
     assert found is not None
     assert (found[0].expired, found[1]) == (True, [])
     assert [message.text for message in await messages_of(store, session_id)] == ["one", "1", "two", "2"]
-    # A key lives as long as its log.
+    # A key can be used again when the log of its turn has expired.
     assert not (await store.start_turn(asked("other", new_session_id="s4", request_id="k"))).joined
     store.clock_offset_ms += Options().tombstone_s * 1000
     await purge_all(store)
@@ -127,7 +127,7 @@ async def test_old_logs_expire_then_vanish(store: Store) -> None:
 
 @every
 async def test_pictures_go_with_what_shows_them(store: Store) -> None:
-    """A picture among messages stays; previews, and pictures that no session shows any more, go with the log."""
+    """A picture among messages stays. Previews, and pictures that no session shows, are dropped with the log."""
 
     async def draw(image_id: str, session_id: str | None) -> Started:
         started = await store.start_turn(asked("A hill", kind="image", session_id=session_id))

@@ -36,7 +36,7 @@ async def test_pages_hold_each_message_once(store: Store) -> None:
         found = await pages(store, session_id, limit)
         assert [message for page in found for message in page] == whole
         assert [len(page) for page in found[:-1]] == [limit] * (len(found) - 1)
-    # The reply of the turn that ran comes after the cursor that was its question.
+    # The reply of the turn that was running comes after the cursor, which is the turn's question.
     last = whole[-1].message_id
     await end(store, running, "at last")
     page, more = await store.list_messages(session_id, 10, last)

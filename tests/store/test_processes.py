@@ -33,7 +33,7 @@ from tests.store.suite import (
 
 @asynccontextmanager
 async def listening(store: Store) -> AsyncIterator[list[News]]:
-    """What the store tells, as it comes."""
+    """The list of the store's news, which grows as they arrive."""
     heard: list[News] = []
 
     async def listen() -> None:
@@ -50,7 +50,7 @@ async def listening(store: Store) -> AsyncIterator[list[News]]:
 
 @shared
 async def test_another_process_is_told(store: Store, other: Store) -> None:
-    """Every signal, in order, once; one that was sent before is not told."""
+    """Every signal arrives once and in order. An earlier signal does not arrive."""
     early = await store.start_turn(asked(new_session_id="early"))
     await store.cancel(early.turn.turn_id, "me")
     before = await other.last_signal()
@@ -80,7 +80,10 @@ async def test_another_process_is_told(store: Store, other: Store) -> None:
 
 @shared
 async def test_what_is_committed_to_a_followed_turn_is_told(store: Store, other: Store) -> None:
-    """From the moment it is followed, with its text, without a gap; and of no other turn."""
+    """From the moment on at which a turn is followed, its events arrive with their text and without a gap.
+
+    Events of other turns do not.
+    """
     followed = await store.start_turn(asked(new_session_id="s1"))
     ignored = await store.start_turn(asked(new_session_id="s2"))
     turn_id = followed.turn.turn_id
@@ -117,7 +120,7 @@ async def test_what_one_committed_the_other_reads(store: Store, other: Store) ->
 
 @shared
 async def test_five_processes_write_at_once(store: Store, backend: Backend, tmp_path: Path) -> None:
-    """One winner for each session and each key, every log without a gap, and the database whole."""
+    """One process wins each session and each key. Every log has no gap, and the database is whole."""
     url, turns = backend.url(tmp_path), 10
     for n in range(turns):
         await store.create_session(f"session-{n}", None, NOW)

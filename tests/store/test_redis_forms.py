@@ -34,7 +34,10 @@ def start(tmp_path: Path) -> Iterator[Start]:
 
 
 async def test_a_replica_that_a_sentinel_promotes_is_found(tmp_path: Path) -> None:
-    """The primary dies with events that the replica has; then the owner goes on, and the reader gets all of it."""
+    """The primary dies with events that the replica has.
+
+    The owner of the turn goes on, and the reader gets every event.
+    """
     pair = await asyncio.to_thread(Replicated(tmp_path, ["save ''"], down_s=0.5).start)
     replica, url = pair._replica, pair.url
     owner, other = [await asyncio.to_thread(RedisStore, url, Options()) for _ in range(2)]

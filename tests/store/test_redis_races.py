@@ -280,7 +280,7 @@ async def test_t17_a_turn_that_has_gone_is_an_error_to_its_owner(make: Make, ser
 
 @without("the log of a running turn does not expire")
 async def test_t18_the_log_of_a_quiet_turn_does_not_expire(make: Make, rules: Rules, server: Valkey) -> None:
-    """It is quiet for longer than the retention."""
+    """The turn is quiet for longer than the retention."""
     store = make(Options(retention_s=0.3, tombstone_s=0.3))
     quiet = await store.start_turn(asked(new_session_id="s1"))
     ended = await store.start_turn(asked(new_session_id="s2"))
@@ -319,7 +319,10 @@ async def test_t19_two_databases_of_one_server_do_not_meet(make: Make, rules: Ru
 
 @without("the store says that it is behind")
 async def test_t22_the_owner_appends_again_what_the_store_lost(make: Make, rules: Rules, server: Valkey) -> None:
-    """A power cut takes acknowledged events; the store says so, and the same bytes come back under the same seqs."""
+    """A power cut loses acknowledged events.
+
+    The store says so, and the owner appends the same bytes under the same seqs.
+    """
     store = make()
     started = await store.start_turn(asked(new_session_id="s1"))
     turn_id = started.turn.turn_id

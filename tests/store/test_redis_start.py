@@ -51,13 +51,13 @@ def refusal(url: str, **options: Any) -> str:
 
 
 def test_a_policy_that_evicts_is_refused(start: Start) -> None:
-    """T17: with allkeys-lru the logs of running turns go, and nobody gets an error."""
+    """T17: with allkeys-lru the server drops the logs of running turns, and no client gets an error."""
     assert "set maxmemory-policy noeviction" in refusal(start("maxmemory-policy allkeys-lru").url)
     assert "noeviction" in refusal(start("maxmemory 100mb", "maxmemory-policy volatile-ttl").url)
 
 
 def test_a_version_that_is_too_old_is_refused(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The server is the one of the tests, and says that it is an older one."""
+    """The tests' own server reports an older version."""
     server, info = start(), start_checks._info
     monkeypatch.setattr(start_checks, "_info", lambda *given: {**info(*given), "redis_version": "6.0.16"})
     assert "is version 6.0.16; Redis 6.2 or newer, or Valkey, is needed" in refusal(server.url)

@@ -45,7 +45,7 @@ def test_a_file_that_is_no_database(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("version", [1, 2])
 async def test_an_older_database_gets_what_it_lacks(version: int, tmp_path: Path) -> None:
-    """Its sessions are counted, and the turn that ran when its server ended is interrupted."""
+    """The sessions of the older database are counted, and its running turn is interrupted."""
     path = tmp_path / "chat.db"
     connection = apsw.Connection(str(path))
     connection.execute((Path(__file__).parent / "versions" / f"{version}.sql").read_text())

@@ -47,7 +47,7 @@ async def test_sessions_and_their_messages(store: Store) -> None:
 
 @every
 async def test_pages_of_sessions(store: Store) -> None:
-    """Newest first by (created_at, session_id), also where several have the same time; no page has one twice."""
+    """Newest first by (created_at, session_id), also for equal times. No session is on two pages."""
     made = [(await new_session(store, now=NOW + n // 3), NOW + n // 3) for n in range(10)]
     expected = [session_id for session_id, _ in sorted(made, key=lambda one: (one[1], one[0]), reverse=True)]
     seen: list[str] = []
@@ -81,7 +81,7 @@ async def test_clearing_keeps_the_logs_and_deleting_does_not(store: Store) -> No
     assert await store.read(gone, 0) is None
     assert await store.get_turn(gone) is None
     assert await refused(store.list_messages(doomed, 10, None)) == "session_not_found"
-    # The key of a turn that is gone may be used again.
+    # The key of a deleted turn may be used again.
     keyed = await store.start_turn(asked(new_session_id="s9", request_id="k9"))
     await end(store, keyed)
     await store.delete_session("s9", "me", NOW)

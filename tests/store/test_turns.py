@@ -73,7 +73,7 @@ async def test_a_log_is_read_as_it_was_written(store: Store) -> None:
 
 @every
 async def test_the_fence_keeps_stale_writers_out(store: Store) -> None:
-    """Only the owner of a running turn appends, and only what follows the last seq; what is refused wrote nothing."""
+    """Only the owner of a running turn appends, and only after the last seq. A refused entry has written nothing."""
     started = await store.start_turn(asked(new_session_id="s1"))
     turn_id = started.turn.turn_id
     assert await appended(store, entry(started, chunks(turn_id, 2, "a", "b"))) == [True]
@@ -84,7 +84,7 @@ async def test_the_fence_keeps_stale_writers_out(store: Store) -> None:
         entry(started, chunks("no such turn", 2, "x"), turn_id="no such turn"),
     ):
         assert await appended(store, wrong) == [False]
-    # A stale entry costs the others in the same commit nothing.
+    # A stale entry does not affect the others in the same commit.
     second = await store.start_turn(asked(new_session_id="s2"))
     batch = [
         entry(started, chunks(turn_id, 3, "stale")),
@@ -102,7 +102,7 @@ async def test_the_fence_keeps_stale_writers_out(store: Store) -> None:
 
 @every
 async def test_an_entry_that_is_sent_again_is_done_once(store: Store) -> None:
-    """The answer to the first attempt may have been lost; the end of the turn may have been in it."""
+    """The answer to the first attempt may be lost, also when the entry ends the turn."""
     started = await store.start_turn(asked(new_session_id="s1"))
     turn_id = started.turn.turn_id
     first = entry(started, chunks(turn_id, 2, "a", "b"))
@@ -131,7 +131,7 @@ async def test_a_refusal_says_why(store: Store) -> None:
 
 @every
 async def test_a_cancel_waits_for_the_owner(store: Store) -> None:
-    """It is kept with the turn: the owner learns of it with its next commit or renewal, whenever that is."""
+    """The cancel is kept with the turn. The owner learns of it with the next commit or renewal."""
     started = await store.start_turn(asked(new_session_id="s1"))
     turn_id = started.turn.turn_id
     await store.cancel(turn_id, "another")
@@ -218,7 +218,7 @@ async def test_one_running_turn_a_session(store: Store) -> None:
         store.list_messages("nobody", 10, None),
     ):
         assert await refused(missing) == "session_not_found"
-    # Pictures outside a session get in nobody's way.
+    # Pictures outside a session do not hold up other turns.
     await store.start_turn(asked("A hill", kind="image"))
     await store.start_turn(asked("A hill", kind="image"))
 
@@ -240,7 +240,7 @@ async def test_a_turn_whose_owner_is_gone_stands_in_nobodys_way(store: Store) ->
 
 @every
 async def test_the_models_context(store: Store) -> None:
-    """Completed, cancelled and interrupted turns whose reply has text; never failed ones, never pictures."""
+    """The context has completed, cancelled and interrupted turns whose reply has text; no failed turns, no pictures."""
     session_id = await new_session(store)
     await talk(store, session_id, "one", "1")
     await talk(store, session_id, "two", "2", status="failed")
@@ -269,7 +269,7 @@ async def test_the_models_context(store: Store) -> None:
 
 @every
 async def test_which_model(store: Store) -> None:
-    """Asked for, else the session's, else the default; a picture has the image model's."""
+    """The requested model, else the session's, else the default. A picture has the default image model."""
     plain, chosen = await new_session(store), await new_session(store, "m-session")
     for given, session_id, expected in (
         (None, plain, "m-default"),
