@@ -92,7 +92,7 @@ async def test_the_clients_bring_it(word: str, keyed: Servers, client: Connect) 
     assert len(await here.list_messages(reply.session_id)) == 2
     assert (await here.stats()).requests_total > 0
     assert await here.list_models()
-    # Health needs no key, so that a probe has nothing to keep secret.
+    # Health needs no key, so that a probe needs no secret.
     stranger = keyed[word].client()
     assert (await stranger.health())["status"] == "ok"
     await stranger.aclose()
@@ -100,7 +100,10 @@ async def test_the_clients_bring_it(word: str, keyed: Servers, client: Connect) 
 
 @pytest.mark.parametrize("word", HTTP_WORDS)
 async def test_every_route_wants_it(word: str, keyed: Servers) -> None:
-    """Every route in the server's own schema wants the key, but for the public ones; so do unknown paths and methods."""
+    """Every route in the server's schema needs the key, except public routes.
+
+    Unknown paths and methods need it, too.
+    """
     async with httpx.AsyncClient(base_url=f"http://{keyed[word].address}", trust_env=False, verify=False) as http:
         paths: dict[str, dict[str, Any]] = (await http.get("/openapi.json")).json()["paths"]
         assert len(paths) > 12
@@ -130,7 +133,7 @@ async def test_the_files_of_the_pages_are_public(http: httpx.AsyncClient) -> Non
 
 
 async def test_every_rpc_wants_it(keyed: Servers) -> None:
-    """Every RPC of the chat service wants the key before it reads its message; the image service has the key in a field."""
+    """Every RPC of the chat service checks the key before the message. The image service has the key in a field."""
     wire = GrpcWire("grpc", "grpc")
     for method in chat_pb2.DESCRIPTOR.services_by_name["ChatService"].methods:
         path = f"/chat.ChatService/{method.name}"
@@ -194,7 +197,10 @@ async def test_a_turns_ticket(word: str, keyed: Servers, http: httpx.AsyncClient
 
 @pytest.mark.parametrize("word", ["sse", "ndjson"])
 async def test_a_right_key_beside_a_ticket(word: str, keyed: Servers, http: httpx.AsyncClient, turn_id: str) -> None:
-    """A header that is right wins over any ticket; a right ticket opens though the header is wrong; names are whole names."""
+    """A right header counts, whatever the ticket. A right ticket counts, though the header is wrong.
+
+    Names are whole names.
+    """
     good = await ticket(http, {"turn_id": turn_id})
     stream = f"/turns/{turn_id}/stream"
     async with httpx.AsyncClient(base_url=f"http://{keyed[word].address}", trust_env=False, verify=False) as there:
@@ -214,7 +220,7 @@ async def test_a_right_key_beside_a_ticket(word: str, keyed: Servers, http: http
 
 
 async def test_an_event_source_comes_back_with_its_ticket(http: httpx.AsyncClient, turn_id: str) -> None:
-    """It comes back to the same URL with ``Last-Event-ID``; at the end of the log the answer is 204."""
+    """EventSource comes back to the same URL with ``Last-Event-ID``. At the end of the log the answer is 204."""
     params = {"ticket": await ticket(http, {"turn_id": turn_id})}
     first = (await http.get(f"/turns/{turn_id}/stream", params=params)).text
     ids = re.findall(r"^id: (\S+)$", first, flags=re.MULTILINE)
@@ -296,7 +302,7 @@ async def test_no_secret_is_logged(keyed: Servers, http: httpx.AsyncClient, turn
     good = await ticket(http, {"turn_id": turn_id})
     await http.get(f"/turns/{turn_id}/stream", params={"ticket": good})
     await http.get("/turns/nothing/stream", params={"ticket": good})
-    # When this turn is in the log, the lines of the requests before it are there too.
+    # When this turn is in the log, the lines of the earlier requests are there, too.
     answer = await http.post("/turns", json={"message": "A prompt of mine"}, headers={"X-API-Key": KEY})
     mark = answer.json()["turn_id"][:8]
     lines = keyed["sse"].log

@@ -17,12 +17,12 @@ from shared.server.launch import listen
 from tests.parts import part
 
 GROUPS = ("1.*", "2.*", "3.*", "4.*", "5.*", "6.*", "7.*", "10.*")
-# What Autobahn itself calls a pass: the case tells, or leaves the choice to the server.
+# The results that Autobahn counts as passed.
 PASSED = {"OK", "NON-STRICT", "INFORMATIONAL", "UNIMPLEMENTED"}
 
 
 async def echo(scope: Scope, receive: Receive, send: Send) -> None:
-    """Sends back each message as it came."""
+    """Send each message back unchanged."""
     assert scope["type"] == "websocket"
     await receive()
     await send({"type": "websocket.accept"})

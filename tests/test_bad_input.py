@@ -164,7 +164,7 @@ async def test_wrong_values_in_json(wire: Wire, name: str, servers: Servers, goe
 )
 @pytest.mark.parametrize("wire", JSON_WIRES, ids=repr)
 async def test_unknown_fields_are_ignored(wire: Wire, more: str, servers: Servers) -> None:
-    """Unknown fields are ignored, whatever their names and values; a value that no parser reads makes the body no JSON."""
+    """Unknown fields are ignored, with any name and value. With a value that no parser reads, the body is no JSON."""
     outcome = await wire.raw(servers[wire.word], f'{{"type": "chat", "message": "Hello", {more}}}')
     assert outcome.code is None, outcome
 

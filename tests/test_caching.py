@@ -1,4 +1,4 @@
-"""Caches and compressors between a server and its clients: nothing is kept but pictures and files, and no token waits."""
+"""Caches and compressors between a server and its clients: they store only pictures and files, and delay no token."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ app.listen(+port, "127.0.0.1");
 
 @pytest.mark.parametrize("word", HTTP_WORDS)
 async def test_who_may_keep_an_answer(word: str, servers: Servers) -> None:
-    """Without a word about it a cache may keep an answer by its own rules (RFC 9111, section 4.2.2)."""
+    """Without ``Cache-Control`` a cache may store an answer by its own rules (RFC 9111, section 4.2.2)."""
     made = (await ask(servers, "rest", "POST", "/images", body={"prompt": "A hill", "size": "64x64"})).json
     turn, image = f"/turns/{made['turn_id']}", f"/images/{made['image_id']}"
     session = "/sessions/" + (await ask(servers, word, "POST", "/sessions")).json["session_id"]
@@ -81,7 +81,10 @@ async def test_whole_replies_are_not_kept(servers: Servers) -> None:
 
 @pytest.mark.parametrize("word", STREAMS)
 async def test_what_a_stream_asks_of_proxies(word: str, servers: Servers, make_servers: MakeServers) -> None:
-    """Not to keep it, not to compress it; and with INCREMENTAL=on, to pass each piece on (RFC 10036)."""
+    """A stream's headers forbid storing and compressing.
+
+    With INCREMENTAL=on they ask for each piece at once (RFC 10036).
+    """
     asking = make_servers(INCREMENTAL="on")
     for five, incremental in ((servers, None), (asking, "?1")):
         answer = await ask(five, word, "POST", "/chat/stream", body={"message": "Hi"})
@@ -99,13 +102,13 @@ async def test_what_a_stream_asks_of_proxies(word: str, servers: Servers, make_s
 
 @asynccontextmanager
 async def varnish(folder: Path, target: str) -> AsyncIterator[str]:
-    """Varnish with its default rules: a backend and no line more. Its address."""
+    """Run Varnish with its default rules and a backend. Yields its address."""
     program, port = part("varnish").path, free_port()
     host, _, target_port = target.rpartition(":")
     rules = folder / "default.vcl"
     rules.write_text(f'vcl 4.1;\nbackend default {{ .host = "{host}"; .port = "{target_port}"; }}\n')
     process = await asyncio.create_subprocess_exec(
-        # Without its jail it may read a folder that only the user of the tests may read.
+        # Without its jail Varnish can read a folder that only the user of the tests can read.
         program, "-j", "none", "-F", "-a", f"127.0.0.1:{port}", "-f", rules, "-n", folder / "work", "-s", "malloc,16m",
         stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.DEVNULL,
     )  # fmt: skip
@@ -119,7 +122,7 @@ async def varnish(folder: Path, target: str) -> AsyncIterator[str]:
 
 
 async def answering(address: str) -> None:
-    """Wait until a proxy passes on what its server answers."""
+    """Wait until a proxy passes on the answers of its server."""
     async with httpx.AsyncClient(trust_env=False, verify=False) as http:
 
         async def up() -> bool:
@@ -160,7 +163,7 @@ async def test_varnish_gives_nobody_anothers_conversation(keyed: Servers, tmp_pa
 
 @asynccontextmanager
 async def dev_server(folder: Path, target: str) -> AsyncIterator[str]:
-    """A development server with express' compression before a proxy, as its users have it. Its address."""
+    """Run a development server with express' compression before a proxy. Yields its address."""
     modules = part("express").path.parent
     for name in ("compression", "http-proxy-middleware"):
         part(name)
@@ -205,7 +208,7 @@ async def test_compression_holds_no_token_back(word: str, make_servers: MakeServ
 
 
 async def test_the_page_of_another_origin_reads_a_picture_from_its_cache(servers: Servers) -> None:
-    """A picture that was kept without an origin's name is not served to a page that needs its name in the answer."""
+    """A picture that was stored without an origin's name is not served to a page that needs its name in the answer."""
     made = (await ask(servers, "rest", "POST", "/images", body={"prompt": "A hill", "size": "16x16"})).json
     for given in ({}, {"origin": "http://localhost:8000"}, {"origin": "http://evil.example"}):
         picture = await ask(servers, "rest", "GET", f"/images/{made['image_id']}", headers=given)
@@ -213,7 +216,7 @@ async def test_the_page_of_another_origin_reads_a_picture_from_its_cache(servers
 
 
 async def test_heads_of_a_line_that_is_reused(servers: Servers) -> None:
-    """The mark is made for every answer of a connection, also after a stream."""
+    """Every answer of a connection has the header, also after a stream."""
     async with line(servers, "ndjson") as connection:
         await connection.ask("POST", "/chat/stream", body={"message": "Hi"})
         answer = await connection.ask("GET", "/models")

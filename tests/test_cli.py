@@ -35,14 +35,14 @@ def port_of(servers: Servers, word: str) -> str:
 
 
 class Run(Protocol):
-    """``python -m protocols`` with these arguments: its status, what it wrote, what it complained about."""
+    """Run ``python -m protocols`` with these arguments. Returns the exit status, stdout and stderr."""
 
     def __call__(self, *arguments: str, stdin: str | bytes = "", **env: str) -> tuple[int, str, str]: ...
 
 
 @pytest.fixture
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Run:
-    """In this process, in an empty folder: starting Python for each would take most of the time."""
+    """Run the program in this process, in an empty folder, because starting Python would take most of the time."""
     monkeypatch.chdir(tmp_path)
 
     def run_here(*arguments: str, stdin: str | bytes = "", **env: str) -> tuple[int, str, str]:
@@ -83,7 +83,7 @@ def test_a_message_from_stdin_goes_on_in_a_session(servers: Servers, word: str, 
     status, out, _ = run(*to, "--json", "My name is Ada.")
     assert status == 0
     session = json.loads(out.splitlines()[0])["session_id"]
-    # The beginning of an id is what lists and prompts show.
+    # Lists and prompts show the beginning of an id.
     status, out, _ = run(*to, "--session", session[:8], "-", stdin="What is my name?")
     assert (status, out) == (0, said("My name is Ada.", "What is my name?") + "\n")
 
@@ -185,7 +185,7 @@ def test_blanks_around_a_key_are_dropped(make_servers: MakeServers, run: Run, ke
 
 @pytest.mark.parametrize("key", ["schlüssel", "two words", "line\nbreak", ""])
 def test_a_key_that_no_header_can_carry_is_refused_in_words(word: str, run: Run, nobody: str, key: str) -> None:
-    """At once, before anything is sent."""
+    """The key is refused before anything is sent."""
     to = ("chat", word, "--port", nobody, "hello")
     status, out, err = run(*to, "--key", key)
     assert (status, out) == (1, "")
@@ -293,7 +293,7 @@ def test_a_picture(servers: Servers, word: str, run: Run, tmp_path: Path) -> Non
     named = tmp_path / "bridge.png"
     assert run(*to, "--out", str(named), "A red bridge!") == (0, f"{named}\n", "")
     assert run(*to, "A red bridge!") == (0, "a-red-bridge.png\n", "")
-    # A name of our own making overwrites nothing.
+    # A file name that the client makes overwrites no file.
     assert run(*to, "A red bridge!") == (0, "a-red-bridge-2.png\n", "")
     pictures = {path.read_bytes() for path in tmp_path.glob("*.png")}
     assert (len(list(tmp_path.glob("*.png"))), len(pictures)) == (3, 1)
@@ -336,7 +336,7 @@ def test_every_setting_is_in_the_example_with_its_default() -> None:
 
 
 def test_the_demo(run: Run, tmp_path: Path) -> None:
-    """Five lanes, all of them equal; run from a folder of its own, without a terminal."""
+    """All five lanes are equal. The demo runs from another folder and without a terminal."""
     status, out, err = run("demo", "--size", "128x96", **FAST)
     assert (status, err) == (0, ""), out
     for word in WORDS:

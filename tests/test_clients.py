@@ -1,4 +1,4 @@
-"""The five clients beside a good server: leaving early, and what else can answer at an address."""
+"""The five clients with a good server: leaving early, and the connections that stay open."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ async def read_until(client: ChatClient, seq: int, reached: asyncio.Event) -> No
 
 
 def assert_nothing_open(word: str, relay: Relay) -> None:
-    """gRPC keeps its connection and ends the call; the others have closed the connection."""
+    """Check that no call is open on gRPC's connection, and that the other clients have closed their connections."""
     assert running_calls() == []
     assert open_connections(relay.address) == (1 if word == "grpc" else 0)
 
@@ -111,7 +111,10 @@ async def is_joined(client: ChatClient, session_id: str) -> bool:
 
 
 async def test_leaving_one_of_two_turns_keeps_their_connection(servers: Servers) -> None:
-    """A WebSocket carries both: the turn that goes on needs the connection, and the events of the other are dropped."""
+    """A WebSocket carries both turns.
+
+    The turn that goes on keeps the connection; events of the other turn are dropped.
+    """
     async with servers["websocket"].client() as client:
         reached = asyncio.Event()
         left = asyncio.create_task(read_until(client, 5, reached))
@@ -126,7 +129,7 @@ async def test_leaving_one_of_two_turns_keeps_their_connection(servers: Servers)
 
 
 async def test_grpc_counts_the_connections_that_there_were(servers: Servers) -> None:
-    """Neither a cut of nothing nor a channel that never connected counts; a reconnect of the library does."""
+    """A cut without a connection and a channel that never connected do not count. A reconnect of the library counts."""
     async with Relay(servers["grpc"].address) as relay:
         client = TRANSPORTS["grpc"].client(relay.address)
         await client.cut()

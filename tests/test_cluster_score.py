@@ -1,4 +1,4 @@
-"""The score of ``make cluster`` sees what it is for: it runs in small, and a damaged count is not good."""
+"""The score of ``make cluster`` notices faults: a small run is good, and a run with a damaged count is not."""
 
 from __future__ import annotations
 

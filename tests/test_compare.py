@@ -127,7 +127,7 @@ async def test_a_cut_without_resume_is_paid_twice(lanes: dict[str, RunningLane],
     found = summarise([turn])
     assert found["again"].median == 30
     assert found["lost"].median > 0
-    # The second answer shows again what the first one had shown; a whole reply had shown nothing.
+    # The second answer repeats the tokens of the first answer. A whole reply had shown no token before.
     assert found["twice"].median == (0 if name == "rest" else 30 - found["lost"].median)
 
 
@@ -165,7 +165,7 @@ async def test_the_relay_counts_what_a_packet_capture_shows(lanes: dict[str, Run
 
         try:
             async with asyncio.timeout(60):
-                # tshark captures from the moment at which it shows a packet to this port, so the turn starts after that.
+                # tshark captures when it has shown a packet to this port, so the turn starts only then.
                 captured = b""
                 while not captured:
                     _, writer = await asyncio.open_connection("127.0.0.1", silent_port)

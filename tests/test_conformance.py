@@ -73,7 +73,7 @@ PROMPT = "A red bridge over “the river”, at dawn 🌉"
 
 @dataclass
 class Told:
-    """What one client was told of one turn: its events (none on plain REST), and the whole of it as one object."""
+    """What one client received of one turn: the events (none on plain REST), and the whole turn as one object."""
 
     turn_id: str
     events: list[AnyEvent] = field(default_factory=list)
@@ -209,7 +209,7 @@ def without_ids(events: Iterable[AnyEvent]) -> list[dict[str, Any]]:
 
 
 async def test_the_log_is_what_the_model_said(word: str, record: Record, client: Connect) -> None:
-    """Every turn against the model's own output and the contract's rules of context and counting."""
+    """Every turn is compared with the model's own output and the contract's rules of context and counting."""
     recording = await record(word)
     reader = await client(word)
     context: list[ContextMessage] = []
@@ -258,7 +258,7 @@ async def test_the_log_is_what_the_model_said(word: str, record: Record, client:
 
 
 def test_the_script_covers_what_breaks() -> None:
-    """The replies have what a transport could damage; else the comparison above would prove less than it seems to."""
+    """The replies have characters that a transport could damage. Without them the comparison would prove little."""
     said: list[ContextMessage] = []
     texts = []
     for step in SCRIPT:
@@ -271,7 +271,7 @@ def test_the_script_covers_what_breaks() -> None:
 
 
 async def test_a_client_sees_the_log_and_nothing_else(word: str, record: Record, client: Connect) -> None:
-    """Live events are the log's; a whole reply, a picture and an error are what the log adds up to."""
+    """Live events are those of the log. A whole reply, a picture and an error are what the events add up to."""
     recording = await record(word)
     reader = await client(word)
     for turn in (*recording.turns, recording.image):
@@ -301,7 +301,7 @@ async def test_the_five_logs_are_one(word: str, record: Record, client: Connect)
 
 @pytest.mark.parametrize(("writer", "reader"), PAIRS)
 async def test_replay_on_every_other_transport(writer: str, reader: str, record: Record, client: Connect) -> None:
-    """A replay is the log to the last digit of ``at``, from the start and from any cursor, on all 25 pairs."""
+    """A replay equals the log to the last digit of ``at``, from the start and from any cursor, on all 25 pairs."""
     recording = await record(writer)
     here, there = await client(writer), await client(reader)
     for turn in (*recording.turns, recording.image):
@@ -356,7 +356,7 @@ async def test_a_picture_with_its_previews(word: str, record: Record, client: Co
 
 
 async def test_a_picture_of_16_megabytes_on_each(client: Connect) -> None:
-    """Drawn once; the same key gives the same turn on the other four, and each carries all of its bytes."""
+    """The picture is drawn once. The same key gives the same turn on the other four, and each carries all bytes."""
     key = "sixteen-megabytes"
     sums = {}
     for word in WORDS:
@@ -379,7 +379,7 @@ async def test_a_picture_outside_any_session(word: str, client: Connect) -> None
 
 
 async def test_a_conversation_goes_on_over_every_other(word: str, client: Connect) -> None:
-    """Begun on one transport, continued on each of the five: they all know what was said."""
+    """A conversation begins on one transport and goes on over each of the five. The model knows all messages."""
     first = await collect((await client(word)).chat("My name is Grace."))
     assert first.session_id is not None
     history = [ContextMessage("user", "My name is Grace."), ContextMessage("model", first.text)]
@@ -395,7 +395,10 @@ async def test_a_conversation_goes_on_over_every_other(word: str, client: Connec
 
 
 async def test_a_running_answer_is_read_through_the_other_processes(word: str, client: Connect) -> None:
-    """Readers on all five, from several cursors, while it runs; cancelled through another process; all see the same."""
+    """Readers on all five read a running turn from several cursors.
+
+    Another process cancels it, and all see the same.
+    """
     here = await client(word)
     session_id = (await here.create_session()).session_id
     asking = asyncio.create_task(
@@ -432,7 +435,7 @@ async def test_a_running_answer_is_read_through_the_other_processes(word: str, c
 
 
 async def test_all_is_there_after_a_restart(make_servers: MakeServers, client: Connect) -> None:
-    """A chat and a picture over each; every server is stopped and started; everything is as it was, on every transport."""
+    """After a chat and a picture over each, every server is restarted. Everything is as before, on every transport."""
     five = make_servers()
     five.start()
     before = {}
@@ -472,7 +475,7 @@ async def state(client: ChatClient, reply: Reply, picture: Picture) -> Sequence[
 
 @pytest.mark.parametrize(("writer", "reader"), PAIRS)
 async def test_a_repeated_key_is_the_same_turn(writer: str, reader: str, client: Connect, servers: Servers) -> None:
-    """The key of a request is the store's: repeated over any transport it runs the model no second time."""
+    """The key of a request is in the store: a request that is repeated over any transport starts no second turn."""
     key = f"once from {writer} to {reader}"
     first = await collect((await client(writer)).chat("Only once, please.", request_id=key))
     again = await collect((await client(reader)).chat("Only once, please.", request_id=key))
@@ -493,7 +496,7 @@ async def test_a_started_turn_is_read_like_any_other(word: str, client: Connect)
 
 
 async def test_the_end_of_a_log(word: str, client: Connect) -> None:
-    """After the last event there is nothing and no error; beyond it there is an error."""
+    """A cursor at the last event gives no event and no error. A cursor beyond it gives an error."""
     here = await client(word)
     reply = await collect(here.chat("Hello"))
     last = (await here.get_turn(reply.turn_id)).last_seq

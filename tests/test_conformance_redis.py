@@ -26,7 +26,7 @@ def make_servers(make_servers: MakeServers, tmp_path_factory: pytest.TempPathFac
 
 @pytest.fixture(scope="module")
 def servers(make_servers: Any) -> Iterator[Servers]:
-    """The five; none of them may have had an error of its own in the end."""
+    """The five. At the end none of them may have logged an error."""
     five = make_servers()
     yield five
     assert not five.errors()

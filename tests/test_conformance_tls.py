@@ -18,7 +18,7 @@ from tests.test_conformance import (  # noqa: F401 - the same tests, collected h
 
 @pytest.fixture(scope="module")
 def servers(make_servers: MakeServers) -> Iterator[Servers]:
-    """The five over TLS; none of them may have had an error of its own in the end."""
+    """The five over TLS. At the end none of them may have logged an error."""
     five = make_servers(**tls_settings())
     yield five
     assert not five.errors()

@@ -60,7 +60,7 @@ def test_the_table_of_ports() -> None:
 
 
 def test_the_readmes_first_screen_answers() -> None:
-    """Each transport, and the need it is for, stands within the first 150 words; the whole page has 1,500 at most."""
+    """The first 150 words name each transport and the need that it meets. The whole page has at most 1,500 words."""
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     words = list(WORD.finditer(text))
     assert len(words) <= 1500

@@ -1,4 +1,4 @@
-"""The held connection without a wire: the order of its writes, and that none of them is left in the middle."""
+"""The held connection without a wire: the order of its writes, and that no write is broken off."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.conftest import until
 
 
 async def test_a_write_that_has_begun_ends_when_another_message_ends_its_turn(tmp_path: Path) -> None:
-    """A resume ends what is being sent of the turn, and joining ends the hints: each between two writes."""
+    """A resume ends the turn's stream, and a join ends the stream of hints, each between two writes."""
     gate = asyncio.Event()
     gate.set()
     begun: list[Outgoing] = []

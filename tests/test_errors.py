@@ -1,4 +1,5 @@
-"""The error table, walked: every row on every transport, in the wire's own terms and as our client raises it.
+"""The error table, walked: every row on every transport, in the wire's own terms and as this project's client raises
+it.
 
 ``TABLE`` is the contract's table written out again, so that the code's table is compared with it and not with itself.
 """
@@ -84,7 +85,10 @@ def test_the_table_is_the_contracts() -> None:
 
 
 def test_nothing_here_is_rate_limited() -> None:
-    """No server of ours counts requests: the row is for a proxy in front of one, whose 429 our clients understand."""
+    """No chat server limits requests by rate.
+
+    The row is for a proxy in front of one, whose 429 the clients understand.
+    """
     error = ChatError("rate_limited")
     assert (error.http_status, error.kind.grpc, error.retryable, error.retry_after_s) == (
         429,
@@ -96,7 +100,7 @@ def test_nothing_here_is_rate_limited() -> None:
 
 @pytest.fixture(params=WIRES, ids=repr)
 def wire(request: pytest.FixtureRequest) -> Wire:
-    """Each way to say things: the five, and gRPC's ``Chat``."""
+    """Each wire: the five, and gRPC's ``Chat``."""
     chosen: Wire = request.param
     return chosen
 
@@ -240,7 +244,7 @@ async def test_idempotency_key_reused(wire: Wire, servers: Servers, client: Conn
 async def test_cursor_out_of_range(
     wire: Wire, servers: Servers, client: Connect, waiting: Callable[..., Awaitable[tuple[str, str]]]
 ) -> None:
-    """Of a turn that has ended, and of one that runs."""
+    """The cursor is beyond a turn that has ended, or beyond a turn that runs."""
     here, server = await client(wire.word), servers[wire.word]
     reply = await collect(here.chat("Hello"))
     _, running = await waiting()
@@ -275,7 +279,7 @@ async def test_model_not_found(wire: Wire, servers: Servers, client: Connect) ->
 
 
 async def test_turn_not_completed(word: str, servers: Servers, client: Connect) -> None:
-    """A picture that is cancelled has no bytes: a whole answer is refused, a stream just ends, our client says the code."""
+    """A cancelled picture has no bytes: a whole answer is refused, a stream ends, and the client raises the code."""
     prompt = f"/slow 600 {uuid.uuid4()}"
     here = await client(word)
     drawing = asyncio.create_task(collect_picture(here.image(prompt, size="16x16")))
@@ -297,7 +301,7 @@ async def test_turn_not_completed(word: str, servers: Servers, client: Connect) 
 
 
 def running_of(servers: Servers, prompt: str, count: int) -> list[str]:
-    """The turns that draw this, as the store has them; none before there are ``count``."""
+    """The ids of the turns that draw this prompt, from the store; none before there are ``count``."""
     connection = sqlite3.connect(f"file:{servers.store}?mode=ro", uri=True)
     rows = connection.execute("SELECT turn_id FROM turns WHERE input = ? AND status = 'running'", (prompt,)).fetchall()
     connection.close()
@@ -313,7 +317,7 @@ async def test_unauthenticated(wire: Wire, headers: dict[str, str], keyed: Serve
             assert (outcome.status, outcome.code) == (401, "unauthenticated")
             assert "www-authenticate" in outcome.headers
         else:
-            # Without a header a ticket may follow; what follows here is none.
+            # Without a header a ticket may follow. Here another message follows.
             outcome = await wire.ask(server, "chat", message="Hi")
             check(outcome, wire, "unauthenticated", held=True)
     else:
@@ -375,7 +379,7 @@ async def test_payload_too_large(wire: Wire, tight: Servers, client: Connect) ->
 
 
 async def test_payload_too_large_without_a_length(tight: Servers) -> None:
-    """A chunked body is counted as it comes; the refusal arrives though the client is still sending."""
+    """The server counts a chunked body as it arrives. The refusal reaches the client while it is still sending."""
 
     async def body() -> AsyncIterator[bytes]:
         yield b'{"message": "'
@@ -442,7 +446,7 @@ async def test_turn_expired(wire: Wire, tight: Servers, client: Connect) -> None
 
 
 async def test_storage_unavailable(tight: Servers, client: Connect) -> None:
-    """Somebody else holds the database for longer than we wait; when it lets go, all is well."""
+    """Another program locks the database for longer than the server waits. When the lock ends, all is well."""
     clients = {word: await client(word, on=tight) for word in WORDS}
     session = await clients["rest"].create_session()
     connection = apsw.Connection(str(tight.store))
@@ -451,7 +455,7 @@ async def test_storage_unavailable(tight: Servers, client: Connect) -> None:
         outcomes = [wire.ask(tight[wire.word], "chat", message="Hi") for wire in WIRES]
         errors = [raised(collect(here.chat("Hi"))) for here in clients.values()]
         answers = await asyncio.gather(*outcomes, *errors)
-        # Reading goes on.
+        # Reads still work.
         for here in clients.values():
             assert (await here.get_session(session.session_id)).session_id == session.session_id
     finally:
@@ -466,7 +470,7 @@ async def test_storage_unavailable(tight: Servers, client: Connect) -> None:
 
 
 async def test_internal(wire: Wire, tight: Servers, client: Connect) -> None:
-    """A log that is damaged on the disk: the one mistake that can be made on purpose. Its text does not travel."""
+    """A log that is damaged on the disk gives ``internal``, and no text of the exception reaches the client."""
     here = await client(wire.word, on=tight)
     # ContextMessage elsewhere, so that it is read from the disk and not from memory.
     reply = await collect((await client("rest" if wire.word != "rest" else "ndjson", on=tight)).chat("Hello"))
@@ -482,7 +486,7 @@ async def test_internal(wire: Wire, tight: Servers, client: Connect) -> None:
 
 
 async def test_shutting_down(make_servers: MakeServers, client: Connect) -> None:
-    """SIGTERM with an answer running: what is new is refused on every wire; when the answer ends, so does the server, with 0."""
+    """After SIGTERM every wire refuses new turns. When the running answer ends, the server exits with 0."""
     five = make_servers(DRAIN_S="60")
     five.start()
     await asyncio.gather(*(refuse_while_draining(five, word) for word in WORDS))
@@ -511,7 +515,7 @@ async def refuse_while_draining(five: Servers, word: str) -> None:
                 check(outcome, wire, "shutting_down", held=held(wire))
             async with server.client(resume=False) as another:
                 assert await raised(collect(another.chat("Hi"))) == "shutting_down"
-        # The server goes as soon as the answer has ended, maybe before it has answered the cancel.
+        # The server stops as soon as the answer has ended, maybe before the answer to the cancel.
         async with server.client() as another:
             with suppress(ConnectionLost):
                 await another.cancel(running.turn_id)

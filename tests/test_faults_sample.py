@@ -1,6 +1,6 @@
 """A small, seeded sample of every check of the faults; ``make test-faults`` runs the checks at their full size.
 
-Half as many runs go on at a time as there, because other tests run beside the sample.
+Half as many runs go on at a time as in the full size, because other tests run at the same time.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What is Gemini's own on the wire, and how the chat model is chosen."""
+"""Gemini's own requests and answers on the wire, and how the chat model is chosen."""
 
 from __future__ import annotations
 
@@ -40,7 +40,10 @@ def conf(**given: Any) -> Settings:
 
 
 async def test_the_request_on_the_wire(emulator: Emulator, monkeypatch: pytest.MonkeyPatch) -> None:
-    """By the SDK's own variables; no sampling parameters, and no X-Server-Timeout, which Google refuses below 10 s."""
+    """No sampling parameters, and no X-Server-Timeout, which Google refuses below 10 s.
+
+    The SDK's own variables name the server.
+    """
     monkeypatch.setenv("GOOGLE_GEMINI_BASE_URL", emulator.base_url)
     monkeypatch.setenv("GOOGLE_API_KEY", KEY)
     model = open_chat_model(conf(provider_first_frame_timeout_s=5))

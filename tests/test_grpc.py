@@ -41,7 +41,7 @@ def address(servers: Servers) -> str:
 
 @pytest.fixture
 async def connect() -> AsyncIterator[Callable[..., Awaitable[ChatClient]]]:
-    """``await connect(address, …)``: our client of any address; closed at the end."""
+    """``await connect(address, …)``: a client of any address; closed at the end."""
     async with contextlib.AsyncExitStack() as stack:
 
         async def connect(address: str, **options: Any) -> ChatClient:
@@ -181,7 +181,7 @@ async def test_a_failed_turn_is_its_event_and_then_its_status(address: str) -> N
         assert (info.reason, info.domain) == ("MODEL_RATE_LIMITED", "genai-protocols")
         assert rich.details[1].Unpack(retry)
         assert retry.retry_delay.seconds == 5
-        # The log is over: after its end there is nothing to say, and nothing to fail.
+        # The log has ended: after its last event the call gives no event and ends with OK.
         over = stub.ResumeTurn(pb.ResumeTurnRequest(turn_id=events[0].turn_id, after=events[-1].seq))
         assert await status_of(over) == ("OK", None, "")
 
@@ -197,7 +197,7 @@ async def test_twenty_turns_at_once_share_one_connection(servers: Servers, conne
 
 
 async def test_thousands_of_calls_at_once_wait_for_their_turn(address: str) -> None:
-    """By itself the library refuses by chance what comes when 1,000 calls wait already."""
+    """By default the library refuses calls by chance when 1,000 calls wait already."""
     async with calling(address) as stub:
         answers = await asyncio.gather(*(stub.ListModels(pb.ListModelsRequest()) for _ in range(3000)))
     assert all(answer.models for answer in answers)
@@ -215,7 +215,7 @@ async def test_gzip_only_where_the_client_asks(servers: Servers, connect: Connec
             assert (b"no play makes Jack" in down) is not gzip
             # RFC 1952: the header of a gzip member.
             assert (b"\x1f\x8b\x08" in down) is gzip
-    # turn_started says the message back, so both ways carry it.
+    # turn_started repeats the message, so both directions carry the message.
     assert min(sizes[False]) > len(message)
     assert max(sizes[True]) < len(message) / 20
 
@@ -224,7 +224,7 @@ async def test_a_cut_of_ours_and_one_of_the_line_are_both_resumed(servers: Serve
     async with Relay(servers["grpc"].address) as relay:
         client = await connect(relay.address)
         items = []
-        # Both fall into the silence in the middle: what comes after it cannot have arrived before.
+        # Both cuts fall into the silence in the middle, because later events cannot have arrived before it.
         async for item in client.chat("/tokens 40 /stall 1 hello"):
             items.append(item)
             if isinstance(item, Chunk) and item.seq == 5:
@@ -296,7 +296,7 @@ async def test_a_reader_that_takes_nothing_is_cut_and_the_others_go_on(make_serv
                 taken.append(event)
         assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
         assert taken == again[: len(taken)]
-        # Everything that it had taken counts: it goes on from its cursor.
+        # The reader goes on from the cursor of the last message that it has read.
         cursor = pb.ResumeTurnRequest(turn_id=picture.turn_id, after=taken[-1].seq)
         assert taken + [event async for event in stub.ResumeTurn(cursor)] == again
 
@@ -323,13 +323,14 @@ async def test_sigterm_drains(make_servers: MakeServers) -> None:
             await talk.say(chat=pb.SendMessageRequest(message="/stall 30 on the stream"))
             await talk.until("chunk")
             ending = asyncio.create_task(servers.signal("grpc", signal.SIGTERM))
-            # At once: the reader of a turn that goes on elsewhere is told to come back, and nothing new is begun.
+            # At once the reader of a turn of another server is told to come back, and new turns are refused.
             far_status = asyncio.create_task(status_of(far))
             async with asyncio.timeout(1):
                 assert (await far_status)[:2] == ("UNAVAILABLE", "shutting_down")
             assert (await status_of(stub.SendMessage(pb.SendMessageRequest(message="new"))))[1] == "shutting_down"
             assert (await client.health())["status"] == "unavailable"
-            # What can finish does, the rest is interrupted, and both are told before the line closes.
+            # A quick turn completes, a slow turn is interrupted, and both clients get the end before the connection
+            # closes.
             assert (await short).status == "completed"
             last = [event async for event in reading][-1]
             assert last.HasField("turn_interrupted")

@@ -1,4 +1,4 @@
-"""``Chat``, the conversation on one gRPC stream, and ``watch`` of our client."""
+"""``Chat``, the conversation on one gRPC stream, and ``watch`` of this project's client."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ async def test_chat_two_turns_at_once_on_one_stream(address: str) -> None:
         first = await talk.until("turn_started")
         assert first.turn_started.session_id == session_id
         assert first.turn_started.request_id == "chat-two-a"
-        # In the joined session one is running; the stream lives on.
+        # A turn is running in the joined session, so the request is refused; the stream goes on.
         await talk.say(chat=pb.SendMessageRequest(message="two", request_id="chat-two-b"))
         refusal = await talk.until("error")
         assert (refusal.code, refusal.retryable, refusal.request_id) == ("turn_in_progress", True, "chat-two-b")

@@ -1,4 +1,4 @@
-"""The two contracts of the gRPC server, called by clients that are not ours; keys; health and reflection."""
+"""The two contracts of the gRPC server, called by foreign clients; keys; health and reflection."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PROTOS = ROOT / "protocols" / "grpc"
 CHAT = pb.DESCRIPTOR.services_by_name["ChatService"]
 
-# The client of the article, with nothing changed but where the server is.
+# The article's client, unchanged except for the address of the server.
 ARTICLE = """
 import grpc
 import image_generation_pb2

@@ -24,7 +24,7 @@ RETRY_MS = 123
 
 @pytest.fixture(scope="module")
 def paced(make_servers: MakeServers) -> Servers:
-    """Servers whose model takes its time, with short heartbeats."""
+    """Servers with a slow model and short heartbeats."""
     return make_servers(OFFLINE_TOKENS_PER_S=str(TOKENS_PER_S), HEARTBEAT_S="0.2", RETRY_MS=str(RETRY_MS))
 
 
@@ -111,7 +111,7 @@ async def test_rest_says_nothing_before_it_says_everything(paced: Servers) -> No
 
 @pytest.mark.parametrize("word", STREAMS)
 async def test_heartbeats(word: str, paced: Servers) -> None:
-    """While the model says nothing, NDJSON has blank lines and SSE has comments; no parser reads them as events."""
+    """While the model is silent, NDJSON has blank lines and SSE has comments. No parser reads these as events."""
     async with line(paced, word) as connection:
         answer = await connection.begin("POST", "/chat/stream", body={"message": "/tokens 6 /stall 600 Count."})
         turn_id = answer.headers["content-location"].removeprefix("/turns/")
@@ -220,7 +220,7 @@ async def test_a_post_that_comes_back(path: str, servers: Servers) -> None:
         answer = await post(last_event_id=f"{turn_id}/{seq}")
         assert events_of("sse", answer.body) == told[seq:]
         assert answer.headers["content-location"] == f"/turns/{turn_id}"
-    # An empty one counts as absent.
+    # An empty ``Last-Event-ID`` counts as absent.
     assert events_of("sse", (await post(last_event_id="")).body) == told
     end = await post(last_event_id=f"{turn_id}/{len(told)}")
     assert (end.status, end.headers["content-type"], end.body) == (200, MEDIA_TYPES["sse"], b"")

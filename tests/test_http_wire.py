@@ -31,7 +31,7 @@ TOKENS_PER_S = 100
 
 @pytest.fixture(scope="module")
 def paced(make_servers: MakeServers) -> Servers:
-    """Servers whose model takes its time and that wait only a second for a request."""
+    """Servers with a slow model that wait only a second for a request."""
     return make_servers(OFFLINE_TOKENS_PER_S=str(TOKENS_PER_S), REQUEST_TIMEOUT_S="1")
 
 
@@ -156,7 +156,7 @@ async def test_problems(word: str, servers: Servers) -> None:
 
 @pytest.mark.parametrize("word", HTTP_WORDS)
 async def test_a_problem_is_in_the_log(word: str, servers: Servers) -> None:
-    """By its ``request_id``, with the path, the status and the code, and without the query."""
+    """The log line has the problem's ``request_id``, the path, the status and the code, and not the query."""
     for method, target, body in (
         ("GET", "/turns/nobody?ticket=secret", None),
         ("POST", "/turns", {"message": " "}),
@@ -297,7 +297,7 @@ async def test_preflight(word: str, servers: Servers) -> None:
 
 @pytest.mark.parametrize("word", HTTP_WORDS)
 async def test_echo(word: str, servers: Servers, make_servers: MakeServers) -> None:
-    """How a request arrived; a value that may be a secret is told by its length. Behind the key, and switched by PROBE."""
+    """The answer shows how a request arrived, and of a possible secret only the length. It needs the key, and PROBE."""
     given = {"accept": "text/plain", "x-forwarded-for": "10.1.2.3", "x-accel-x": "y", "authorization": "Bearer secret"}
     got = (await ask(servers, word, "GET", "/echo?ticket=secret", headers=given)).json
     assert (got["method"], got["http_version"], got["body_bytes"]) == ("GET", "1.1", 0)
@@ -324,7 +324,7 @@ async def test_echo(word: str, servers: Servers, make_servers: MakeServers) -> N
 
 @pytest.mark.parametrize("word", HTTP_WORDS)
 async def test_the_cut_is_a_demonstration(word: str, servers: Servers, keyed: Servers) -> None:
-    """It ends this server's streams of a turn; where a key is set, the route is not there."""
+    """The route ends this server's streams of a turn. Where a key is set, the route is not there."""
     turn = (await ask(servers, word, "POST", "/turns", body={"message": "/tokens 3 /stall 60 x"})).json["turn_id"]
     poll = asyncio.create_task(ask(servers, word, "GET", f"/turns/{turn}/events?after=0"))
     assert (await poll).status == 200

@@ -133,7 +133,7 @@ async def test_damaged_pictures(kind: str) -> None:
 
 
 def test_only_picture_formats_are_read() -> None:
-    """Other readers of Pillow run programs (EPS) or are rarely looked after."""
+    """Pillow's readers of other formats run programs (EPS) or are rarely maintained."""
     for kind in ("BMP", "TIFF", "PPM"):
         out = io.BytesIO()
         Image.new("RGB", (8, 8)).save(out, kind)

@@ -1,4 +1,4 @@
-"""Starting and stopping: every way in from every folder, what a server refuses with, signals with a stream open, serve all."""
+"""Starting and stopping: every way to start from every folder, refusals, signals with a stream open, serve all."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from shared.reply import Reply
 from tests.conftest import FAST, WORDS, until
 
 ROOT = Path(__file__).resolve().parents[1]
-# What is promised is a second or two; machines that run tests are busier than that.
+# The README promises a second or two. Machines that run tests are busier.
 UP_S, STOP_S = 15.0, 5.0
 
 Command = Callable[[str], list[str]]
@@ -38,7 +38,8 @@ FOLDERS: dict[str, Callable[[str, Path], Path]] = {
     "leaf": lambda word, tmp: ROOT / "protocols" / TRANSPORTS[word].folder,
     "elsewhere": lambda word, tmp: tmp,
 }
-# Every way from every folder where the folder's name is a library's too; elsewhere each way and each folder at least once.
+# Every way and every folder for gRPC, whose folder has the name of a library; elsewhere each way and folder at least
+# once.
 STARTS = [("grpc", way, folder) for way in WAYS for folder in FOLDERS] + [
     (word, way, tuple(FOLDERS)[(row + column) % len(FOLDERS)])
     for row, word in enumerate(word for word in WORDS if word != "grpc")
@@ -52,7 +53,7 @@ def environment(tmp: Path, **more: str) -> dict[str, str]:
 
 @contextmanager
 def started(command: Sequence[str], *, cwd: Path, env: dict[str, str]) -> Iterator[subprocess.Popen[str]]:
-    """A process of ours that is killed at the end, should it still be there."""
+    """A process that is killed at the end if it still runs."""
     process = subprocess.Popen(
         [sys.executable, *command], cwd=cwd, env=env, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
     )
@@ -65,7 +66,7 @@ def started(command: Sequence[str], *, cwd: Path, env: dict[str, str]) -> Iterat
 
 
 def listening(process: subprocess.Popen[str]) -> dict[str, Any]:
-    """Its next ``listening`` line."""
+    """The process's next ``listening`` line."""
     assert process.stderr is not None
     said = []
     for line in process.stderr:
@@ -142,7 +143,7 @@ REFUSALS: dict[str, tuple[list[str], dict[str, str], str]] = {
 }
 
 
-# All five take the same way here, so they take turns.
+# All five share this code, so each refusal is tried on one of them.
 @pytest.mark.parametrize(("why", "word"), list(zip(REFUSALS, WORDS * 2, strict=False)))
 def test_refuses_with_one_clear_line(word: str, why: str, tmp_path: Path) -> None:
     arguments, settings, expected = REFUSALS[why]
@@ -178,7 +179,7 @@ def refused(word: str, arguments: Sequence[str], env: dict[str, str], cwd: Path)
 
 @asynccontextmanager
 async def asked(process: subprocess.Popen[str], word: str, message: str) -> AsyncIterator[asyncio.Task[list[Any]]]:
-    """A client that reads the answer to ``message``, once the turn is running."""
+    """A client that reads the answer to ``message``; yielded when the turn runs."""
     address = f"127.0.0.1:{port_of(listening(process))}"
     async with TRANSPORTS[word].client(address, resume=False) as client:
         session = await client.create_session()
@@ -206,7 +207,7 @@ async def test_sigint_with_an_open_stream(word: str, tmp_path: Path) -> None:
             last = (await reading)[-1]
     assert (status, took_s < STOP_S) == (0, True), (status, took_s)
     assert "Traceback" not in said
-    # The end is delivered before the stream closes.
+    # The terminal event is delivered before the stream closes.
     assert isinstance(last, TurnInterrupted) or (isinstance(last, Reply) and last.status == "interrupted")
 
 

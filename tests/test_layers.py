@@ -123,7 +123,7 @@ def module_of(path: Path) -> str:
 
 
 def test_no_circle_of_imports() -> None:
-    """Imports under TYPE_CHECKING and inside functions count: they hide a circle from Python, not from a reader."""
+    """Imports under TYPE_CHECKING and inside functions count: they hide a circle from Python, but not from a reader."""
     paths = {module_of(path): path for package in ORDER[1:] for path in sources(package)}
     graph = {
         module: {target for name in imports(path) if (target := longest(name, paths)) not in (None, module)}
@@ -143,7 +143,7 @@ def longest(name: str, modules: Collection[str]) -> str | None:
 
 
 def test_nobody_outside_names_a_leaf_by_itself() -> None:
-    """The table of the five is the way to a leaf, and a leaf holds only what is its own."""
+    """Other packages reach a leaf only through the table of the five."""
     wrong = [
         f"{path.relative_to(ROOT)}: {name}"
         for path in [*sources("protocols"), *sources("shared")]
@@ -156,7 +156,7 @@ def test_nobody_outside_names_a_leaf_by_itself() -> None:
 
 @pytest.mark.parametrize("folder", sorted(LEAVES))
 def test_server_and_client_are_strangers(folder: str) -> None:
-    """Neither imports the other, nor anything in the folder that imports it."""
+    """Neither imports the other, or a module of the folder that imports the other."""
     leaf = ROOT / "protocols" / folder
 
     def reached(module: str, seen: set[str]) -> set[str]:
@@ -200,7 +200,7 @@ def test_a_providers_sdk_stays_in_its_module(sdk: str) -> None:
 
 @pytest.mark.parametrize("folder", sorted(LEAVES))
 def test_a_server_starts_without_the_sdks(folder: str) -> None:
-    """They cost most of a second, so they are imported when they are used."""
+    """The SDKs take most of a second to import, so they are imported at their first use."""
     code = f"import sys, protocols.{folder}.server; print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert not {"google.genai", "openai", "httpx2", "PIL", "prompt_toolkit"}.intersection(loaded)
@@ -221,7 +221,7 @@ def test_the_five_leaves_have_one_spine() -> None:
 @pytest.mark.parametrize("folder", sorted(LEAVES))
 @pytest.mark.parametrize("module", ["server", "client"])
 def test_a_leafs_module(folder: str, module: str) -> None:
-    """It says what it is, ends in ``main``, runs as a script, and does nothing when imported."""
+    """The module has a docstring, ends in ``main``, runs as a script, and does nothing when imported."""
     tree = ast.parse((ROOT / "protocols" / folder / f"{module}.py").read_text(encoding="utf-8"))
     assert ast.get_docstring(tree)
     functions = {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
@@ -255,7 +255,7 @@ def test_nothing_is_done_at_import(package: str) -> None:
 
 @pytest.mark.parametrize("folder", sorted(LEAVES))
 def test_a_take_home_file_stands_alone(folder: str) -> None:
-    """It is to be copied out: the libraries of its wire, and nothing of ours."""
+    """The file can be copied out of the project: it imports the libraries of its wire and no module of this project."""
     path = ROOT / "protocols" / folder / "standalone.py"
     assert not [name for name in imports(path) for ours in ORDER if within(name, ours)]
     functions = [

@@ -1,4 +1,4 @@
-"""What becomes of a server whose log nobody reads, whose log's reader is gone, or whose log's disk is full: nothing."""
+"""A server goes on when no program reads its log, when the log's reader is gone, or when the log's disk is full."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A cursor that lies in what the store has lost: each wire says so in its own terms, to programs that are not our clients.
+"""A cursor that lies in what the store has lost: each wire says so in its own terms, to foreign clients.
 
 Another process has ended the turn for its owner, so its log ends with the one event of epoch 1, at ``last`` in these tests.
 """
@@ -89,7 +89,7 @@ async def get(servers: Servers, word: str, path: str, **headers: str) -> httpx.R
 @pytest.mark.parametrize("by", ["Last-Event-ID", "lastEventId", "after"])
 @pytest.mark.parametrize("beyond", [0, 7])
 async def test_sse_says_it_and_sends_the_log(servers: Servers, orphan: Orphan, by: str, beyond: int) -> None:
-    """With status 200, because any other one ends an EventSource."""
+    """The answer has status 200, because any other status ends an EventSource."""
     turn_id, last = orphan
     path = f"/turns/{turn_id}/stream"
     cursor = f"{turn_id}/{last + beyond}"
@@ -227,7 +227,7 @@ async def test_our_clients_drop_what_they_show_and_read_from_0(servers: Servers,
 
 
 async def test_a_cursor_beyond_a_running_turn_is_answered_in_the_end(servers: Servers) -> None:
-    """By the server that generates the turn and by the others: nobody waits without an end."""
+    """The server that generates the turn answers, and so do the others: no client waits without an end."""
     async with servers["rest"].client() as client:
         turn = await client.start(Ask(text="/tokens 20 /stall 100 Explain patience"))
         asking = [wire.ask(servers[wire.word], "read", turn_id=turn.turn_id, after=1000) for wire in WIRES]

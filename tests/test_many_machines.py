@@ -87,7 +87,7 @@ async def test_the_store_dies_for_a_moment_and_no_answer_is_lost(nodes: tuple[Se
             await asyncio.to_thread(valkey.start)
         assert isinstance(here[-1], TurnCompleted)
         assert here == there
-        # Nobody was taken for dead meanwhile, and new turns are taken again.
+        # No node was declared dead meanwhile, and new turns are accepted again.
         again: list[AnyEvent] = []
         await read(reading, await started(reading, "/tokens 5 again"), again)
         assert isinstance(again[-1], TurnCompleted)

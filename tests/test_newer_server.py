@@ -136,7 +136,7 @@ async def test_they_are_no_gap_for_whoever_adds_up(word: str) -> None:
 )
 @pytest.mark.parametrize("word", ["ndjson", "sse"])
 async def test_a_malformed_event_is_a_lost_connection(word: str, line: bytes) -> None:
-    """A known type with a wrong field is a broken server, which is worth another attempt."""
+    """A known type with a wrong field comes from a broken server, so another attempt is made."""
     first = to_json(from_json(LOG[0]))
     frame = b"data: %s\n\n" if word == "sse" else b"%s\n"
     types = {"sse": "text/event-stream", "ndjson": "application/x-ndjson"}

@@ -47,7 +47,7 @@ def asks_to_close(raw: bytes) -> bool:
 
 
 async def stalled(servers: Servers, word: str) -> str:
-    """The path of a turn that says nothing more after its event 3."""
+    """The path of a turn that is silent after its event 3."""
     turn = (await ask(servers, word, "POST", "/turns", body={"message": "/tokens 4 /stall 60 Count."})).json
     path = f"/turns/{turn['turn_id']}"
 
@@ -249,7 +249,10 @@ async def test_the_host_of_an_absolute_target(word: str, servers: Servers) -> No
 
 @pytest.mark.parametrize("word", HTTP_WORDS)
 async def test_a_client_that_closes_its_side(word: str, servers: Servers) -> None:
-    """It has left, so a wait ends and nobody is left reading; an answer that waits for nothing is still sent."""
+    """The client counts as gone, so a wait ends and no reader remains.
+
+    An answer that waits for nothing is still sent.
+    """
     for target in ("/health", "/models", "/sessions"):
         raw = await exchange(servers, word, request(target, "Host: localhost", method="GET"), half_close=True)
         assert status_of(raw) == 200
@@ -356,7 +359,7 @@ async def test_methods_for_proxies(word: str, servers: Servers) -> None:
 
 
 async def test_forwarded_headers_are_never_read(keyed: Servers) -> None:
-    """Anybody can send them: they change neither the origin of a request nor its host."""
+    """Any client can send these headers. They change neither the origin of a request nor its host."""
     for name, value in (
         ("X-Forwarded-Host", "evil.example"),
         ("X-Forwarded-Proto", "https"),

@@ -1,4 +1,4 @@
-"""The offline models: deterministic, whole graphemes, on schedule, several turns deep, and honest about it."""
+"""The offline models: deterministic, whole graphemes, on schedule, over several turns, named as stand-ins."""
 
 from __future__ import annotations
 
@@ -123,7 +123,7 @@ def test_remembers() -> None:
 def test_same_in_every_process_and_different_for_different_words() -> None:
     assert reply_tokens(asked("x")) == reply_tokens(asked("x"))
     assert len({"".join(reply_tokens(asked(f"q{i}"))) for i in range(20)}) == 20
-    # A golden piece: Python's own hash() would change it from process to process.
+    # A golden reply. With Python's own hash() it would change from process to process.
     assert "".join(reply_tokens(asked("golden"))).split("\n", 1)[0] == "# What I can say offline 🇩🇪🇫🇷"
 
 

@@ -1,4 +1,4 @@
-"""OpenAI images through the real SDK against the emulator, and what is the chat completions' own on the wire."""
+"""OpenAI images with the real SDK against the emulator, and chat completions on the wire."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ async def drawn(model: OpenAIImages, prompt: str, size: tuple[int, int] = (1024,
 
 
 async def failed(model: OpenAIImages, prompt: str) -> tuple[ChatError, int]:
-    """The error, and how many pictures came before it."""
+    """The error, and the number of pictures before it."""
     parts = 0
     with pytest.raises(ChatError) as caught:
         async for _ in model.generate(prompt, 1024, 1024):
@@ -241,7 +241,7 @@ def test_the_model_is_chosen_by_what_keys_there_are(
 async def test_chat_completions_on_the_wire(
     emulator: Emulator, monkeypatch: pytest.MonkeyPatch, key: str | None
 ) -> None:
-    """By the SDK's own variables; a local server needs no key."""
+    """The SDK's own variables name the server. A local server needs no key."""
     monkeypatch.setenv("OPENAI_BASE_URL", emulator.openai_url)
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     model = OpenAIChat(Settings(_env_file=None, genai_provider="openai", genai_model_id="llama", openai_api_key=key))

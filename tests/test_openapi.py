@@ -1,4 +1,4 @@
-"""``/openapi.json`` (OpenAPI 3.1) held against what the servers send."""
+"""``/openapi.json`` (OpenAPI 3.1), compared with what the servers send."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ async def test_every_answer_is_documented(word: str, servers: Servers) -> None:
 
 
 async def test_a_key_is_in_the_document(keyed: Servers) -> None:
-    """So that ``/docs`` can authorise."""
+    """The document names the key's header, so that ``/docs`` can authorise."""
     document = (await ask(keyed, "rest", "GET", "/openapi.json")).json
     assert document["security"] == [{"bearer": []}, {"apiKey": []}]
     assert set(document["components"]["securitySchemes"]) == {"bearer", "apiKey"}

@@ -1,4 +1,4 @@
-"""Origins and host names: which pages may use a server, under which names it answers, and what a misspelt setting says."""
+"""Origins and host names: the pages that may use a server, the names of a server, and misspelt settings."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ async def handshake(server: Server, host: str, origin: str) -> int:
 
 @pytest.mark.parametrize("word", HTTP_WORDS)
 async def test_pages_of_this_machine_may_write(word: str, servers: Servers) -> None:
-    """Pages of every configured port, by every loopback name; and of the server's own port."""
+    """Pages of every configured port, and of the server's own port, may write, under every loopback name."""
     own = servers[word].address.rpartition(":")[2]
     async with http_to(servers[word]) as http:
         for name in ("localhost", "127.0.0.1", "[::1]"):
@@ -261,7 +261,7 @@ def elsewhere() -> Iterator[tuple[str, str]]:
 
 
 async def test_others_are_let_in(elsewhere: tuple[str, str], word: str) -> None:
-    """The README's way: a key, then ``--host 0.0.0.0``; a client on another machine names the address and has the key."""
+    """As the README says: with a key and ``--host 0.0.0.0``, a client on another machine that has the key is served."""
     namespace, address = elsewhere
     env = {**FAST, "STORE_URL": "sqlite://", "API_SECRET_KEY": KEY}
     async with serving(word, env=env, arguments=("--host", "0.0.0.0")) as server:

@@ -70,7 +70,7 @@ def test_the_wheel_has_the_files_that_the_programs_read(wheel: Path) -> None:
 
 @asynccontextmanager
 async def serving(word: str, site: Path, folder: Path) -> AsyncIterator[str]:
-    """A server of the installed wheel, started in an empty folder; its address as the server's log has it."""
+    """Start a server of the installed wheel in an empty folder. Yields the address in the server's log."""
     env = {
         **os.environ,
         "PYTHONPATH": str(site),
@@ -113,7 +113,7 @@ async def test_the_wheel_runs_all_five_servers_with_their_pages(wheel: Path, tmp
 
 
 def where_from(site: Path, folder: Path) -> str:
-    """The files that an interpreter in ``folder`` takes the packages from."""
+    """The files from which an interpreter in ``folder`` imports the packages."""
     program = "import protocols, shared; print(protocols.__file__, shared.__file__)"
     env = {**os.environ, "PYTHONPATH": str(site)}
     return subprocess.run(

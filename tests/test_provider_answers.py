@@ -1,4 +1,4 @@
-"""What real servers and gateways send beside the pages of their APIs: both chat models, through their real SDKs."""
+"""Answers of real servers and gateways that their APIs' pages do not name: both chat models, with the real SDKs."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ async def test_a_finished_reply_is_not_waited_for(provider: str) -> None:
         await said(model, "hi")
         begun = time.monotonic()
         deltas = await said(model, "hi emulate:open-after-finish")
-        # The emulator keeps the connection open for a minute, and so long is the limit between two frames.
+        # The emulator keeps the connection open for a minute, which is the limit between two frames.
         assert time.monotonic() - begun < 30
         assert (text_of(deltas), deltas[-1].finish_reason, usage_of(deltas)) == (TEXT, "stop", Usage(7, 4))
         await emulator.until(lambda: emulator.seen[1].ended_by == "client")

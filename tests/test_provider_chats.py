@@ -1,4 +1,4 @@
-"""Both chat providers, through their real SDKs, against the emulators' every scenario."""
+"""Both chat providers, with their real SDKs, against every scenario of the emulators."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ Open = Callable[..., ChatModel]
 
 @pytest.fixture(scope="module", autouse=True)
 def _sdks_are_imported() -> None:
-    """The first import takes about a second, which is not what the short limits below are about."""
+    """Import the SDKs before the tests: the first import takes about a second, too long for the short limits below."""
     importlib.import_module("google.genai")
     importlib.import_module("openai")
 
@@ -92,7 +92,7 @@ async def failed(model: ChatModel, text: str, model_id: str | None = None) -> tu
 
 
 async def ended(emulator: Emulator, index: int = 0) -> Seen:
-    """A request, as soon as the emulator knows how it ended."""
+    """A request, when the emulator knows how it ended."""
     await emulator.until(lambda: len(emulator.seen) > index and emulator.seen[index].ended_at is not None)
     return emulator.seen[index]
 
@@ -261,7 +261,7 @@ async def test_a_long_history_does_not_hold_up_the_event_loop(open_model: Open, 
     model = open_model()
     await said(model, "hi")
     history = [ContextMessage("model" if i % 2 else "user", f"message {i}") for i in range(5001)]
-    # CPU time of this thread, without the collector: what others take from the machine or left in the heap is not the SDK's.
+    # CPU time of this thread without the garbage collector, so that other work on the machine does not count.
     gc.collect()
     gc.disable()
     before = time.thread_time()
@@ -310,7 +310,7 @@ async def test_cancelling_the_task_closes_upstream(open_model: Open, emulator: E
 
 @pytest.mark.parametrize("stage", ["stall", "paced-1000"])
 async def test_closing_the_iterator_closes_upstream(open_model: Open, emulator: Emulator, stage: str) -> None:
-    """The reader is busy elsewhere when it stops: the SDKs' own iterators would leave the request open."""
+    """The reader stops outside of the iterator. The SDKs' own iterators would leave the request open."""
     model = open_model()
     stream = model.stream([ContextMessage("user", f"emulate:{stage}")], model.default_model)
     await anext(stream)

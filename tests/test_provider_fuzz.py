@@ -108,7 +108,7 @@ values = st.recursive(leaves, lambda inner: st.lists(inner, max_size=3) | st.dic
 
 
 def paths(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
-    """Where something stands in a JSON value, the value itself included."""
+    """The paths to all parts of a JSON value, the empty path to the value itself included."""
     inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
     return [path, *(deeper for key, one in inner for deeper in paths(one, (*path, key)))]
 
@@ -130,7 +130,7 @@ def changed(draw: st.DrawFn, frames: tuple[Any, ...]) -> Any:
 
 
 def scripts(provider: str) -> st.SearchStrategy[list[bytes]]:
-    """What a provider sends, in pieces."""
+    """The bytes that a provider sends, in pieces."""
     frame = changed(FRAMES[provider]).map(lambda value: f"data: {json.dumps(value)}\n\n".encode())
     other = st.sampled_from(
         [b"data: [DONE]\n\n", b": ping\n\n", b"event: error\n", b"\n", b"data: \n\n", b"data: nope\n\n"]

@@ -1,6 +1,6 @@
 """The real providers' SDKs behind all five transports: real servers, real clients, the providers' wires emulated on loopback.
 
-Every transport must show the same outcome of every scenario, and the text of a provider's error must show nowhere.
+Every transport must show the same outcome of every scenario, and no transport may show the text of a provider's error.
 """
 
 from __future__ import annotations
@@ -97,7 +97,7 @@ PICTURES = {
     "truncated": "model_unavailable",
     "bomb": "model_unavailable",
 }
-# The same where a provider falls silent, with short limits.
+# Scenarios in which a provider falls silent, with short limits.
 LIMITS = {"PROVIDER_FIRST_FRAME_TIMEOUT_S": "4", "PROVIDER_BETWEEN_FRAMES_TIMEOUT_S": "2", "IMAGE_TIMEOUT_S": "4"}
 SILENT: dict[str, Outcome] = {
     "stall": ("model_timeout", TEXT, None),
@@ -108,14 +108,14 @@ SILENT: dict[str, Outcome] = {
 
 @dataclass(frozen=True)
 class House:
-    """The five servers on one store, and the providers that they believe in."""
+    """The five servers on one store, and the emulated providers that they ask."""
 
     provider: str
     emulator: Emulator
     servers: dict[str, Server]
 
     async def request(self, nonce: str) -> Seen:
-        """The provider's request that carries these words."""
+        """The provider's request with this nonce in it."""
 
         def found() -> list[Seen]:
             return [seen for seen in self.emulator.seen if nonce in str(seen.body)]
@@ -135,7 +135,7 @@ def env(emulator: Emulator, provider: str, store: str = "sqlite://", key: str = 
         "OPENAI_BASE_URL": emulator.openai_url,
         "PROVIDER_RETRIES": "1",
         "STORE_URL": store,
-        # Not what is shown here, and five servers that turn 300 answers each may share a busy machine.
+        # The lease is long, because these tests load five servers with 300 answers each on a machine that may be busy.
         "LEASE_S": "60",
     }
 
@@ -160,7 +160,7 @@ async def client(request: pytest.FixtureRequest, house: House) -> AsyncIterator[
 
 
 def ours(error: ChatError) -> str:
-    """The error's code; its words must be our own."""
+    """The error's code. Fails when the error's words are the provider's."""
     assert PROVIDER_TEXT not in error.message
     assert KEY not in error.message
     return error.code
@@ -169,7 +169,7 @@ def ours(error: ChatError) -> str:
 async def everywhere(
     house: House, play: Callable[[ChatClient, str], Coroutine[None, None, T]], scenarios: Iterable[str]
 ) -> dict[str, dict[str, T]]:
-    """What each scenario comes to over each transport, all of them at once."""
+    """The outcome of each scenario over each transport; all run at once."""
     async with contextlib.AsyncExitStack() as stack:
         clients = {word: await stack.enter_async_context(server.client()) for word, server in house.servers.items()}
         async with asyncio.TaskGroup() as group:
@@ -181,7 +181,7 @@ async def everywhere(
 
 
 def wrong(found: dict[str, dict[str, T]], scenarios: dict[str, T]) -> dict[tuple[str, str], T]:
-    """What came of a scenario over a transport, where it is not what comes of it everywhere."""
+    """The outcomes of a scenario that differ from the expected outcome, by transport."""
     return {(word, name): of[name] for word, of in found.items() for name in scenarios if of[name] != scenarios[name]}
 
 
@@ -293,12 +293,12 @@ async def test_cancelling_a_picture_closes_the_providers_request(house: House, c
 
 @once
 async def test_every_scenario_of_the_images(house: House) -> None:
-    """After the tests of previews, because a server remembers for a model that it refuses to stream previews."""
+    """This test runs after those of previews, because a server remembers that a model refuses to stream previews."""
     assert not wrong(await everywhere(house, drawn, PICTURES), PICTURES)
 
 
 async def fastest(house: House, client: ChatClient, kind: str, stage: str) -> float:
-    """The best of three, because other work may hold up a shared machine; one that is fast enough will do."""
+    """The best of three attempts, because other work may delay a shared machine. The first fast attempt is enough."""
     best = CANCEL_MS * 1.0
     for attempt in range(3):
         if best < CANCEL_MS:
@@ -315,7 +315,7 @@ async def test_three_hundred_streams(house: House, client: ChatClient) -> None:
 
 
 async def test_an_empty_reply_is_no_context(house: House, client: ChatClient) -> None:
-    """The providers refuse an empty message, so the session would be unusable for good."""
+    """The providers refuse an empty message, so with one in its context a session would be unusable for good."""
     session_id = (await client.create_session()).session_id
     empty = await collect(client.chat("emulate:nothing", session_id=session_id))
     assert (empty.status, empty.text) == ("completed", "")

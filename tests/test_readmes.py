@@ -45,7 +45,7 @@ def test_made_parts_are_as_the_code_makes_them(name: str) -> None:
 
 
 def test_the_articles_bytes_are_right() -> None:
-    """What the four ways to a picture weigh; how long they take is the machine's."""
+    """The bytes of the four ways to a picture are compared. The times depend on the machine and are not."""
     text = ARTICLE.read_text(encoding="utf-8")
     weighed = asyncio.run(measure_transfers("256x256", 2))
     for transfer in weighed:
@@ -111,7 +111,7 @@ def test_lines_of_code_are_no_comments_and_no_docstrings(tmp_path: Path) -> None
 
 
 def test_lines_are_counted_by_who_needs_them() -> None:
-    """Wherever a file lies: what one wire alone reaches, and what several share; no file counts twice."""
+    """Files that one transport alone reaches, and files that several share, are counted once, in any folder."""
     http = ("rest", "ndjson", "sse", "websocket")
     for word in TRANSPORTS:
         lines = needed(word)
@@ -125,7 +125,7 @@ def test_lines_are_counted_by_who_needs_them() -> None:
     leaf = ROOT / "protocols" / "websocket"
     assert websocket.alone >= code_lines(leaf / "connection.py")
     assert websocket.shared["grpc",] == grpc.shared["websocket",] >= code_lines(ROOT / "shared/server/duplex.py")
-    # The contract counts, what generates code from it does not.
+    # The contract counts, and the script that generates code from it does not.
     files = [path for path in (ROOT / "protocols/grpc").iterdir() if path.suffix in (".py", ".proto")]
     most = sum(code_lines(path) for path in files if "_pb2" not in path.name and path.name != "setup.py")
     assert code_lines(ROOT / "protocols/grpc/chat.proto") < grpc.alone
@@ -133,7 +133,7 @@ def test_lines_are_counted_by_who_needs_them() -> None:
 
 
 def test_the_glance_counts_what_the_code_has() -> None:
-    """The shared rows depend on many files, so a few lines more or less are no mistake."""
+    """The shared rows depend on many files, so a difference of a few lines is allowed."""
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     rows = {
         cells[1].strip(): [cell.strip() for cell in cells[2:-1]]
@@ -159,7 +159,7 @@ def test_the_glance_counts_what_the_code_has() -> None:
 @pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
 @pytest.mark.parametrize("word", ["rest", "ndjson", "sse"])
 def test_curl(word: str, servers: Servers, tmp_path: Path) -> None:
-    """The commands under Run it, as they stand there but for the port."""
+    """The commands under "Run it" are run unchanged except for the port."""
     commands = "".join(body for body in blocks(readme(word), "sh") if "curl" in body)
     assert commands.count(TRANSPORTS[word].address) == commands.count("curl ")
     script = "set -e\n" + commands.replace(TRANSPORTS[word].address, servers[word].address)
@@ -184,7 +184,7 @@ def test_buf_curl(servers: Servers) -> None:
 
 
 def test_the_articles_client(servers: Servers) -> None:
-    """The Python of FROM_REST_TO_GRPC.md, as it stands there but for the port; and its contract is the file's."""
+    """The Python of FROM_REST_TO_GRPC.md runs unchanged except for the port. Its contract is the .proto file's."""
     text = ARTICLE.read_text(encoding="utf-8")
     (client,) = blocks(text, "python")
     assert client.count(TRANSPORTS["grpc"].address) == 1
@@ -205,7 +205,7 @@ async def cut_line(word: str, folder: Path, faults: Faults) -> AsyncIterator[Rel
 
 @pytest.mark.parametrize("word", ["rest", "ndjson", "websocket", "grpc"])
 async def test_the_transcript_of_a_cut(word: str, tmp_path: Path) -> None:
-    """Played again: the same words, lost and back at the same event."""
+    """The transcript is played again and has the same words, lost and back at the same event."""
     command = f"$ python -m protocols chat {word} hello\n"
     (shown,) = [body for body in blocks(readme(word), "text") if body.startswith(command)]
     _, *lines = shown.rstrip("\n").split("\n")
@@ -219,7 +219,7 @@ async def test_the_transcript_of_a_cut(word: str, tmp_path: Path) -> None:
             stderr=asyncio.subprocess.STDOUT,
         )
         out, _ = await process.communicate()
-    # A terminal gives a line of its own to what happens to the connection.
+    # On a terminal each line about the connection is a line of its own.
     played = re.sub(r"(\[(?:lost|back)[^\]]*\])", r"\n\1\n", out.decode())
     assert _lines(played) == _lines("\n".join(lines))
 

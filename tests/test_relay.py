@@ -206,7 +206,7 @@ async def test_a_delay_is_of_one_direction_and_keeps_throughput(network: str | N
         writer.write(b"ping")
         assert await reader.readexactly(4) == b"ping"
         assert 0.2 <= time.monotonic() - begun < 2
-        # 4 MB each way in flight at once: the delay is paid once, not for each of the hundred pieces.
+        # 4 MB each way are in flight at once, so the delay counts once and not for each of the hundred pieces.
         begun = time.monotonic()
         writer.write(bytes(4_000_000))
         await reader.readexactly(4_000_000)

@@ -1,4 +1,4 @@
-"""What one peer may send before it is known: sizes on HTTP and WebSocket, and that what it sends holds up nobody else."""
+"""What an unauthenticated peer may send: sizes on HTTP and WebSocket, and that no peer holds up the others."""
 
 from __future__ import annotations
 
@@ -119,7 +119,10 @@ async def test_frames_before_the_handshake_end_the_connection(servers: Servers) 
 
 @pytest.mark.parametrize(("word", "name"), [("rest", "pipeline: unread"), ("websocket", "pings: unread")])
 async def test_who_does_not_read_is_not_read(servers: Servers, word: str, name: str) -> None:
-    """The server's answers fill the buffers on the way; then what the client sends fills them the other way round."""
+    """The server's answers fill the buffers on the way.
+
+    Then the client's requests fill the buffers in the other direction.
+    """
     host, _, port = servers[word].address.partition(":")
     reader, writer = await asyncio.open_connection(host, int(port), limit=KIB)
     if word == "websocket":
@@ -148,7 +151,7 @@ async def test_who_does_not_read_is_not_read(servers: Servers, word: str, name: 
     ],
 )
 async def test_one_peer_without_a_key_holds_up_nobody(name: str, word: str) -> None:
-    """Half of the probes, not 99 %: this machine may have other work. ``python -m tests.faults bombs`` has the p99."""
+    """Half of the probes count, because this machine may be busy. ``python -m tests.faults bombs`` measures the p99."""
     async for measured in bombs([name], [word], 1.5):
         assert measured.alive, measured
         assert statistics.median(measured.beside_ms) <= measured.bound_ms, measured

@@ -19,7 +19,7 @@ from tests.conftest import WORDS, Connect, MakeServers, Servers, until
 
 @pytest.fixture(scope="module")
 def few(make_servers: MakeServers) -> Servers:
-    """Servers whose sessions are only this module's, and soon no longer active."""
+    """Servers that only this module uses, whose sessions are soon no longer active."""
     return make_servers(SESSION_ACTIVE_S="2")
 
 
@@ -48,7 +48,7 @@ async def code_of(work: Awaitable[object]) -> str:
 
 
 async def test_pages(few: Servers, client: Connect) -> None:
-    """Newest first, each once, the same over every transport; what is made meanwhile does not shift them."""
+    """Newest first, each once, the same over every transport. New sessions do not shift the pages."""
     clients = {word: await client(word, on=few) for word in WORDS}
     made = [(await clients[word].create_session()).session_id for _ in range(2) for word in WORDS]
     (page,) = await pages(clients["rest"], 200)
@@ -82,7 +82,10 @@ async def test_limits_of_pages(word: str, servers: Servers, client: Connect) -> 
 
 
 async def test_active_sessions(few: Servers, client: Connect) -> None:
-    """Those used within SESSION_ACTIVE_S: making one and asking in one is using it, looking at one is not."""
+    """A session that was used within SESSION_ACTIVE_S is active.
+
+    Making it and asking in it is use, looking at it is not.
+    """
     clients = [await client(word, on=few) for word in WORDS]
     here = clients[0]
 
@@ -131,7 +134,7 @@ async def test_the_fields_of_a_session(servers: Servers) -> None:
 
 
 async def test_counts(word: str, client: Connect) -> None:
-    """Messages of the user and of the model; the running turn, and the last one."""
+    """A session counts the messages of the user and of the model, and names the running turn and the last turn."""
     here = await client(word)
     session_id = (await here.create_session()).session_id
     counts: list[tuple[int, int, int]] = []
@@ -159,7 +162,10 @@ async def test_counts(word: str, client: Connect) -> None:
 
 
 async def test_messages_and_their_statuses(word: str, client: Connect) -> None:
-    """Every turn's question, and its answer where there is one; the status is the turn's, also while it runs."""
+    """Every turn has its question, and its answer if there is one.
+
+    The status is that of the turn, also while it runs.
+    """
     here = await client(word)
     session_id = (await here.create_session()).session_id
     assert await here.list_messages(session_id) == []
@@ -195,7 +201,10 @@ async def half_said(client: ChatClient, turn_id: str) -> bool:
 
 
 async def test_which_model_answers(word: str, client: Connect) -> None:
-    """The turn's own, else the session's, else the default; a session's that is not known fails when it is asked."""
+    """The turn's model, else the session's, else the default.
+
+    An unknown model of a session fails when a turn starts.
+    """
     here = await client(word)
     session = await here.create_session("no-such-model")
     assert session.model == "no-such-model"
@@ -207,7 +216,7 @@ async def test_which_model_answers(word: str, client: Connect) -> None:
 
 
 async def test_a_chat_without_a_session_makes_one(word: str, client: Connect) -> None:
-    """And the next one makes another, also on a connection that is held."""
+    """The next chat makes another session, also on a held connection."""
     here = await client(word)
     first, second = await collect(here.chat("Hello")), await collect(here.chat("Hello"))
     assert first.session_id is not None
@@ -216,7 +225,7 @@ async def test_a_chat_without_a_session_makes_one(word: str, client: Connect) ->
 
 
 async def test_two_at_once_in_a_session_are_one(word: str, client: Connect) -> None:
-    """Of many that start together in one session, through all five, one runs and the others are told so."""
+    """Of many turns that start at once in one session, through all five, one runs and the others are refused."""
     here = await client(word)
     session_id = (await here.create_session()).session_id
     asks = [
@@ -234,7 +243,7 @@ async def test_two_at_once_in_a_session_are_one(word: str, client: Connect) -> N
 
 
 async def test_clear(word: str, client: Connect) -> None:
-    """The messages go, and with them what the model knew; the session, its settings and the logs of its turns stay."""
+    """The messages are dropped, and the model's context with them. The session, its model and its turns' logs stay."""
     here = await client(word)
     session_id = (await here.create_session("offline-1")).session_id
     told = await collect(here.chat("My name is Ada.", session_id=session_id))
@@ -257,7 +266,7 @@ async def test_clear(word: str, client: Connect) -> None:
 
 
 async def test_delete(word: str, client: Connect) -> None:
-    """The session goes with its messages, its turns and its pictures, on every transport."""
+    """The session is deleted with its messages, its turns and its pictures, on every transport."""
     here = await client(word)
     reply = await collect(here.chat("Hello"))
     session_id = reply.session_id
@@ -283,7 +292,7 @@ async def test_delete(word: str, client: Connect) -> None:
 
 
 async def test_neither_while_a_turn_runs(word: str, client: Connect) -> None:
-    """Whoever generates it, and whoever asks; afterwards both are done."""
+    """While a turn runs, in any process, both requests are refused. After its end both succeed."""
     here = await client(word)
     session_id = (await here.create_session()).session_id
     running = await here.start(Ask(text="/stall 600 Wait.", session_id=session_id))

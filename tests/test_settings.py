@@ -1,4 +1,4 @@
-"""Settings: keys, empty values, renamed names, and what a wrong value says at the start."""
+"""Settings: keys, empty values, renamed names, and the message for a wrong value at the start."""
 
 from __future__ import annotations
 

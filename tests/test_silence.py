@@ -1,4 +1,4 @@
-"""Twelve seconds of silence through five real proxies that give up after two: the heartbeats hold every streaming wire."""
+"""Twelve seconds of silence through five real proxies that give up after two: heartbeats keep every stream open."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ STREAMING = ("ndjson", "sse", "websocket", "grpc")
 
 @dataclass
 class Heard:
-    """What a client heard of one turn: the kinds of the events, the heartbeats it saw, and how the stream ended."""
+    """What a client received of one turn: the kinds of the events, the count of heartbeats, and the stream's end."""
 
     kinds: list[str] = field(default_factory=list)
     heartbeats: int = 0
@@ -55,7 +55,7 @@ async def our_client(word: str, address: str) -> Heard:
 
 
 async def waiting_rest(address: str) -> Heard:
-    """The request that waits is silent by its nature, so each proxy gives up on it; the client repeats it with its key."""
+    """A waiting request is always silent, so each proxy gives up. The client repeats the request with its key."""
     async with TRANSPORTS["rest"].client(address) as client:
         replies = [item async for item in client.chat(MESSAGE) if isinstance(item, Reply)]
     return Heard([reply.text for reply in replies], 0, f"{len(replies)} of {replies[0].message_count} messages")
@@ -95,7 +95,7 @@ async def chat_stream(address: str) -> Heard:
 
 
 async def idle_chat_stream(address: str) -> Heard:
-    """``Chat`` on which nobody asks anything: the stream of a session that is only watched."""
+    """``Chat`` without a request: the stream of a session that is only watched."""
     heard = Heard()
     async with calling(address) as stub:
         call = stub.Chat()
@@ -141,7 +141,7 @@ def quick_hearts(make_servers: MakeServers) -> Servers:
 def outcomes(
     quick_hearts: Servers, backstage: Backstage, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Outcomes]:
-    """What every client heard through every proxy of this machine, all in the same twelve seconds."""
+    """What every client received through every proxy of this machine, all in the same twelve seconds."""
     quick_hearts.start(*STREAMING, "rest")
     with contextlib.ExitStack() as stack:
         runs: Runs = {}
@@ -157,7 +157,7 @@ def outcomes(
                 if word == "grpc":
                     runs |= {(name, client): partial(listen, address) for client, listen in GRPC_CLIENTS.items()}
         outcomes = backstage.run(all_at_once(runs))
-        # A machine that is busy with the start of all this may hold up a heartbeat for two seconds, but not twice.
+        # While all this starts, a heartbeat may be two seconds late on a busy machine, but not twice.
         cut = {key: run for key, run in runs.items() if not isinstance(outcomes[key], Heard)}
         yield outcomes | (backstage.run(all_at_once(cut)) if cut else {})
 
@@ -179,7 +179,7 @@ def test_our_clients_need_no_resume(name: str, word: str, outcomes: Outcomes) ->
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_a_waiting_request_is_repeated_until_the_whole_reply_is_there(name: str, outcomes: Outcomes) -> None:
-    """Six time-outs of the proxy in a row, one turn of one model run."""
+    """The proxy times out six times in a row, and there is one turn with one run of the model."""
     part(name)
     (text,), end = heard(outcomes, name, "rest").kinds, heard(outcomes, name, "rest").end
     assert text == "".join(reply_tokens([ContextMessage("user", MESSAGE)]))
@@ -194,7 +194,7 @@ def test_foreign_grpc_clients_get_heartbeats_as_messages(name: str, client: str,
         part("grpc-js")
     found: Any = heard(outcomes, name, client)
     assert found.end == "OK"
-    # On a busy machine some come late; a proxy counts two seconds.
+    # On a busy machine some heartbeats are late. A proxy waits for two seconds.
     assert found.heartbeats >= SILENCE_S / IDLE_S
     if client != "idle Chat":
         assert found.kinds == ["turn_started", *["chunk"] * 4, "turn_completed"]

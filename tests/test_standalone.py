@@ -25,7 +25,7 @@ WORDS = tuple(TRANSPORTS)
 REPLY = "You said “{}”. Put a model here and it will answer. "
 TOKEN = '        yield token + " "\n'
 FAULT = "the provider's words, which are not for the client"
-# What asyncio says of a task whose exception nobody read, and websockets of a handler that raised.
+# What asyncio logs of a task whose exception was never read, and websockets of a handler that raised.
 UNTIDY = ("never retrieved", "connection handler failed", "Traceback")
 
 
@@ -132,7 +132,7 @@ async def test_a_server_that_dies_is_not_the_end_of_the_reply(word: str, copy: P
         async with running(copy, port, "ask", "x") as client:
             assert client.stdout is not None
             if TRANSPORTS[word].tokens:
-                # Token by token: the first is here, and the server still there.
+                # Token by token: the client has the first token while the server still runs.
                 assert await client.stdout.readexactly(4) == b"You "
             server.kill()
             rest, err = await client.communicate()
@@ -142,7 +142,7 @@ async def test_a_server_that_dies_is_not_the_end_of_the_reply(word: str, copy: P
 
 
 async def test_a_refusal(copy: Path) -> None:
-    """What does not fit is refused before the model is asked."""
+    """An invalid request is refused before the model is asked."""
     port = free_port()
     async with running(copy, port, "serve"):
         await listening(port)
@@ -180,7 +180,7 @@ async def test_a_model_that_raises_ends_the_program_that_is_both(failing: Path) 
 
 
 async def test_a_client_that_leaves_is_no_fault(word: str, lasting: Path) -> None:
-    """Its reply is stopped, but for REST's, which nobody is reading anyway; nothing is logged; the next client is served."""
+    """The reply is stopped (REST's goes on), nothing is logged, and the next client is served."""
     port = free_port()
     async with running(lasting, port, "serve") as server:
         assert server.stderr is not None
@@ -204,7 +204,7 @@ async def test_a_client_that_leaves_is_no_fault(word: str, lasting: Path) -> Non
 @pytest.mark.parametrize("word", ["websocket"])
 async def test_a_connection_that_closes_before_its_first_frame_is_a_cut(copy: Path) -> None:
     async def close(socket: ServerConnection) -> None:
-        """A clean close, without a word."""
+        """Close cleanly, without a message."""
 
     port = free_port()
     async with serve(close, "127.0.0.1", int(port)):
@@ -214,7 +214,7 @@ async def test_a_connection_that_closes_before_its_first_frame_is_a_cut(copy: Pa
 
 @pytest.mark.parametrize("word", ["websocket"])
 async def test_stop_is_always_answered(lasting: Path) -> None:
-    """Also right after the question, before the reply has begun; then the connection takes the next question."""
+    """A stop right after the question is answered, too. Then the connection accepts the next question."""
     port = free_port()
     async with running(lasting, port, "serve"):
         await listening(port)

@@ -1,4 +1,4 @@
-"""What the five clients say when something else answers at the address: at once, in one line, without a traceback."""
+"""What the five clients say when another program answers at the address: at once, in one line, without a traceback."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.conftest import WORDS, Servers
 
 HTML = b"<!doctype html>\n<title>Welcome to nginx!</title>\n"
 BAD_GATEWAY = b"<html><title>502 Bad Gateway</title></html>"
-# What the stranger answers to any request, and what the client's line must name.
+# The other program's answer to any request, and what the client's line must name.
 KINDS: dict[str, tuple[bytes, str]] = {
     "redirect": (
         b"HTTP/1.1 308 Permanent Redirect\r\nLocation: https://chat.example/\r\nContent-Length: 0\r\n\r\n",
@@ -68,7 +68,7 @@ async def listening(answer: Answer) -> AsyncIterator[str]:
 
 
 def always(data: bytes) -> Answer:
-    """Answer every request, or whatever is sent instead of one, with these bytes."""
+    """Answer every request, and any other bytes, with these bytes."""
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while await reader.read(65_536):
@@ -81,7 +81,7 @@ def always(data: bytes) -> Answer:
 
 
 async def refused(word: str, address: str) -> NotOurServer:
-    """What a chat raises; it may take no second try."""
+    """What a chat raises at the first try."""
     async with asyncio.timeout(15):
         client = TRANSPORTS[word].client(address)
         try:
@@ -142,7 +142,7 @@ async def test_health_and_ping_of_a_stranger_are_a_sentence(word: str, kind: str
 async def test_a_gateway_that_cannot_reach_the_server_is_a_lost_connection(
     servers: Servers, word: str, status: int
 ) -> None:
-    """Twice the proxy finds no server behind it; then it does, and the same turn has its one reply."""
+    """Twice the proxy finds no server behind it. Then it finds the server, and the same turn has its one reply."""
     host, _, port = servers[word].address.partition(":")
     refusals = iter([True, True])
     head = f"HTTP/1.1 {status} Bad\r\nContent-Type: text/html\r\nContent-Length: {len(BAD_GATEWAY)}\r\n\r\n".encode()
@@ -177,7 +177,7 @@ async def copied(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> 
 
 
 async def test_what_a_proxy_refuses_by_itself_keeps_its_meaning() -> None:
-    """A status that has a row of its own in the table, without a body of ours."""
+    """A status that has a row of its own in the table, without a problem+json body."""
     for status, code in ((401, "unauthenticated"), (403, "permission_denied"), (429, "rate_limited")):
         data = f"HTTP/1.1 {status} No\r\nContent-Type: text/html\r\nContent-Length: 0\r\n\r\n".encode()
         async with listening(always(data)) as address:

@@ -1,4 +1,4 @@
-"""TLS on the five: certificates, settings that are wrong, clients that are not ours, and what a mistaken scheme says."""
+"""TLS on the five: certificates, wrong settings, foreign clients, and the message for a mistaken scheme."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ async def test_certs_makes_a_pair_that_openssl_accepts_and_replaces_nothing(tmp_
     assert dict(line.split("=", 1) for line in out.splitlines()) == certs.files(folder)
     assert {file.name for file in folder.iterdir()} == {"ca.pem", "server.pem", "server-key.pem"}
     assert stat.S_IMODE((folder / "server-key.pem").stat().st_mode) == 0o600
-    # The one private key is the server's: whoever copies the folder cannot sign as the CA.
+    # The only private key is the server's, so a copy of the folder cannot sign as the CA.
     assert sum(b"PRIVATE KEY" in file.read_bytes() for file in folder.iterdir()) == 1
     names = {"localhost": "hostname", "chat.example": "hostname", "127.0.0.1": "ip", "::1": "ip", "10.1.2.3": "ip"}
     for name, kind in names.items():
@@ -205,7 +205,7 @@ async def test_buf_calls_over_tls(secure: Servers) -> None:
 
 
 async def test_a_handshake_that_never_ends_is_cut(make_servers: MakeServers) -> None:
-    """Nothing, and a ClientHello that stays unfinished, on each server at the same time."""
+    """A client sends nothing, or half a ClientHello, to each server at the same time."""
     five = make_servers(REQUEST_TIMEOUT_S="1", **tls_settings())
     words = ("sse", "grpc")
     five.start(*words)
@@ -231,7 +231,10 @@ async def test_a_handshake_that_never_ends_is_cut(make_servers: MakeServers) -> 
 
 
 async def test_answers_wait_for_a_tls_client_that_does_not_read(secure: Servers) -> None:
-    """More pipelined requests than the server answers to a reader that is late: it answers all of them, in order."""
+    """A late reader sends more pipelined requests than fit into the buffers.
+
+    The server answers all of them, in order.
+    """
     host, _, port = secure["rest"].address.rpartition(":")
     context = ssl.create_default_context(cafile=ca_file())
     reader, writer = await asyncio.open_connection(host, int(port), ssl=context, limit=1024)

@@ -73,7 +73,7 @@ async def test_image_pair(server: Server) -> None:
         assert len(data) == picture["size_bytes"]
         assert [piece["offset"] for piece in pieces] == list(range(0, len(data), 46_080))
     assert hashlib.sha256(data).hexdigest() == events[-1]["sha256"] == events[-2]["sha256"]
-    # A full piece of 45 KiB has the 16-bit length.
+    # A full piece of 45 KiB has a length of 16 bits.
     assert b"\x82\x7e" + (46_080).to_bytes(2, "big") in one.received
     assert "session_id" in events[0]
     assert events[0]["session_id"] is None
@@ -262,7 +262,7 @@ async def test_cancel_twice(server: Server) -> None:
 
 
 async def test_cancel_and_gone(server: Server) -> None:
-    """A cancel is done though its sender closes the connection at once."""
+    """A cancel takes effect though the client closes the connection at once."""
     async with raw(server) as one:
         one.say(type="chat", message="/tokens 40 /stall 60 hello")
         turn_id = (await one.hear())["turn_id"]
@@ -444,7 +444,10 @@ async def test_control_frames_at_any_time(server: Server) -> None:
     ids=["no code", "normal", "going away", "private", "long reason"],
 )
 async def test_a_close_in_every_place(server: Server, payload: bytes, code: int) -> None:
-    """At once, after a request, between two fragments, during a turn: the code comes back, and the socket is closed."""
+    """The client closes at once, after a request, between two fragments, during a turn.
+
+    The server repeats the code and closes.
+    """
     asked = client_frame(TEXT, b'{"type": "ping"}')
     half = client_frame(TEXT, b'{"type": ', fin=False)
     turn = client_frame(TEXT, b'{"type": "chat", "message": "/tokens 50 /stall 60 hello"}')
@@ -455,7 +458,7 @@ async def test_a_close_in_every_place(server: Server, payload: bytes, code: int)
 
 
 async def test_a_handshake_on_another_path(servers: Servers) -> None:
-    """404 as problem+json, on the four servers; a path is never a prefix."""
+    """The answer is 404 as problem+json on the four servers, also for a path that begins with ``/ws``."""
     for word in ("rest", "ndjson", "sse", "websocket"):
         paths = ("/nothing", "/ws/", "/ws/x", "/", "/health", "/web/app.css", "/turns/x/stream")
         for target in paths if word == "websocket" else (*paths, "/ws"):

@@ -94,7 +94,10 @@ async def test_client_watches_a_session(client: Connect) -> None:
 
 
 async def test_client_leaves_early(make_servers: MakeServers, client: Connect) -> None:
-    """A client that stops reading has left the turn, as on every other transport; the turn ends after the grace period."""
+    """A client that stops reading leaves the turn, as on every other transport.
+
+    The turn ends after the grace period.
+    """
     own = make_servers(DISCONNECT_GRACE_S="0.3")
     one = await client("websocket", on=own)
     async with aclosing(one.chat("/tokens 20 /stall 60 hello")) as items:
@@ -162,7 +165,7 @@ async def test_client_without_a_server(unused: Callable[[], str]) -> None:
 
 @pytest.fixture
 def unused() -> Callable[[], str]:
-    """An address where nobody listens."""
+    """An address at which no program listens."""
     import socket
 
     def find() -> str:

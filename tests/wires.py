@@ -1,4 +1,4 @@
-"""The five wires as somebody sees them who has none of our clients: one request, and what came back in the wire's own terms."""
+"""The five wires without this project's clients: one request, and the answer in the wire's own terms."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ class Outcome:
 
 
 class Wire(ABC):
-    """One way to say things to a server. ``headers`` are HTTP's or gRPC's metadata."""
+    """One wire to a server. ``headers`` are HTTP's, or gRPC's metadata."""
 
     def __init__(self, name: str, word: str) -> None:
         self.name = name
@@ -84,7 +84,7 @@ class Wire(ABC):
 
     @abstractmethod
     async def raw(self, server: Server, data: bytes | str, headers: Mapping[str, str] | None = None) -> Outcome:
-        """Send this where a chat is expected."""
+        """Send these bytes in place of a chat."""
 
 
 class HttpWire(Wire):
@@ -176,7 +176,7 @@ def _note(outcome: Outcome, event: Mapping[str, Any]) -> None:
 
 
 class SocketWire(Wire):
-    """Frames on ``/ws``; what is no conversation goes over the routes of the same server."""
+    """Frames on ``/ws``. Requests outside of the conversation go over the HTTP routes of the same server."""
 
     async def ask(self, server: Server, what: str, headers: Mapping[str, str] | None = None, **fields: Any) -> Outcome:
         if what not in _FRAMES:
@@ -223,7 +223,7 @@ class SocketWire(Wire):
             if isinstance(data, bytes):
                 await socket.send(data)
             else:
-                # Not checked by the library: what is no UTF-8 goes out as it is.
+                # The library does not check this text: bytes that are not UTF-8 are sent as they are.
                 await socket.send(data.encode("utf-8", "surrogatepass"), text=True)
         return await self._answer(socket, outcome)
 
@@ -252,7 +252,7 @@ class SocketWire(Wire):
                         _note(outcome, message)
                         if kind in TERMINAL:
                             break
-                # It is open: it answers.
+                # The connection is open if the server answers.
                 await socket.send('{"type": "ping"}')
                 while json.loads(await socket.recv())["type"] != "pong":
                     pass
@@ -311,7 +311,8 @@ class GrpcChatWire(Wire):
         async with channel(server) as line:
             metadata = tuple((name.lower(), value) for name, value in (headers or {}).items())
             call: Any = line.stream_stream("/chat.ChatService/Chat")(metadata=metadata, timeout=TIMEOUT_S)
-            # A write on a call that the server has ended would hide its status: so its first message comes first.
+            # A write on a call that the server has ended would hide the status, so the server's first message is read
+            # before.
             with contextlib.suppress(grpc.aio.AioRpcError):
                 if await call.read() is not _EOF:
                     return await self.exchange(call, content)
@@ -320,13 +321,13 @@ class GrpcChatWire(Wire):
             return outcome
 
     async def exchange(self, call: Any, content: bytes) -> Outcome:
-        """Say one thing on an open call and read what follows it."""
+        """Send one message on an open call and read what follows."""
         outcome = Outcome()
         try:
             await call.write(content)
             while (data := await call.read()) is not _EOF:
                 if self._note(outcome, pb.ChatResponse.FromString(data)):
-                    # The call goes on: it answers.
+                    # The call is open if the server answers.
                     await call.write(pb.ChatRequest(ping=pb.Ping()).SerializeToString())
                     while pb.ChatResponse.FromString(await call.read()).WhichOneof("body") != "pong":
                         pass
@@ -358,13 +359,13 @@ class GrpcChatWire(Wire):
 
 @asynccontextmanager
 async def channel(server: Server) -> AsyncIterator[Any]:
-    """A channel without our options, but for a limit on what it takes."""
+    """A channel with the library's options, except for the size limit of an answer."""
     async with grpc.aio.insecure_channel(server.address, options=[("grpc.max_receive_message_length", -1)]) as line:
         yield line
 
 
 def note_event(outcome: Outcome, event: pb.Event) -> None:
-    """Take one event of a stream."""
+    """Add one event of a stream to the outcome."""
     kind = event.WhichOneof("body") or ""
     outcome.events.append(kind)
     if kind == "turn_failed":
@@ -373,7 +374,7 @@ def note_event(outcome: Outcome, event: pb.Event) -> None:
 
 
 async def note_status(outcome: Outcome, call: Any) -> None:
-    """Take a call's status and its details (google.rpc.Status in the trailing metadata)."""
+    """Add a call's status and its details (google.rpc.Status in the trailing metadata) to the outcome."""
     outcome.status = (await call.code()).name
     info, retry = ErrorInfo(), RetryInfo()
     trailing: Mapping[str, Any] = {}

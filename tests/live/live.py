@@ -1,5 +1,4 @@
-"""``make test-live``: a short conversation and one picture over all five transports, against the real Gemini and
-OpenAI.
+"""``make test-live``: a short conversation and a picture over all five transports, with the real Gemini and OpenAI.
 
 ``python -m pytest tests/live/live.py``. It costs money. So its name keeps it out of ``make test``, it prints the
 requests before it sends them, and without keys it is skipped with one line. It reads the settings that the servers

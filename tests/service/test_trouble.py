@@ -51,7 +51,10 @@ async def test_a_cursor_beyond_a_running_turn_waits_for_the_log(serve: Serve) ->
 
 
 async def test_a_cancel_that_a_draining_server_has_not_seen_done(serve: Serve) -> None:
-    """It counts, and says ``shutting_down``; sent again elsewhere it is answered as always."""
+    """The cancel counts, and its answer is ``shutting_down``.
+
+    Sent again to another server, the cancel gets the usual answer.
+    """
     async with serve(silent) as there, serve(silent) as here:
         turn = await there.service.start_chat("Hi")
         await follow_a_little(here, turn.turn_id)

@@ -1,8 +1,8 @@
 """One of the processes that write to one store at the same time: it starts turns in the same sessions and with the same
 keys.
 
-``python -m tests.store.writer URL OWNER ROUNDS`` prints ``ready``, begins at a line on stdin, and prints how many
-sessions it won and how many keys were known.
+``python -m tests.store.writer URL OWNER ROUNDS`` prints ``ready``, begins when a line arrives on stdin, and prints how
+many sessions it won and how many keys were known.
 """
 
 from __future__ import annotations
