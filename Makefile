@@ -11,7 +11,7 @@ RUN := $(VENV)/bin/python
 STAMP := $(VENV)/.complete
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve race compare cluster diagrams test test-browser test-faults test-live check format proto lock clean
+.PHONY: help demo serve race race-page compare cluster diagrams test test-browser test-faults test-live check format proto lock clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -52,6 +52,9 @@ clean: ## remove the environment, caches and what the demo drew
 
 race: $(STAMP) ## the lanes live in the terminal, then a table and a verdict (ARGS="--network mobile --cut-after 30")
 	$(RUN) -m compare race $(ARGS)
+
+race-page: $(STAMP) ## the race in a browser, with a slow phone, a buffering proxy and stalls as buttons
+	$(RUN) -m compare page $(ARGS)
 
 compare: $(STAMP) ## the whole experiment, unattended, into compare-out/ with its report (ARGS=--quick: two to three minutes)
 	$(RUN) -m compare run $(ARGS)

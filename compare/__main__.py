@@ -7,7 +7,9 @@ import sys
 
 COMMANDS = {
     "floor": ("compare.floor", "each server's cost against the smallest server that does the same job"),
+    "guide": ("compare.guide", "which transport for what you need, with the price"),
     "race": ("compare.race", "the lanes live in the terminal, then the table and a verdict"),
+    "page": ("compare.page", "the race in a browser, with a slow phone, a buffering proxy and stalls as buttons"),
     "run": ("compare.run", "all experiments, unattended, into a folder with a report"),
     "diff": ("compare.diff", "two runs side by side"),
     "wire": ("compare.wire", "the bytes of one short turn, explained"),

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import statistics
 from collections.abc import Sequence
 
 import grpc
@@ -21,6 +20,7 @@ from compare.measuring.picture_transfers import (
     measure_transfers,
     rest_client,
 )
+from compare.measuring.statistics import quantile
 from protocols.grpc import chat_pb2
 from protocols.grpc.chat_pb2_grpc import ChatServiceStub
 
@@ -32,7 +32,7 @@ _MISTAKES: dict[str, dict[str, object]] = {
     "a number for the size": {"prompt": PROMPT, "size": 64},
     "no prompt at all": {},
     "an empty prompt": {"prompt": ""},
-    "a size that is none": {"prompt": PROMPT, "size": "large"},
+    "an invalid size": {"prompt": PROMPT, "size": "large"},
 }
 
 
@@ -40,11 +40,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Measure and print, and return the exit status."""
     parser = argparse.ArgumentParser(prog="python -m compare migration", description=__doc__.partition("\n\n")[0])
     parser.add_argument("--size", default="1024x1024", metavar="WxH", help="of the picture (default: 1024x1024)")
-    parser.add_argument("--rounds", type=int, default=15, help="after a warm-up (default: 15)")
+    parser.add_argument("--rounds", type=_rounds, default=15, help="after a warm-up, at least 4 (default: 15)")
     args = parser.parse_args(argv)
     print(transfers_table(asyncio.run(measure_transfers(args.size, args.rounds)), args.size, args.rounds))
     print(asyncio.run(mistakes_table()), end="")
     return 0
+
+
+def _rounds(given: str) -> int:
+    """A middle half has no meaning with fewer than four values."""
+    rounds = int(given)
+    if rounds < 4:
+        raise argparse.ArgumentTypeError("at least 4 rounds are needed")
+    return rounds
 
 
 def transfers_table(found: Sequence[Transfer], size: str, rounds: int) -> str:
@@ -64,7 +72,7 @@ def transfers_table(found: Sequence[Transfer], size: str, rounds: int) -> str:
 def _middle(values: Sequence[float]) -> str:
     if not values:
         return "–"
-    low, middle, high = statistics.quantiles(values, n=4)
+    low, middle, high = (quantile(values, share) or 0.0 for share in (0.25, 0.5, 0.75))
     return f"{middle:.1f} ({low:.1f}–{high:.1f})"
 
 

@@ -48,6 +48,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--concurrency", type=int, default=1, metavar="N", help="streams a lane (default: 1)")
     parser.add_argument("--image", metavar="WxH", help="race a picture of this size instead of a reply")
     parser.add_argument("--seed", type=int, default=1, help="for the order of the lanes in each round (default: 1)")
+    parser.add_argument("--explain", action="store_true", help="also print the formulas and the set-up")
     args = parser.parse_args(argv)
     names = args.only.split(",") if args.only else list(LANES)
     if unknown := set(names) - set(ALL_LANES):
@@ -104,7 +105,7 @@ async def race(console: Console, args: argparse.Namespace) -> int:
         image=args.image,
         tls=args.tls,
     )
-    show_race(console, settings, turns, faults)
+    show_race(console, settings, turns, faults, explain=args.explain)
     return 0 if all(turn.error is None for turn in turns) else 1
 
 

@@ -15,7 +15,9 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from rich.console import Console
+from rich.padding import Padding
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.text import Text
 
 from compare.measuring.experiments.run import FULL, QUICK, Run
 from compare.measuring.experiments.schedule import Entry, schedule
@@ -106,9 +108,13 @@ async def _run(console: Console, args: argparse.Namespace) -> int:
     console.print(f"Done after {_minutes(results.seconds)}.", soft_wrap=True)
     for name in report.FILES:
         console.print(f"  {args.out / name}", markup=False, soft_wrap=True)
+    console.print()
+    for sentence in report.in_short(results):
+        console.print(Padding(Text(sentence), (0, 0, 0, 2)))
     failures = [failure for experiment in results.experiments.values() for failure in experiment.failures]
     for failure in failures[:_FAILURES_SHOWN]:
         console.print(f"  failed: {failure}", markup=False, soft_wrap=True)
+    console.print(f"\nopen {args.out / 'report.html'}", markup=False, soft_wrap=True)
     return 0
 
 

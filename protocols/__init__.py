@@ -55,7 +55,9 @@ class Transport(transports.Transport):
 
 
 _ROWS = (
-    Transport(word="rest", folder="http_rest", title="REST", scheme="http", default_port=8000),
+    Transport(
+        word="rest", folder="http_rest", title="REST", scheme="http", default_port=8000, also=("http_rest", "http")
+    ),
     Transport(
         word="ndjson",
         folder="streamable_http",
@@ -63,6 +65,7 @@ _ROWS = (
         scheme="http",
         default_port=8001,
         tokens=True,
+        also=("streamable_http", "streamable"),
     ),
     Transport(word="sse", folder="sse", title="Server-Sent Events", scheme="http", default_port=8002, tokens=True),
     Transport(
@@ -73,6 +76,7 @@ _ROWS = (
         default_port=8003,
         tokens=True,
         holds=True,
+        also=("ws", "websockets"),
     ),
     Transport(
         word="grpc",

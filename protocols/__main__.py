@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 
 from protocols import TRANSPORTS
+from shared.transports import word_named
 
 # The commands that take a transport's word. The command itself parses the arguments after the word.
 _OF_ONE = {
@@ -28,7 +29,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for name, text in _OF_ONE.items():
         words = (*TRANSPORTS, "all") if name == "serve" else tuple(TRANSPORTS)
         command = commands.add_parser(name, help=text, description=text)
-        command.add_argument("word", metavar="WORD", choices=words, help=", ".join(words))
+        command.add_argument("word", metavar="WORD", type=_word, choices=words, help=", ".join(words))
     commands.add_parser("demo", help="the five at work, live, and compared")
     commands.add_parser("list", help="the five transports")
     commands.add_parser("certs", help="a CA and a certificate of your own, for https:// and wss:// on this machine")
@@ -59,6 +60,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     from shared.client import cli
 
     return cli.image_main(transport.client_class(), rest, TRANSPORTS)
+
+
+def _word(given: str) -> str:
+    """The word of the transport that is meant, such as websocket for ``ws``."""
+    return given if given == "all" else word_named(given, TRANSPORTS) or given
 
 
 def _serve_all(argv: Sequence[str]) -> int:

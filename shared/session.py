@@ -8,12 +8,14 @@ import msgspec
 
 from shared.events import Status
 
+TITLE_CHARS = 60
+
 
 class Session(msgspec.Struct, frozen=True, kw_only=True):
     """A conversation. A null ``model`` is the server's default, resolved for each turn.
 
     ``connections`` counts the connections that are joined in this process. The model is given the newest turns that fit
-    in ``max_context_chars``, each whole.
+    in ``max_context_chars``, each whole. ``title`` is the beginning of the first message, on one line.
     """
 
     session_id: str
@@ -27,6 +29,7 @@ class Session(msgspec.Struct, frozen=True, kw_only=True):
     last_turn_id: str | None
     connections: int = 0
     max_context_chars: int = 0
+    title: str = ""
 
 
 class SessionPage(msgspec.Struct, frozen=True, kw_only=True):
@@ -86,6 +89,12 @@ class TurnBegan(msgspec.Struct, frozen=True):
 
     session_id: str
     turn_id: str
+
+
+def title_of(first_message: str) -> str:
+    """The title of a session that begins with this message: its first words, at most ``TITLE_CHARS`` characters."""
+    words = " ".join(first_message[: 8 * TITLE_CHARS].split())
+    return words if len(words) <= TITLE_CHARS else f"{words[: TITLE_CHARS - 1].rstrip()}…"
 
 
 def short(identifier: str | None) -> str:

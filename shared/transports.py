@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol
 
 from shared.config import configured_port, optional_port
 
@@ -12,8 +13,9 @@ from shared.config import configured_port, optional_port
 class Transport:
     """One transport: ``word`` is what one types, ``title`` its name.
 
-    ``scheme`` is ``http`` where a browser's page can reach the server. ``tokens``: the reply arrives token by token.
-    ``holds``: one connection carries many turns, both ways. ``http2``: the server speaks HTTP/2 alone. The relays that
+    ``also``: other names that one may type for it. ``scheme`` is ``http`` where a browser's page can reach the server.
+    ``tokens``: the reply arrives token by token. ``holds``: one connection carries many turns, both ways. ``http2``: the server
+    speaks HTTP/2 alone. The relays that
     damage the line on purpose listen ``relay_offset`` above each server.
     ``page_word``: the word of a second port, for the scripts of pages, of a server whose own protocol no page can speak.
     """
@@ -27,6 +29,7 @@ class Transport:
     http2: bool = False
     relay_offset: int
     page_word: str | None = None
+    also: tuple[str, ...] = ()
 
     def scheme_prefix(self, *, tls: bool) -> str:
         """What stands before ``host:port`` in an address: ``https://``, ``grpcs://``, ``http://``, or nothing for plain gRPC."""
@@ -59,3 +62,23 @@ class Transport:
     def port(self) -> int:
         """The configured port: the setting, else the default. Raises pydantic's ValidationError for a value that is no port."""
         return configured_port(self.port_setting, self.default_port)
+
+
+class Named(Protocol):
+    """A row of the table of transports, as far as its names go."""
+
+    @property
+    def also(self) -> tuple[str, ...]:
+        """Other names that one may type for it."""
+
+
+def word_named(name: str, transports: Mapping[str, Named]) -> str | None:
+    """The word of the transport that ``name`` means: its word, another of its names, or the beginning of one word alone."""
+    name = name.lower()
+    if name in transports:
+        return name
+    for word, transport in transports.items():
+        if name in transport.also:
+            return word
+    begin = [word for word in transports if name and word.startswith(name)]
+    return begin[0] if len(begin) == 1 else None

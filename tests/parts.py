@@ -109,6 +109,7 @@ PARTS: dict[str, Part] = {
         Part("go", "client", "apt", "golang", ("go",), ("version",)),
         Part("curl", "client", "apt", "curl", ("curl",)),
         Part("buf", "client", "pip", "buf-bin", ("buf",)),
+        Part("axe-core", "tool", "npm", "axe-core"),
         Part("node", "tool", "apt", "nodejs", ("node",)),
         Part("npm", "tool", "apt", "npm", ("npm",)),
         Part("tmux", "tool", "apt", "tmux", ("tmux",), ("-V",)),

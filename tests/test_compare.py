@@ -41,7 +41,8 @@ from compare.measuring.statistics import quantile
 from compare.measuring.turns import Sample, TurnRecord
 from compare.measuring.verdicts import summarise
 from compare.showing import report
-from compare.showing.guide import guide
+from compare.showing.facts import of_results
+from compare.showing.guide import guide_of
 from compare.showing.results import Results, conclude, read
 
 RATE = 50.0
@@ -239,7 +240,7 @@ async def test_bytes_that_are_not_the_protocol_are_refused() -> None:
 
 
 async def test_the_race_prints_a_table_a_verdict_and_how_to_read_it() -> None:
-    args = race.parse(["--only", "rest,sse,grpc", "--rounds", "6", "--tokens", "20", "--rate", "60"])
+    args = race.parse(["--only", "rest,sse,grpc", "--rounds", "6", "--tokens", "20", "--rate", "60", "--explain"])
     output = io.StringIO()
     assert await race.race(Console(file=output, width=132), args) == 0
     text = output.getvalue()
@@ -247,6 +248,8 @@ async def test_the_race_prints_a_table_a_verdict_and_how_to_read_it() -> None:
         assert part in text
     assert "TTFT: " in text
     assert re.search(r"TTFT: .*lower.* than .*rest", text)
+    assert text.index("e_i − at_i") < text.index("TTFT: "), "the verdict comes last"
+    assert max(map(len, text.splitlines())) <= 132
 
 
 async def test_the_race_with_a_cut_has_both_tables() -> None:
@@ -331,12 +334,14 @@ async def test_the_report(lanes: dict[str, RunningLane], tmp_path: Path) -> None
 
 async def test_the_guide_cites_only_cells_that_exist(lanes: dict[str, RunningLane], tmp_path: Path) -> None:
     results = await written(lanes, tmp_path)
-    for need in guide(results):
-        for reason in need.reasons:
-            assert reason.lane in LANES
-            if reason.source == "measured":
-                assert reason.where in results.experiments
-            assert reason.where
+    cited = {f"this run, “{name}”" for name in results.experiments}
+    for need in guide_of(of_results(results)).needs:
+        assert set(need.lanes) == set(LANES)
+        for judged in need.lanes.values():
+            assert judged.why or not judged.price, need.name
+            assert judged.can or judged.why
+            if judged.source.startswith("this run"):
+                assert judged.source in cited
 
 
 async def test_two_runs_side_by_side(

@@ -254,7 +254,7 @@ def test_a_difference_is_named_with_its_numbers() -> None:
 def test_too_few_rounds_claim_nothing() -> None:
     found = figures(10.0, 100.0, n=ENOUGH_ROUNDS - 1)
     assert not differ(*found.values())
-    assert "too few" in verdict(METRICS["ttft"], found)
+    assert "5 rounds a lane cannot tell a difference" in verdict(METRICS["ttft"], found)
 
 
 def test_a_metric_that_is_neither_good_nor_bad_has_no_verdict() -> None:

@@ -23,8 +23,8 @@ from shared.images.offline import OfflineImages
 from shared.llm.model import ContextMessage, Delta
 from shared.llm.offline import MODEL_ID, OfflineChat
 from shared.llm.offline_reply import reply_tokens
-from shared.llm.stage_directions import Stage, directions
 from shared.llm.tokens import count_tokens, split_tokens
+from shared.stage_directions import Stage, directions
 
 MESSAGES = [
     "Hello",

@@ -25,6 +25,11 @@ class Metric:
     of_turn: Formula | None
     better: Literal["lower", "higher", "neither"] = "lower"
 
+    @property
+    def of_gaps(self) -> bool:
+        """Whether lanes are ranked by the gaps between chunks, which say nothing where chunks arrive together."""
+        return self.points == _TWO_ARRIVALS and self.better != "neither"
+
 
 _REQUEST_TO_EVENT = "client sends the request → client has parsed the event"
 _TWO_ARRIVALS = "two arrivals at one client"

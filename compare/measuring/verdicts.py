@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
 
 from compare.measuring.metrics import METRICS, Metric
 from compare.measuring.statistics import ENOUGH_ROUNDS, Figure, differ, figure
 from compare.measuring.turns import TurnRecord
+
+# The smallest difference between two times that matters: nobody feels less.
+FELT_MS = 5.0
+FELT_SHARE = 0.1
+BUNCHED_SHARE = 0.5
 
 
 def summarise(turns: Sequence[TurnRecord], names: Iterable[str] = METRICS) -> dict[str, Figure]:
@@ -30,27 +36,57 @@ def summarise(turns: Sequence[TurnRecord], names: Iterable[str] = METRICS) -> di
     return found
 
 
-def verdict(metric: Metric, by_lane: Mapping[str, Figure]) -> str:
+def matters(metric: Metric, a: Figure, b: Figure) -> bool:
+    """Whether two figures differ, and by more than nobody can feel: for a time, 5 ms or a tenth, whichever is more."""
+    least = max(FELT_MS, FELT_SHARE * min(a.median, b.median)) if metric.unit == "ms" else 0.0
+    return differ(a, b) and abs(a.median - b.median) > least
+
+
+def bunched(figures: Mapping[str, Mapping[str, Figure]]) -> dict[str, float]:
+    """The lanes of an experiment whose chunks mostly arrived together, with the share that did.
+
+    The gaps of such a lane say nothing: what was held back for a second and comes at once has gaps of almost 0 ms.
+    """
+    shares = {lane: found["coalescing"].median for lane, found in figures.items() if "coalescing" in found}
+    return {lane: share for lane, share in shares.items() if share > BUNCHED_SHARE}
+
+
+def verdict(metric: Metric, by_lane: Mapping[str, Figure], bunched: Mapping[str, float] = MappingProxyType({})) -> str:
     """One sentence on a metric; empty when there is nothing to compare.
 
-    Lanes whose interval overlaps the best lane's interval are called equal to the best lane.
+    Lanes that do not differ from the best lane, or by less than matters, are called equal to it. Lanes that are ``bunched``
+    are not ranked by the gaps between their chunks.
     """
+    left_out = [lane for lane in by_lane if lane in bunched] if metric.of_gaps else []
+    by_lane = {lane: figure for lane, figure in by_lane.items() if lane not in left_out}
+    said = _ranking(metric, by_lane)
+    if left_out:
+        shares = ", ".join(f"{bunched[lane]:.0%}" for lane in left_out)
+        together = f"{metric.title}: not ranked for {listed(left_out)}, whose chunks arrived together ({shares})."
+        return f"{said} {together}".strip()
+    return said
+
+
+def _ranking(metric: Metric, by_lane: Mapping[str, Figure]) -> str:
     if len(by_lane) < 2 or metric.better == "neither":
         return ""
+    if all(figure.median == figure.high == 0 for figure in by_lane.values()):
+        return f"{metric.title}: 0 {metric.unit} on all lanes."
     least = min(figure.n for figure in by_lane.values())
     if least < ENOUGH_ROUNDS:
-        return (
-            f"{metric.title}: {least} rounds a lane are too few to tell a difference ({ENOUGH_ROUNDS} are the least)."
-        )
+        rounds = "1 round" if least == 1 else f"{least} rounds"
+        return f"{metric.title}: {rounds} a lane cannot tell a difference; it takes {ENOUGH_ROUNDS}."
     order = sorted(by_lane, key=lambda lane: by_lane[lane].median, reverse=metric.better == "higher")
     best = order[0]
-    equal = [lane for lane in order if lane == best or not differ(by_lane[best], by_lane[lane])]
+    equal = [lane for lane in order if lane == best or not matters(metric, by_lane[best], by_lane[lane])]
+    felt = any(differ(by_lane[best], by_lane[lane]) for lane in equal)
+    no_difference = "no difference that can be felt" if felt else "no difference found"
     if len(equal) == len(order):
-        return f"{metric.title}: no difference found between {listed(order)}."
+        return f"{metric.title}: {no_difference} between {listed(order)}."
     behind = [f"{lane} ({_median(metric, by_lane[lane])})" for lane in order if lane not in equal]
     head = f"{metric.title}: {listed(equal)} {metric.better} ({_median(metric, by_lane[best])})"
     if len(equal) > 1:
-        head += ", no difference found between them,"
+        head += f", {no_difference} between them,"
     return f"{head} than {', '.join(behind)}."
 
 

@@ -1,247 +1,362 @@
-"""The decision guide: which lanes do not meet a need, each with a cell of the run or a source as the reason."""
+"""The guide: from what is needed to one lane, with what it costs there and what would change the answer.
+
+Each need says of each lane that it does it, that it does it at a price, or that it cannot, with a cell of a run or a
+source. The answer is the lane with the fewest things that it cannot do, then the least to pay. ``shared/web/guide.js``
+combines in the same way on pages.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from itertools import chain
 
 import msgspec
 
 from compare.measuring.metrics import METRICS
-from compare.measuring.statistics import ENOUGH_ROUNDS, Figure, differ
-from compare.measuring.verdicts import median_with_interval, number
-from compare.showing.results import Results
+from compare.measuring.verdicts import listed, matters, number
+from compare.showing.facts import Facts
 
-Source = Literal["measured", "cited", "unmeasured"]
-
-# A lane is struck out when it is this many times slower than the best lane.
-_FAR = 1.5
-# A lane is struck out when it needs this many bytes for a byte of picture.
-_WIRE_SHARE = 1.2
-_HELD = ("websocket", "grpc")
+# Where two lanes do equally well, the one that is simpler to run and to debug comes first.
+SIMPLEST = ("rest", "ndjson", "sse", "websocket", "grpc", "rest-poll")
+# A price in bytes, memory or CPU is named from this ratio on.
+_RATIO = 1.1
+_TWICE = 2.0
 
 
-class Reason(msgspec.Struct, frozen=True):
-    """Why a lane is struck out or kept. ``where`` names the experiment, or the source that is cited."""
+class Judged(msgspec.Struct, frozen=True):
+    """What one need says of one lane. ``price``: 0 none, 1 to 3 more and more; ``can`` is False where the lane cannot do it.
 
-    lane: str
-    struck: bool
-    why: str
-    source: Source
-    where: str
+    ``why`` is a sentence without its full stop; empty where there is nothing to say.
+    """
+
+    can: bool = True
+    price: int = 0
+    why: str = ""
+    source: str = ""
 
 
 class Need(msgspec.Struct, frozen=True):
-    """Something that a user may need, the lanes that meet the need, and the reasons."""
+    """Something that one may need, and what it means for each lane."""
 
     name: str
     title: str
-    take: list[str]
-    because: str
-    reasons: list[Reason]
+    lanes: dict[str, Judged]
 
 
-Rule = Callable[[Results], list[Reason]]
+class Guide(msgspec.Struct, frozen=True):
+    """All needs, and for each lane what one pays whatever one needs."""
+
+    needs: list[Need]
+    always: dict[str, str]
+
+
+class Answer(msgspec.Struct, frozen=True):
+    """The answer to all needs at once. ``also``: lanes that nothing tells from ``take``; ``cannot``: needs that ``take`` fails.
+
+    ``gives`` and ``prices`` are sentences on ``take``, ``others`` on the lanes that lost, ``changes`` on needs that would
+    change the answer.
+    """
+
+    take: str
+    also: list[str]
+    cannot: list[str]
+    gives: list[str]
+    prices: list[str]
+    others: list[str]
+    changes: list[str]
+
+
+Rule = Callable[[Facts, str], Judged]
 
 
 @dataclass(frozen=True, slots=True)
 class _Question:
-    """A need before it is judged. ``rule`` strikes lanes out; ``best_by`` is the experiment and metric that ranks the rest."""
-
     name: str
     title: str
     rule: Rule
-    best_by: tuple[str, str] | None = None
 
 
-def guide(results: Results) -> list[Need]:
-    """All needs, each judged alone by the results of one run."""
-    return [_judge(results, question) for question in _QUESTIONS]
-
-
-def _judge(results: Results, question: _Question) -> Need:
-    reasons = question.rule(results)
-    struck = {reason.lane for reason in reasons if reason.struck}
-    left = [lane for lane in results.lanes if lane not in struck]
-    because = "nothing in this run tells them apart for this"
-    if question.best_by is not None:
-        experiment, metric = question.best_by
-        if experiment.endswith("*"):
-            experiment = _last_of(results, experiment[:-1]) or experiment
-        cells = {lane: cell for lane in left if (cell := _cell(results, experiment, lane, metric)) is not None}
-        if cells:
-            best = min(cells.values(), key=lambda cell: cell.median)
-            left = [lane for lane, cell in cells.items() if cell is best or not differ(best, cell)]
-            shown = ", ".join(f"{lane} {_say(metric, cells[lane])}" for lane in left)
-            because = f"{METRICS[metric].title} in “{results.experiments[experiment].title}”: {shown}"
-            if len(left) > 1:
-                enough = min(cell.n for cell in cells.values()) >= ENOUGH_ROUNDS
-                because += "; no difference found between them" if enough else "; too few values to tell them apart"
-        else:
-            because = f"“{experiment}” was not measured in this run, so nothing ranks them"
-    return Need(question.name, question.title, left, because, reasons)
-
-
-def _last_of(results: Results, prefix: str) -> str | None:
-    return next((name for name in reversed(results.experiments) if name.startswith(prefix)), None)
-
-
-def _cell(results: Results, experiment: str, lane: str, metric: str) -> Figure | None:
-    found = results.experiments.get(experiment)
-    return found.figure(lane, metric) if found else None
-
-
-def _cells(results: Results, experiment: str, metric: str) -> dict[str, Figure]:
-    found = {lane: _cell(results, experiment, lane, metric) for lane in results.lanes}
-    return {lane: cell for lane, cell in found.items() if cell is not None}
-
-
-def _say(metric: str, figure: Figure) -> str:
-    unit = METRICS[metric].unit
-    return f"{figure.median:.0%}" if unit == "share" else f"{median_with_interval(metric, figure)} {unit}"
-
-
-def _unmeasured(results: Results, experiment: str) -> list[Reason]:
-    why = results.unmeasured.get(experiment, "not in this run")
-    return [Reason(lane, False, f"unmeasured: {why}", "unmeasured", experiment) for lane in results.lanes]
-
-
-def _tokens(results: Results) -> list[Reason]:
-    first, end = (_cell(results, "1 stream", "rest", metric) for metric in ("ttft", "e2e"))
-    if first is None or end is None:
-        return _unmeasured(results, "1 stream")
-    why = f"its first token is its last: TTFT {_say('ttft', first)}, E2E {_say('e2e', end)}"
-    return [Reason("rest", True, why, "measured", "1 stream")]
-
-
-def _browser(results: Results) -> list[Reason]:
-    no_frames = (
-        "a page cannot read HTTP/2 frames and trailers; it has gRPC-Web, on a port of its own, and can send no stream"
-    )
-    by_itself = "EventSource reconnects with Last-Event-ID by itself, the only one that does"
-    return [
-        Reason("grpc", True, no_frames, "cited", "grpc.io, gRPC-Web; fetch standard"),
-        Reason("sse", False, by_itself, "cited", "WHATWG HTML, section 9.2"),
+def guide_of(facts: Facts) -> Guide:
+    """All needs, judged for every lane."""
+    lanes = [lane for lane in facts.lanes if lane in SIMPLEST]
+    needs = [
+        Need(question.name, question.title, {lane: question.rule(facts, lane) for lane in lanes})
+        for question in _QUESTIONS
     ]
+    return Guide(needs, {lane: _always(facts, lane) for lane in lanes})
+
+
+def answer(guide: Guide, ticked: Collection[str]) -> Answer:
+    """One answer to the needs whose names are ``ticked``. Raises KeyError for a name that is none."""
+    needs = guide.needs
+    by_name = {need.name: need for need in needs}
+    chosen = [need for need in needs if need.name in ticked]
+    if unknown := set(ticked) - by_name.keys():
+        raise KeyError(", ".join(sorted(unknown)))
+    take, *rest = ranking(chosen)
+    also = [lane for lane in rest if _score(chosen, lane) == _score(chosen, take)]
+    reasons = [(need, need.lanes[take]) for need in chosen]
+    return Answer(
+        take=take,
+        also=also,
+        cannot=[f"{need.title}: {judged.why}" for need, judged in reasons if not judged.can],
+        gives=[f"{need.title}: {judged.why or 'yes'}" for need, judged in reasons if judged.can and not judged.price],
+        prices=[
+            *(f"{need.title}: {judged.why}" for need, judged in reasons if judged.can and judged.price),
+            f"always: {guide.always[take]}",
+        ],
+        others=[f"{lane}: {_against(chosen, lane)}" for lane in rest if lane not in also],
+        changes=_changes(needs, chosen, take),
+    )
+
+
+def ranking(chosen: Sequence[Need]) -> list[str]:
+    """The lanes, best first."""
+    lanes = chosen[0].lanes if chosen else SIMPLEST
+    return sorted((lane for lane in SIMPLEST if lane in lanes), key=lambda lane: _score(chosen, lane))
+
+
+def _score(chosen: Sequence[Need], lane: str) -> tuple[int, int]:
+    judged = [need.lanes[lane] for need in chosen]
+    return sum(not one.can for one in judged), sum(one.price for one in judged)
+
+
+def _against(chosen: Sequence[Need], lane: str) -> str:
+    """Why a lane is not the answer: first what it cannot do, else what it costs."""
+    cannot = [need.lanes[lane].why for need in chosen if not need.lanes[lane].can]
+    dear = [need.lanes[lane].why for need in chosen if need.lanes[lane].price]
+    return "; ".join(cannot or dear)
+
+
+def _changes(needs: Sequence[Need], chosen: Sequence[Need], take: str) -> list[str]:
+    """The single needs that, dropped or added, would give another lane."""
+    found = []
+    for need in needs:
+        without = need in chosen
+        other = ranking([one for one in needs if (one in chosen) != (one is need)])[0]
+        if other != take:
+            found.append(f"{'without' if without else 'with'} “{need.title}”: {other}")
+    return found or ["no single need more or less changes it"]
+
+
+def sentences(found: Answer) -> list[str]:
+    """The answer as lines of text: what to take, what it gives and costs, why not the others, what would change it."""
+    also = f" ({listed(found.also, 'or')} would do as well)" if found.also else ""
+    lines = [f"Take {found.take}{also}."]
+    heads = (
+        ("It cannot do", found.cannot),
+        ("You get", found.gives),
+        ("The price", found.prices),
+        ("Why not", found.others),
+        ("It would change", found.changes),
+    )
+    return lines + list(
+        chain.from_iterable((f"{head}:", *(f"- {line}" for line in said)) for head, said in heads if said)
+    )
+
+
+def _always(facts: Facts, lane: str) -> str:
+    """What one pays for a lane whatever one needs, with its number where it was measured."""
+    size = facts.say("bytes", "down_per_token", lane)
+    cpu = facts.say("throughput", "server_us", lane).replace("µs/event", "µs")
+    return {
+        "rest": "nothing is seen before everything is there",
+        "rest-poll": "a request for each batch" + (f"; {size} a token" if size else ""),
+        "ndjson": "the end, an error after the first byte and the coming back are agreements of your own",
+        "sse": "text alone, one way" + (f"; {size} a token" if size else ""),
+        "websocket": "retries, status codes, requests that belong to answers: what HTTP has, you write",
+        "grpc": "generated code, and HTTP/2 on the whole way"
+        + (f"; {cpu} of server CPU a token in Python" if cpu else ""),
+    }.get(lane, "not measured")
+
+
+_HELD = ("websocket", "grpc")
+_YES = Judged()
+
+
+def _tokens(facts: Facts, lane: str) -> Judged:
+    if lane == "rest":
+        first = facts.say("1 stream", "ttft", lane)
+        return Judged(
+            False, 0, "its first token is its last" + (f", after {first}" if first else ""), _cell("1 stream", facts)
+        )
+    if lane == "rest-poll":
+        return Judged(True, 2, "a request for each batch of tokens", "RFC 6202, section 2")
+    return _YES
+
+
+def _browser(facts: Facts, lane: str) -> Judged:
+    return {
+        "rest": Judged(why="fetch"),
+        "rest-poll": Judged(price=1, why="a loop of your own around fetch"),
+        "ndjson": Judged(price=1, why="you split lines and come back after a cut yourself"),
+        "sse": Judged(why="EventSource parses and comes back by itself", source="WHATWG HTML, section 9.2"),
+        "websocket": Judged(price=1, why="you come back after a cut yourself"),
+        "grpc": Judged(
+            price=2,
+            why="a page has only gRPC-Web: a port and a library of its own, and it can send no stream",
+            source="gRPC-Web",
+        ),
+    }.get(lane, _YES)
+
+
+def _resume(facts: Facts, lane: str) -> Judged:
+    back = facts.say("cut, with resume", "back", lane)
+    if lane == "sse":
+        return Judged(why=f"Last-Event-ID is in the protocol{_after(back)}", source="WHATWG HTML, section 9.2")
+    if lane == "rest":
+        return Judged(
+            price=2, why=f"the request is repeated with its key, and the whole reply awaited again{_after(back)}"
+        )
+    return Judged(
+        price=1, why=f"the cursor is an agreement of your own{_after(back)}", source=_cell("cut, with resume", facts)
+    )
+
+
+def _after(back: str) -> str:
+    return f"; the next token {back} after the cut" if back else ""
 
 
 def _behind(experiment: str) -> Rule:
-    def rule(results: Results) -> list[Reason]:
-        found = results.experiments.get(experiment)
-        if found is None:
-            return _unmeasured(results, experiment)
-        reasons = []
-        for lane in results.lanes:
-            failed = [failure for failure in found.failures if f", {lane}," in failure]
-            buffered = [sentence for sentence in found.findings.get(lane, ()) if sentence.startswith("a buffer")]
-            delay = found.figure(lane, "delay_p50")
-            if failed:
-                reasons.append(Reason(lane, True, f"did not get through: {failed[0]}", "measured", experiment))
-            elif buffered:
-                reasons.append(Reason(lane, True, buffered[0], "measured", experiment))
-            elif delay is not None:
-                why = f"delay p50 {_say('delay_p50', delay)}"
-                reasons.append(Reason(lane, False, why, "measured", experiment))
-        return reasons
+    def rule(facts: Facts, lane: str) -> Judged:
+        if held := facts.held.get((experiment, lane)):
+            return Judged(True, 3, held, experiment)
+        if experiment in facts.measured:
+            return Judged(why=f"not held up, delay p50 {facts.say(experiment, 'delay_p50', lane)}", source=experiment)
+        if lane in ("ndjson", "sse"):
+            why = "a proxy that ignores X-Accel-Buffering holds the answer back; set proxy_buffering off and no compression for it"
+            return Judged(True, 1, why, "nginx, ngx_http_proxy_module")
+        if lane in _HELD:
+            return Judged(why="frames of a long connection are passed on; the proxy must know the protocol")
+        return Judged(why="each answer is short and whole")
 
     return rule
 
 
-def _mobile(results: Results) -> list[Reason]:
-    experiment = "network mobile"
-    cells = _cells(results, experiment, "delay_p50")
-    if not cells:
-        return _unmeasured(results, experiment)
-    best = min(cells.values(), key=lambda cell: cell.median)
-    reasons = []
-    for lane, cell in cells.items():
-        far = differ(best, cell) and cell.median > _FAR * best.median
-        why = f"delay p50 {_say('delay_p50', cell)}" + (f", the best {_say('delay_p50', best)}" if far else "")
-        reasons.append(Reason(lane, far, why, "measured", experiment))
-    back = _cell(results, "cut, with resume", "rest", "back")
-    if back is not None and "rest" in results.lanes:
-        why = f"after a cut nothing new for {_say('back', back)}: it waits for the whole reply"
-        reasons.append(Reason("rest", True, why, "measured", "cut, with resume"))
-    return reasons
+def _mobile(facts: Facts, lane: str) -> Judged:
+    if lane == "rest":
+        return Judged(price=2, why="after a cut nothing is shown until the whole reply is there")
+    return _dearer(facts, "network mobile", "delay_p50", lane, "a token is on its way for")
 
 
-def _both_ways(results: Results) -> list[Reason]:
-    reasons = []
-    for lane in results.lanes:
-        if lane in _HELD:
-            continue
-        why = "one request, one answer: what the client says meanwhile is a request of its own"
-        stop = _cell(results, "cancel", lane, "cancel")
-        if stop is not None:
-            why += f" (stopping costs {_say('cancel', stop)})"
-        reasons.append(Reason(lane, True, why, "cited", "RFC 9110, section 3.4"))
-    return reasons
+def _both_ways(facts: Facts, lane: str) -> Judged:
+    if lane in _HELD:
+        return Judged(why="one connection both ways", source="RFC 6455; RFC 9113")
+    stop = facts.say("cancel", "cancel", lane)
+    why = "what the client says meanwhile is a request of its own" + (f" (stopping takes {stop})" if stop else "")
+    return Judged(True, 2, why, "RFC 9110, section 3.4")
 
 
-def _pictures(results: Results) -> list[Reason]:
-    experiment = _last_of(results, "picture ")
-    if experiment is None:
-        return _unmeasured(results, "picture 4 MB")
-    reasons = []
-    for lane, cell in _cells(results, experiment, "image_wire").items():
-        struck = cell.median > _WIRE_SHARE
-        why = f"{cell.median:.2f} bytes on the wire for a byte of picture" + (": base64 in JSON" if struck else "")
-        by_id = _cell(results, experiment, lane, "image_get")
-        if struck and by_id is not None:
-            why += f"; fetched by its id it comes as it is, in {_say('image_get', by_id)}"
-        reasons.append(Reason(lane, struck, why, "measured", experiment))
-    return reasons
+def _pictures(facts: Facts, lane: str) -> Judged:
+    if lane in _HELD:
+        return Judged(why="bytes as they are, on the same connection")
+    if lane == "rest":
+        return Judged(why="GET of the bytes as they are: Accept: image/*")
+    experiment = next((name for name in sorted(facts.measured) if name.startswith("picture ")), "")
+    by_id = facts.say(experiment, "image_get", lane)
+    extra = f", in {by_id}" if by_id else ""
+    return Judged(
+        why=f"one GET by the picture's id brings its bytes as they are{extra}; in the stream base64 adds a third"
+    )
 
 
-def _many_streams(results: Results) -> list[Reason]:
-    cells = _cells(results, "memory", "stream_kib")
-    if not cells:
-        return _unmeasured(results, "memory")
-    least = min(cell.median for cell in cells.values())
-    return [
-        Reason(
-            lane,
-            cell.median > 2 * _FAR * least,
-            f"{_say('stream_kib', cell)} an open stream, the least {number(least)} KiB (measured once: no interval)",
-            "measured",
-            "memory",
+def _many_streams(facts: Facts, lane: str) -> Judged:
+    memory, cpu = (facts.median(*cell, lane) for cell in (("memory", "stream_kib"), ("throughput", "server_us")))
+    least_memory, least_cpu = (_least(facts, *cell) for cell in (("memory", "stream_kib"), ("throughput", "server_us")))
+    said, price = [], 0
+    if memory is not None and memory > _RATIO * least_memory:
+        said.append(f"{number(memory)} KiB an open stream, the least is {number(least_memory)} KiB")
+        price = 1
+    if cpu is not None and cpu > _TWICE * least_cpu:
+        said.append(f"{number(cpu)} µs of server CPU a token, the least is {number(least_cpu)} µs")
+        price += 1
+    return Judged(True, price, " and ".join(said), _cell("memory", facts) if said else "")
+
+
+def _bytes(facts: Facts, lane: str) -> Judged:
+    mine = facts.median("bytes", "down_per_token", lane)
+    streaming = [one for one in facts.lanes if one != "rest"]
+    least = min((value for one in streaming if (value := facts.median("bytes", "down_per_token", one))), default=0.0)
+    if mine is None or mine <= _RATIO * least:
+        return Judged(why=f"{number(mine)} bytes a token" if mine else "")
+    return Judged(
+        True,
+        1 if mine <= _TWICE * least else 2,
+        f"{number(mine)} bytes a token, the least of a stream is {number(least)}",
+        _cell("bytes", facts),
+    )
+
+
+def _machines(facts: Facts, lane: str) -> Judged:
+    if lane in _HELD:
+        return Judged(
+            True,
+            1,
+            "a held connection stays where it was opened; a balancer moves only new ones",
+            "gRPC, load balancing",
         )
-        for lane, cell in cells.items()
-    ]
+    return _YES
 
 
-def _machines(results: Results) -> list[Reason]:
-    held = "a held connection stays where it was opened; a balancer only moves new ones. Not measured here: one server a lane"
-    single = "each request may reach another machine. Not measured here"
-    return [
-        Reason(lane, False, held, "unmeasured", "grpc.io, load balancing")
-        if lane in _HELD
-        else Reason(lane, False, single, "unmeasured", "RFC 9110, section 3.3")
-        for lane in sorted(results.lanes, key=lambda lane: lane not in _HELD)
-    ]
+def _curl(facts: Facts, lane: str) -> Judged:
+    if lane == "websocket":
+        return Judged(True, 2, "a tool that speaks frames, such as websocat", "RFC 6455, section 5")
+    if lane == "grpc":
+        return Judged(True, 2, "a tool with the contract, such as grpcurl", "RFC 9113, section 4")
+    return _YES
 
 
-def _curl(results: Results) -> list[Reason]:
-    return [
-        Reason(lane, True, "binary frames: it takes a tool that speaks them", "cited", source)
-        for lane, source in (("websocket", "RFC 6455, section 5"), ("grpc", "RFC 9113, section 4"))
-        if lane in results.lanes
-    ]
+def _contract(facts: Facts, lane: str) -> Judged:
+    if lane == "grpc":
+        return Judged(why="the .proto types requests, events and errors, and writes the clients")
+    if lane == "rest":
+        return Judged(why="OpenAPI types requests, answers and errors")
+    return Judged(True, 2, "no contract that tools check covers the events of the stream")
 
 
-_BUFFERING, _COMPRESSING = "nginx, gzip and buffering", "nginx, compressing"
-_QUESTIONS = (
-    _Question("tokens", "words as they are generated", _tokens, ("1 stream", "delay_p99")),
-    _Question("browser", "a web page as the client", _browser),
-    _Question("proxy", "to pass a proxy that buffers", _behind(_BUFFERING), (_BUFFERING, "delay_p50")),
-    _Question("gzip", "to pass a proxy that compresses", _behind(_COMPRESSING), (_COMPRESSING, "delay_p50")),
-    _Question("mobile", "mobile lines, which are slow and break", _mobile, ("cut, with resume", "back")),
-    _Question(
-        "both-ways", "both to speak at once (typing, stop, several turns on one line)", _both_ways, ("cancel", "cancel")
-    ),
-    _Question("pictures", "large pictures", _pictures, ("picture *", "image_ms")),
-    _Question("streams", "many open streams on a server", _many_streams, ("memory", "stream_kib")),
+def _simple(facts: Facts, lane: str) -> Judged:
+    price = {"rest": 0, "ndjson": 1, "sse": 1, "rest-poll": 1, "websocket": 2, "grpc": 3}.get(lane, 0)
+    return Judged(True, price, "more concepts to learn and to debug" if price else "")
+
+
+def _dearer(facts: Facts, experiment: str, metric: str, lane: str, what: str) -> Judged:
+    """A price where the lane is worse than the best lane by more than anybody can feel."""
+    mine = facts.figure(experiment, metric, lane)
+    others = [found for one in facts.lanes if (found := facts.figure(experiment, metric, one)) is not None]
+    if mine is None or not others:
+        return _YES
+    best = min(others, key=lambda found: found.median)
+    felt = matters(METRICS[metric], best, mine)
+    best_said = f"{number(best.median)} {METRICS[metric].unit}"
+    said = f"{what} {facts.say(experiment, metric, lane)}" + (f", the best {best_said}" if felt else "")
+    return Judged(True, int(felt), said, experiment)
+
+
+def _least(facts: Facts, experiment: str, metric: str) -> float:
+    return min(
+        (value for lane in facts.lanes if (value := facts.median(experiment, metric, lane)) is not None), default=0.0
+    )
+
+
+def _cell(experiment: str, facts: Facts) -> str:
+    return f"{facts.source}, “{experiment}”" if experiment in facts.measured else ""
+
+
+_QUESTIONS: tuple[_Question, ...] = (
+    _Question("tokens", "the text appears as it is generated", _tokens),
+    _Question("browser", "a web page is the client", _browser),
+    _Question("resume", "going on after a cut, without paying twice", _resume),
+    _Question("both-ways", "both sides speak at once: typing, voice, several people", _both_ways),
+    _Question("pictures", "large pictures", _pictures),
+    _Question("contract", "services that share a typed contract", _contract),
+    _Question("bytes", "the fewest bytes", _bytes),
+    _Question("streams", "many open streams on a server", _many_streams),
     _Question("machines", "many machines behind a balancer", _machines),
-    _Question("curl", "to look at it with curl", _curl),
+    _Question("proxy", "passing a proxy that buffers", _behind("nginx, gzip and buffering")),
+    _Question("gzip", "passing a proxy that compresses", _behind("nginx, compressing")),
+    _Question("mobile", "mobile lines, which are slow and break", _mobile),
+    _Question("curl", "looking at it with curl", _curl),
+    _Question("simple", "the least to learn", _simple),
 )
+NEEDS: Mapping[str, str] = {question.name: question.title for question in _QUESTIONS}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 import statistics
 from collections.abc import Callable, Iterable, Sequence
 from importlib.resources import files
@@ -14,7 +15,7 @@ from compare.measuring.formulas import delays, text_bytes
 from compare.measuring.metrics import METRICS
 from compare.measuring.statistics import quantile
 from compare.measuring.turns import Arrival, TurnRecord
-from compare.showing.guide import Need
+from compare.showing.guide import Guide
 from compare.showing.results import Results
 
 T = TypeVar("T")
@@ -37,14 +38,34 @@ _REPLAYED = (
 )
 
 
-def page(results: Results, when: str, needs: Sequence[Need], turns: Sequence[TurnRecord]) -> str:
+def _lane_colours() -> dict[str, tuple[str, str]]:
+    """The colour of each lane on a light page and on a dark page, as ``shared/web/lanes.css`` has them."""
+    light, _, dark = _LANES_CSS.partition("prefers-color-scheme: dark")
+    of_light, of_dark = (dict(re.findall(r"--([a-z-]+): (#[0-9a-f]{6})", part)) for part in (light, dark))
+    return {lane: (colour, of_dark[lane]) for lane, colour in of_light.items()}
+
+
+_LANES_CSS = (files("shared") / "web" / "lanes.css").read_text(encoding="utf-8")
+LANE_COLOURS = _lane_colours()
+# The page is one script and no module.
+_GUIDE_JS = (files("shared") / "web" / "guide.js").read_text(encoding="utf-8").replace("export ", "")
+
+
+def page(results: Results, when: str, guide: Guide, turns: Sequence[TurnRecord]) -> str:
     """The page, from the templates and the run's data; ``when`` is its first line."""
     data = {
         "results": msgspec.to_builtins(results),
         "when": when,
-        "needs": msgspec.to_builtins(needs),
+        "guide": msgspec.to_builtins(guide),
         "metrics": {
-            name: {"title": of.title, "unit": of.unit, "formula": of.formula, "points": of.points, "better": of.better}
+            name: {
+                "title": of.title,
+                "unit": of.unit,
+                "formula": of.formula,
+                "points": of.points,
+                "better": of.better,
+                "of_gaps": of.of_gaps,
+            }
             for name, of in METRICS.items()
         },
         "delays": _by_lane(turns, _delay_curve),
@@ -56,8 +77,8 @@ def page(results: Results, when: str, needs: Sequence[Need], turns: Sequence[Tur
     text = msgspec.json.encode(data).decode().replace("</", "<\\/")
     made = _template("report.html")
     for mark, content in (
-        ("/*STYLE*/", _template("report.css")),
-        ("/*SCRIPT*/", _template("report.js")),
+        ("/*STYLE*/", _LANES_CSS + _template("report.css")),
+        ("/*SCRIPT*/", _GUIDE_JS + _template("report.js")),
         ("/*DATA*/", text),
     ):
         made = made.replace(mark, content)

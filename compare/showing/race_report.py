@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from rich.console import Console
+from rich.padding import Padding
+from rich.text import Text
 
-from compare.lines.faults import Faults
+from compare.lines.faults import Faults, describe
 from compare.measuring.findings import findings
 from compare.measuring.metrics import METRICS
 from compare.measuring.setup import setup
+from compare.measuring.statistics import ENOUGH_ROUNDS, Figure
 from compare.measuring.turns import TurnRecord
-from compare.measuring.verdicts import summarise, verdict
+from compare.measuring.verdicts import bunched, summarise, verdict
 from compare.showing.figures_table import figures_table
+from shared.client import text
 from shared.llm.model import ContextMessage
 from shared.llm.offline_reply import reply_tokens
 
@@ -55,33 +59,46 @@ class RaceSettings:
         return _IMAGE if self.image else _CUT if self.cut_after is not None else _REPLY
 
 
-def show_race(console: Console, race: RaceSettings, turns: Sequence[TurnRecord], faults: Faults) -> None:
-    """Print everything that follows from the turns of a race."""
+def show_race(
+    console: Console, race: RaceSettings, turns: Sequence[TurnRecord], faults: Faults, *, explain: bool
+) -> None:
+    """Print everything that follows from the turns of a race, the verdicts last. ``explain``: also formulas and set-up."""
+    if explain:
+        _explain(console, race, faults)
     for experiment in dict.fromkeys(turn.experiment for turn in turns):
         _show_experiment(console, race, experiment, [turn for turn in turns if turn.experiment == experiment])
     if "rest" in race.names and not race.image:
         _say(
             console,
-            "\n  rest sends one whole reply: its first token is its last. "
-            "rest-poll is the same server, asked again and again.",
+            "rest sends one whole reply: its first token is its last. rest-poll is the same server, asked again and again.",
         )
+    more = "" if explain else " --explain prints the formulas and the set-up."
+    rounds, streams = text.plural(race.rounds, "round"), text.plural(race.concurrency, "stream")
     _say(
         console,
-        "\nHow to read it (t0 = request sent, e_i = arrival of the i-th chunk, at_i = when it was appended to the log):",
+        f"Medians over {rounds} of {streams} a lane, {describe(faults)}.{more} In a browser: python -m compare page",
+    )
+
+
+def _explain(console: Console, race: RaceSettings, faults: Faults) -> None:
+    _say(
+        console,
+        "How to read it (t0 = request sent, e_i = arrival of the i-th chunk, at_i = when it was appended to the log):",
     )
     for name in race.selection.shown:
         metric = METRICS[name]
-        _say(console, f"  {metric.title:<13} {metric.formula}  [{metric.points}]")
+        _say(console, f"{metric.title:<13} {metric.formula}  [{metric.points}]")
     _say(
         console,
-        f"  Medians over {race.rounds} rounds x {race.concurrency} streams after a warm-up; in brackets the 95 % interval "
-        "of a bootstrap over rounds; where two intervals overlap no difference is claimed.",
+        "Each number is a median over rounds after a warm-up; in brackets the 95 % interval of a bootstrap over rounds. Where"
+        " two intervals overlap, and where two times differ by less than 5 ms or a tenth, no difference is claimed.",
     )
     own = "its own time to draw" if race.image else "150 ms to its first token"
-    lanes = f"{race.concurrency} streams each, {race.rate:g} tokens a second; in every first token is the model's {own}"
-    _say(console, "\nSet-up:")
+    streams = text.plural(race.concurrency, "stream")
+    lanes = f"{streams} a lane, {race.rate:g} tokens a second; in every first token is the model's {own}"
+    console.print("\n  Set-up:")
     for what, value in ({"lanes": lanes} | setup(faults, tls=race.tls)).items():
-        _say(console, f"  {what:<10} {value}")
+        _say(console, f"{what:<10} {value}")
 
 
 def _show_experiment(console: Console, race: RaceSettings, experiment: str, turns: Sequence[TurnRecord]) -> None:
@@ -89,26 +106,37 @@ def _show_experiment(console: Console, race: RaceSettings, experiment: str, turn
     figures = {name: summarise(found, race.selection.shown) for name, found in by_lane.items()}
     console.print()
     console.print(figures_table(experiment, figures, race.selection.shown, intervals=console.width >= _WIDE))
-    for name in race.selection.judged:
-        sentence = verdict(METRICS[name], {lane: found[name] for lane, found in figures.items() if name in found})
-        if sentence:
-            _say(console, f"  {sentence}")
+    for sentence in _verdicts(race, figures):
+        _say(console, sentence)
     for lane, found in by_lane.items():
         for turn in found:
             if turn.error is not None:
-                _say(console, f"  {lane}, round {turn.round + 1}: {turn.error}")
+                _say(console, f"{lane}, round {turn.round + 1}: {turn.error}")
         for sentence in findings(found):
-            _say(console, f"  {lane}: {sentence}.")
+            _say(console, f"{lane}: {sentence}.")
     if not race.image and race.cut_after is None:
         expected = "".join(reply_tokens([ContextMessage("user", f"/tokens {race.tokens} {race.prompt}")]))
         equal = [lane for lane, found in by_lane.items() if all(_text(turn) == expected for turn in found)]
         where = "in every lane" if len(equal) == len(by_lane) else f"in {', '.join(equal) or 'no lane'} only"
-        _say(console, f"  The text is the model's, character by character, {where}.")
+        _say(console, f"The text is the model's, character by character, {where}.")
+
+
+def _verdicts(race: RaceSettings, figures: Mapping[str, Mapping[str, Figure]]) -> list[str]:
+    if race.rounds < ENOUGH_ROUNDS:
+        rounds = text.plural(race.rounds, "round")
+        return [f"{rounds} cannot tell a difference from chance: --rounds {ENOUGH_ROUNDS} or more gives a verdict."]
+    together = bunched(figures)
+    sentences = [
+        verdict(METRICS[name], {lane: found[name] for lane, found in figures.items() if name in found}, together)
+        for name in race.selection.judged
+    ]
+    return [sentence for sentence in sentences if sentence]
 
 
 def _text(turn: TurnRecord) -> str:
     return "".join(arrival.text for arrival in turn.of("chunk", "reply"))
 
 
-def _say(console: Console, text: str) -> None:
-    console.print(text, markup=False, soft_wrap=True)
+def _say(console: Console, words: str) -> None:
+    """A line that is broken between words, and set in by two cells."""
+    console.print(Padding(Text(words), (0, 0, 0, 2)))

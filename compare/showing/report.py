@@ -1,9 +1,9 @@
-"""The folder that a run writes: the raw arrivals, the results, a report as Markdown, and a report as one HTML page."""
+"""The folder that a run writes: raw arrivals, results, a report as Markdown with its plots, and a report as one HTML page."""
 
 from __future__ import annotations
 
 import datetime
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import msgspec
@@ -11,16 +11,20 @@ import msgspec
 from compare.measuring.metrics import METRICS
 from compare.measuring.turns import Sample, TurnRecord
 from compare.measuring.verdicts import listed, median_with_interval
-from compare.showing.guide import Need, guide
+from compare.showing.facts import BRIEF, of_results
+from compare.showing.guide import NEEDS, Guide, answer, guide_of
 from compare.showing.page import page
+from compare.showing.plots import plots
 from compare.showing.results import Experiment, Results
 
+PLOTS = "plots"
 FILES = ("arrivals.jsonl", "results.json", "report.md", "report.html")
 _HOW_TO_READ = (
     "t0 = request sent, e_i = arrival of the i-th chunk, at_i = when it was appended to the log. A round is the unit: what"
     " has many values in a turn is first one number a turn, and the turns of a round give their median; then the median over"
     " rounds, with the 95 % interval of a percentile bootstrap (1,000 resamples, seeded) in brackets. No difference is"
-    " claimed where intervals overlap or with fewer than six rounds. vLLM's ITL is ICL here, pooled over requests, and its"
+    " claimed where intervals overlap, with fewer than six rounds, or between two times that differ by less than 5 ms or a"
+    " tenth. vLLM's ITL is ICL here, pooled over requests, and its"
     " TTFT counts an empty first chunk; AIPerf's ITL is TPOT here; GuideLLM's TPOT divides (last − start) by n."
 )
 _HOW_FAR = (
@@ -29,21 +33,13 @@ _HOW_FAR = (
     " are those of this machine, and under a real model's 20 to 200 ms a token the differences in transport delay"
     " between the streaming lanes cannot be felt."
 )
-# The cells of the short report: an experiment and a metric each.
-_BRIEF = (
-    ("1 stream", "ttft"),
-    ("1 stream", "delay_p50"),
-    ("64 streams", "delay_p99"),
-    ("bytes", "down_per_token"),
-    ("throughput", "server_us"),
-    ("throughput", "client_us"),
-    ("memory", "stream_kib"),
-    ("cancel", "cancel"),
-    ("cut, with resume", "back"),
-    ("cut, without resume", "back"),
-    ("cut, without resume", "again"),
-    ("picture 4 MB", "image_ms"),
-    ("picture 4 MB", "image_wire"),
+# Needs that come together: the README's table, and what a chat in a browser wants besides.
+_TOGETHER = (
+    ["tokens", "browser"],
+    ["tokens", "both-ways"],
+    ["tokens", "contract"],
+    ["tokens", "browser", "resume", "pictures"],
+    ["tokens", "proxy", "gzip"],
 )
 
 
@@ -55,14 +51,20 @@ def write(folder: Path, results: Results, turns: Sequence[TurnRecord], samples: 
         for record in (*turns, *samples):
             file.write(msgspec.json.encode(record) + b"\n")
     encoded.write_bytes(msgspec.json.format(msgspec.json.encode(results), indent=1))
-    needs = guide(results)
-    as_markdown.write_text(markdown(results, needs), encoding="utf-8")
-    as_page.write_text(page(results, when(results), needs, turns), encoding="utf-8")
+    guide, drawn = guide_of(of_results(results)), plots(results)
+    (folder / PLOTS).mkdir(exist_ok=True)
+    for name, (_, svg) in drawn.items():
+        (folder / PLOTS / f"{name}.svg").write_text(svg, encoding="utf-8")
+    as_markdown.write_text(
+        markdown(results, guide, {name: title for name, (title, _) in drawn.items()}), encoding="utf-8"
+    )
+    as_page.write_text(page(results, when(results), guide, turns), encoding="utf-8")
 
 
-def markdown(results: Results, needs: Sequence[Need]) -> str:
-    """The report as Markdown."""
+def markdown(results: Results, guide: Guide, drawn: Mapping[str, str]) -> str:
+    """The report as Markdown; ``drawn``: the titles of the plots beside it, by their names."""
     parts = [f"# Five transports compared\n\n{when(results)}\n"]
+    parts += [f"![{title}]({PLOTS}/{name}.svg)\n" for name, title in drawn.items()]
     for name, experiment in results.experiments.items():
         parts.append(f"## {experiment.title}\n\n{experiment.about}\n")
         parts.append(_table(results, experiment))
@@ -84,22 +86,22 @@ def markdown(results: Results, needs: Sequence[Need]) -> str:
         "- TLS, real networks, several machines: not in this run. The networks above are shaped in the relay.\n"
     )
     parts.append(
-        "## Which to take\n\nEach reason is a cell of this run, or names its source; every need is judged alone.\n"
+        "## Which to take\n\nOne answer to each need and to the needs of the README together; `python -m compare guide --run FOLDER"
+        " --need NAME,NAME` answers any others, as the page `report.html` does.\n"
     )
-    for need in needs:
-        lanes = listed(need.take, "or") if need.take else "none of them"
-        parts.append(f"- **If you need {need.title}**, take {lanes}, because: {need.because}.")
-        for reason in need.reasons:
-            if reason.struck:
-                parts.append(f"  - not {reason.lane}: {reason.why} ({reason.source}: {reason.where})")
-            elif reason.source != "measured":
-                parts.append(f"  - {reason.lane}: {reason.why} ({reason.source}: {reason.where})")
+    for names in (*([need.name] for need in guide.needs), *_TOGETHER):
+        found = answer(guide, names)
+        titles = listed([NEEDS[name] for name in names])
+        also = f" ({listed(found.also, 'or')} would do as well)" if found.also else ""
+        parts.append(
+            f"- **{titles}**: {found.take}{also}. {_sentence('Price', found.prices)} {_sentence('Not', found.others)}"
+        )
     return "\n".join(parts) + "\n"
 
 
 def brief(results: Results, command: str) -> str:
     """A short report for a README, with the command that repeats it and how far its numbers carry."""
-    cells = [(results.experiments[name], metric) for name, metric in _BRIEF if name in results.experiments]
+    cells = [(results.experiments[name], metric) for name, metric in BRIEF if name in results.experiments]
     heads = [f"{METRICS[metric].title}, {METRICS[metric].unit}<br>{experiment.title}" for experiment, metric in cells]
     rows = [[lane, *(_cell(metric, experiment, lane) for experiment, metric in cells)] for lane in results.lanes]
     verdicts = [
@@ -141,6 +143,10 @@ def when(results: Results) -> str:
     )
 
 
+def _sentence(head: str, said: Sequence[str]) -> str:
+    return f"{head}: {'; '.join(said)}." if said else ""
+
+
 def _table(results: Results, experiment: Experiment) -> str:
     names = [name for name in experiment.metrics if any(name in found for found in experiment.figures.values())]
     if not names:
@@ -164,3 +170,17 @@ def _rows(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     lines = [heads, *rows]
     head, *rest = [f"| {' | '.join(line)} |" for line in lines]
     return [head, "|---|" + "---:|" * (len(heads) - 1), *rest]
+
+
+def in_short(results: Results) -> list[str]:
+    """The run in a few sentences for a terminal: what differs in a way that one can feel, and what the guide makes of it."""
+    found = []
+    for experiment, metric in BRIEF:
+        if experiment in results.experiments:
+            head = f"{METRICS[metric].title}: "
+            said = [sentence for sentence in results.experiments[experiment].verdicts if sentence.startswith(head)]
+            found += [
+                f"{results.experiments[experiment].title}, {sentence}" for sentence in said if " than " in sentence
+            ]
+    chat = answer(guide_of(of_results(results)), ["tokens", "browser"])
+    return [*found, f"For a chat in a browser this run says: {chat.take}. Other needs: python -m compare guide"]

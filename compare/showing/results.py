@@ -13,7 +13,7 @@ from compare.measuring.goodput import Objectives
 from compare.measuring.metrics import METRICS
 from compare.measuring.statistics import Figure, figure
 from compare.measuring.turns import Sample, TurnRecord
-from compare.measuring.verdicts import summarise, verdict
+from compare.measuring.verdicts import bunched, summarise, verdict
 
 
 class Experiment(msgspec.Struct, kw_only=True):
@@ -87,7 +87,11 @@ def _conclude_one(
         if sentences := findings(of_lane):
             on_path[lane] = sentences
     sentences = [
-        verdict(METRICS[metric], {lane: found[metric] for lane, found in figures.items() if metric in found})
+        verdict(
+            METRICS[metric],
+            {lane: found[metric] for lane, found in figures.items() if metric in found},
+            bunched(figures),
+        )
         for metric in description.metrics
     ]
     return Experiment(

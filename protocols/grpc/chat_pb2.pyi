@@ -551,6 +551,7 @@ class Session(_message.Message):
     LAST_TURN_ID_FIELD_NUMBER: _builtins.int
     CONNECTIONS_FIELD_NUMBER: _builtins.int
     MAX_CONTEXT_CHARS_FIELD_NUMBER: _builtins.int
+    TITLE_FIELD_NUMBER: _builtins.int
     session_id: _builtins.str
     model: _builtins.str
     """Absent: the server's default, resolved for each turn."""
@@ -567,6 +568,8 @@ class Session(_message.Message):
     """Connections that have joined it in this server process."""
     max_context_chars: _builtins.int
     """The model is given the newest whole turns that fit in this many characters."""
+    title: _builtins.str
+    """The beginning of the first message, on one line; empty without messages."""
     def __init__(
         self,
         *,
@@ -581,10 +584,11 @@ class Session(_message.Message):
         last_turn_id: _builtins.str | None = ...,
         connections: _builtins.int = ...,
         max_context_chars: _builtins.int = ...,
+        title: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_last_turn_id", b"_last_turn_id", "_model", b"_model", "_running_turn_id", b"_running_turn_id", "last_turn_id", b"last_turn_id", "model", b"model", "running_turn_id", b"running_turn_id"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_last_turn_id", b"_last_turn_id", "_model", b"_model", "_running_turn_id", b"_running_turn_id", "connections", b"connections", "created_at", b"created_at", "last_activity_at", b"last_activity_at", "last_turn_id", b"last_turn_id", "max_context_chars", b"max_context_chars", "message_count", b"message_count", "model", b"model", "model_messages", b"model_messages", "running_turn_id", b"running_turn_id", "session_id", b"session_id", "user_messages", b"user_messages"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_last_turn_id", b"_last_turn_id", "_model", b"_model", "_running_turn_id", b"_running_turn_id", "connections", b"connections", "created_at", b"created_at", "last_activity_at", b"last_activity_at", "last_turn_id", b"last_turn_id", "max_context_chars", b"max_context_chars", "message_count", b"message_count", "model", b"model", "model_messages", b"model_messages", "running_turn_id", b"running_turn_id", "session_id", b"session_id", "title", b"title", "user_messages", b"user_messages"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__last_turn_id: _TypeAlias = _typing.Literal["last_turn_id"]  # noqa: Y015
     _WhichOneofArgType__last_turn_id: _TypeAlias = _typing.Literal["_last_turn_id", b"_last_turn_id"]  # noqa: Y015

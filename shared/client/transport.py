@@ -65,6 +65,14 @@ class Transport(Protocol):
     def title(self) -> str:
         """The full name, such as ``Server-Sent Events``."""
 
+    @property
+    def also(self) -> tuple[str, ...]:
+        """Other names that one may type for it."""
+
+    @property
+    def tokens(self) -> bool:
+        """Whether the reply arrives token by token."""
+
     def port(self) -> int:
         """The configured port of the server."""
 

@@ -4,7 +4,7 @@ The same prompt and size give the same bytes; another prompt gives other colours
 as far apart as ten tokens of the offline chat. A label in the picture says that it is a stand-in. Seeded grain gives a picture
 the weight of a provider's: about 1.2 bytes a pixel.
 
-The prompt may begin with directions of ``shared/llm/stage_directions.py``: ``/slow S`` waits, ``/fail CODE`` fails after the
+The prompt may begin with directions of ``shared/stage_directions.py``: ``/slow S`` waits, ``/fail CODE`` fails after the
 first preview, ``/fail-first CODE`` before it, ``/stall S`` pauses between the previews.
 """
 
@@ -22,8 +22,8 @@ from shared.config import Settings
 from shared.errors import ChatError
 from shared.events import Usage
 from shared.images.model import ImagePart
-from shared.llm.stage_directions import directions
 from shared.llm.tokens import count_tokens
+from shared.stage_directions import directions
 
 if TYPE_CHECKING:
     from PIL.Image import Image

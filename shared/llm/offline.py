@@ -15,8 +15,8 @@ from shared.errors import ChatError
 from shared.events import Usage
 from shared.llm.model import ContextMessage, Delta
 from shared.llm.offline_reply import digest, limited_reply
-from shared.llm.stage_directions import Stage, directions
 from shared.llm.tokens import count_tokens
+from shared.stage_directions import Stage, directions
 
 MODEL_ID = "offline-1"
 FAILS_AFTER_TOKENS = 3

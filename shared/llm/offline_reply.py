@@ -13,8 +13,8 @@ from collections.abc import Sequence
 from itertools import cycle, islice
 
 from shared.llm.model import ContextMessage
-from shared.llm.stage_directions import Stage, directions
 from shared.llm.tokens import COUNTED_CHARS, split_tokens
+from shared.stage_directions import Stage, directions, mistake
 
 # Material of the replies. The emoji have joiners, skin tones, flags and a keycap; the words have combining marks.
 _EMOJI = ("👩‍👩‍👧‍👦", "👋🏽", "🇩🇪🇫🇷", "🏳️‍🌈", "👩🏾‍💻", "1️⃣", "🏴󠁧󠁢󠁳󠁣󠁴󠁿", "❤️‍🔥")
@@ -92,6 +92,8 @@ def compose(history: Sequence[ContextMessage], message: str) -> str:
     dice = random.Random(digest(history))
     emoji, mark = dice.choice(_EMOJI), dice.choice(_MARKS)
     honest = HONEST if turn == 1 else ""
+    if wrong := mistake(message):
+        honest = f"{wrong} So this is an ordinary message.\n\n{honest}"
     answer = _recall(earlier, message)
     if answer is None and _GREETING.match(message):
         return f"Hello! {emoji} {honest}Ask me anything over {mark}: I *stream*, I **remember**, I am turn {turn}."

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Self
 
 from shared.chat.service import ChatService
 from shared.config import Settings
@@ -12,33 +11,39 @@ from shared.server.access import AccessPolicy
 from shared.server.tls import Certificate
 from shared.transports import Transport
 
+# Relays that damage the line on purpose, and how many times ``relay_offset`` above a server each of them listens
+# (``python -m compare page``). The first is also where ``python -m compare relay --all`` listens.
+RELAYS = {"phone": 1, "proxy": 2, "stalls": 3}
+
 
 @dataclass(frozen=True, slots=True)
-class PagePorts:
-    """Where a page finds one server: its port, and the port of the relay that damages the line on purpose."""
+class Neighbour:
+    """A port of this machine's servers. ``for_pages``: a browser's page can speak with it."""
 
+    transport: Transport
     port: int
-    relay_port: int
+    for_pages: bool
 
-    @classmethod
-    def of(cls, transport: Transport, port: int) -> Self:
-        """The ports of a transport whose server listens on ``port``."""
-        return cls(port, port + transport.relay_offset)
+    @property
+    def relay_ports(self) -> dict[str, int]:
+        """Where the relays before this server listen, if they run, by the names of ``RELAYS``."""
+        return {name: self.port + steps * self.transport.relay_offset for name, steps in RELAYS.items()}
 
 
 @dataclass(frozen=True, slots=True)
 class ServerContext:
     """What a leaf's server gets to work with; ``address`` is as clients write it.
 
-    ``pages`` are the servers of this machine that a browser can reach, by word; this server is among them if a browser
-    can reach it. ``certificate`` is None where the server speaks no TLS. ``no_pages``: why the server has no port for pages,
-    where it could have one.
+    ``neighbours`` are the ports of this machine's servers by word, this server's among them, whether they run or not. A
+    server whose own protocol no page can speak may have a second port, under its ``page_word``.
+    ``certificate`` is None where the server speaks no TLS. ``no_pages``: why the server has no port for pages, where
+    it could have one.
     """
 
     transport: Transport
     host: str
     port: int
-    pages: Mapping[str, PagePorts]
+    neighbours: Mapping[str, Neighbour]
     settings: Settings
     service: ChatService
     access: AccessPolicy
@@ -65,3 +70,8 @@ class ServerContext:
         """Where pages reach a server that has a port of its own for them; None where there is none."""
         there = self.pages.get(self.transport.page_word or "")
         return None if there is None else f"{self.web_scheme}://{self.address.rpartition(':')[0]}:{there.port}"
+
+    @property
+    def pages(self) -> dict[str, Neighbour]:
+        """The neighbours that a browser's page can reach."""
+        return {word: there for word, there in self.neighbours.items() if there.for_pages}

@@ -19,7 +19,7 @@ from shared.chat.service import open_service
 from shared.config import Settings, settings_help, settings_problems
 from shared.logger import Trace, open_logger
 from shared.server.access import access_policy
-from shared.server.context import PagePorts, ServerContext
+from shared.server.context import Neighbour, ServerContext
 from shared.server.log_sink import stderr_never_blocks
 from shared.server.stopping import Stopping, stopping_on_signals
 from shared.server.tls import certificate
@@ -176,29 +176,28 @@ async def open_context(
     access_policy(settings, host, ())
     found = certificate(settings)
     async with listening(host, port, settings) as bound:
-        pages = _page_ports(transports, word, bound)
+        neighbours = _neighbours(transports, word, bound)
         configured = {row.port() for row in transports.values() if row.scheme == "http"}
         access = access_policy(settings, host, {bound.port, *configured}, "http" if found is None else "https")
         logger = open_logger(word)
         async with open_service(settings, logger=logger, trace=trace, framework=framework) as service:
             context = ServerContext(
-                transports[word], host, bound.port, pages, settings, service, access, found, bound.no_pages
+                transports[word], host, bound.port, neighbours, settings, service, access, found, bound.no_pages
             )
             yield context, bound.listener
 
 
-def _page_ports(transports: Mapping[str, Transport], word: str, bound: Bound) -> dict[str, PagePorts]:
-    """Where pages find the servers of this machine: the ports that are set, and for this server those that are bound."""
-    pages = {}
+def _neighbours(transports: Mapping[str, Transport], word: str, bound: Bound) -> dict[str, Neighbour]:
+    """Where the servers of this machine listen: the ports that are set, and for this server those that are bound."""
+    found = {}
     for row in transports.values():
         here = row.word == word
         port = bound.port if here else row.port()
-        if row.scheme == "http":
-            pages[row.word] = PagePorts.of(row, port)
+        found[row.word] = Neighbour(row, port, for_pages=row.scheme == "http")
         page_port = bound.page_port if here else row.page_port(port)
         if row.page_word is not None and page_port is not None:
-            pages[row.page_word] = PagePorts.of(row, page_port)
-    return pages
+            found[row.page_word] = Neighbour(row, page_port, for_pages=True)
+    return found
 
 
 def listen(host: str, port: int, stall_timeout_s: float) -> socket.socket:

@@ -23,13 +23,14 @@ export class Bubble {
   }
 
   draw() {
-    const list = $("messages");
-    const atEnd = list.scrollHeight - list.scrollTop - list.clientHeight < 80;
+    const atEnd = isAtEnd();
     const raw = $("raw").checked || this.item.className === "user";
     this.body.classList.toggle("raw", raw);
-    if (raw) this.body.textContent = this.text;
-    else show(this.body, this.text);
-    if (atEnd) list.scrollTop = list.scrollHeight;
+    if (raw) {
+      this.body.classList.remove("markdown");
+      this.body.textContent = this.text;
+    } else show(this.body, this.text);
+    if (atEnd) toEnd();
   }
 
   /** An `image_started` or `image_chunk`: a picture is shown when its last byte is here. */
@@ -61,11 +62,26 @@ export class Bubble {
     this.picture.classList.toggle("preview", preview);
     this.picture.alt = alt || this.prompt || "The picture";
     if (old) URL.revokeObjectURL(old);
-    $("messages").scrollTop = $("messages").scrollHeight;
+    // Its height is known once it is decoded.
+    this.picture.addEventListener("load", toEnd, { once: true });
   }
 }
 
 /** A line between the bubbles: what happened to the connection. */
 export function seam(words) {
+  const atEnd = isAtEnd();
   $("messages").append(make("li", { className: "seam", text: words }));
+  if (atEnd) toEnd();
+}
+
+const NEAR_PX = 80;
+
+/** Whether the newest message is in sight; then it stays there while more comes. */
+export function isAtEnd() {
+  const list = $("messages");
+  return list.scrollHeight - list.scrollTop - list.clientHeight < NEAR_PX;
+}
+
+export function toEnd() {
+  $("messages").scrollTop = $("messages").scrollHeight;
 }

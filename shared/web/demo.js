@@ -1,24 +1,39 @@
 // The chat page, the same on the four HTTP servers; only the wire differs: the page uses the wire of the server that gave the page.
 
 import { Api, Refused, requestKey } from "./api.js";
-import { Bubble, seam } from "./bubble.js";
+import { Bubble, isAtEnd, seam, toEnd } from "./bubble.js";
 import { TERMINAL } from "./events.js";
 import { follow } from "./follow.js";
-import { $, gapsOf, make, quantile, settings, state } from "./page.js";
+import { $, gapsOf, make, neighbours, quantile, settings, state } from "./page.js";
+import { bytesOf, partsOf } from "./parts.js";
 import { sha256 } from "./sha256.js";
 
-const STATUS = {
-  turn_completed: "", turn_failed: "failed", turn_cancelled: "stopped", turn_interrupted: "interrupted: the server went away",
-};
+/** How a turn ended, in the same words on every wire, while it is read and when the session is read again. */
+const ENDED = { completed: "", failed: "failed", cancelled: "stopped", interrupted: "interrupted: the rest was not generated" };
+const SUGGESTIONS = [
+  { text: "My name is Ada." },
+  { text: "What is my name?" },
+  { text: "Show me some code, please." },
+  { text: "A lighthouse at dusk", picture: true },
+  { text: "/tokens 300 A long answer: cut the line, or press Stop" },
+];
+/** The name of the session in the page's address. */
+const WHERE = "session";
+const SHORT = { ndjson: "NDJSON", sse: "SSE" };
 const FRAMES_KEPT = 300;
 const LOOK_MS = 1000;
 
 const api = new Api();
 let wire = null;
+let here = null; // what this server says of itself
+let others = []; // the servers of this machine that have this page
 let session = null;
+let lastSent = "";
+let choosing = 0; // while a session is being drawn, nothing of it is read beside
 let unsent = null; // what may not have reached the server: sent again unchanged, it keeps its key and is paid for once
 let bubbles = [];
 let bytes = 0;
+const frames = []; // the newest frames, also while the drawer is closed
 const answering = new Set(); // the turns that this window reads now
 const seen = new Set(); // turns shown already, so that following the session shows none twice
 
@@ -41,18 +56,30 @@ const attempt = (work) => async (...args) => {
   }
 };
 
-/** Count a frame of the wire, and show it in the drawer when the drawer is open. */
+/** A frame of the wire for the drawer: the text, the fields and the framing in colours of their own, base64 folded. */
 function frame(direction, text, size) {
-  bytes += size ?? text.length;
-  $("bytes").textContent = `${bytes.toLocaleString()} characters of frames`;
-  if ($("drawer").hidden) return;
-  const shown = text.length > 1200 ? `${text.slice(0, 1200)}… (${text.length} in all)` : text;
-  $("frames").append(make("li", { className: direction, text: shown }));
+  bytes += size ?? bytesOf(text);
+  $("bytes").textContent = `${bytes.toLocaleString("en")} bytes in frames`;
+  frames.push([direction, text]);
+  if (frames.length > FRAMES_KEPT) frames.shift();
+  if (!$("drawer").hidden) showFrame(direction, text);
+}
+
+function showFrame(direction, text) {
+  const item = make("li", { className: direction });
+  for (const [kind, part] of partsOf(text)) {
+    if (kind === "base64") {
+      const folded = make("summary", { text: `${part.length.toLocaleString("en")} characters of base64` });
+      item.append(make("details", { className: "part-base64" }, folded, part));
+    } else item.append(make("span", { className: `part-${kind}`, text: part }));
+  }
+  $("frames").append(item);
   while ($("frames").childElementCount > FRAMES_KEPT) $("frames").firstElementChild.remove();
   $("frames").scrollTop = $("frames").scrollHeight;
 }
 
 function bubble(role, text = "") {
+  $("welcome").hidden = true;
   const made = new Bubble(role);
   bubbles.push(made);
   if (text) {
@@ -74,7 +101,7 @@ async function show(items, asked = null) {
       if (item.type === "chunk") numbers(begun, turn.arrivals, false);
     }
     turn.reply?.draw();
-    numbers(begun, turn.arrivals, true);
+    numbers(begun, turn.arrivals, true, turn.reply?.picture);
     if (turn.reply && turn.terminal) await finish(turn.reply, turn.terminal);
     state("good", "ready");
   } finally {
@@ -92,6 +119,7 @@ function add(turn, item, asked) {
       if (asked === null) bubble("user", item.input);
       turn.reply = bubble("model");
       turn.reply.prompt = item.input;
+      turn.reply.wanted = item.kind;
       break;
     case "chunk":
       turn.arrivals.push(performance.now());
@@ -118,13 +146,14 @@ function add(turn, item, asked) {
     case "reply":
       begin(turn, item);
       turn.reply = bubble("model");
+      turn.reply.prompt = asked ?? "";
       turn.arrivals.push(performance.now());
       if (item.bytes) turn.reply.see(new Blob([item.bytes], { type: item.mime_type }), false, asked ?? "");
       else turn.reply.add(item.text);
-      turn.terminal = { type: "turn_completed", sha256: item.text === undefined ? null : item.sha256, status: item.status };
+      turn.terminal = { status: item.status ?? "completed", sha256: item.text === undefined ? null : item.sha256 };
       break;
     default:
-      if (TERMINAL.has(item.type)) turn.terminal = item;
+      if (TERMINAL.has(item.type)) turn.terminal = { ...item, status: item.type.slice("turn_".length) };
   }
 }
 
@@ -136,20 +165,32 @@ function begin(turn, item) {
 }
 
 async function finish(reply, terminal) {
-  const words = [STATUS[terminal.type]];
-  if (terminal.type === "turn_failed") words.push(`${terminal.code}: ${terminal.message}`);
+  const words = [ENDED[terminal.status] ?? terminal.status];
+  if (terminal.status === "failed" && terminal.code) words.push(`${terminal.code}: ${terminal.message}`);
   if (terminal.sha256 && reply.text) {
-    words.push((await sha256(reply.text)) === terminal.sha256 ? "checksum right" : "CHECKSUM WRONG");
+    words.push((await sha256(reply.text)) === terminal.sha256 ? "checksum OK" : "CHECKSUM WRONG");
   }
+  const atEnd = isAtEnd();
   reply.meta.textContent = words.filter(Boolean).join(" · ");
+  if (terminal.status !== "completed" && reply.prompt) offerAgain(reply);
+  if (atEnd) toEnd();
 }
 
-function numbers(begun, arrivals, whole) {
-  if (arrivals.length === 0) return;
+/** A button below an answer that is not whole: what was not generated is only generated when somebody asks again. */
+function offerAgain(reply) {
+  const again = make("button", { type: "button", text: "Ask again" });
+  again.addEventListener("click", () => send(reply.prompt, reply.wanted === "image"));
+  reply.meta.append(again);
+}
+
+function numbers(begun, arrivals, whole, picture = null) {
+  if (arrivals.length === 0 && !picture) return;
   const gaps = gapsOf(arrivals);
-  const words = [`first token ${Math.round(arrivals[0] - begun)} ms`];
+  const words = [];
+  if (picture) words.push("picture");
+  else words.push(`first token ${Math.round(arrivals[0] - begun)} ms`);
   if (gaps.length) words.push(`gaps p50 ${quantile(gaps, 0.5).toFixed(1)} ms, p99 ${quantile(gaps, 0.99).toFixed(1)} ms`);
-  words.push(`${arrivals.length} chunks`);
+  if (!picture) words.push(arrivals.length === 1 ? "1 chunk" : `${arrivals.length} chunks`);
   if (whole) words.push(`total ${Math.round(performance.now() - begun)} ms`);
   $("numbers").textContent = words.join(" · ");
 }
@@ -166,20 +207,51 @@ async function list() {
   const { sessions } = await api.sessions();
   $("sessions").replaceChildren(
     ...sessions.map((one) => {
-      const button = make("button", { type: "button", text: `Session ${one.session_id.slice(0, 8)}` });
-      button.append(make("small", {
-        text: `${one.message_count} messages${one.running_turn_id ? " · answering" : ""} · ${new Date(one.created_at).toLocaleTimeString()}`,
-      }));
+      const button = make("button", { type: "button" }, make("span", { text: one.title || "No message yet", title: one.session_id }));
+      const counted = one.message_count === 1 ? "1 message" : `${one.message_count} messages`;
+      button.append(make("small", { text: `${counted}${one.running_turn_id ? " · answering" : ""} · ${moment(one.last_activity_at)}` }));
       if (one.session_id === session) button.setAttribute("aria-current", "true");
-      button.addEventListener("click", attempt(() => choose(one.session_id, true)));
+      button.addEventListener("click", attempt(async () => {
+        openSessions(false);
+        await choose(one.session_id, true);
+      }));
       return make("li", {}, button);
     }),
   );
 }
 
+/** A time of today without its date. */
+function moment(at) {
+  const then = new Date(at);
+  return then.toDateString() === new Date().toDateString() ? then.toLocaleTimeString() : then.toLocaleDateString();
+}
+
+/** The same page on the other servers that run, in the same session. */
+function linkTransports() {
+  $("transports").replaceChildren(...others.map(({ word, title, port }) => {
+    const link = make("a", { href: `${location.protocol}//${location.hostname}:${port}/demo${location.search}`, text: SHORT[word] ?? title, title });
+    if (word === here.transport) link.setAttribute("aria-current", "page");
+    return link;
+  }));
+}
+
 async function choose(id, draw) {
+  choosing++;
+  try {
+    await enter(id, draw);
+  } finally {
+    choosing--;
+  }
+}
+
+async function enter(id, draw) {
   session = id;
   $("where").textContent = id ? `session ${id}` : "a new session begins with your message";
+  const address = new URL(location);
+  if (id) address.searchParams.set(WHERE, id);
+  else address.searchParams.delete(WHERE);
+  history.replaceState(null, "", address);
+  linkTransports();
   const joined = wire.join ? await wire.join(id) : null;
   if (draw) await drawMessages();
   if (joined) readOther(joined.running_turn_id);
@@ -191,15 +263,24 @@ async function drawMessages() {
   bubbles = [];
   seen.clear();
   $("numbers").textContent = "";
+  $("welcome").hidden = session !== null;
   if (session === null) return;
   const { messages } = await api.messages(session);
+  $("welcome").hidden = messages.length > 0;
+  let prompt = "";
   for (const message of messages) {
+    if (message.role === "user") prompt = message.text;
     if (message.status === "running") continue;
     seen.add(message.turn_id);
     const one = bubble(message.role, message.text);
-    if (message.image_id) one.see(await api.image(message.image_id), false, "The picture");
-    if (message.role === "model" && message.status !== "completed") one.meta.textContent = message.status;
+    if (message.image_id) one.see(await api.image(message.image_id), false, prompt);
+    if (message.role === "model" && message.status !== "completed") {
+      one.prompt = prompt;
+      one.meta.textContent = ENDED[message.status] ?? message.status;
+      if (message === messages.at(-1)) offerAgain(one);
+    }
   }
+  toEnd();
 }
 
 /** Show a turn that another window started, from its first event. */
@@ -211,10 +292,10 @@ function readOther(turnId) {
 
 /** Follow what other windows do in this session where nothing is pushed: look which turn runs, and read it. */
 async function look() {
-  if (session && answering.size === 0 && document.visibilityState === "visible") {
+  if (session && choosing === 0 && answering.size === 0 && document.visibilityState === "visible") {
     try {
       const now = await api.session(session);
-      if (answering.size === 0) await readOther(now.running_turn_id ?? now.last_turn_id);
+      if (choosing === 0 && answering.size === 0) await readOther(now.running_turn_id ?? now.last_turn_id);
     } catch (error) {
       if (error instanceof Refused && error.code === "session_not_found") await choose(null, true);
     }
@@ -243,13 +324,16 @@ function subscribe() {
   });
 }
 
-$("composer").addEventListener("submit", async (event) => {
+$("composer").addEventListener("submit", (event) => {
   event.preventDefault();
-  const text = $("text").value;
+  send($("text").value, $("picture").checked);
+});
+
+async function send(text, picture) {
   if (!text.trim() || answering.size > 0) return;
   $("text").value = "";
+  lastSent = text;
   typing(false);
-  const picture = $("picture").checked;
   const again = unsent?.text === text && unsent.picture === picture && unsent.session === session;
   const key = again ? unsent.key : requestKey();
   unsent = { text, picture, session, key };
@@ -267,13 +351,23 @@ $("composer").addEventListener("submit", async (event) => {
     if (error instanceof Refused) unsent = null;
     complain(error);
   }
-});
+}
 
 $("text").addEventListener("keydown", (event) => {
   if (event.key === "Enter" && !event.shiftKey && !event.isComposing) {
     event.preventDefault();
     $("composer").requestSubmit();
   }
+  if (event.key === "ArrowUp" && $("text").value === "" && lastSent) {
+    event.preventDefault();
+    $("text").value = lastSent;
+  }
+});
+document.addEventListener("keydown", (event) => {
+  if (event.key !== "Escape" || event.isComposing) return;
+  if (document.body.classList.contains("with-sessions")) openSessions(false);
+  else if (!$("stop").disabled) $("stop").click();
+  else if (!$("drawer").hidden) openFrames(false);
 });
 
 let typed = 0;
@@ -294,6 +388,7 @@ $("stop").addEventListener("click", attempt(async () => {
 $("cut").addEventListener("click", () => wire.cut());
 $("new").addEventListener("click", attempt(async () => {
   const made = await api.createSession();
+  openSessions(false);
   await choose(made.session_id, true);
   $("text").focus();
 }));
@@ -310,13 +405,35 @@ $("delete").addEventListener("click", attempt(async () => {
   }
 }));
 $("raw").addEventListener("change", () => bubbles.forEach((one) => one.draw()));
-$("frames-toggle").addEventListener("click", () => {
-  const open = $("drawer").hidden;
+function openFrames(open) {
   $("drawer").hidden = !open;
+  $("frames").replaceChildren();
+  if (open) for (const [direction, text] of frames) showFrame(direction, text);
   document.body.classList.toggle("with-drawer", open);
   $("frames-toggle").setAttribute("aria-expanded", String(open));
+}
+
+function openSessions(open) {
+  document.body.classList.toggle("with-sessions", open);
+  $("sessions-toggle").setAttribute("aria-expanded", String(open));
+}
+
+$("frames-toggle").addEventListener("click", () => openFrames($("drawer").hidden));
+$("frames-close").addEventListener("click", () => openFrames(false));
+$("sessions-toggle").addEventListener("click", () => openSessions(!document.body.classList.contains("with-sessions")));
+$("scrim").addEventListener("click", () => {
+  openSessions(false);
+  openFrames(false);
 });
-$("frames-clear").addEventListener("click", () => $("frames").replaceChildren());
+for (const { text, picture } of SUGGESTIONS) {
+  const button = make("button", { type: "button", text: picture ? `Draw: ${text}` : text });
+  button.addEventListener("click", () => send(text, picture ?? false));
+  $("suggestions").append(button);
+}
+$("frames-clear").addEventListener("click", () => {
+  frames.length = 0;
+  $("frames").replaceChildren();
+});
 $("keyform").addEventListener("submit", attempt(async (event) => {
   event.preventDefault();
   api.key = $("key").value;
@@ -327,17 +444,29 @@ $("keyform").addEventListener("submit", attempt(async (event) => {
 
 async function start() {
   await list();
-  await choose(session, true);
+  try {
+    await choose(session, true);
+  } catch (error) {
+    if (!(error instanceof Refused) || error.code !== "session_not_found") throw error;
+    // The session of the address is gone; the page begins a new one.
+    await choose(null, true);
+  }
   state("good", "ready");
+  // On a telephone the keyboard would cover the page.
+  if (matchMedia("(hover: hover)").matches) $("text").focus();
 }
 
 await attempt(async () => {
-  const [about, here] = await Promise.all([api.about(), settings()]);
+  const [about, servers] = await Promise.all([api.about(), neighbours()]);
+  here = await settings();
+  others = servers.filter((one) => one.scheme === "http" && (one.up || one.word === here.transport));
+  session = new URLSearchParams(location.search).get(WHERE);
   api.heartbeatS = here.heartbeat_s;
   $("cut").hidden = !here.cut;
   const module = await import(`./wires/${here.transport}.js`);
   wire = new module.Wire(api, frame);
   $("title").textContent = module.title;
+  $("welcome-transport").textContent = module.title;
   $("note").textContent = `${module.note}. ${about.model} (${about.provider}).`;
   document.title = `${module.title} · GenAI chat`;
   if (wire.join) subscribe();

@@ -1,5 +1,6 @@
 // A model's Markdown as DOM: rendered by markdown-it with raw HTML off, then sanitised by DOMPurify. Nothing else makes markup here.
 
+import { dress } from "./code.js";
 import DOMPurify from "./vendor/purify.es.mjs";
 import MarkdownIt from "./vendor/markdown-it.esm.min.mjs";
 
@@ -23,5 +24,7 @@ export function show(element, text) {
     link.rel = "noopener noreferrer nofollow";
     link.target = "_blank";
   }
+  dress(fragment);
+  element.classList.add("markdown");
   element.replaceChildren(fragment);
 }

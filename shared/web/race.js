@@ -1,110 +1,120 @@
 // The race: one prompt over the five transports at once (REST twice), each by its own wire module; all numbers are of arrivals in this page.
 
-import { Api, Refused, requestKey } from "./api.js";
-import { TERMINAL } from "./events.js";
-import { follow } from "./follow.js";
-import { $, gapsOf, make, quantile, settings, state } from "./page.js";
-import { sha256 } from "./sha256.js";
+import { Refused, requestKey } from "./api.js";
+import { $, copies, make, neighbours, said, settings, state } from "./page.js";
+import { chart, png } from "./race_chart.js";
+import { Lane } from "./race_lane.js";
+import { packed, unpacked, verdict } from "./race_run.js";
 
-const WORDS = ["rest", "rest-poll", "ndjson", "sse", "websocket", "grpc-web"];
-const SERVER = { "rest-poll": "rest" };
-const SVG = "http://www.w3.org/2000/svg";
+/** The lanes from top to bottom: a wire module each, and the server it talks to. */
+const LANES = [
+  { word: "rest", server: "rest", module: "rest" },
+  { word: "rest-poll", server: "rest", module: "rest_poll" },
+  { word: "ndjson", server: "ndjson", module: "ndjson" },
+  { word: "sse", server: "sse", module: "sse" },
+  { word: "websocket", server: "websocket", module: "websocket" },
+  { word: "grpc-web", server: "grpc-web", module: "grpc_web" },
+];
+/** The lines that a run can go over: the name of the relay, the words on the button, and what the relay does. */
+const PATHS = [
+  ["", "Straight", "Straight to the servers, over loopback."],
+  ["phone", "Slow phone", "Through a relay: 100 ms each way, 480 kbit/s, one packet in a hundred 0.3 s late."],
+  ["proxy", "Buffering proxy", "Through a relay that holds an answer back until 8 KiB are there or 0.8 s have passed. It passes WebSocket frames on at once, as nginx does."],
+  ["stalls", "Stalls", "Through a relay that loses one packet in forty: everything behind it waits for a second, as on a train."],
+];
+const DRAW_MS = 100;
 
 const here = await settings();
 let lanes = [];
+let servers = [];
+let run = null;
+let racing = false;
 
-class Lane {
-  constructor(word, module, port, relayPort) {
-    this.word = word;
-    this.title = module.title;
-    this.port = port;
-    this.relayPort = relayPort;
-    this.module = module;
-    this.values = {};
-    this.arrivals = [];
-    this.cuts = [];
-    this.end = null;
-    const rows = ["state", "first token", "gap p50", "gap p99", "total", "chunks", "lost lines"].flatMap((name) => {
-      this.values[name] = make("dd", { text: "–" });
-      return [make("dt", { text: name }), this.values[name]];
-    });
-    this.text = make("pre", { tabindex: "0", "aria-label": `The reply over ${module.title}` });
-    this.element = make("article", { className: "lane", "data-word": word }, make("h3", { text: module.title }), this.text, make("dl", {}, ...rows));
-    $("lanes").append(this.element);
+const chosen = () => document.querySelector("#paths input:checked")?.value ?? "";
+
+async function look() {
+  servers = await neighbours();
+  for (const lane of lanes) {
+    const there = servers.find((one) => one.word === lane.server);
+    lane.up = there?.up ?? false;
+    lane.ports = { "": there?.port, ...there?.relays };
   }
+}
 
-  say(name, words) { this.values[name].textContent = words; }
+/** The buttons for the lines whose relays run before every server that has a lane. */
+function offerPaths() {
+  const names = PATHS.map(([name]) => name).filter((name) => lanes.every((lane) => !lane.up || lane.ports[name] !== undefined));
+  const before = chosen();
+  $("paths").replaceChildren($("paths").querySelector("legend"), ...PATHS.filter(([name]) => names.includes(name)).map(([name, words, what]) => {
+    const radio = make("input", { type: "radio", name: "path", value: name });
+    radio.checked = name === (names.includes(before) ? before : "");
+    radio.addEventListener("change", () => { $("path-note").textContent = what; });
+    return make("label", { title: what }, radio, words);
+  }));
+  $("paths").hidden = names.length < 2;
+  $("path-note").textContent = names.length < 2
+    ? "Slow phone, buffering proxy and stalls as buttons: python -m compare page starts the five servers with them."
+    : PATHS.find(([name]) => name === chosen())[2];
+}
 
-  async reachable(throughRelay) {
-    const port = throughRelay ? this.relayPort : this.port;
-    this.api = new Api(`${location.protocol}//${location.hostname}:${port}`);
-    this.api.heartbeatS = here.heartbeat_s;
-    try {
-      await this.api.json("GET", "/health");
-      return true;
-    } catch {
-      return false;
-    }
+function rows() {
+  return lanes.map(({ word, arrivals, cuts, end, right }) => ({ word, arrivals, cuts, end, same: right === true }));
+}
+
+function draw(shown = run?.rows ?? rows()) {
+  $("chart").replaceChildren(chart(shown, Math.max(280, $("chart").clientWidth)));
+}
+
+function conclude(path, prompt) {
+  run = { prompt, path, rows: rows() };
+  $("verdict").textContent = verdict(run.rows.filter((row) => row.arrivals.length || row.end !== null));
+  for (const id of ["link", "image"]) $(id).disabled = false;
+  draw();
+}
+
+$("start").addEventListener("submit", async (event) => {
+  event.preventDefault();
+  if (racing) return;
+  racing = true;
+  $("error").hidden = true;
+  $("go").disabled = true;
+  try {
+    await look();
+    offerPaths();
+    const path = chosen();
+    const up = lanes.filter((lane) => lane.up);
+    for (const lane of lanes) if (!lane.up) lane.say("status", "not running");
+    if (up.length === 0) throw new Error("No server answers. Start them all with: python -m protocols serve all");
+    await race(up, path);
+  } catch (error) {
+    $("error").hidden = false;
+    $("error").textContent = error.message;
+  } finally {
+    racing = false;
+    $("go").disabled = false;
+    $("cut").disabled = true;
   }
+});
 
-  async race(prompt, begun) {
-    this.arrivals = [];
-    this.cuts = [];
-    this.reply = "";
-    this.end = null;
-    this.sha = null;
-    this.text.textContent = "";
-    for (const name of Object.keys(this.values)) this.say(name, "–");
-    this.say("state", "asking");
-    this.wire = new this.module.Wire(this.api, () => {});
-    const key = requestKey();
-    const ask = () => this.wire.chat({ message: prompt, session_id: null }, key);
-    try {
-      for await (const item of follow(this.wire, ask)) {
-        const at = performance.now() - begun;
-        if (item.type === "chunk" || item.type === "reply") {
-          if (item.text) this.arrivals.push(at);
-          this.reply += item.text;
-          this.text.append(item.text);
-          this.text.scrollTop = this.text.scrollHeight;
-          this.say("state", "streaming");
-          if (item.type === "reply") this.sha = item.sha256;
-        }
-        if (item.type === "rewound") {
-          this.arrivals = [];
-          this.reply = "";
-          this.text.textContent = "";
-          this.say("state", `the store lost ${item.lostEvents} events`);
-        }
-        if (item.type === "lost") { this.cuts.push(at); this.say("state", `lost at event ${item.after}: ${item.why}`); }
-        if (item.type === "resumed") this.say("state", `back after ${Math.round(item.ms)} ms`);
-        if (TERMINAL.has(item.type)) this.sha = item.sha256;
-        this.count();
-      }
-      this.end = performance.now() - begun;
-      this.right = this.sha !== null && this.sha === (await sha256(this.reply));
-      this.say("total", `${Math.round(this.end)} ms`);
-      this.say("state", this.right ? "whole, checksum right" : "CHECKSUM WRONG");
-    } catch (error) {
-      this.say("state", error instanceof Refused ? `${error.code}: ${error.message}` : `failed: ${error.message}`);
-      if (error instanceof Refused && error.code === "unauthenticated") $("keyform").hidden = false;
-    } finally {
-      this.wire.close();
-    }
-  }
-
-  get gaps() { return gapsOf(this.arrivals); }
-
-  count() {
-    if (this.arrivals.length === 0) return;
-    const gaps = this.gaps;
-    const at = (share) => (gaps.length ? `${quantile(gaps, share).toFixed(1)} ms` : "–");
-    this.say("first token", `${Math.round(this.arrivals[0])} ms`);
-    this.say("gap p50", at(0.5));
-    this.say("gap p99", at(0.99));
-    this.say("chunks", String(this.arrivals.length));
-    this.say("lost lines", String(this.cuts.length));
-  }
+async function race(up, path) {
+  run = null;
+  const order = shuffled(up);
+  $("order").textContent = `started in this order: ${order.map((lane) => lane.word).join(", ")}`;
+  $("verdict").textContent = "Racing …";
+  $("cut").disabled = false;
+  state("busy", "racing");
+  const prompt = $("prompt").value;
+  const begun = performance.now();
+  const drawing = setInterval(draw, DRAW_MS);
+  await Promise.all(order.map((lane) => {
+    const api = lane.api(path);
+    api.key = $("key").value;
+    return lane.race(prompt, api, begun);
+  }));
+  clearInterval(drawing);
+  if (up.some((lane) => lane.refused?.code === "unauthenticated")) $("keyform").hidden = false;
+  conclude(path, prompt);
+  state("good", "ready");
 }
 
 function shuffled(items) {
@@ -116,135 +126,72 @@ function shuffled(items) {
   return mixed;
 }
 
-function draw(running) {
-  const chart = $("chart");
-  const longest = Math.max(1000, ...running.flatMap((lane) => [lane.end ?? 0, ...lane.arrivals, ...lane.cuts]));
-  const x = (ms) => 130 + (ms / longest) * 850;
-  const node = (tag, attributes, text) => {
-    const element = document.createElementNS(SVG, tag);
-    for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, value);
-    if (text !== undefined) element.textContent = text;
-    return element;
-  };
-  const parts = [];
-  WORDS.forEach((word, row) => {
-    const y = 30 + row * 40;
-    parts.push(node("text", { x: 10, y: y + 5 }, word), node("line", { class: "axis", x1: 130, x2: 980, y1: y, y2: y }));
-    const lane = running.find((one) => one.word === word);
-    for (const at of lane?.arrivals ?? []) parts.push(node("rect", { class: word, x: x(at) - 1, y: y - 11, width: 2.5, height: 22 }));
-    for (const at of lane?.cuts ?? []) parts.push(node("line", { class: "cut", x1: x(at), x2: x(at), y1: y - 18, y2: y + 18 }));
-  });
-  for (let step = 0; step <= 5; step++) {
-    const ms = (longest * step) / 5;
-    parts.push(node("text", { x: x(ms) - 18, y: 262 }, `${(ms / 1000).toFixed(2)} s`));
-  }
-  chart.replaceChildren(...parts);
-}
-
-function verdict(running) {
-  const whole = running.filter((lane) => lane.end !== null);
-  if (whole.length < 2) return "Fewer than two lanes came to their end: nothing to compare.";
-  const texts = new Set(whole.map((lane) => lane.reply));
-  const lines = [
-    texts.size === 1
-      ? `All ${whole.length} lanes brought the same text, character for character.`
-      : "The lanes brought DIFFERENT texts: something is wrong.",
-  ];
-  const streaming = whole.filter((lane) => lane.arrivals.length > 1);
-  const rest = whole.find((lane) => lane.word === "rest");
-  if (rest && streaming.length) {
-    lines.push(`REST showed nothing before ${Math.round(rest.arrivals[0])} ms: its first token is its whole reply.`);
-  }
-  if (streaming.length > 1) {
-    const firsts = streaming.map((lane) => lane.arrivals[0]);
-    const spread = Math.max(...firsts) - Math.min(...firsts);
-    const gap = Math.max(...streaming.map((lane) => lane.gaps[Math.floor(lane.gaps.length / 2)]));
-    lines.push(
-      spread <= gap
-        ? `No difference found among the streaming lanes: their first tokens lie ${spread.toFixed(0)} ms apart, less than one gap between tokens (${gap.toFixed(0)} ms).`
-        : `The streaming lanes' first tokens lie ${spread.toFixed(0)} ms apart; one run in one page says no more than that. Race again, or use python -m compare for intervals.`,
-    );
-  }
-  const cut = whole.filter((lane) => lane.cuts.length);
-  if (cut.length) lines.push(`Lost lines: ${cut.map((lane) => `${lane.word} ${lane.cuts.length}`).join(", ")}; nothing lost, nothing twice (the checksums say so).`);
-  return lines.join("\n");
-}
-
-$("start").addEventListener("submit", async (event) => {
-  event.preventDefault();
-  $("error").hidden = true;
-  $("go").disabled = true;
-  const throughRelay = $("slow").checked;
-  const up = [];
-  for (const lane of lanes) {
-    if (await lane.reachable(throughRelay)) up.push(lane);
-    else lane.say("state", throughRelay ? "no relay here" : "not running");
-    lane.api.key = $("key").value;
-  }
-  $("slow-note").hidden = !throughRelay || up.length > 0;
-  $("slow-note").textContent = "The slow network is a real one, made by the relay: start it with python -m compare relay --all --network mobile";
-  if (up.length === 0) {
-    $("go").disabled = false;
-    if (!throughRelay) {
-      $("error").hidden = false;
-      $("error").textContent = "No server answers. Start them all with: python -m protocols serve all";
-    }
-    return;
-  }
-  const order = shuffled(up);
-  $("order").textContent = `started in this order: ${order.map((lane) => lane.word).join(", ")}`;
-  $("cut").disabled = false;
-  state("busy", "racing");
-  const begun = performance.now();
-  const drawing = setInterval(() => draw(up), 200);
-  await Promise.all(order.map((lane) => lane.race($("prompt").value, begun)));
-  clearInterval(drawing);
-  draw(up);
-  $("verdict").textContent = verdict(up);
-  $("go").disabled = false;
-  $("cut").disabled = true;
-  state("good", "ready");
-});
-
 $("cut").addEventListener("click", () => lanes.forEach((lane) => lane.wire?.cut()));
+
+copies($("link"), () => `${location.origin}${location.pathname}#${packed(run)}`);
+$("image").addEventListener("click", async () => {
+  const picture = png(run.rows, $("verdict").textContent, $("chart"));
+  try {
+    await navigator.clipboard.write([new ClipboardItem({ "image/png": picture })]);
+    said($("image"), "Copied");
+  } catch {
+    // No clipboard for pictures here: the picture is saved instead.
+    const address = URL.createObjectURL(await picture);
+    make("a", { href: address, download: "race.png" }).click();
+    URL.revokeObjectURL(address);
+    said($("image"), "Saved");
+  }
+});
 
 $("seventh").addEventListener("click", async () => {
   $("seventh").disabled = true;
   const result = $("seventh-result");
   try {
+    await look();
     const count = { sse: 0, websocket: 0 };
     const show = (done) => {
       result.textContent = `EventSource: ${count.sse} of 7 opened${done && count.sse < 7 ? "; the others wait for one of the six to close" : ""}. `
         + `WebSocket: ${count.websocket} of 7 opened.`;
     };
-    const sse = lanes.find((lane) => lane.word === "sse");
-    const socket = lanes.find((lane) => lane.word === "websocket");
-    if (!(await sse.reachable(0)) || !(await socket.reachable(0))) throw new Error("the SSE and the WebSocket server must run");
+    const [sse, socket] = ["sse", "websocket"].map((word) => lanes.find((lane) => lane.word === word));
+    if (!sse.up || !socket.up) throw new Error("The SSE and the WebSocket server must run: python -m protocols serve all");
     // A slow turn keeps the streams open while they are counted.
-    const turn = await sse.api.startTurn({ message: "/slow 6 /tokens 20 hello" }, requestKey());
-    const sources = Array.from({ length: 7 }, () => new EventSource(`${sse.api.base}/turns/${turn.turn_id}/stream`));
+    const api = sse.api();
+    const turn = await api.startTurn({ message: "/slow 6 /tokens 20 hello" }, requestKey());
+    const sources = Array.from({ length: 7 }, () => new EventSource(`${api.base}/turns/${turn.turn_id}/stream`));
     for (const source of sources) source.addEventListener("turn_started", () => { count.sse++; show(false); });
-    const sockets = Array.from({ length: 7 }, () => new WebSocket(`${socket.api.base.replace(/^http/, "ws")}/ws`, "genai.chat.v1"));
+    const sockets = Array.from({ length: 7 }, () => new WebSocket(`${socket.api().base.replace(/^http/, "ws")}/ws`, "genai.chat.v1"));
     for (const one of sockets) one.addEventListener("message", () => { count.websocket++; show(false); }, { once: true });
     await new Promise((resolve) => setTimeout(resolve, 2500));
     show(true);
     for (const one of [...sources, ...sockets]) one.close();
     // The sources that waited for a place would hold it; closing them set them free, so this can go through.
-    await sse.api.cancel(turn.turn_id);
+    await api.cancel(turn.turn_id);
   } catch (error) {
-    result.textContent = String(error.message || error);
+    result.textContent = error instanceof Refused ? `${error.code}: ${error.message}` : String(error.message || error);
   } finally {
     $("seventh").disabled = false;
   }
 });
 
 $("cut").hidden = !here.cut;
-lanes = await Promise.all(WORDS.map(async (word) => {
-  const server = SERVER[word] ?? word;
-  return new Lane(word, await import(`./wires/${word.replace("-", "_")}.js`), here.ports[server], here.relays[server]);
+lanes = await Promise.all(LANES.map(async ({ word, server, module }) => {
+  const lane = new Lane(word, await import(`./wires/${module}.js`), {}, here.heartbeat_s);
+  lane.server = server;
+  return lane;
 }));
-WORDS.forEach((word) => $("lanes").append(lanes.find((lane) => lane.word === word).element));
-draw([]);
-const running = (await Promise.all(lanes.map((lane) => lane.reachable(false)))).filter(Boolean).length;
-lanes.forEach((lane) => lane.say("state", "ready"));
-state(running === WORDS.length ? "good" : "bad", `${running} of ${WORDS.length} lanes have a server`);
+$("lanes").append(...lanes.map((lane) => lane.element));
+await look();
+offerPaths();
+const there = lanes.filter((lane) => lane.up).length;
+state(there === lanes.length ? "good" : "bad", `${there} of ${lanes.length} lanes have a server`);
+for (const lane of lanes) lane.say("status", lane.up ? "ready" : "not running");
+
+run = unpacked(location.hash);
+if (run) {
+  $("prompt").value = run.prompt;
+  $("verdict").textContent = `${verdict(run.rows.filter((row) => row.arrivals.length || row.end !== null))} (A recorded run, from the link.)`;
+  for (const id of ["link", "image"]) $(id).disabled = false;
+}
+draw();
+new ResizeObserver(() => draw()).observe($("chart"));

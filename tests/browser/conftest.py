@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from playwright.async_api import Browser, async_playwright, expect
 
-from tests.browser.chat import FLAGS
+from protocols.processes import Server, serving_all
+from tests.browser.chat import FLAGS, WORDS, free_ports
 from tests.parts import part
 
 
@@ -24,3 +25,23 @@ async def browser() -> AsyncIterator[Browser]:
 @pytest.fixture
 async def store(tmp_path: Path) -> dict[str, str]:
     return {"STORE_URL": f"sqlite:///{tmp_path / 'chat.db'}", "OFFLINE_FIRST_TOKEN_MS": "20", "HEARTBEAT_S": "5"}
+
+
+@pytest.fixture
+async def five(store: dict[str, str]) -> AsyncIterator[dict[str, Server]]:
+    """The five servers, each of which knows where the others are; gRPC's answers pages on a port of its own."""
+    part("connectrpc")
+    names = (*WORDS, "grpc", "grpc_web")
+    ports = dict(zip(names, free_ports(len(names)), strict=True))
+    env = store | {f"{name.upper()}_PORT": str(port) for name, port in ports.items()} | {"OFFLINE_TOKENS_PER_S": "25"}
+    async with serving_all((*WORDS, "grpc"), env=env, ports=ports) as servers:
+        yield servers
+
+
+@pytest.fixture
+async def four(store: dict[str, str]) -> AsyncIterator[dict[str, Server]]:
+    """The four HTTP servers, each of which knows where the others are."""
+    ports = dict(zip(WORDS, free_ports(len(WORDS)), strict=True))
+    env = store | {f"{word.upper()}_PORT": str(port) for word, port in ports.items()} | {"OFFLINE_TOKENS_PER_S": "25"}
+    async with serving_all(WORDS, env=env, ports=ports) as servers:
+        yield servers

@@ -47,7 +47,7 @@ async def behind_a_relay(browser: Browser, word: str, env: dict[str, str]) -> As
 async def whole(page: Page, server: Server) -> None:
     """The page shows the whole answer, once."""
     await done(page)
-    assert await page.locator("#messages .meta", has_text="checksum right").count() == 1
+    assert await page.locator("#messages .meta", has_text="checksum OK").count() == 1
     await page.check("#raw")
     assert await texts(page, "model") == await stored(server)
 
@@ -208,7 +208,7 @@ async def test_a_resume_that_is_refused_for_a_while_is_retried(browser: Browser,
         await ask(page, "websocket")
         await page.click("#cut")
         await done(page)
-        await expect(page.locator("#messages .meta", has_text="checksum right")).to_have_count(1)
+        await expect(page.locator("#messages .meta", has_text="checksum OK")).to_have_count(1)
 
 
 async def test_a_refused_join_is_shown(browser: Browser, store: dict[str, str]) -> None:
@@ -320,7 +320,7 @@ async def test_a_page_on_plain_http_under_a_name(store: dict[str, str]) -> None:
         await expect(page.locator("#state")).to_have_text("ready")
         assert await page.evaluate("[isSecureContext, typeof crypto.subtle]") == [False, "undefined"]
         await say(page, "Show me some code, please.")
-        await expect(page.locator("#messages .meta")).to_contain_text(["checksum right"])
+        await expect(page.locator("#messages .meta")).to_contain_text(["checksum OK"])
         digests = await page.evaluate(
             "async () => { const { sha256 } = await import('/web/sha256.js');"
             " return Promise.all(Array.from({ length: 200 }, (_, size) => sha256('é'.repeat(size)))); }"

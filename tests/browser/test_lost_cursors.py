@@ -46,7 +46,7 @@ async def test_the_chat_page_and_a_native_event_source(browser: Browser, tmp_pat
         await done(chat)
         assert await chat.locator("li.seam", has_text="the store lost").count() == 1
         # Of what is shown, against the sha256 of the stored reply.
-        assert "checksum right" in await chat.locator("#messages li.model .meta").inner_text()
+        assert "checksum OK" in await chat.locator("#messages li.model .meta").inner_text()
         await clean(chat)
 
         await until(lambda: native.evaluate("window.source.readyState === EventSource.CLOSED"))
@@ -66,22 +66,22 @@ async def test_every_lane_of_the_race(browser: Browser, tmp_path: Path) -> None:
     env = {f"{word.upper()}_PORT": str(port) for word, port in ports.items()}
     async with machine(tmp_path, ports, **env, **SPEED) as cut:
         race = await open_page(browser, cut.servers["ndjson"], "/race")
-        await expect(race.locator("#state")).to_have_text("5 of 5 lanes have a server")
+        await expect(race.locator("#state")).to_have_text("5 of 6 lanes have a server")
         await race.fill("#prompt", "/tokens 5000 race")
         await race.click("#go")
 
         async def all_show(characters: int) -> bool:
             """Whether every lane but that of plain REST shows so much."""
-            lanes = "[...document.querySelectorAll('.lane pre')].slice(1)"
+            lanes = "[...document.querySelectorAll('.lane .reply')].slice(1)"
             return bool(await race.evaluate(f"{lanes}.every((one) => one.textContent.length > {characters})"))
 
         await until(lambda: all_show(60))
         await asyncio.to_thread(cut.remember)
-        longest = "Math.max(...[...document.querySelectorAll('.lane pre')].map((one) => one.textContent.length))"
+        longest = "Math.max(...[...document.querySelectorAll('.lane .reply')].map((one) => one.textContent.length))"
         more = await race.evaluate(longest) + 60
         await until(lambda: all_show(more))
         await cut.cut_power()
         await expect(race.locator("#go")).to_be_enabled(timeout=60_000)
         await race.screenshot(path=ARTEFACTS / "race-power-cut.png", full_page=True)
-        assert await race.locator(".lane dd", has_text="whole, checksum right").count() == 5
+        assert await race.locator(".lane dd", has_text="complete, checksum OK").count() == 5
         await clean(race)

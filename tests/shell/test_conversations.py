@@ -45,12 +45,12 @@ def test_every_command(shell: Open, word: str, tmp_path: Path, servers: Servers)
     second = session_of(terminal)
     assert second != first
     terminal.do("/sessions\r", rf"^▸ +\d+ +{second[:8]} ")
-    terminal.wait(rf"^   \d+ +{first[:8]} +4 ")
-    number = re.findall(rf"^   (\d+) +{first[:8]} +4 ", terminal.text, re.MULTILINE)[-1]
-    terminal.do(f"/use {number}\r", rf"^session {first}, 4 messages")
+    terminal.wait(rf"^   \d+ +{first[:8]} +My name is Ada\. +4 ")
+    number = re.findall(rf"^   (\d+) +{first[:8]} +My name is Ada\. +4 ", terminal.text, re.MULTILINE)[-1]
+    terminal.do(f"/use {number}\r", rf"^session {first}, “My name is Ada\.”, 4 messages")
     terminal.do(f"/use {second[:10]}\r", rf"^session {second}, 0 messages")
     terminal.do("/use ffffffffffff\r", r"session_not_found: No session begins with ffffffffffff")
-    terminal.do(f"/use {first}\r", rf"^session {first}, 4 messages")
+    terminal.do(f"/use {first}\r", rf"^session {first}, “My name is Ada\.”, 4 messages")
 
     terminal.do("/image a red bridge --size 64x48 --out bridge.png\r", r"^bridge\.png +64x48, ")
     with Image.open(tmp_path / "bridge.png") as picture:

@@ -20,7 +20,7 @@ def test_two_shells_in_one_session(shell: Open, word: str) -> None:
     ada.do("My name is Ada.\r", quiet(word))
     session = session_of(ada)
     bob = shell(word, "--session", session, ready=rf"^{session[:8]} {word} ● ❯")
-    bob.wait(rf"^session {session}, 2 messages")
+    bob.wait(rf"^session {session}, “My name is Ada\.”, 2 messages")
     ada.do("thinking", r"❯ thinking$")
     bob.wait(r"^someone else is typing …$")
     ada.type("\x15")
@@ -70,14 +70,14 @@ def test_a_server_dies_and_comes_back(
     port = int(server.address.rpartition(":")[2])
     terminal = shell(word, more={f"{word.upper()}_PORT": str(port)})
     terminal.do("My name is Ada.\r", quiet(word))
-    waiting = r"waiting for the first token · \d\.\d s" if word == "rest" else r"You asked, in turn 2"
+    waiting = r"waiting for the whole reply · \d\.\d s" if word == "rest" else r"You asked, in turn 2"
     terminal.do(" /stall 60 then die\r", waiting)
     server.process.send_signal(signal.SIGKILL)
     terminal.wait(r"^── lost after seq \d+: .*; trying again ──$")
     backstage.run(stack.aclose())
     server, stack = backstage.run(start(port))
-    # The text so far is there, and nothing is generated twice.
-    terminal.wait(r"^interrupted by the server, partial answer kept; the rest was not generated · ")
+    # What was said is there, and nothing is generated twice behind one's back.
+    terminal.wait(r"^interrupted by the server, partial answer kept; the rest was not generated; /retry asks again · ")
     terminal.do("What is my name?\r", quiet(word))
     assert "Your name is Ada." in terminal.text
     # While the server is down, each try is one line.

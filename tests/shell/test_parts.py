@@ -100,7 +100,8 @@ def test_words(shown: str, want: str) -> None:
 
 def test_the_table_names_every_command() -> None:
     wanted = (
-        "help new sessions use info history reset delete clear image stop switch cut stats server health ping docs demo"
+        "help new sessions use info history export reset delete clear image stop retry switch cut stats server health"
+        " ping docs demo"
     )
     assert set(COMMANDS) == {*wanted.split(), "connect", "disconnect", "quit"}
     assert set(WORDS) == set(TRANSPORTS)

@@ -1,6 +1,6 @@
 "use strict";
 const data = JSON.parse(document.getElementById("data").textContent);
-const { results, metrics, needs } = data;
+const { results, metrics } = data;
 const lanes = results.lanes;
 const colour = (lane) => `var(--${lane})`;
 const $ = (id) => document.getElementById(id);
@@ -21,6 +21,11 @@ const number = (value) => {
 const shown = (metric, value) => (metrics[metric].unit === "share" ? `${Math.round(value * 100)} %` : number(value));
 const figureOf = (experiment, lane, metric) => results.experiments[experiment]?.figures[lane]?.[metric];
 const differ = (a, b) => Math.min(a.n, b.n) >= 6 && (a.high < b.low || b.high < a.low);
+// The smallest difference between two times that matters: 5 ms or a tenth, whichever is more.
+const matters = (metric, a, b) => differ(a, b)
+  && (metrics[metric].unit !== "ms" || Math.abs(a.median - b.median) > Math.max(5, 0.1 * Math.min(a.median, b.median)));
+// The gaps of chunks that arrived together say nothing: a lane that was held back must not look quick.
+const together = (experiment, lane) => (figureOf(experiment, lane, "coalescing")?.median ?? 0) > 0.5;
 
 $("when").textContent = data.when;
 
@@ -163,13 +168,19 @@ function axes({ x, y, xTitle, yTitle, xLog, yLog, xTicks }) {
 }
 const line = (points, lane, extra = "") => element("path", { d: points.map(([x, y], i) => `${i ? "L" : "M"}${x.toFixed(1)} ${y.toFixed(1)}`).join(""), fill: "none", style: `stroke:${colour(lane)};stroke-width:2;${extra}` });
 
-function bars({ rows, unit, log }) {
-  // rows: [label, lane, value, low, high, parts?]; text stands beside a bar, never in it.
+function bars({ rows, unit }) {
+  // rows: [label, lane, value, low, high, parts?]; text stands beside a bar, never in it. The axis is linear and begins at 0.
+  if (rows.every(([, , value]) => value === 0)) return element("p", { class: "zero" }, `0 ${unit} on all lanes.`);
   const high = Math.max(...rows.map((row) => row[4] ?? row[2]), 1e-9) * 1.02;
-  const low = log ? Math.min(...rows.map((row) => row[2]).filter((value) => value > 0)) / 2 : 0;
   const height = 24, top = 4, left = 112, room = 150;
-  const scale = (value) => left + (W - left - room) * (log ? (Math.log10(Math.max(value, low)) - Math.log10(low)) / (Math.log10(high) - Math.log10(low) || 1) : value / high);
-  const svg = element("svg", { viewBox: `0 0 ${W} ${rows.length * height + top * 2}`, role: "img" });
+  const scale = (value) => left + (W - left - room) * (value / high);
+  const bottom = rows.length * height + top * 2;
+  const svg = element("svg", { viewBox: `0 0 ${W} ${bottom + 34}`, role: "img" });
+  for (const value of ticks(0, high)) {
+    svg.append(element("line", { class: "axis", x1: scale(value), x2: scale(value), y1: top, y2: bottom }));
+    svg.append(element("text", { x: scale(value), y: bottom + 14, "text-anchor": "middle" }, short(value)));
+  }
+  svg.append(element("text", { x: (left + W - room) / 2, y: bottom + 30, "text-anchor": "middle" }, `${unit} (linear)`));
   rows.forEach(([label, lane, value, from, to, parts], i) => {
     const y = top + i * height;
     svg.append(element("text", { x: left - 8, y: y + 15, "text-anchor": "end", class: "value" }, label));
@@ -231,7 +242,7 @@ figure("Gaps over time", "Each point is a chunk of one turn: when it arrived, an
 if (Object.keys(data.bytes).length)
   figure("Bytes a token", "TCP payload to the client / tokens, counted at the relay; dark: the text itself (UTF-8), light: fields, encoding and framing.", ["bytes"],
     () => bars({ unit: "B", rows: lanes.filter((lane) => data.bytes[lane]).map((lane) => { const { text, rest } = data.bytes[lane]; return [lane, lane, text + rest, undefined, undefined, [[text, 1], [rest, 0.45]]]; }) }));
-figure("First token", "TTFT: first non-empty chunk − t0; the model itself answers at once. The line is the 95 % interval.", measured("ttft", ["1 stream", "16 streams", "64 streams", "256 streams", "network lan", "network wan", "network mobile", "network lossy"]), (name) => bars({ unit: "ms", log: true, rows: laneRows(name, "ttft") }));
+figure("First token", "TTFT: first non-empty chunk − t0; the model itself answers at once. The line is the 95 % interval.", measured("ttft", ["1 stream", "16 streams", "64 streams", "256 streams", "network lan", "network wan", "network mobile", "network lossy"]), (name) => bars({ unit: "ms", rows: laneRows(name, "ttft") }));
 const scaling = [["1 stream", 1], ["16 streams", 16], ["64 streams", 64], ["256 streams", 256]].filter(([name]) => results.experiments[name]);
 if (scaling.length > 1)
   for (const [metric, what] of [["delay_p99", "Delay p99 with more streams"]])
@@ -255,31 +266,12 @@ for (const [metric, title, unit, caption] of [
   ["twice", "What a cut costs: patience", "tokens shown twice", "Tokens shown − distinct tokens shown."],
 ]) figure(title, caption, measured(metric, ["cut, without resume", "cut, with resume"]), (name) => bars({ unit, rows: laneRows(name, metric) }));
 figure("Stopping the model", "at of turn_cancelled − cancel pressed: until the model's iterator is closed.", measured("cancel"), (name) => bars({ unit: "ms", rows: laneRows(name, "cancel") }));
-figure("A picture", "Picture whole − t0, replayed from the log; previews travel too where the answer streams.", measured("image_ms").reverse(), (name) => bars({ unit: "ms", log: true, rows: laneRows(name, "image_ms") }));
+figure("A picture", "Picture whole − t0, replayed from the log; previews travel too where the answer streams.", measured("image_ms").reverse(), (name) => bars({ unit: "ms", rows: laneRows(name, "image_ms") }));
 figure("Connecting", "connect() and first ping of a new client.", measured("connect_cold"), (name) => bars({ unit: "ms", rows: laneRows(name, "connect_cold") }));
 
-// The guide.
-const ticked = new Set();
-for (const need of needs) {
-  const box = element("input", { type: "checkbox" });
-  box.onchange = () => { box.checked ? ticked.add(need.name) : ticked.delete(need.name); judge(); };
-  $("needs").append(element("label", {}, box, need.title));
-}
-function judge() {
-  $("verdict").replaceChildren();
-  const reasons = needs.filter((need) => ticked.has(need.name)).flatMap((need) => need.reasons.map((reason) => ({ ...reason, need: need.title })));
-  for (const lane of lanes) {
-    const mine = reasons.filter((reason) => reason.lane === lane);
-    const struck = mine.some((reason) => reason.struck);
-    const list = element("ul");
-    for (const reason of mine)
-      list.append(element("li", { class: reason.struck ? "no" : "" }, `${reason.need}: ${reason.why}`, element("span", { class: "tag" }, `${reason.source}: ${reason.where}`)));
-    $("verdict").append(element("div", { class: `choice ${struck ? "struck" : ""}`, style: `border-color:${colour(lane)}` }, element("b", {}, lane), ...(mine.length ? [list] : [])));
-  }
-  for (const need of needs.filter((need) => ticked.has(need.name)))
-    $("verdict").append(element("p", {}, element("b", {}, `If you need only ${need.title}: ${need.take.join(" or ") || "none"}`), `, because: ${need.because}.`));
-}
-$("needs").querySelector("input").click();
+// The guide: the functions of shared/web/guide.js stand above this script.
+show(data.guide, $("needs"), $("verdict"), ["tokens", "browser"], (name, { text, className, ...attributes } = {}, ...children) =>
+  element(name, { ...(className ? { class: className } : {}), ...attributes }, ...(text === undefined ? [] : [text]), ...children));
 
 // The tables.
 function numbers(name, experiment) {
@@ -292,11 +284,13 @@ function numbers(name, experiment) {
     for (const metric of found) {
       const mine = figureOf(name, lane, metric);
       if (!mine) { row.append(element("td", {}, "–")); continue; }
-      const all = lanes.map((other) => figureOf(name, other, metric)).filter(Boolean);
+      const ranked = lanes.filter((other) => !(metrics[metric].of_gaps && together(name, other)));
+      const all = ranked.map((other) => figureOf(name, other, metric)).filter(Boolean);
       const better = metrics[metric].better;
-      const top = all.reduce((a, b) => ((better === "higher" ? b.median > a.median : b.median < a.median) ? b : a));
-      const best = better !== "neither" && all.length > 1 && all.some((other) => differ(top, other)) && !differ(top, mine);
-      const cell = element("td", { class: best ? "best" : "", title: `${metrics[metric].formula}; ${mine.n} values, worst ${shown(metric, mine.worst)}` }, shown(metric, mine.median));
+      const top = all.length ? all.reduce((a, b) => ((better === "higher" ? b.median > a.median : b.median < a.median) ? b : a)) : mine;
+      const best = better !== "neither" && all.length > 1 && ranked.includes(lane) && all.some((other) => matters(metric, top, other)) && !matters(metric, top, mine);
+      const cell = element("td", { class: best ? "best" : ranked.includes(lane) ? "" : "together", title: `${metrics[metric].formula}; ${mine.n} values, worst ${shown(metric, mine.worst)}` }, shown(metric, mine.median));
+      if (!ranked.includes(lane)) cell.append(element("small", {}, "arrived together"));
       if (mine.low !== mine.high) cell.append(element("small", {}, `${shown(metric, mine.low)} – ${shown(metric, mine.high)}`));
       row.append(cell);
     }

@@ -54,7 +54,7 @@ async def run(
         screen = DumbTerminal() if is_terminal() else Pipe()
     active = ActiveClient(client, open_client, absent)
     session = CurrentSession(active, session_id=None, model_id=model_id, watches=screen.attended)
-    turns = Turns(screen, active, session)
+    turns = Turns(screen, active, session, transports)
     shell = completer.shell = Shell(screen, active, session, turns, transports, COMMANDS)
     await shell.live(session_id)
     return 1 if turns.failed and not screen.attended else 0

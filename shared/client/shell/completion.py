@@ -12,11 +12,12 @@ from prompt_toolkit.document import Document
 from shared.client import text
 from shared.client.shell.shell import Choices, Command, Shell
 from shared.errors import ChatError, ConnectionLost
-from shared.session import short
+from shared.session import Session, short
 
 _PATIENCE_S = 1.0
 _FRESH_S = 3.0
 _SESSIONS = 50
+_TITLE_CELLS = 40
 
 
 class CommandCompleter(Completer):
@@ -77,4 +78,10 @@ class CommandCompleter(Completer):
             models = await client.list_models()
             return [(text.line(each.model), "the server's default" if each.default else "") for each in models]
         page = await client.list_sessions(_SESSIONS)
-        return [(short(each.session_id), text.plural(each.message_count, "message")) for each in page.sessions]
+        return [(short(each.session_id), _meaning(each)) for each in page.sessions]
+
+
+def _meaning(session: Session) -> str:
+    """What the menu says of a session: how it begins, and how long it is."""
+    counted = text.plural(session.message_count, "message")
+    return f"{text.line(session.title, _TITLE_CELLS)} · {counted}" if session.title else counted

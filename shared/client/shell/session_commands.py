@@ -1,20 +1,27 @@
-"""The commands about sessions: make, list, choose, show, empty and delete them."""
+"""The commands about sessions: make, list, choose, show, export, empty and delete them."""
 
 from __future__ import annotations
+
+import asyncio
+from pathlib import Path
 
 from rich.text import Text
 
 from shared.client import text
 from shared.client.protocol import Ask
 from shared.client.sessions import find_session
+from shared.client.shell.exported import as_json, as_markdown
 from shared.client.shell.markdown import MarkdownStream
 from shared.client.shell.shell import Shell
+from shared.client.shell.shown_turn import ENDED
 from shared.client.shell.tables import moment, table
 from shared.client.shell.turns import TurnToShow, asked
 from shared.errors import ChatError
 from shared.session import Message, Session, short
 
 _LISTED = 20
+# The cells that a row of /sessions has besides the title.
+_OTHER_COLUMNS = 60
 _YES = ("--yes", "-y")
 
 
@@ -35,7 +42,7 @@ async def sessions(shell: Shell, argument: str) -> None:
     shell.say(
         table(
             (_session_row(shell, number, session) for number, session in enumerate(page.sessions, 1)),
-            header=("", "N", "session", "messages", "model", "last used", ""),
+            header=("", "N", "session", "begins with", "messages", "model", "last used", ""),
         )
     )
     more = " · there are more" if page.next_cursor else ""
@@ -50,11 +57,17 @@ def _session_row(shell: Shell, number: int, session: Session) -> tuple[str, ...]
         "▸" if here else "",
         str(number),
         short(session.session_id),
+        _title(session, shell.screen.painter.width),
         str(session.message_count),
         session.model or "default",
         moment(session.last_activity_at),
         " · ".join(part for part in (running, others) if part),
     )
+
+
+def _title(session: Session, columns: int) -> str:
+    """The title as it fits into a table of sessions beside the other columns."""
+    return text.line(session.title, max(12, columns - _OTHER_COLUMNS)) or "no message yet"
 
 
 async def use(shell: Shell, argument: str) -> None:
@@ -67,7 +80,9 @@ async def use(shell: Shell, argument: str) -> None:
     await leave_running_turn(shell)
     await shell.session.enter(session_id)
     counted = text.plural(session.message_count, "message")
-    shell.note(f"session {session_id}, {counted}; /history shows them")
+    begins = f", “{text.line(session.title, 40)}”" if session.title else ""
+    shows = "; /history shows them" if session.message_count else ""
+    shell.note(f"session {session_id}{begins}, {counted}{shows}")
     if session.running_turn_id is not None:
         shell.turns.show(TurnToShow(turn_id=session.running_turn_id))
 
@@ -86,6 +101,7 @@ async def _session_id_of(shell: Shell, argument: str) -> str:
 async def leave_running_turn(shell: Shell) -> None:
     """Stop showing the running turn, which goes on at the server, before another session is shown."""
     answer = await shell.turns.leave()
+    shell.turns.last = None
     here = short(shell.session.session_id)
     if answer is not None and answer.sent:
         shell.note(f"the answer in {here} goes on at the server; /use {here}")
@@ -138,8 +154,39 @@ def _say_message(shell: Shell, message: Message) -> None:
         while done := reply.finished(end=True):
             for block in done:
                 screen.rows(screen.painter.block(block))
-    if message.status != "completed" and message.role == "model":
-        shell.note(message.status)
+    if message.role == "model" and (ended := ENDED.get(message.status)):
+        shell.note(ended.partition(";")[0])
+
+
+async def export(shell: Shell, argument: str) -> None:
+    session_id = _current(shell)
+    path = _export_path(argument, session_id)
+    if not path.absolute().parent.is_dir():
+        shell.fail(f"There is no folder {text.line(str(path.absolute().parent))}.")
+        return
+    if argument and path.exists() and not await shell.confirm(f"Write over {text.line(str(path))}?"):
+        return
+    async with shell.active.asking() as client:
+        session = await client.get_session(session_id)
+        messages = await client.list_messages(session_id)
+    written = as_json(session, messages) if path.suffix.lower() == ".json" else as_markdown(session, messages)
+    try:
+        await asyncio.to_thread(path.write_text, written, encoding="utf-8")
+    except OSError as error:
+        shell.fail(f"cannot write {text.line(str(path))}: {error.strerror}")
+        return
+    shell.say(Text(f"{path}  {text.plural(len(messages), 'message')}", overflow="fold"))
+
+
+def _export_path(given: str, session_id: str) -> Path:
+    """The file that the user named, or a new one named after the session."""
+    if given:
+        return Path(given.strip("\"'")).expanduser()
+    path, number = Path(f"session-{short(session_id)}.md"), 1
+    while path.exists():
+        number += 1
+        path = Path(f"session-{short(session_id)}-{number}.md")
+    return path
 
 
 async def reset(shell: Shell, argument: str) -> None:

@@ -30,6 +30,7 @@ from shared.client.transport import Transports
 from shared.errors import ChatError, ConnectionLost
 from shared.session import SessionUpdate
 from shared.signals import handling_signals
+from shared.stage_directions import OFFLINE, direction_named, mistake
 
 _FRAME_S = 1 / 30
 _IDLE_S = 1.0
@@ -59,7 +60,10 @@ class Command:
 
 @dataclass(slots=True)
 class Shell:
-    """One user at one screen. ``commands`` has ``use``, with which the shell enters the session that it was started for."""
+    """One user at one screen. ``commands`` has ``use``, with which the shell enters the session that it was started for.
+
+    ``offline``: the server's model is the offline one, as far as is known.
+    """
 
     screen: Screen
     active: ActiveClient
@@ -67,6 +71,7 @@ class Shell:
     turns: Turns
     transports: Transports
     commands: Mapping[str, Command]
+    offline: bool = True
     _lines: asyncio.Queue[str] = field(default_factory=asyncio.Queue)
     _question: tuple[str, asyncio.Future[bool]] | None = None
     _command: asyncio.Task[None] | None = None
@@ -91,6 +96,8 @@ class Shell:
 
     def no_such_command(self, name: str) -> str:
         """The words for a command that is not in the table, with the nearest one that is."""
+        if direction_named(f"/{name} "):
+            return f"There is no /{name} for this server's model; only the offline model follows stage directions."
         near = next(iter(difflib.get_close_matches(name.lower(), self.commands, n=1, cutoff=0.6)), None)
         hint = f", did you mean /{near}?" if near else "; /help lists them."
         return f"There is no /{text.line(name, 40)}{hint}"
@@ -211,9 +218,16 @@ class Shell:
         self.turns.changed.set()
 
     async def do(self, line: str) -> None:
-        """Run a command, or send a message: a line that begins with a space is never a command."""
-        if not line.startswith("/"):
-            self.turns.show(TurnToShow(Ask(text=line.strip())))
+        """Run a command, or send a message.
+
+        A line that begins with a space is never a command. Neither is one that begins with a stage direction, which the
+        offline model follows.
+        """
+        if not line.startswith("/") or self._is_for_the_model(line):
+            if self.offline and (wrong := mistake(line)):
+                self.fail(wrong)
+            else:
+                self.turns.show(TurnToShow(Ask(text=line.strip())))
             return
         name, _, argument = line[1:].strip().partition(" ")
         if self.screen.draws:
@@ -228,11 +242,16 @@ class Shell:
             self.screen.note(self.active.explain(error))
             self.turns.failed = True
 
+    def _is_for_the_model(self, line: str) -> bool:
+        name = direction_named(line)
+        return self.offline and bool(name) and name not in self.commands
+
     async def open(self, session_id: str | None) -> None:
         """Connect, and say to which server and model."""
         try:
             async with self.active.asking() as client:
                 stats = await client.stats()
+                self.offline = stats.provider == OFFLINE
                 word = self.active.word
                 title = self.transports[word].title if word in self.transports else word
                 about = f"{title} at {client.address} · {stats.model} ({stats.provider}) · {stats.framework}"

@@ -41,13 +41,15 @@ class Stretch:
 class ShownTurn:
     """A turn that is being shown. ``ask`` is None for a turn that this shell did not ask for.
 
-    ``word``: the transport in use. ``first``, ``last``, ``thinking``: when the first chunk, the last chunk and
-    the event ``thinking`` arrived, by ``time.perf_counter``. ``seams``: how often the connection was lost or the transport changed.
+    ``word``: the transport in use. ``streams``: it brings the reply token by token. ``first``, ``last``, ``thinking``: when
+    the first chunk, the last chunk and the event ``thinking`` arrived, by ``time.perf_counter``. ``seams``: how often the
+    connection was lost or the transport changed.
     ``lost_events``: how many events that were shown the store has lost. ``printed``: the reply where nothing can be taken back.
     """
 
     word: str
     ask: Ask | None = None
+    streams: bool = True
     kind: Kind = "chat"
     turn_id: str | None = None
     began: float = field(default_factory=time.perf_counter)
@@ -207,7 +209,7 @@ class ShownTurn:
         """The line of numbers: transports, first token, tokens a second, total, chunks."""
         words = " → ".join(dict.fromkeys(stretch.word for stretch in self.stretches))
         total = text.duration(self.waited_ms)
-        parts = [_ENDED.get(self.status, ""), words]
+        parts = [ENDED.get(self.status, ""), words]
         if self.reply is not None:
             whole = self.reply.status == "completed"
             parts += [f"whole reply after {total}" if whole else total, *_rate(self.reply.usage, self.waited_ms)]
@@ -228,8 +230,9 @@ class ShownTurn:
     @property
     def proof(self) -> str | None:
         """What was checked when the turn came over several connections: which events came where, and the sha256; else None."""
+        good = "all that was generated is here" if self.status == "interrupted" else "nothing lost, nothing twice"
         if self.seams and self.reply is not None:
-            return "one reply: nothing lost, nothing twice (sha256 compared)"
+            return f"one reply: {good} (sha256 compared)"
         if not self.seams or self.end is None or isinstance(self.end, TurnFailed) or self.status == "incomplete":
             return None
         stretches = [*self.stretches, Stretch("", self.after + 1)]
@@ -239,7 +242,7 @@ class ShownTurn:
         if self.lost_events:
             return f"events {parts}: the store lost {text.plural(self.lost_events, 'event')} that had been shown"
         same = self.end.sha256 == (self.fold.sha256 if self.kind == "image" else text_sha256(self.fold.text))
-        verdict = "nothing lost, nothing twice" if same else "but the text does not have the server's sha256"
+        verdict = good if same else "but the text does not have the server's sha256"
         return f"events {parts}: {verdict}{' (sha256 compared)' if same else ''}"
 
 
@@ -258,9 +261,10 @@ _STATUS = (
     (TurnCancelled, "cancelled"),
     (TurnInterrupted, "interrupted"),
 )
-_ENDED = {
+# What is said of a turn that did not complete, by its status.
+ENDED = {
     "cancelled": "stopped, partial answer kept",
-    "interrupted": "interrupted by the server, partial answer kept; the rest was not generated",
+    "interrupted": "interrupted by the server, partial answer kept; the rest was not generated; /retry asks again",
     "failed": "failed",
     "incomplete": "not complete",
 }

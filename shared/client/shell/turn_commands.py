@@ -1,14 +1,17 @@
-"""The commands about turns: ask for a picture, stop, change the transport, cut the connection."""
+"""The commands about turns: ask for a picture, stop, ask again, change the transport, cut the connection."""
 
 from __future__ import annotations
 
 import re
+import uuid
+from dataclasses import replace
 from pathlib import Path
 
 from shared.client import text
 from shared.client.protocol import Ask
 from shared.client.shell.shell import Shell
 from shared.client.shell.turns import TurnToShow
+from shared.transports import word_named
 
 _OPTION = re.compile(r"""(?:^|\s)--(size|out)[ =]("[^"]*"|'[^']*'|\S+)""")
 _SIZE = re.compile(r"\d{1,6}x\d{1,6}")
@@ -39,18 +42,42 @@ async def stop(shell: Shell, argument: str) -> None:
 
 
 async def switch(shell: Shell, argument: str) -> None:
-    words = ", ".join(shell.transports)
-    if argument not in shell.transports:
-        shell.fail(f"To which transport? /switch {words}")
-    elif argument == shell.active.word and not shell.active.parted:
-        shell.note(f"this is {argument} already")
+    word = word_named(argument, shell.transports)
+    if word is None:
+        shell.fail(f"To which transport? /switch and one of {', '.join(shell.transports)}")
+    elif word == shell.active.word and not shell.active.parted:
+        shell.note(f"this is {word} already")
     else:
         running = shell.turns.shown is not None
-        await shell.turns.move(argument)
+        await shell.turns.move(word)
         if not running:
-            shell.note(
-                f"now over {shell.transports[argument].title} at {shell.active.client.address}, the same session"
-            )
+            shell.note(f"now over {shell.transports[word].title} at {shell.active.client.address}, the same session")
+
+
+async def retry(shell: Shell, argument: str) -> None:
+    if shell.turns.shown is not None:
+        shell.note("an answer is arriving; /stop ends it")
+        return
+    again = shell.turns.last or await _last_of_session(shell)
+    if again is None:
+        shell.note("nothing to ask again: this session has no message yet")
+        return
+    assert again.ask is not None
+    # A new key makes it a new turn: with the old one the server would answer with the turn that ended.
+    shell.turns.show(replace(again, ask=replace(again.ask, request_id=str(uuid.uuid4()))))
+
+
+async def _last_of_session(shell: Shell) -> TurnToShow | None:
+    """The newest message of the session as a turn to ask for; None where there is none."""
+    session_id = shell.session.session_id
+    if session_id is None:
+        return None
+    async with shell.active.asking() as client:
+        asked = [message for message in await client.list_messages(session_id) if message.role == "user"]
+        if not asked:
+            return None
+        kind = (await client.get_turn(asked[-1].turn_id)).kind
+    return TurnToShow(Ask(text=asked[-1].text, kind=kind))
 
 
 async def cut(shell: Shell, argument: str) -> None:

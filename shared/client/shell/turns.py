@@ -20,6 +20,7 @@ from shared.client.shell.markdown import MarkdownStream
 from shared.client.shell.pictures import TerminalPictures
 from shared.client.shell.screen import Screen
 from shared.client.shell.shown_turn import ShownTurn
+from shared.client.transport import Transports
 from shared.errors import ChatError, ConnectionLost
 from shared.events import Chunk, ImageChunk, ImageStarted, TurnFailed, TurnStarted
 from shared.reply import Picture, Reply
@@ -39,18 +40,23 @@ class TurnToShow:
 
 
 class Turns:
-    """``shown``: the turn on the screen. ``changed``: set when there is something to draw. ``tasks``: turns run in this group."""
+    """``shown``: the turn on the screen. ``changed``: set when there is something to draw. ``tasks``: turns run in this group.
+
+    ``last``: the turn that this shell asked for last in the current session.
+    """
 
     tasks: asyncio.TaskGroup
 
-    def __init__(self, screen: Screen, active: ActiveClient, session: CurrentSession) -> None:
+    def __init__(self, screen: Screen, active: ActiveClient, session: CurrentSession, transports: Transports) -> None:
         self.shown: ShownTurn | None = None
         self.waiting: deque[TurnToShow] = deque()
         self.changed = asyncio.Event()
         self.failed = False
+        self.last: TurnToShow | None = None
         self._screen = screen
         self._active = active
         self._session = session
+        self._transports = transports
         self._pictures = TerminalPictures(screen)
         self._shown_ids: set[str] = set()
         self._own_requests: set[str | None] = set()
@@ -61,6 +67,8 @@ class Turns:
     def show(self, wanted: TurnToShow) -> None:
         """Show a turn, after the turn on the screen and those that wait have ended."""
         late = self.shown is not None or bool(self.waiting)
+        if wanted.ask is not None:
+            self.last = wanted
         self.waiting.append(replace(wanted, late=late))
         self._next()
 
@@ -71,7 +79,13 @@ class Turns:
                 reply_text = MarkdownStream(plain=self._screen.painter.plain)
                 sent = wanted.ask is None
                 self.shown = ShownTurn(
-                    self._active.word, wanted.ask, turn_id=wanted.turn_id, sent=sent, reply_text=reply_text
+                    self._active.word,
+                    wanted.ask,
+                    # A turn that is read by its id comes event by event, also over plain REST.
+                    streams=wanted.ask is None or self._transports[self._active.word].tokens,
+                    turn_id=wanted.turn_id,
+                    sent=sent,
+                    reply_text=reply_text,
                 )
                 self._showing = self.tasks.create_task(self._run(self.shown, wanted))
         self.changed.set()

@@ -105,7 +105,7 @@ def _state(shown: ShownTurn) -> str:
 def _awaited(shown: ShownTurn) -> str:
     if shown.kind == "image":
         return "the picture"
-    return "the first token"
+    return "the first token" if shown.streams else "the whole reply"
 
 
 def _dim(painter: Painter, words: str) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -30,6 +29,7 @@ from shared.server.http.bodies import (
 )
 from shared.server.http.images import image_response
 from shared.server.http.negotiation import prefers
+from shared.server.http.pages import page
 from shared.server.http.schemas import PICTURES, openapi_bytes, openapi_cursor_lost, openapi_json
 from shared.session import MessagePage, ModelInfo, Session, SessionPage
 from shared.stats import ServerStats
@@ -288,13 +288,10 @@ async def metrics(service: Service) -> Response:
 
 @router.get("/", responses=openapi_json(About, or_bytes=("text/html",)), tags=["server"])
 async def about(context: Context, request: Request) -> Response:
-    """What this server is: HTML where ``Accept`` prefers it to JSON, as a browser's does."""
-    links = {"docs": "/docs", "openapi": "/openapi.json", "demo": "/demo", "health": "/health"}
-    said = {"name": "genai-protocols", "transport": context.transport.word, **context.service.about()}
+    """What this server is: a page where ``Accept`` prefers it to JSON, as a browser's does."""
     vary = {"Vary": "Accept"}
-    if not prefers(request.headers, "text/html", "application/json"):
-        return json_response({**said, "links": links}, headers=vary)
-    rows = "".join(f"<dt>{name}</dt><dd>{html.escape(value)}</dd>" for name, value in said.items() if value)
-    items = "".join(f'<li><a href="{path}">{name}</a></li>' for name, path in links.items())
-    page = f'<!doctype html><html lang="en"><title>genai-protocols</title><dl>{rows}</dl><ul>{items}</ul></html>'
-    return Response(page, headers=vary, media_type="text/html")
+    if prefers(request.headers, "text/html", "application/json"):
+        return await page(context, request, "index.html", vary)
+    links = {"docs": "/docs", "openapi": "/openapi.json", "demo": "/demo", "race": "/race", "health": "/health"}
+    said = {"name": "genai-protocols", "transport": context.transport.word, **context.service.about()}
+    return json_response({**said, "links": links}, headers=vary)

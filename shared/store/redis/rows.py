@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from shared.session import Session
+from shared.session import Session, title_of
 from shared.store.protocol import StoredImage, TurnRow
 from shared.store.record import Record, image_of
 from shared.store.redis.keys import Keys
@@ -66,6 +66,8 @@ def session_of(session_id: str, fields: dict[bytes, bytes]) -> Session:
         model_messages=models,
         running_turn_id=fields[b"running"].decode() or None,
         last_turn_id=fields[b"last"].decode() or None,
+        # The script cuts between bytes, so the last character may be a part of one.
+        title=title_of(fields.get(b"title", b"").decode(errors="ignore")),
     )
 
 

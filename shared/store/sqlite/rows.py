@@ -9,14 +9,16 @@ from typing import Any, Literal
 import apsw
 
 from shared.events import Status
-from shared.session import Message, Session
+from shared.session import Message, Session, title_of
 from shared.store.protocol import Signal, SignalKind, StoredImage, TurnRow
 from shared.store.texts import cut_text
 
 Role = Literal["user", "model"]
 SELECT_SESSION = """
 SELECT s.session_id, s.model_id, s.created_at, s.last_activity_at,
-  coalesce(c.user_messages, 0), coalesce(c.model_messages, 0), c.running_turn_id, c.last_turn_id
+  coalesce(c.user_messages, 0), coalesce(c.model_messages, 0), c.running_turn_id, c.last_turn_id,
+  (SELECT substr(t.input, 1, 480) FROM turns t
+    WHERE t.session_id = s.session_id AND t.cleared = 0 ORDER BY t.number LIMIT 1)
 FROM sessions s LEFT JOIN session_counts c USING (session_id)
 """
 _SELECT_TURN = (
@@ -50,6 +52,7 @@ def to_session(row: Any) -> Session:
         model_messages=row[5],
         running_turn_id=row[6],
         last_turn_id=row[7],
+        title=title_of(row[8] or ""),
     )
 
 

@@ -41,7 +41,7 @@ export class Wire {
     for (;;) {
       const path = `/turns/${turnId}/events?after=${after}&wait=${wait}`;
       const polled = await this.#patiently(wait * 1000 + this.api.heartbeatMs, (signal) => this.api.json("GET", path, { signal }));
-      this.onFrame("down", `GET events?after=${after} → ${polled.events.length} events`);
+      this.onFrame("down", JSON.stringify(polled));
       for (const event of polled.events) {
         after = event.seq;
         yield eventOf(event);

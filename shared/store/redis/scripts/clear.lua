@@ -15,6 +15,7 @@ if delete then
   redis.call('ZREM', KEYS[5], ARGV[4])
 else
   redis.call('HSET', KEYS[1], 'um', 0, 'mm', 0, 'last', '')
+  redis.call('HDEL', KEYS[1], 'title')
   redis.call('HINCRBY', KEYS[1], 'rev', 1)
   session_used(KEYS[1], KEYS[5], ARGV[4], ARGV[6])
 end

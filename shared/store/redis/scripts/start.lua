@@ -43,6 +43,7 @@ redis.call('RPUSH', all, turn)
 redis.call('HSET', session_key, 'running', turn, 'last', turn)
 redis.call('HINCRBY', session_key, 'rev', 1)
 redis.call('HINCRBY', session_key, 'um', 1)
+redis.call('HSETNX', session_key, 'title', string.sub(ARGV[10], 1, 480))
 session_used(session_key, act, session, ARGV[14])
 local count = message_count(session_key)
 return { 'ok', count, signal(signals, ARGV[17], 'turn_started', ARGV[13], session, turn, count) }

@@ -26,6 +26,8 @@ from dataclasses import dataclass, replace
 
 from shared.errors import ERRORS, ErrorCode
 
+# The provider whose models follow stage directions.
+OFFLINE = "offline"
 MAX_TOKENS = 1_000_000
 MAX_TOKEN_BYTES = 65_536
 MAX_WAIT_S = 3600.0
@@ -33,6 +35,25 @@ FAIL_CODES: dict[str, ErrorCode] = {
     code: code for code in ERRORS if code.startswith("model_") or code == "content_refused"
 }
 
+# What each direction does, with the name of the value that follows it, as the shell's /help lists them.
+DIRECTIONS: dict[str, tuple[str, str]] = {
+    "tokens": ("N", "exactly N tokens"),
+    "bytes": ("B", "tokens of B bytes each"),
+    "slow": ("S", "S seconds before the first token"),
+    "think": ("S", "thoughts for S seconds before the first token"),
+    "stall": ("S", "S seconds of silence in the middle of the reply"),
+    "quiet": ("S", "S seconds of silence without heartbeats"),
+    "drop": ("", "a broken connection before the first token"),
+    "fail": ("CODE", "fails with CODE after three tokens"),
+    "fail-first": ("CODE", "fails with CODE before the first token"),
+}
+_VALUES = {
+    "N": f"a whole number from 1 to {MAX_TOKENS:,}",
+    "B": f"a whole number from 1 to {MAX_TOKEN_BYTES:,}",
+    "S": f"a number of seconds, at most {MAX_WAIT_S:g}",
+    "CODE": f"one of {', '.join(FAIL_CODES)}",
+}
+_NAME = re.compile(r"\s*/(tokens|bytes|slow|think|stall|quiet|drop|fail|fail-first)(?![\w-])\s*(\S{0,40})")
 _DIRECTION = re.compile(r"\s*/(?:(drop)|(tokens|bytes|slow|think|stall|quiet|fail|fail-first)\s+(\S{1,40}))(?:\s|$)")
 _SECONDS = re.compile(r"\d{1,6}(\.\d{1,6})?")
 
@@ -80,3 +101,18 @@ def directions(text: str) -> Stage:
             break
         rest = rest[match.end() :]
     return replace(stage, message=rest.strip()) if rest is not text else stage
+
+
+def direction_named(text: str) -> str:
+    """The name of the stage direction with which ``text`` begins, well formed or not; empty where it begins with none."""
+    match = _NAME.match(text)
+    return match[1] if match else ""
+
+
+def mistake(text: str) -> str:
+    """What is wrong with the first direction that ``directions`` leaves in the message, as a sentence; empty where nothing is."""
+    match = _NAME.match(directions(text).message)
+    if match is None:
+        return ""
+    given = f", not {match[2]}" if match[2] else ""
+    return f"/{match[1]} takes {_VALUES[DIRECTIONS[match[1]][0]]}{given}."
