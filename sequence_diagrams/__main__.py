@@ -7,14 +7,16 @@ import asyncio
 import difflib
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
+from compare.valkey import Valkey
 from protocols import TRANSPORTS
-from protocols.processes import serving
+from protocols.processes import Server, serving
 from sequence_diagrams.draw import canonical, diagram, write_svg
 from sequence_diagrams.moments import moments
-from sequence_diagrams.script import FILES, SCRIPTS, SETTINGS, TITLES, recording_on
+from sequence_diagrams.script import FILES, NODE_DIES, SCRIPTS, SETTINGS, TITLES, recording_on
 
 HERE = Path(__file__).parent
 COMMAND = "python -m sequence_diagrams"
@@ -24,16 +26,26 @@ async def record(word: str, which: Sequence[str] = tuple(SCRIPTS)) -> dict[str, 
     """The Mermaid sources of a transport's scripts, by the names of their files."""
     drawn: dict[str, str] = {}
     for name in which:
-        with tempfile.TemporaryDirectory() as folder:
-            env = {**SETTINGS, "STORE_URL": f"sqlite:///{folder}/chat.db"}
-            async with (
-                serving(word, env=env, arguments=["--trace"]) as server,
-                recording_on(word, server) as recording,
-            ):
-                await SCRIPTS[name](recording)
-                title = TITLES[name].format(TRANSPORTS[word].title)
-                drawn[FILES[word] + name] = diagram(title, moments(recording), COMMAND)
+        async with _servers(word, 2 if name == NODE_DIES else 1) as servers, recording_on(word, *servers) as recording:
+            await SCRIPTS[name](recording)
+            title = TITLES[name].format(TRANSPORTS[word].title)
+            drawn[FILES[word] + name] = diagram(title, moments(recording), COMMAND)
     return drawn
+
+
+@asynccontextmanager
+async def _servers(word: str, count: int) -> AsyncIterator[list[Server]]:
+    """One server on a file of SQLite, or several nodes on one Valkey."""
+    async with AsyncExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        url = f"sqlite:///{folder}/chat.db"
+        if count > 1:
+            valkey = Valkey(folder, ["save ''"])
+            stack.callback(valkey.kill)
+            url = (await asyncio.to_thread(valkey.start)).url
+        env = {**SETTINGS, "STORE_URL": url}
+        nodes = [serving(word, env=env, arguments=["--trace"]) for _ in range(count)]
+        yield await asyncio.gather(*map(stack.enter_async_context, nodes))
 
 
 def differences(name: str, source: str, folder: Path = HERE) -> list[str]:
@@ -65,7 +77,9 @@ async def main(words: Sequence[str], which: Sequence[str], folder: Path, *, chec
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog=COMMAND, description=__doc__)
     parser.add_argument("words", nargs="*", metavar="WORD", choices=[[], *TRANSPORTS], help=", ".join(TRANSPORTS))
-    parser.add_argument("--only", choices=["journey", "resume", "cancel", "restart"], help="one of the four scripts")
+    parser.add_argument(
+        "--only", choices=["journey", "resume", "cancel", "restart", "node_dies"], help="one of the scripts"
+    )
     parser.add_argument("--out", type=Path, default=HERE, metavar="DIR", help="default: beside this file")
     parser.add_argument("--check", action="store_true", help="draw nothing, fail where the order of messages differs")
     return parser.parse_args()

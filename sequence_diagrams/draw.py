@@ -14,7 +14,7 @@ from typing import Any
 
 import mmdr
 
-from sequence_diagrams.moments import CLIENT, MODEL, SERVER, STORE, Moment
+from sequence_diagrams.moments import CLIENT, MODEL, OTHER, SERVER, STORE, Moment
 
 # The colour of a phase says what happens in it: health, sessions, a turn, a failure, leaving.
 _COLOURS = {
@@ -25,6 +25,7 @@ _COLOURS = {
     "grey": "rgb(244, 244, 246)",
 }
 _NAMES = {CLIENT: "Client", SERVER: "Server", STORE: "Store", MODEL: "Model"}
+_NAMES_OF_TWO = {CLIENT: "Client", SERVER: "Node 1", OTHER: "Node 2", STORE: "Store", MODEL: "Model"}
 _LOOK: dict[str, Any] = {
     "theme": "base",
     "sequence": {"messageMargin": 28, "actorMargin": 90, "mirrorActors": True},
@@ -51,13 +52,14 @@ _LOOK: dict[str, Any] = {
 
 def diagram(title: str, moments: Sequence[Moment], command: str) -> str:
     """The Mermaid source."""
+    names = _NAMES_OF_TWO if any(OTHER in (moment.source, moment.target) for moment in moments) else _NAMES
     lines = [
         f"%%{{init: {json.dumps(_LOOK)}}}%%",
         "%% Drawn from a recorded run; not written by hand: " + command,
         "sequenceDiagram",
         f"    title {title}",
         "    autonumber",
-        *(f"    participant {short} as {name}" for short, name in _NAMES.items()),
+        *(f"    participant {short} as {name}" for short, name in names.items()),
     ]
     for phase in _phases(moments):
         lines += _phase(phase)
@@ -171,7 +173,7 @@ def canonical(source: str) -> str:
     The end of a stream is left out too, because a reader that has the terminal event may close before it.
     """
     text = re.sub(r"<br/>[\d–]+ (?:ms|B)[^<\n]*", "", source)
-    text = re.sub(r"    S-->>C: (?:trailers grpc-status 0|the last HTTP chunk: the body ends)\n", "", text)
+    text = re.sub(r"    [SN]-->>C: (?:trailers grpc-status 0|the last HTTP chunk: the body ends)\n", "", text)
     return re.sub(r"\d+(?:…\d+)?", "N", text)
 
 

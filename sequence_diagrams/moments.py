@@ -10,11 +10,11 @@ from typing import Any
 
 from compare.lines.steps.read import steps
 from compare.lines.steps.step import Step
-from sequence_diagrams.script import CUTTING, RETURNING, SIGKILL, Mark, Recording
+from sequence_diagrams.script import CUTTING, RETURNING, SIGKILL, TAKING_OVER, Mark, Recording
 from sequence_diagrams.step_text import UUID, step_text
 
 # The participants, by their short names in Mermaid.
-CLIENT, SERVER, STORE, MODEL = "C", "S", "D", "M"
+CLIENT, SERVER, OTHER, STORE, MODEL = "C", "S", "N", "D", "M"
 _STREAMING = ("SendMessage", "GenerateImage", "ResumeTurn", "GetImage")
 _HINT = "session_update"
 
@@ -41,9 +41,15 @@ class Moment:
 
 def moments(recording: Recording) -> list[Moment]:
     """Everything that happened, in order of time. Raises RuntimeError when a byte that passed belongs to no step."""
-    found = steps(recording.relay.captured)
+    probes = _probes(recording)
+    found = steps(piece for piece in recording.relay.captured if piece.connection not in probes)
     for direction, total in (("up", recording.relay.up_bytes), ("down", recording.relay.down_bytes)):
         accounted = sum(step.size for step in found if step.direction == direction)
+        accounted += sum(
+            len(piece.data)
+            for piece in recording.relay.captured
+            if piece.connection in probes and piece.direction == direction
+        )
         cut_off = total - accounted
         if cut_off and not any(connection.state == "cut" for connection in recording.relay.connections):
             raise RuntimeError(f"{cut_off} bytes {direction} are in no step")
@@ -54,7 +60,32 @@ def moments(recording: Recording) -> list[Moment]:
     everything = sorted(
         [*_marks(recording.marks), *wire, *cuts, *_inside(recording, found)], key=lambda moment: moment.at
     )
-    return _gathered(_ties(everything))
+    ordered = _gathered(_ties(everything))
+    return _on_two_nodes(recording, ordered) if recording.other is not None else ordered
+
+
+def _probes(recording: Recording) -> set[int]:
+    """The connections on which the gRPC client only asks, in HTTP/1.1, whether a server of another kind answers there."""
+    if recording.word != "grpc":
+        return set()
+    pieces = recording.relay.captured
+    return {piece.connection for piece in pieces if piece.direction == "up" and piece.data.startswith(b"GET ")}
+
+
+def _on_two_nodes(recording: Recording, ordered: list[Moment]) -> list[Moment]:
+    """The moments after the death of the first node are those of the other one."""
+    dead_at = next(mark.at for mark in recording.marks if mark.text == SIGKILL)
+    last_word = dead_at + 0.001
+    return [
+        replace(moment, source=_of_other(moment.source), target=_of_other(moment.target))
+        if moment.at > last_word
+        else moment
+        for moment in ordered
+    ]
+
+
+def _of_other(participants: str) -> str:
+    return participants.replace(SERVER, OTHER)
 
 
 def _marks(marks: Iterable[Mark]) -> Iterator[Moment]:
@@ -176,6 +207,10 @@ def _cuts(recording: Recording, found: Sequence[Step]) -> Iterator[Moment]:
         yield Moment(at=passed[-1].at + 0.002, text=CUTTING[recording.word], colour="red")
     else:
         return
+    if recording.other is not None and killed is not None:
+        first = next(step for step in found if step.at > killed.at)
+        yield Moment(at=first.at - 0.002, text=TAKING_OVER[recording.word], colour="green")
+        return
     refused = [connection.number for connection in recording.relay.connections if connection.state == "refused"]
     after = refused[-1] if refused else broken[-1].number
     first = next(step for step in found if step.connection > after)
@@ -217,19 +252,20 @@ def _inside(recording: Recording, found: Sequence[Step]) -> Iterator[Moment]:
 
 
 def _ended_by_another(recording: Recording, found: Sequence[Step], committed: set[int]) -> Iterator[Moment]:
-    """The end that the restarted server gave the turn: not in the server's log, but the event has the time of its append."""
+    """The end that another server gave the turn: not in the server's log, but the event has the time of its append."""
     again = next((mark for mark in recording.marks if mark.colour == "green"), None)
-    if again is None or not any(mark.text == SIGKILL for mark in recording.marks):
+    if not any(mark.text == SIGKILL for mark in recording.marks):
         return
     for step in found:
         payload = step.payload if isinstance(step.payload, dict) else {}
         payload = payload.get("event", payload)
         if step.name == "turn_interrupted" or payload.get("status") == "interrupted":
             seq = int(payload.get("seq") or max(committed) + 1)
-            # A client may have connected earlier, but the server answers no one before this commit.
+            # A restarted server answers no one before this commit. A node that runs has a client that waits for it.
+            at = again.at + 0.001 if again is not None else step.at - 0.001
             clock = float(payload.get("at") or 0.0)
             text = f"commit turn_interrupted, seq {seq}"
-            yield Moment(at=again.at + 0.001, clock=clock, source=SERVER, target=STORE, text=text)
+            yield Moment(at=at, clock=clock, source=SERVER, target=STORE, text=text)
             return
 
 

@@ -1,4 +1,4 @@
-"""The scripts that are recorded for the diagrams, and the diagrams' texts. All five transports play the same four scripts."""
+"""The scripts that are recorded for the diagrams, and the diagrams' texts. All five transports play the same five scripts."""
 
 from __future__ import annotations
 
@@ -30,13 +30,14 @@ CUT_AFTER_BYTES = 90
 _WAIT_S = 60.0
 _QUIET_S = 0.25
 
-JOURNEY, RESUME, CANCEL, RESTART = "", "_resume", "_cancel", "_restart"
+JOURNEY, RESUME, CANCEL, RESTART, NODE_DIES = "", "_resume", "_cancel", "_restart", "_node_dies"
 FILES = {"rest": "rest", "ndjson": "streamable_http", "sse": "sse", "websocket": "websockets", "grpc": "grpc"}
 TITLES = {
     JOURNEY: "{}: the whole journey",
     RESUME: "{}: the line is cut in the middle of an answer",
     CANCEL: "{}: an answer is cancelled",
     RESTART: "{}: the server is killed in the middle of an answer, and comes back",
+    NODE_DIES: "{}: one of two nodes dies in the middle of an answer",
 }
 
 
@@ -51,13 +52,19 @@ class Mark:
 
 
 class Recording:
-    """One script on one transport: a client behind a relay that captures, the marks of the script, and the servers' logs."""
+    """One script on one transport: a client behind a relay that captures, the marks of the script, and the servers' logs.
 
-    def __init__(self, word: str, server: Server, relay: Relay, client: ChatClient) -> None:
+    ``other`` is a second node on the same store, where the script has one.
+    """
+
+    def __init__(
+        self, word: str, server: Server, relay: Relay, client: ChatClient, other: Server | None = None
+    ) -> None:
         self.word = word
         self.server = server
         self.relay = relay
         self.client = client
+        self.other = other
         self.marks: list[Mark] = []
         self.logs = [server.log]
 
@@ -138,6 +145,14 @@ async def journey(recording: Recording) -> None:
     await recording.leave()
 
 
+# How the client reads on at a node that has never seen it.
+TAKING_OVER = {
+    "rest": "the same request with the same key, at the other node: the same turn.<br/>The answer comes when the turn has its end",
+    "ndjson": "the other node reads the log from the store, from the cursor on.<br/>When the lease has run out, it ends the turn",
+    "sse": "the other node reads the log from the store, from the last id on.<br/>When the lease has run out, it ends the turn",
+    "websocket": "a handshake at the other node, then resume with the cursor.<br/>When the lease has run out, it ends the turn",
+    "grpc": "a connection to the other node, and a call from the cursor on.<br/>When the lease has run out, it ends the turn",
+}
 CUTTING = {
     "rest": "the line breaks in the middle of the answer.<br/>What was made and paid for is in the store, not lost",
     "ndjson": "the line breaks. Leaving is not cancelling:<br/>the turn goes on, and every event is kept",
@@ -230,6 +245,28 @@ async def restart(recording: Recording) -> None:
         await recording.leave()
 
 
+_NODE_KILLING = (
+    "kill -9: the node is gone, and its lease on the turn runs out in the store.<br/>"
+    "The balancer gives the next connection to another node, which has never seen this client"
+)
+
+
+async def node_dies(recording: Recording) -> None:
+    """The node that generates is killed in the middle of an answer; the balancer sends the client to the other node."""
+    assert recording.other is not None
+    recording.phase("amber", _ASKING[recording.word])
+    chatting = asyncio.create_task(collect(recording.client.chat("/tokens 12 /stall 40 hello")))
+    await recording.committed(7)
+    await recording.settled()
+    recording.phase("red", _NODE_KILLING)
+    host, _, port = recording.other.address.rpartition(":")
+    recording.relay.target = (host, int(port))
+    recording.note("S", SIGKILL)
+    recording.server.kill()
+    await chatting
+    await recording.leave()
+
+
 def _running_turn(recording: Recording) -> str:
     """The id of the running turn, from its first event, which has passed the relay."""
     for step in reversed(steps(recording.relay.captured)):
@@ -239,16 +276,16 @@ def _running_turn(recording: Recording) -> str:
     raise RuntimeError("no turn has started")
 
 
-SCRIPTS: dict[str, Script] = {JOURNEY: journey, RESUME: resume, CANCEL: cancel, RESTART: restart}
+SCRIPTS: dict[str, Script] = {JOURNEY: journey, RESUME: resume, CANCEL: cancel, RESTART: restart, NODE_DIES: node_dies}
 
 
 @asynccontextmanager
-async def recording_on(word: str, server: Server) -> AsyncIterator[Recording]:
+async def recording_on(word: str, server: Server, other: Server | None = None) -> AsyncIterator[Recording]:
     """A new recording, with a relay and a client of its own before the server."""
     async with Relay(server.address, capture=True) as relay:
         client = TRANSPORTS[word].client(relay.address, give_up_s=_WAIT_S)
         try:
-            yield Recording(word, server, relay, client)
+            yield Recording(word, server, relay, client, other)
         finally:
             with contextlib.suppress(Exception):
                 await client.aclose()
