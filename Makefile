@@ -11,7 +11,7 @@ RUN := $(VENV)/bin/python
 STAMP := $(VENV)/.complete
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve race race-page compare cluster diagrams test test-browser test-faults test-live check format proto lock clean
+.PHONY: help demo serve race race-page race-svg compare cluster diagrams test test-browser test-faults test-live check format proto lock clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -77,6 +77,9 @@ test-browser: $(STAMP) ## the pages in real Chromium
 
 diagrams: $(STAMP) ## play the diagrams' scripts and draw what was recorded
 	$(RUN) -m sequence_diagrams
+
+race-svg: $(STAMP) ## the moving picture of the README: a race in a terminal, recorded again
+	$(RUN) -m sequence_diagrams.cast
 
 $(STAMP): requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \

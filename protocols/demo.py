@@ -38,6 +38,17 @@ _PROMPT = "a red bridge over a quiet river"
 _BEGUN_ON, _CONTINUED_ON, _LAST_MESSAGE = "rest", "grpc", "What is my name?"
 
 
+# What to do after the demo, as its last lines say it.
+NEXT = (
+    "\nNext:",
+    "  python -m protocols serve all                   start them; then: chat sse",
+    "  python -m compare race                          race them in this terminal",
+    "  python -m compare page                          race them in a browser",
+    "  python -m compare run --quick                   measure them, with a report",
+    "  python -m compare guide --need tokens,browser   which one for your needs",
+)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the demo; 0 when the five are equal, 1 when one differs, 2 when a server does not start, 130 on Ctrl-C."""
     parser = argparse.ArgumentParser(
@@ -104,6 +115,8 @@ async def _demo(console: Console, args: argparse.Namespace) -> int:
     for run in runs.values():
         for what, how in run.differs.items():
             console.print(f"{run.word} differs: {what}: {how}", style="bold red", markup=False, soft_wrap=True)
+    for line in NEXT:
+        _print(console, line)
     return 0 if goes_on and not any(run.differs for run in runs.values()) else 1
 
 

@@ -135,9 +135,15 @@ def _show_table(servers: Mapping[str, Server]) -> None:
         rows.append((word, server.url, f"python -m protocols chat {word}{option}{tls}"))
     body = "\n".join(f"  {word:<11}{address:<26}{command}" for word, address, command in rows)
     models = f"{about['model']} ({about['provider']}), {about['image_model']} ({about['image_provider']})"
-    sys.stderr.write(
-        f"\n  five servers, one store, Ctrl-C stops them all\n\n{body}\n\n  models  {models}\n  store   {about['store']}\n\n"
-    )
+    page = next(server.url for word, server in servers.items() if TRANSPORTS[word].scheme == "http")
+    more = [
+        ("models", models),
+        ("store", about["store"]),
+        ("browser", f"{page}/ (the chat: /demo, the race: /race)"),
+        ("compare", "python -m compare race, run, guide"),
+    ]
+    told = "\n".join(f"  {name:<9} {value}" for name, value in more)
+    sys.stderr.write(f"\n  five servers, one store, Ctrl-C stops them all\n\n{body}\n\n{told}\n\n")
 
 
 def _show_line(word: str, line: bytes) -> None:

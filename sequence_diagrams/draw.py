@@ -24,11 +24,30 @@ _COLOURS = {
     "red": "rgb(253, 238, 236)",
     "grey": "rgb(244, 244, 246)",
 }
+# The same colours for readers who prefer a dark page.
+_DARK_COLOURS = {"green": "#16281d", "blue": "#16233a", "amber": "#2d2615", "red": "#331d1c", "grey": "#20242b"}
+_TIMES = "Times count from the beginning of each coloured block."
+_DARK = (
+    "@media(prefers-color-scheme:dark){"
+    + "".join(
+        (
+            ".paper{fill:#12161d}",
+            *(f'rect[fill="{light}"]{{fill:{_DARK_COLOURS[name]}}}' for name, light in _COLOURS.items()),
+            ".words,.messageText,.noteText,.noteText>tspan,.loopText,.loopText>tspan,.labelText,.labelText>tspan"
+            "{fill:#e6eaf0!important}",
+            ".halo{stroke:#12161d!important}",
+            ".messageLine0,.messageLine1,.actor-line{stroke:#9aa8ba!important}",
+            ".note,.labelBox{fill:#1d232d!important;stroke:#5a677a!important}",
+            "marker path{fill:#9aa8ba!important;stroke:#9aa8ba!important}",
+        )
+    )
+    + "}"
+)
 _NAMES = {CLIENT: "Client", SERVER: "Server", STORE: "Store", MODEL: "Model"}
 _NAMES_OF_TWO = {CLIENT: "Client", SERVER: "Node 1", OTHER: "Node 2", STORE: "Store", MODEL: "Model"}
 _LOOK: dict[str, Any] = {
     "theme": "base",
-    "sequence": {"messageMargin": 28, "actorMargin": 90, "mirrorActors": True},
+    "sequence": {"messageMargin": 20, "actorMargin": 90, "mirrorActors": False},
     "themeVariables": {
         "fontFamily": "Inter, Segoe UI, DejaVu Sans, sans-serif",
         "fontSize": "15px",
@@ -183,13 +202,18 @@ def write_svg(source: str, path: Path) -> None:
 
 
 def _polished(svg: str) -> str:
-    """The SVG with a larger title, a white background, and a light halo around words that lie on a line."""
+    """The SVG with a larger title, a background, a halo around words that lie on a line, and a dark variant."""
     left, top, width, height = re.findall(r'viewBox="(\S+) (\S+) (\S+) (\S+)"', svg)[0]
-    paper = f'<rect x="{left}" y="{top}" width="{width}" height="{height}" fill="#ffffff"/>'
-    svg = re.sub(r"(<svg[^>]*>)", rf"\1{paper}", svg, count=1)
+    paper = f'<rect class="paper" x="{left}" y="{top}" width="{width}" height="{height}" fill="#ffffff"/>'
     middle = float(left) + float(width) / 2
-    title = f'<text x="{middle:g}" y="-20" text-anchor="middle" style="font-size:22px;font-weight:600;fill:#1f3a5f">'
-    svg = re.sub(r'<text x="\S+" y="-25">', title, svg, count=1)
+    times = f'<text class="words" x="{middle:g}" y="-6" text-anchor="middle" style="font-size:13px;fill:#33475b">{_TIMES}</text>'
+    svg = re.sub(r"(<svg[^>]*>)", rf"\1<style>{_DARK}</style>{paper}{times}", svg, count=1)
+    title = (
+        '<text class="words" x="{:g}" y="-26" text-anchor="middle" style="font-size:22px;font-weight:600;fill:#1f3a5f">'
+    )
+    svg = re.sub(r'<text x="\S+" y="-25">', title.format(middle), svg, count=1)
     halo = "stroke:#ffffff;stroke-width:6px;stroke-opacity:0.7;fill:none;font-size:16px"
     words = r'<text ([^>]*)class="messageText"([^>]*) style="[^"]*">(.*?)</text>'
-    return re.sub(words, lambda found: f'<text {found[1]}{found[2]} style="{halo}">{found[3]}</text>{found[0]}', svg)
+    return re.sub(
+        words, lambda found: f'<text class="halo" {found[1]}{found[2]} style="{halo}">{found[3]}</text>{found[0]}', svg
+    )

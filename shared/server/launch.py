@@ -254,7 +254,7 @@ def _banner(context: ServerContext) -> None:
     if warning:
         lines.append(("warning", warning))
     if context.transport.scheme == "http":
-        lines.append(("docs", f"{context.url}/docs"))
+        lines.append(("in a browser", f"{context.url}/ (chat: /demo, race: /race, API: /docs)"))
     tls = " --tls" if context.certificate else ""
     lines.append(("talk to it", f"python -m protocols chat {context.transport.word} --port {context.port}{tls}"))
     body = "\n".join(f"  {name:<12} {value}" for name, value in lines)
