@@ -157,7 +157,7 @@ async def _living(nodes: list[Node]) -> Server:
 
 
 async def kill_until(until_s: float, every_s: float, nodes: list[Node], store: Replicated, score: Score) -> None:
-    """Kill a node every so many seconds, and now and then the primary of the store, which fails over to its replica."""
+    """Kill a node every ``every_s``, and now and then the primary of the store, which fails over to its replica."""
     while time.monotonic() < until_s:
         await asyncio.sleep(every_s)
         if random.random() < _STORE_SHARE:

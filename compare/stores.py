@@ -1,6 +1,8 @@
-"""``python -m compare stores``: what a committed event costs on each store, and how late it comes to a reader on another node.
+"""``python -m compare stores``: what a committed event costs on each store, and how late it comes to a reader on
+another node.
 
-SQLite and Valkey are measured in one run. The load of the machine stands beside the figures: on a busy one they are worth little.
+SQLite and Valkey are measured in one run. The load of the machine is printed with the figures, because a busy machine
+spoils them.
 """
 
 from __future__ import annotations
@@ -26,9 +28,9 @@ from compare.measuring.stores.measure import (
     running_store,
 )
 
-# The sizes to reach: delays in ms, for many turns and for many readers of one.
+# The goals: delays in ms, for many turns, and for many readers of one turn.
 GOAL_P50_MS, GOAL_P99_MS, GOAL_READERS_P50_MS = 2.0, 10.0, 10.0
-# SQLite has no push: it is asked 50 times a second for what other processes wrote.
+# SQLite has no push: each process asks it 50 times a second for the writes of other processes.
 _TOKENS_PER_S = 50.0
 
 

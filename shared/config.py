@@ -83,7 +83,9 @@ class Settings(BaseSettings):
     store_ack_replicas: int = Field(
         0, ge=0, description="replicas of a Redis that must have an event before it is shown"
     )
-    store_patience_s: float = Field(20, gt=0, description="a turn that the store cannot take for this long stops")
+    store_patience_s: float = Field(
+        20, gt=0, description="a turn stops when the store accepts no events of it for this long"
+    )
 
     disconnect_grace_s: float = Field(30, ge=0, description="a turn nobody reads is cancelled after this long")
     drain_s: float = Field(10, ge=0, description="how long SIGTERM lets running turns finish")
@@ -91,7 +93,7 @@ class Settings(BaseSettings):
     session_active_s: float = Field(3600, gt=0, description="a session used within this time counts as active")
     lease_s: float = Field(3, gt=0.2, description="a generating process renews its turns' leases three times in this")
     heartbeat_s: float = Field(15, gt=0, description="silence on a stream after which a heartbeat is sent")
-    stall_timeout_s: float = Field(30, gt=0, description="a reader that takes nothing for this long is cut")
+    stall_timeout_s: float = Field(30, gt=0, description="a reader that reads nothing for this long is disconnected")
     request_timeout_s: float = Field(20, gt=0, description="a client that does not finish its request is dropped")
     retry_ms: int = Field(500, ge=0, description="what SSE clients are told to wait before they reconnect")
 

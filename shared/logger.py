@@ -76,7 +76,7 @@ def open_logger(transport: str, stream: TextIO | io.TextIOBase | None = None, le
 
 
 def _ascii_json(fields: Mapping[str, Any], default: Callable[[Any], Any]) -> str:
-    """A line of JSON in ASCII: a log may be read in a terminal. ``default`` gives what an unknown object becomes."""
+    """A line of JSON in ASCII, because a log may be read in a terminal. ``default`` converts an unknown object."""
     data = msgspec.json.encode(fields, enc_hook=default)
     # msgspec takes half the time of json, and leaves characters beyond ASCII as they are.
     return data.decode() if data.isascii() else json.dumps(fields, default=default)

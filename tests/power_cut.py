@@ -38,7 +38,7 @@ class Machine:
             now.backup(kept)
 
     async def cut_power(self) -> None:
-        """Kill every server, take the store back to what ``remember`` has copied, and start the servers again."""
+        """Kill every server, put back the store that ``remember`` has copied, and start the servers again."""
         for server in self.servers.values():
             server.kill()
         await asyncio.gather(*(server.process.wait() for server in self.servers.values()))

@@ -220,7 +220,7 @@ async def test_gzip_only_where_the_client_asks(servers: Servers, connect: Connec
     assert max(sizes[True]) < len(message) / 20
 
 
-async def test_a_cut_of_ours_and_one_of_the_line_are_both_resumed(servers: Servers, connect: ConnectTo) -> None:
+async def test_a_cut_of_the_client_and_a_cut_of_the_line_are_both_resumed(servers: Servers, connect: ConnectTo) -> None:
     async with Relay(servers["grpc"].address) as relay:
         client = await connect(relay.address)
         items = []

@@ -140,7 +140,7 @@ async def test_the_key_is_asked_for_with_the_protocols_own_status(keyed: Servers
     assert (status >> 3, json.loads(err)["code"]) == (16, "unauthenticated")
 
 
-async def test_a_page_of_ours_may_call_and_another_may_not(servers: Servers) -> None:
+async def test_only_a_page_of_an_allowed_origin_may_call(servers: Servers) -> None:
     server = servers["grpc"]
     names = "connect-protocol-version,x-grpc-web,x-user-agent,grpc-timeout,authorization"
     asked = ("-X", "OPTIONS", "-H", f"Origin: {OURS}", "-H", "Access-Control-Request-Method: POST")
@@ -160,7 +160,7 @@ async def test_a_page_of_ours_may_call_and_another_may_not(servers: Servers) -> 
 
 @pytest.mark.parametrize("kind", ["grpc-web", "connect", "connect-json", "grpc"])
 async def test_connects_own_client_in_node(keyed: Servers, kind: str) -> None:
-    """The same script on both ports: ``grpc`` is the judge that the port for pages says what the gRPC port says."""
+    """The same script on both ports: the port for pages must give the same answers as the gRPC port."""
     part("connect-node")
     server = keyed["grpc"]
     url = f"http://{server.address}" if kind == "grpc" else server.page_url
@@ -285,7 +285,7 @@ def test_the_setting(setting: str | None, installed: bool, found: str, monkeypat
 
 
 def page_client(server: Server, **options: Any) -> ChatClient:
-    """Our client over gRPC-Web."""
+    """This project's client over gRPC-Web."""
     assert server.page_url is not None
     return TRANSPORTS["grpc"].page_client(server.page_url, **options)
 

@@ -260,7 +260,7 @@ def elsewhere() -> Iterator[tuple[str, str]]:
         yield name, f"{network}.1"
 
 
-async def test_others_are_let_in(elsewhere: tuple[str, str], word: str) -> None:
+async def test_a_client_on_another_machine_is_served(elsewhere: tuple[str, str], word: str) -> None:
     """As the README says: with a key and ``--host 0.0.0.0``, a client on another machine that has the key is served."""
     namespace, address = elsewhere
     env = {**FAST, "STORE_URL": "sqlite://", "API_SECRET_KEY": KEY}

@@ -44,7 +44,7 @@ async def check(machines: Machines, word: str, outages: tuple[Outage, ...], dice
 
 @pytest.mark.parametrize("number", range(len(ROWS)), ids=[outage.name for outage in ROWS])
 async def test_one_outage(machines: Machines, number: int) -> None:
-    """The transport that generates is another one in each row; all five read."""
+    """In each row another transport's server generates the turn, and clients of all five read it."""
     word = machines.words[number % len(machines.words)]
     await check(machines, word, (ROWS[number],), random.Random(SEED))
 
@@ -63,12 +63,12 @@ async def test_a_failover(tmp_path: Path) -> None:
 
 
 async def test_a_turn_whose_start_the_store_has_lost_ends_cleanly(machines: Machines) -> None:
-    """The store goes back to before the turn: nobody waits, the model stops, and the session takes the next turn."""
+    """The store goes back to before the turn. No reader waits, the model stops, and the session accepts a turn."""
     sessions, asking, shown = {}, [], {}
     for word in machines.words:
         async with machines.client(LANES[word]) as client:
             sessions[word] = (await client.create_session()).session_id
-    # everysec: what is in the file a second later was written before.
+    # With appendfsync everysec a write is in the file a second later.
     await machines.ask("BGREWRITEAOF")
     await until(lambda: machines.aof().stat().st_size == 0)
     for lane in LANES.values():

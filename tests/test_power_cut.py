@@ -1,4 +1,4 @@
-"""A power cut takes the newest commits of an SQLite store, while our clients read: they come back and show what is stored."""
+"""A power cut loses the newest commits of a SQLite store while clients read: they come back and show what is stored."""
 
 from __future__ import annotations
 

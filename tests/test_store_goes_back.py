@@ -1,6 +1,8 @@
-"""A store that goes back: its server is killed and comes back with what it had a while before, and the turn's owner is dead.
+"""A store that goes back: its server is killed and comes back with what it had a while before, and the turn's owner is
+dead.
 
-Whoever follows the turn on another node was shown events that nobody has any more. Each is told so, and gets all that is stored.
+The readers on other nodes were shown events that the store has lost. Each reader is told so, and gets all stored
+events.
 """
 
 from __future__ import annotations
@@ -34,7 +36,7 @@ MESSAGE = "/tokens 5000 Explain restored stores"
 
 
 class Shown:
-    """What one client has received: the seqs of events, and in their places what else the wire says."""
+    """What one client has received: the seqs of events, and the wire's other messages in their places."""
 
     def __init__(self) -> None:
         self.items: list[Any] = []
@@ -146,7 +148,7 @@ READERS: dict[str, Callable[[Server, str, Shown], Coroutine[Any, Any, None]]] = 
 
 
 async def play(folder: Path) -> Played:
-    """A node generates a turn, and a node of each transport is read by one of our clients and by a program of others."""
+    """A node generates a turn. On a node of each transport this project's client and a foreign program read it."""
     valkey = Valkey(folder, ["save ''", "appendonly yes"])
     append_only, kept = folder / "appendonlydir", folder / "kept"
     await asyncio.to_thread(valkey.start)

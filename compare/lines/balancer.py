@@ -24,7 +24,7 @@ _HEAD = """
     }
 }
 """
-# A server that refuses a connection is left out for a second, and the request goes to another one.
+# A server that refuses a connection gets no requests for a second, and the request goes to another server.
 _SITE = """
 http://:{port} {{
     bind 127.0.0.1
@@ -49,7 +49,7 @@ def caddy_program() -> Path | None:
 
 @asynccontextmanager
 async def balancer(servers: Mapping[str, Sequence[str]]) -> AsyncIterator[dict[str, str]]:
-    """One Caddy before the servers (HOST:PORT) of each transport; the addresses for clients, by the word of the transport.
+    """Run one Caddy before the servers (HOST:PORT) of each transport. Yields the clients' addresses, by transport.
 
     Raises RuntimeError with Caddy's own words when it does not start, or where there is none.
     """

@@ -37,7 +37,7 @@ from shared.server.http.answers import json_response
 from shared.server.http.body_middleware import BodyMiddleware
 from shared.server.http.cors import Cors
 
-# What a page's library sends, and what it reads of an answer.
+# The headers that a page's library sends, and those that it reads in an answer.
 _REQUEST_HEADERS = (
     "Connect-Protocol-Version",
     "Connect-Timeout-Ms",
@@ -46,7 +46,7 @@ _REQUEST_HEADERS = (
     "X-User-Agent",
 )
 _EXPOSED_HEADERS = ("Grpc-Status", "Grpc-Message", "Grpc-Status-Details-Bin")
-# So many messages of a call may wait for the one before them to be sent.
+# This many messages of a call may wait until the message before them is sent.
 _AHEAD = 16
 _NO_CHAT = "Chat streams both ways, and a page can send no stream: use SendMessage, ResumeTurn and CancelTurn."
 
@@ -151,7 +151,7 @@ class _Json:
 
 
 class _Refused(ConnectError, grpc.aio.AbortError):
-    """A call that ends with a status: the handlers know the one base, the library the other."""
+    """A call that ends with a status. The handlers expect one of the base classes, the library the other."""
 
 
 class _Call:

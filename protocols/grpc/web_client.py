@@ -195,7 +195,7 @@ class _StreamCall:
         except ConnectError as error:
             end = error
         except asyncio.CancelledError:
-            # Nobody may be reading any more, so the end takes the place of a message.
+            # The reader may have stopped, so the end takes the place of a message in the full queue.
             if self._messages.full():
                 self._messages.get_nowait()
             self._messages.put_nowait(ConnectError(Code.CANCELED, "the call was cancelled"))

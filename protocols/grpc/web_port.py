@@ -18,7 +18,10 @@ _ROW = TRANSPORTS["grpc"]
 
 @dataclass(frozen=True, slots=True)
 class PageListener:
-    """``listener`` is the socket of the port for pages. ``off``: why there is none, where nobody has asked for that."""
+    """``listener`` is the socket of the port for pages.
+
+    ``off``: the reason why there is none, unless the setting says off.
+    """
 
     listener: socket.socket | None
     off: str | None = None

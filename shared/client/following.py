@@ -148,7 +148,7 @@ async def follow(
                 yield check.rewound(error.last_seq or 0)
                 attempt = _reading_on(client, check.turn_id, 0)
                 continue
-            # A long poll is refused in the middle of a turn where a stream would only have been silent.
+            # During an outage of the store a long poll is refused, where a stream would only be silent.
             was_open = lost_at is not None or (answered and resume)
             if not was_open or error.code not in _WORTH_RETRYING:
                 raise

@@ -31,7 +31,7 @@ _GC_THRESHOLD = (20_000, 20, 20)
 
 @dataclass(frozen=True, slots=True)
 class Bound:
-    """What listens: a socket, or what a leaf needs in its place, and the numbers of the port and of the port for pages.
+    """A listening socket, or a leaf's own object for it, and the numbers of the port and of the port for pages.
 
     ``no_pages``: why there is no port for pages, where the server could have one.
     """
@@ -72,7 +72,7 @@ def parse(transports: Mapping[str, Transport], word: str, argv: Sequence[str] | 
 
 
 def _ports(transports: Mapping[str, Transport]) -> dict[str, tuple[int | str, str]]:
-    """The settings of the ports, each with its default and what it is."""
+    """The settings of the ports, each with its default and its description."""
     ports: dict[str, tuple[int | str, str]] = {}
     for row in transports.values():
         ports[row.port_setting] = row.default_port, f"port of the {row.title} server"

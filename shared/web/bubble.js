@@ -43,7 +43,7 @@ export class Bubble {
     }
   }
 
-  /** Show nothing of it any more. */
+  /** Clear the bubble. */
   clear() {
     this.text = "";
     this.parts.clear();

@@ -13,7 +13,7 @@ from tests.conftest import until
 from tests.power_cut import machine
 
 SPEED = {"OFFLINE_TOKENS_PER_S": "25", "LEASE_S": "1", "HEARTBEAT_S": "5"}
-# An EventSource of the browser itself, without our script: what it was told, and the cursor of each message.
+# A plain EventSource without the page's script: the messages that it got, and the cursor of each message.
 NATIVE = """async () => {
   const headers = { "Content-Type": "application/json" };
   const body = JSON.stringify({ message: "/tokens 5000 hello" });
@@ -45,7 +45,7 @@ async def test_the_chat_page_and_a_native_event_source(browser: Browser, tmp_pat
 
         await done(chat)
         assert await chat.locator("li.seam", has_text="the store lost").count() == 1
-        # Of what is shown, against the sha256 of the stored reply.
+        # The page has compared the shown text with the sha256 of the stored reply.
         assert "checksum OK" in await chat.locator("#messages li.model .meta").inner_text()
         await clean(chat)
 
@@ -71,7 +71,7 @@ async def test_every_lane_of_the_race(browser: Browser, tmp_path: Path) -> None:
         await race.click("#go")
 
         async def all_show(characters: int) -> bool:
-            """Whether every lane but that of plain REST shows so much."""
+            """Whether every lane but that of plain REST shows this many characters."""
             lanes = "[...document.querySelectorAll('.lane .reply')].slice(1)"
             return bool(await race.evaluate(f"{lanes}.every((one) => one.textContent.length > {characters})"))
 

@@ -48,7 +48,7 @@ class Machines(World):
         await super()._start(name, {"STORE_URL": await self.store_url(name), **env})
 
     async def ask(self, *words: str | int) -> bytes:
-        """One command to the store, past the relays."""
+        """Send one command to the store, not through a relay."""
         return await asyncio.to_thread(self.valkey.ask, *words)
 
     def shape(self, faults: Faults) -> None:
@@ -93,7 +93,7 @@ class Machines(World):
 class SentinelMachines(Machines):
     """The same without relays: the servers ask a Sentinel for the primary. ``valkey`` is the primary.
 
-    ``down_s``: the Sentinel waits for so long before it promotes the replica.
+    ``down_s``: the Sentinel waits this long before it promotes the replica.
     """
 
     down_s = 1.0

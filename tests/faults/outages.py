@@ -1,7 +1,7 @@
 """Outages of a store on another machine, and of the machines of the servers, in the middle of answers.
 
-A store that is away costs a reader nothing but time: the stream stays open with heartbeats, and then all events come. A turn whose
-server is gone ends on the others.
+While the store is away a stream stays open with heartbeats; afterwards all events come. A turn whose server is gone is
+ended by the other servers.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ KILLS = 200
 STORE_OUTAGES = 50
 # Tokens of a turn in a run, and the event at which the outage begins.
 TOKENS, MOMENT = 250, 20
-# A client that hears nothing for so long, not even a heartbeat, takes its line for lost; some outages are longer.
+# A client to which for this long nothing comes, not even a heartbeat, reports a lost line. Some outages are longer.
 SILENCE_S = 4.0
 STOPPED_S = 6.0
 # A new turn is refused within this time: an answer of the store may take 2 s, and a start that may be recorded is tried for 5 s.
@@ -263,7 +263,7 @@ async def _finish(machines: Machines, totals: Totals, where: str, tasks: list[as
 
 
 async def _check_refusals(machines: Machines, totals: Totals, where: str, but: set[str]) -> None:
-    """Every server refuses a new turn, says when to come again, and is not healthy."""
+    """Every server refuses a new turn with a time for the retry, and its health is not ok."""
 
     async def refused(name: str) -> None:
         word, address = name.partition("/")[0], machines.servers[name].address
@@ -289,7 +289,7 @@ async def _check_refusals(machines: Machines, totals: Totals, where: str, but: s
 
 
 async def _check_http(totals: Totals, where: str, name: str, address: str) -> None:
-    """The same by a client that is not the project's own."""
+    """The same with a foreign HTTP client."""
     async with httpx.AsyncClient(base_url=f"http://{address}", timeout=30) as client:
         health = await client.get("/health")
         if (health.status_code, health.json()["status"]) != (503, "storage_unavailable"):

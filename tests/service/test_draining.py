@@ -63,7 +63,7 @@ async def test_drain(serve: Serve) -> None:
 
 
 @pytest.mark.parametrize("first", ["Quick", None])
-async def test_what_is_being_let_in_is_drained_like_the_rest(serve: Serve, first: str | None) -> None:
+async def test_a_turn_that_is_being_recorded_is_drained_like_the_rest(serve: Serve, first: str | None) -> None:
     """The signal comes while the store records the turn.
 
     The turn has the whole grace period, also when it is the last turn.

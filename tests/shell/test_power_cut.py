@@ -1,4 +1,4 @@
-"""A power cut takes the end of what the shell, a pipe and the one-shot command have shown: they say so, and show nothing twice."""
+"""A power cut loses events that the shell, a pipe and the one-shot command have shown: they say so."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Program:
         self.out, self.err = b"", b""
 
     async def read(self) -> None:
-        """Read to the end of both."""
+        """Read stdout and stderr to their ends."""
         assert self.process.stdout is not None
         assert self.process.stderr is not None
         while data := await self.process.stdout.read(65_536):

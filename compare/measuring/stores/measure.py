@@ -128,7 +128,7 @@ async def commits(store: RunningStore) -> CommitCost:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReadingCost:
-    """Turns that one node writes and another node reads: how late the events were, and the CPU time of each part an event."""
+    """Turns that one node writes and another reads: the delay of the events, and each part's CPU time an event."""
 
     events: int
     late_p50_ms: float
@@ -206,7 +206,7 @@ async def reading(
         used_s = store.cpu_s() - begun_s
         await writer.say(b"\n")
         wrote = msgspec.json.decode(await writer.hear(), type=Counted)
-    # Of each event that is committed, however many readers there are.
+    # The cost is that of each committed event, for any number of readers.
     events = turns * tokens
     if read.events != events * readers:
         raise RuntimeError(f"{store.kind.name}: {read.events} events were read of {events * readers}")

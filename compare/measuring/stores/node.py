@@ -1,7 +1,8 @@
-"""A node of the measurement of stores: ``python -m compare.measuring.stores.node JOB``; JOB and the answers are lines of JSON.
+"""A node of the measurement of stores: ``python -m compare.measuring.stores.node JOB``; JOB and the answers are lines
+of JSON.
 
-The writer generates turns and says their ids. The reader reads them through logs of its own, as a server of another machine does,
-and says how late each event was: from the moment at which the writer appended the event.
+The writer generates turns and prints their ids. The reader reads the turns through logs of its own, as a server of
+another machine does, and prints the delay of each event since the writer appended it.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ class Written(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Counted(msgspec.Struct, frozen=True, kw_only=True):
-    """The CPU time of a node while the events came, in s; of a reader also how many came, and how late, in ms."""
+    """The CPU time of a node while the events came, in s; for a reader also the events' number and delays (ms)."""
 
     cpu_s: float
     events: int = 0
@@ -68,7 +69,7 @@ async def _hear() -> bytes:
 
 
 async def _write(service: ChatService, job: NodeJob) -> None:
-    """Start the turns, and wait until the parent has heard from the reader that all have ended."""
+    """Start the turns, and wait until the parent says that the reader has read all of them."""
     ask = f"/tokens {job.tokens} measure"
     turns = [await service.start_chat(ask, attended=False) for _ in range(job.turns)]
     begun_s = cpu_s()

@@ -57,7 +57,7 @@ export class Wire {
     }
   }
 
-  /** What `Watch.look` asks: where the turn stands. */
+  /** The server's state of the turn, for `Watch.look`. */
   get #asked() {
     return {
       look: async (path) => {

@@ -1,4 +1,4 @@
--- Append to several logs; each entry is done or refused for itself.
+-- Append to several logs; each entry is appended or refused on its own.
 -- KEYS: owners, active sessions, owner's turns, signals; then for each entry: turn, log, session, image, idempotency key
 -- ARGV: 4 owner 5 lease_ms 6 kept_ms 7 gone_ms 8 signal channel 9 '1' to write also on a repeat; then for each entry:
 --       turn, session, channel, first, last, lines, '1' where the lines may be pushed, status or '', ended, text, image
@@ -29,7 +29,7 @@ for entry = 0, entries - 1 do
   else
     local stored = redis.call('XRANGE', keys.log, last .. '-0', last .. '-0')
     if row[1] == owner and stored[1] and stored[1][2][2] == lines then
-      -- The same entry again, after its reply was lost. A write here makes WAIT wait for the first one too.
+      -- A repeated entry, whose first reply was lost. A write here makes WAIT wait for the first write, too.
       if ARGV[9] == '1' then redis.call('HSET', keys.turn, 'last_seq', row[3]) end
       out[#out + 1] = { '', last_seq, row[4], '' }
     elseif mine and last_seq < first - 1 then

@@ -1,4 +1,4 @@
--- Ask for the end of a running turn: a field of the turn, so that its owner cannot miss it, and a signal to be quicker.
+-- Ask for the end of a running turn: a field of the turn, so that its owner cannot miss it, and a signal, which is quicker.
 -- KEYS: turn, signals; ARGV: 4 turn 5 origin 6 signal channel
 if redis.call('HGET', KEYS[1], 'status') ~= 'running' then return '' end
 redis.call('HSET', KEYS[1], 'cancel', '1')

@@ -1,4 +1,4 @@
--- Take all messages from a session, or drop the session itself; the turns wait in "trash" to be dealt with one by one.
+-- Remove all messages of a session, or the session itself. The turns wait in "trash" until they are dropped one by one.
 -- KEYS: session, shown turns, all turns, sessions by age, active sessions, trash, signals
 -- ARGV: 4 session 5 origin 6 now 7 signal channel 8 'clear' or 'delete'
 local running = redis.call('HGET', KEYS[1], 'running')

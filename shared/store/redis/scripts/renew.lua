@@ -16,7 +16,7 @@ for i = 1, dropped do
   local row = redis.call('HMGET', key, 'owner', 'status')
   redis.call('SREM', KEYS[2], turn)
   if row[1] == ARGV[4] and row[2] == 'running' then
-    -- Without an owner nobody can append any more; any node may end it now.
+    -- A turn without an owner accepts no appends, and any node may end it.
     redis.call('HSET', key, 'owner', '')
     redis.call('SADD', KEYS[3], turn)
   end

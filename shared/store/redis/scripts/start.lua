@@ -7,7 +7,7 @@ local owners, run, signals = KEYS[9], KEYS[10], KEYS[11]
 local turn, session = ARGV[4], ARGV[5]
 local now = now_ms()
 
--- The same call again, after its reply was lost.
+-- A repeated call, whose first reply was lost.
 if redis.call('EXISTS', turn_key) == 1 then
   if redis.call('HGET', turn_key, 'owner') ~= ARGV[13] then return { 'fenced' } end
   redis.call('HSET', turn_key, 'owner', ARGV[13])
