@@ -12,6 +12,8 @@ COMMANDS = {
     "page": ("compare.page", "the race in a browser, with a slow phone, a buffering proxy and stalls as buttons"),
     "run": ("compare.run", "all experiments, unattended, into a folder with a report"),
     "diff": ("compare.diff", "two runs side by side"),
+    "probe": ("compare.probe", "what the path to a server does to its stream, and the line that cures it"),
+    "atlas": ("compare.atlas", "what each proxy does to each wire: compare/ATLAS.md"),
     "wire": ("compare.wire", "the bytes of one short turn, explained"),
     "migration": ("compare.migration", "pictures over REST and gRPC: the article's three claims"),
     "cluster": ("compare.cluster", "nodes on one store, killed in a loop while clients go on; the score"),

@@ -12,10 +12,11 @@ import json
 import socket
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from compare.lines.programs import ARGUMENTS
 from tests.parts import PARTS, find
 
 _START_S = 30.0
@@ -77,63 +78,16 @@ http://:{port} {{
 """
 
 
-def nginx(folder: Path, lines: str) -> list[str]:
-    """The command of nginx; ``lines`` stand inside its ``http`` block."""
-    config = folder / "nginx.conf"
-    paths = " ".join(
-        f"{what}_temp_path {folder}/{what};" for what in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
-    )
-    head = f"daemon off; master_process off; pid {folder}/pid; error_log stderr error; events {{}}"
-    # Compression is on for every type, as it is in many installations.
-    gzip = "gzip on; gzip_types *; gzip_min_length 0; gzip_proxied any;"
-    config.write_text(f"{head}\nhttp {{ access_log off; {paths} {gzip}\n{lines}\n}}\n", encoding="utf-8")
-    return ["-c", str(config), "-e", "stderr", "-p", str(folder)]
-
-
-def caddy(folder: Path, lines: str) -> list[str]:
-    """The command of Caddy; ``lines`` are a Caddyfile."""
-    config = folder / "Caddyfile"
-    options = "\n    admin off\n    auto_https off\n    persist_config off\n"
-    lines = lines.lstrip()
-    text = lines.replace("{", "{" + options, 1) if lines.startswith("{") else f"{{{options}}}\n{lines}"
-    config.write_text(text, encoding="utf-8")
-    return ["run", "--config", str(config), "--adapter", "caddyfile"]
-
-
-def haproxy(folder: Path, lines: str) -> list[str]:
-    """The command of HAProxy; ``lines`` follow its ``global`` section."""
-    config = folder / "haproxy.cfg"
-    config.write_text(f"global\n    log stderr local0 err\n{lines}", encoding="utf-8")
-    return ["-db", "-f", str(config)]
-
-
-def envoy(folder: Path, lines: str) -> list[str]:
-    """The command of Envoy; ``lines`` are its bootstrap configuration in JSON."""
-    config = folder / "envoy.json"
-    config.write_text(lines, encoding="utf-8")
-    return ["-c", str(config), "--log-level", "error", "--concurrency", "1", "--use-dynamic-base-id"]
-
-
-def traefik(folder: Path, lines: str) -> list[str]:
-    """The command of Traefik; ``lines`` are JSON with its static and its dynamic configuration."""
-    both = json.loads(lines)
-    # Traefik reads YAML and not JSON; every JSON document is a YAML document.
-    dynamic = folder / "dynamic.yaml"
-    dynamic.write_text(json.dumps(both["dynamic"]), encoding="utf-8")
-    static = folder / "traefik.yaml"
-    static.write_text(
-        json.dumps(both["static"] | {"providers": {"file": {"filename": str(dynamic)}}}), encoding="utf-8"
-    )
-    return [f"--configFile={static}"]
-
-
-COMMANDS: dict[str, Callable[[Path, str], list[str]]] = {
-    "nginx": nginx,
-    "haproxy": haproxy,
-    "caddy": caddy,
-    "envoy": envoy,
-    "traefik": traefik,
+# By name, in the order of the tests; ``tests/parts.py`` reads the names here.
+COMMANDS = {
+    "nginx": ARGUMENTS["nginx"],
+    "haproxy": ARGUMENTS["haproxy"],
+    "caddy": ARGUMENTS["caddy"],
+    "envoy": ARGUMENTS["envoy"],
+    "traefik": ARGUMENTS["traefik"],
 }
+# Compression is on for every type, as it is in many installations.
+GZIP = "gzip on; gzip_types *; gzip_min_length 0; gzip_proxied any;"
 
 
 def silence_config(name: str, port: int, target: str, *, grpc: bool, idle_s: int) -> str:
@@ -237,14 +191,6 @@ def _ready(name: str, port: int) -> bool:
     return True
 
 
-def free_port() -> int:
-    """A TCP port on which no program listens now."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        port: int = sock.getsockname()[1]
-        return port
-
-
 @contextmanager
 def proxy(name: str, folder: Path, port: int, lines: str) -> Iterator[str]:
     """Run a proxy that this machine has. Yields its address, ``127.0.0.1:port``.
@@ -255,7 +201,8 @@ def proxy(name: str, folder: Path, port: int, lines: str) -> Iterator[str]:
     assert found is not None, f"{name} is not installed"
     said_path = folder / "said"
     with said_path.open("w+") as said:
-        command = [str(found.path), *COMMANDS[name](folder, lines)]
+        text = f"{GZIP}\n{lines}" if name == "nginx" else lines
+        command = [str(found.path), *COMMANDS[name](folder, text)]
         process = subprocess.Popen(command, stdout=said, stderr=said, cwd=folder)
         try:
             deadline = time.monotonic() + _START_S

@@ -13,10 +13,10 @@ from pathlib import Path
 import httpx
 import pytest
 
+from compare.lines.programs import free_port
 from tests.conftest import KEY, MakeServers, Servers, until
 from tests.event_streams import events_of, whole_events
 from tests.parts import part
-from tests.proxies import free_port
 from tests.raw_http import ask, line
 
 HTTP_WORDS = ("rest", "ndjson", "sse", "websocket")

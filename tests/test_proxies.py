@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-import textwrap
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -11,40 +9,24 @@ from pathlib import Path
 
 import pytest
 
+from compare.lines.programs import free_port
+from compare.probing.planted.readmes import readme_config
 from protocols import TRANSPORTS
 from shared.client.protocol import Item
 from shared.events import Chunk, TurnCompleted
 from shared.reply import Reply
 from tests.conftest import Servers
 from tests.parts import part
-from tests.proxies import free_port, proxy
+from tests.proxies import proxy
 
-ROOT = Path(__file__).resolve().parents[1]
 SILENCE_S = 1.5
-
-
-def block(word: str, language: str) -> str:
-    """The one block of a language in a leaf's README."""
-    text = (ROOT / "protocols" / TRANSPORTS[word].folder / "README.md").read_text(encoding="utf-8")
-    (found,) = re.findall(rf"^  ```{language}\n(.*?)^  ```$", text, re.MULTILINE | re.DOTALL)
-    return textwrap.dedent(found)
-
-
-LANGUAGES = {"nginx": "nginx", "caddy": "caddyfile", "haproxy": "haproxy"}
 
 
 @contextmanager
 def proxy_of_readme(name: str, word: str, target: str, folder: Path) -> Iterator[str]:
     """The proxy that a leaf's README describes, in front of a server; the proxy's address."""
     port = free_port()
-    lines = block(word, LANGUAGES[name])
-    assert lines.count(TRANSPORTS[word].address) >= 1
-    lines = lines.replace(TRANSPORTS[word].address, target)
-    # The proxies of a test listen on the loopback address only.
-    lines = re.sub(r"listen 8\d+", f"listen 127.0.0.1:{port}", lines)
-    lines = lines.replace("bind :8080", f"bind 127.0.0.1:{port}")
-    lines = re.sub(r"^:8080 ", f"http://:{port} ", lines, flags=re.MULTILINE)
-    with proxy(name, folder, port, lines) as address:
+    with proxy(name, folder, port, readme_config(name, port, target, word)) as address:
         yield address
 
 
@@ -54,7 +36,7 @@ async def asking(word: str, address: str) -> AsyncIterator[AsyncIterator[Item]]:
         yield client.chat(f"/tokens 4 /stall {SILENCE_S} hello")
 
 
-@pytest.mark.parametrize("name", LANGUAGES)
+@pytest.mark.parametrize("name", ["nginx", "caddy", "haproxy"])
 async def test_a_reply_passes_as_it_comes(name: str, word: str, servers: Servers, tmp_path: Path) -> None:
     """Two tokens, a silence, two tokens: the first two arrive before the silence is over."""
     part(name)

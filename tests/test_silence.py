@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from compare.lines.programs import free_port
 from protocols import TRANSPORTS
 from protocols.grpc import chat_pb2 as pb
 from shared.events import Chunk
@@ -23,7 +24,7 @@ from shared.reply import Reply
 from tests.conftest import Backstage, MakeServers, Servers
 from tests.grpc_calls import calling, run
 from tests.parts import PARTS, find, part
-from tests.proxies import COMMANDS, free_port, proxy, silence_config
+from tests.proxies import COMMANDS, proxy, silence_config
 
 pytestmark = pytest.mark.timeout(300)
 

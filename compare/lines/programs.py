@@ -1,0 +1,144 @@
+"""nginx, HAProxy, Caddy, Envoy and Traefik as programs: how each is started with a configuration, and when it is ready."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import shutil
+import socket
+import sys
+import tempfile
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+# Debian puts the servers' programs outside a user's PATH; pip puts programs beside the interpreter.
+_FOLDERS = os.pathsep.join((str(Path(sys.executable).parent), "/usr/sbin", "/usr/local/sbin"))
+_START_S = 30.0
+_STOP_S = 20.0
+
+
+def nginx(folder: Path, lines: str) -> list[str]:
+    """The arguments of nginx; ``lines`` stand inside its ``http`` block."""
+    config = folder / "nginx.conf"
+    paths = " ".join(
+        f"{what}_temp_path {folder}/{what};" for what in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+    )
+    head = f"daemon off; master_process off; pid {folder}/pid; error_log stderr error; events {{}}"
+    config.write_text(f"{head}\nhttp {{ access_log off; {paths}\n{lines}\n}}\n", encoding="utf-8")
+    return ["-c", str(config), "-e", "stderr", "-p", str(folder)]
+
+
+def caddy(folder: Path, lines: str) -> list[str]:
+    """The arguments of Caddy; ``lines`` are a Caddyfile."""
+    config = folder / "Caddyfile"
+    options = "\n    admin off\n    auto_https off\n    persist_config off\n"
+    lines = lines.lstrip()
+    text = lines.replace("{", "{" + options, 1) if lines.startswith("{") else f"{{{options}}}\n{lines}"
+    config.write_text(text, encoding="utf-8")
+    return ["run", "--config", str(config), "--adapter", "caddyfile"]
+
+
+def haproxy(folder: Path, lines: str) -> list[str]:
+    """The arguments of HAProxy; ``lines`` follow its ``global`` section."""
+    config = folder / "haproxy.cfg"
+    config.write_text(f"global\n    log stderr local0 err\n{lines}", encoding="utf-8")
+    return ["-db", "-f", str(config)]
+
+
+def envoy(folder: Path, lines: str) -> list[str]:
+    """The arguments of Envoy; ``lines`` are its bootstrap configuration in JSON."""
+    config = folder / "envoy.json"
+    config.write_text(lines, encoding="utf-8")
+    return ["-c", str(config), "--log-level", "error", "--concurrency", "1", "--use-dynamic-base-id"]
+
+
+def traefik(folder: Path, lines: str) -> list[str]:
+    """The arguments of Traefik; ``lines`` are JSON with its static and its dynamic configuration."""
+    both = json.loads(lines)
+    # Traefik reads YAML and not JSON; every JSON document is a YAML document.
+    dynamic = folder / "dynamic.yaml"
+    dynamic.write_text(json.dumps(both["dynamic"]), encoding="utf-8")
+    static = folder / "traefik.yaml"
+    static.write_text(
+        json.dumps(both["static"] | {"providers": {"file": {"filename": str(dynamic)}}}), encoding="utf-8"
+    )
+    return [f"--configFile={static}"]
+
+
+ARGUMENTS: dict[str, Callable[[Path, str], list[str]]] = {
+    "nginx": nginx,
+    "haproxy": haproxy,
+    "caddy": caddy,
+    "envoy": envoy,
+    "traefik": traefik,
+}
+
+
+def program(name: str) -> str | None:
+    """Where the program is on this machine; None where it is not installed."""
+    return shutil.which(name) or shutil.which(name, path=_FOLDERS)
+
+
+def free_port() -> int:
+    """A TCP port that no program holds now."""
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        port: int = sock.getsockname()[1]
+        return port
+
+
+@asynccontextmanager
+async def running(name: str, port: int, lines: str) -> AsyncIterator[str]:
+    """Run a program; its address, ``127.0.0.1:port``. Raises RuntimeError with its own words when it does not start."""
+    path = program(name)
+    if path is None:
+        raise RuntimeError(f"{name} is not installed")
+    with tempfile.TemporaryDirectory(prefix=f"compare-{name}-") as folder_name:
+        folder = Path(folder_name)
+        said = folder / "said"
+        with said.open("w") as out:
+            process = await asyncio.create_subprocess_exec(
+                path, *ARGUMENTS[name](folder, lines), stdout=out, stderr=out, cwd=folder
+            )
+        try:
+            loop = asyncio.get_running_loop()
+            deadline = loop.time() + _START_S
+            while not await _ready(name, port):
+                if process.returncode is not None or loop.time() > deadline:
+                    raise RuntimeError(f"{name} did not start: {said.read_text(errors='replace')[-2000:]}")
+                await asyncio.sleep(0.05)
+            yield f"127.0.0.1:{port}"
+        finally:
+            await _stop(process)
+
+
+async def _stop(process: asyncio.subprocess.Process) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        process.terminate()
+    try:
+        async with asyncio.timeout(_STOP_S):
+            await process.wait()
+    except TimeoutError:
+        process.kill()
+        await process.wait()
+
+
+async def _ready(name: str, port: int) -> bool:
+    """Whether the program takes connections. Traefik does so before it has read its routes, and answers 404 until then."""
+    try:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    except OSError:
+        return False
+    try:
+        if name != "traefik":
+            return True
+        writer.write(b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n")
+        async with asyncio.timeout(2):
+            return b" 404 " not in await reader.readline()
+    except (OSError, TimeoutError):
+        return False
+    finally:
+        writer.close()

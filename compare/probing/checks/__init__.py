@@ -1,0 +1,1 @@
+"""The checks, one module each; each has ``check(subject)``, which gives an outcome."""

@@ -1,0 +1,48 @@
+"""Repeat: whether one request of the client becomes several turns at the server, because a hop sends it again.
+
+The request names a session and has no idempotency key, so the session counts the turns.
+"""
+
+from __future__ import annotations
+
+from compare.probing.http1 import as_json, fetch
+from compare.probing.outcome import Finding, Outcome
+from compare.probing.stream import read_whole
+from compare.probing.subject import GRACE_S, Subject
+from compare.probing.wires import Rest
+
+# By what the server does: the stage direction, and the words.
+_CAUSES = {
+    "/fail-first model_unavailable": "the server answered 502",
+    "/drop /fail-first model_unavailable": "the server broke the connection",
+}
+
+
+async def check(subject: Subject) -> Outcome:
+    """Ask for a reply that fails, in two ways."""
+    found: list[Finding] = []
+    for direction, words in _CAUSES.items():
+        turns = await _turns_of_one_request(subject, direction)
+        if turns is None and not found:
+            return Outcome("not judged: no session can be made", judged=False)
+        if turns is not None and turns > 1:
+            measured = f"one request became {turns} turns after {words}"
+            found.append(Finding("repeated", subject.wire.word, measured, {"turns": turns}))
+    if not found:
+        return Outcome("one request is one turn, also after a 502 and a broken connection")
+    return Outcome("; ".join(finding.measured for finding in found), tuple(found[:1]))
+
+
+async def _turns_of_one_request(subject: Subject, direction: str) -> int | None:
+    wire, target = subject.wire, subject.target
+    assert isinstance(wire, Rest)
+    session_id = as_json(await fetch(target, "POST", "/sessions", {})).get("session_id")
+    if session_id is None:
+        return None
+    heard = await read_whole(await wire.turn(target, f"{direction} hello", session_id=session_id), GRACE_S)
+    count = as_json(await fetch(target, "GET", f"/sessions/{session_id}")).get("user_messages")
+    await fetch(target, "DELETE", f"/sessions/{session_id}")
+    if not isinstance(count, int):
+        return None
+    # A repeat that comes while the first turn still runs is refused: it would be a turn of its own without a session.
+    return count + (wire.refused_by_server(heard) == "turn_in_progress")

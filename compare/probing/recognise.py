@@ -1,0 +1,72 @@
+"""Which server stands at the end of a path: one of the five of this project, or a foreign one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from compare.probing.frames import Answer
+from compare.probing.http1 import as_json, fetch
+from compare.probing.http2 import Http2
+from compare.probing.stream import read_whole
+from compare.probing.target import Target
+from compare.probing.wires import WIRES, GrpcWeb
+from protocols.grpc import chat_pb2 as pb
+from shared.errors import ServerAbsent
+
+_ANSWER_S = 5.0
+_OFFLINE = "offline"
+
+
+@dataclass(frozen=True, slots=True)
+class RecognisedServer:
+    """``word`` is its transport, empty for a foreign server. ``provider``: who answers the chat, empty where it does not say."""
+
+    word: str
+    provider: str = ""
+
+    @property
+    def costs_nothing(self) -> bool:
+        """Whether its turns are free: the offline model answers."""
+        return self.provider == _OFFLINE
+
+
+async def recognise(target: Target, word: str | None = None) -> RecognisedServer:
+    """Ask the server what it is; ``word`` is what the user says it is. Raises ServerAbsent when nothing answers.
+
+    A server that names no transport of this project is foreign, and so is an address with a path of its own.
+    """
+    if target.path != "/":
+        return RecognisedServer("")
+    if word == "grpc-web":
+        return await _recognise_web(target)
+    if word != "grpc":
+        health = await fetch(target, "GET", "/health", seconds=_ANSWER_S)
+        about = as_json(health)
+        named = word or str(about.get("transport", ""))
+        if named in WIRES:
+            return RecognisedServer(named, str(about.get("provider") or await _provider(target)))
+        if health.status is not None and "transport" in about:
+            return RecognisedServer("")
+    return await _recognise_grpc(target, word)
+
+
+async def _provider(target: Target) -> str:
+    return str(as_json(await fetch(target, "GET", "/stats", seconds=_ANSWER_S)).get("provider", ""))
+
+
+async def _recognise_web(target: Target) -> RecognisedServer:
+    stats = await GrpcWeb().stats(target)
+    return RecognisedServer("grpc-web", "" if stats is None else stats.provider)
+
+
+async def _recognise_grpc(target: Target, word: str | None) -> RecognisedServer:
+    connection = await Http2.open(target)
+    stream = await connection.call("chat.ChatService/GetServerStats", b"", frames=Answer)
+    heard = await read_whole(stream, _ANSWER_S)
+    if heard.rpc_status == 0:
+        return RecognisedServer("grpc", pb.ServerStats.FromString(heard.body).provider)
+    if word == "grpc" or heard.rpc_status is not None:
+        return RecognisedServer(word or "grpc" if heard.rpc_status != 12 else "")
+    if not heard.pieces and heard.status is None:
+        raise ServerAbsent(f"{target.authority} speaks neither HTTP/1.1 nor HTTP/2")
+    return RecognisedServer("")

@@ -1,0 +1,33 @@
+"""``python -m compare.probing.symptoms``: writes the part of ``docs/symptoms.md`` that comes from the advice."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from compare.probing.advice import ADVICE, CHECKED
+
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "symptoms.md"
+BEGIN, END = "<!-- made: python -m compare.probing.symptoms -->", "<!-- end -->"
+
+
+def made(page: str) -> str:
+    """The page with the table between its marks."""
+    head, _, rest = page.partition(BEGIN)
+    _, _, tail = rest.partition(END)
+    return f"{head}{BEGIN}\n\n{table()}\n\n{END}{tail}"
+
+
+def table() -> str:
+    """A row for each finding, in the order of the harm."""
+    rows = ["| what you see | check | cause | what to change | who does not have it |", "|---|---|---|---|---|"]
+    for row in ADVICE.values():
+        cures = [f"{product}: {cure}" for product, cure in row.cures.items()]
+        change = "<br>".join([*([row.here] if row.here else []), *cures])
+        rows.append(f"| {row.sees} | {row.check} | {row.cause} | {change} | {', '.join(row.unharmed) or 'none'} |")
+    tried = ", ".join(f"{name} {version}" for name, version in CHECKED.items() if version)
+    documented = " and ".join(name for name, version in CHECKED.items() if version is None)
+    return "\n".join([*rows, "", f"Tried with {tried}. {documented}: from their documentation."])
+
+
+if __name__ == "__main__":
+    PAGE.write_text(made(PAGE.read_text(encoding="utf-8")), encoding="utf-8")

@@ -1,0 +1,92 @@
+"""``compare/ATLAS.md``: what each proxy does to each wire, and the line that cures it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from compare.probing.advice import ADVICE, CHECKED, HARM
+from compare.probing.outcome import Kind
+from compare.probing.planted.plain import HEARTBEAT_S, PATIENCE_S
+from compare.probing.planted.run_paths import PathResult
+from protocols import TRANSPORTS
+
+PRODUCTS = {"nginx": "nginx", "haproxy": "HAProxy", "caddy": "Caddy", "envoy": "Envoy", "traefik": "Traefik"}
+
+
+def atlas(plain: Sequence[PathResult], planted: Sequence[PathResult], clean: Sequence[PathResult]) -> str:
+    """The page. It holds no figure of the run, so that a run on another machine writes the same page."""
+    tried = ", ".join(f"{name} {version}" for name, version in CHECKED.items() if version)
+    return f"""# What each proxy does to each wire, and the line that cures it
+
+`python -m compare atlas` wrote this page: it starts each proxy in front of the five servers and probes every wire through it, as
+`python -m compare probe ADDRESS` does with yours. Tried with {tried}, all on one machine.
+
+## The configuration that people have
+
+Each proxy as its documentation or package begins, with a silence of {PATIENCE_S:g} s and heartbeats every {HEARTBEAT_S:g} s.
+
+{_matrix(plain)}
+
+{_cures_of_plain(plain)}
+
+## One setting, and what it does
+
+Each setting was planted alone. "It does" is the title of what the probe said.
+
+{_settings(planted)}
+
+## Nothing found
+
+{_nothing(clean)}
+"""
+
+
+def _matrix(plain: Sequence[PathResult]) -> str:
+    rows = [f"| | {' | '.join(TRANSPORTS)} |", f"|---|{'---|' * len(TRANSPORTS)}"]
+    for program, title in PRODUCTS.items():
+        cells = [_said(result) for result in plain if result.path.program == program]
+        rows.append(f"| {title} | {' | '.join(cells)} |")
+    return "\n".join(rows)
+
+
+def _said(result: PathResult) -> str:
+    if result.error:
+        return "does not start"
+    return "<br>".join(ADVICE[kind].title for kind in _sorted(result.kinds)) or "nothing"
+
+
+def _sorted(kinds: Iterable[str]) -> list[Kind]:
+    return [kind for kind in HARM if kind in set(kinds)]
+
+
+def _cures_of_plain(plain: Sequence[PathResult]) -> str:
+    rows = ["| proxy | what it does by default | the line that cures it |", "|---|---|---|"]
+    for program, title in PRODUCTS.items():
+        kinds = {kind for result in plain if result.path.program == program for kind in result.kinds}
+        for kind in _sorted(kinds):
+            cure = ADVICE[kind].cures.get(title) or ADVICE[kind].here
+            rows.append(f"| {title} | {ADVICE[kind].title} | {cure} |")
+    return "\n".join(rows)
+
+
+def _settings(planted: Sequence[PathResult]) -> str:
+    wires: dict[tuple[str, Kind], list[str]] = {}
+    products: dict[str, str] = {}
+    for result in planted:
+        path = result.path
+        if path.expected is not None and result.right:
+            wires.setdefault((path.name, path.expected), []).append(path.wire)
+            products[path.name] = PRODUCTS.get(path.program, "")
+    rows = ["| setting | wires | it does | the line that cures it |", "|---|---|---|---|"]
+    for (name, kind), found in wires.items():
+        cure = ADVICE[kind].cures.get(products[name], "") or ADVICE[kind].here
+        rows.append(f"| {name} | {', '.join(found)} | {ADVICE[kind].title} | {cure} |")
+    return "\n".join(rows)
+
+
+def _nothing(clean: Sequence[PathResult]) -> str:
+    wires: dict[str, list[str]] = {}
+    for result in clean:
+        if result.right:
+            wires.setdefault(result.path.name, []).append(result.path.wire)
+    return "\n".join(f"- {name}: {', '.join(found)}" for name, found in wires.items())
