@@ -77,6 +77,8 @@ _ROWS = (
         tokens=True,
         holds=True,
         also=("ws", "websockets"),
+        # Where a server speaks HTTP/2, a browser opens its WebSockets over it (RFC 8441), which uvicorn does not serve.
+        http1_only=True,
     ),
     Transport(
         word="grpc",

@@ -75,10 +75,12 @@ def _serve_all(argv: Sequence[str]) -> int:
     )
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1)")
     parser.add_argument("--port-base", type=int, help="five ports from this one on (default: the settings' ports)")
+    parser.add_argument("--http2", action="store_true", help="HTTP/2 too, where a server can (docs/http2.md)")
     parser.add_argument("--trace", action="store_true", help="log every event")
     parser.add_argument("--trace-text", action="store_true", help="log prompts and answers too")
     args = parser.parse_args(argv)
-    traces = [option for option, on in (("--trace", args.trace), ("--trace-text", args.trace_text)) if on]
+    given = (("--http2", args.http2), ("--trace", args.trace), ("--trace-text", args.trace_text))
+    traces = [option for option, on in given if on]
     return serve_all(args.host, args.port_base, traces)
 
 

@@ -100,6 +100,10 @@ class Settings(BaseSettings):
     incremental: bool = Field(
         False, description="on, off: whether streams ask proxies with Incremental: ?1 (RFC 10036) to pass each piece on"
     )
+    http2: bool = Field(
+        False,
+        description="on, off: HTTP/2 beside HTTP/1.1 on rest, ndjson, sse and GRPC_WEB_PORT; needs the extra http2",
+    )
     probe: bool | None = Field(
         None,
         description="on, off: whether /echo tells how a request arrived; unset: on while the offline model answers",

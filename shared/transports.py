@@ -15,8 +15,8 @@ class Transport:
 
     ``also``: other names that one may type for it. ``scheme`` is ``http`` where a browser's page can reach the server.
     ``tokens``: the reply arrives token by token. ``holds``: one connection carries many turns, both ways. ``http2``: the server
-    speaks HTTP/2 alone. The relays that
-    damage the line on purpose listen ``relay_offset`` above each server.
+    speaks HTTP/2 alone; ``http1_only``: HTTP/1.1 alone, whatever ``HTTP2`` says. The relays that damage the line on purpose
+    listen ``relay_offset`` above each server.
     ``page_word``: the word of a second port, for the scripts of pages, of a server whose own protocol no page can speak.
     """
 
@@ -27,6 +27,7 @@ class Transport:
     tokens: bool = False
     holds: bool = False
     http2: bool = False
+    http1_only: bool = False
     relay_offset: int
     page_word: str | None = None
     also: tuple[str, ...] = ()

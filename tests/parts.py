@@ -97,6 +97,8 @@ PARTS: dict[str, Part] = {
         Part("kosoku", "client", "pip", "kosoku"),
         Part("hypercorn", "server", "pip", "hypercorn"),
         Part("granian", "server", "pip", "granian"),
+        Part("zttp", "server", "pip", "zttp"),
+        Part("h2load", "client", "apt", "nghttp2-client", ("h2load",)),
         Part("connectrpc", "server", "pip", "connectrpc"),
         Part("playwright", "tool", "pip", "playwright"),
         Part("eventsource", "client", "npm", "eventsource"),

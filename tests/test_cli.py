@@ -323,7 +323,7 @@ def test_the_list_names_all_five(run: Run) -> None:
 
 def test_every_setting_is_in_the_example_with_its_default() -> None:
     text = (ROOT / ".env.example").read_text(encoding="utf-8")
-    example = dict(re.findall(r"^#([A-Z_]+)=(.*)$", text, re.MULTILINE))
+    example = dict(re.findall(r"^#([A-Z0-9_]+)=(.*)$", text, re.MULTILINE))
     defaults = {name.upper(): field.default for name, field in Settings.model_fields.items()}
     defaults |= {row.port_setting: row.default_port for row in TRANSPORTS.values()}
     defaults |= {row.page_port_setting: None for row in TRANSPORTS.values() if row.page_word}

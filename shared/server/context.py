@@ -51,6 +51,11 @@ class ServerContext:
     no_pages: str | None = None
 
     @property
+    def http2(self) -> bool:
+        """Whether the HTTP of this server is HTTP/2 beside HTTP/1.1."""
+        return self.settings.http2 and not self.transport.http1_only
+
+    @property
     def web_scheme(self) -> str:
         """The scheme of this server's pages, and of its neighbours': ``https`` with TLS, else ``http``."""
         return "http" if self.certificate is None else "https"

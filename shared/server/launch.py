@@ -6,6 +6,7 @@ import argparse
 import asyncio
 import contextlib
 import gc
+import importlib.util
 import socket
 import sys
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
@@ -66,6 +67,7 @@ def parse(transports: Mapping[str, Transport], word: str, argv: Sequence[str] | 
     parser.add_argument(
         "--port", type=int, help=f"port to listen on (default: {transports[word].port_setting}); 0: any free one"
     )
+    parser.add_argument("--http2", action="store_true", help="speak HTTP/2 too, as with HTTP2=on (docs/http2.md)")
     parser.add_argument("--trace", action="store_true", help="log every event")
     parser.add_argument("--trace-text", action="store_true", help="log prompts and answers too")
     return parser.parse_args(argv)
@@ -112,6 +114,8 @@ def _main(
 ) -> int:
     try:
         settings = Settings()
+        if args.http2:
+            settings = settings.model_copy(update={"http2": True})
         port = args.port if args.port is not None else transports[word].port()
         if not 0 <= port <= 65535:
             raise ValueError(f"a port is 0 to 65535, not {port}")
@@ -175,6 +179,8 @@ async def open_context(
     """A service, its access policy and what listens. Raises ValueError or OSError with what to do instead."""
     access_policy(settings, host, ())
     found = certificate(settings)
+    if settings.http2 and importlib.util.find_spec("zttp") is None:
+        raise ValueError('HTTP2 is on, and zttp is not installed: pip install -e ".[http2]"')
     async with listening(host, port, settings) as bound:
         neighbours = _neighbours(transports, word, bound)
         configured = {row.port() for row in transports.values() if row.scheme == "http"}
@@ -225,6 +231,10 @@ def _banner(context: ServerContext) -> None:
     origins = {"origins": "any (ALLOWED_ORIGINS=*)"} if context.access.origins is None else {}
     for_pages = context.page_url or context.no_pages
     pages = {"for_pages": for_pages} if for_pages else {}
+    if context.settings.http2:
+        pages["http"] = (
+            "2 and 1.1" if context.http2 else "1.1 alone: a browser's WebSocket does not open over HTTP/2 here"
+        )
     store = without_password(context.settings.store_url)
     if not sys.stderr.isatty():
         context.service.logger.info(

@@ -18,11 +18,16 @@ class Certificate:
     cert: Path
     key: Path
 
-    def context(self) -> ssl.SSLContext:
-        """What Python's servers need: TLS 1.2 and newer (RFC 9325), without certificates of clients."""
+    def context(self, *, http2: bool = False) -> ssl.SSLContext:
+        """What Python's servers need: TLS 1.2 and newer (RFC 9325), without certificates of clients.
+
+        ``http2``: offer HTTP/2 and HTTP/1.1 (RFC 7301, ALPN).
+        """
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         # OpenSSL would ask for a password on the terminal.
         context.load_cert_chain(self.cert, self.key, password=_no_password)
+        if http2:
+            context.set_alpn_protocols(["h2", "http/1.1"])
         return context
 
     def key_is_exposed(self) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import socket
 
@@ -11,6 +12,7 @@ from playwright.async_api import Browser, expect
 from protocols.processes import serving, serving_all
 from tests.browser.chat import WITNESS, WORDS, clean, say, texts
 from tests.certificates import tls_settings
+from tests.parts import part
 
 
 def free_ports(count: int) -> list[int]:
@@ -49,3 +51,24 @@ async def test_the_race_over_https(browser: Browser, store: dict[str, str]) -> N
         await expect(page.locator("#go")).to_be_enabled(timeout=30_000)
         assert await page.locator(".lane dd", has_text="whole, checksum right").count() == 5
         await clean(page)
+
+
+async def test_ten_tabs_over_http2(browser: Browser, store: dict[str, str]) -> None:
+    """Over HTTP/1.1 four of them would wait until others have ended."""
+    part("zttp")
+    async with serving("sse", env={**store, **tls_settings(), "HTTP2": "on"}) as server:
+        context = await browser.new_context(ignore_https_errors=True)
+        pages = [await context.new_page() for _ in range(10)]
+        for page in pages:
+            await page.goto(f"{server.url}/demo")
+        started = await pages[0].evaluate(
+            """async () => (await (await fetch("/turns", {method: "POST", headers: {"Content-Type": "application/json"},
+               body: JSON.stringify({message: "/tokens 5 /stall 600 hello"})})).json()).turn_id"""
+        )
+        listen = """(turn) => new Promise((resolve) => {
+            window.source = new EventSource(`/turns/${turn}/stream`);
+            window.source.addEventListener("chunk", () => resolve(true));
+        })"""
+        async with asyncio.timeout(30):
+            heard = await asyncio.gather(*(page.evaluate(listen, started) for page in pages))
+        assert heard == [True] * 10

@@ -36,7 +36,8 @@ async def running(
     app: ASGIApp, context: ServerContext, listener: socket.socket, stopping: Stopping
 ) -> AsyncIterator[asyncio.Task[None]]:
     """An app under uvicorn, as a task; at the end of the block its last answers are sent, unless a second signal came."""
-    server = uvicorn_adapter.AdaptedServer(uvicorn_config(app, context.settings, context.certificate))
+    config = uvicorn_config(app, context.settings, context.certificate, http2=context.http2)
+    server = uvicorn_adapter.AdaptedServer(config)
     serving = asyncio.create_task(server.serve(sockets=[listener]))
     try:
         yield serving
@@ -46,11 +47,13 @@ async def running(
         await serving
 
 
-def uvicorn_config(app: ASGIApp, settings: Settings, certificate: Certificate | None = None) -> uvicorn.Config:
-    """How the HTTP servers run uvicorn."""
+def uvicorn_config(
+    app: ASGIApp, settings: Settings, certificate: Certificate | None = None, *, http2: bool = False
+) -> uvicorn.Config:
+    """How the HTTP servers run uvicorn. ``http2``: beside HTTP/1.1; raises ValueError where this uvicorn cannot be adapted."""
     config = uvicorn.Config(
         app,
-        http=fair(uvicorn_adapter.HttpProtocol),  # type: ignore[arg-type]
+        http=fair(_either_protocol() if http2 else uvicorn_adapter.HttpProtocol),  # type: ignore[arg-type]
         ws=uvicorn_adapter.WebSocketProtocol,
         ws_max_size=settings.max_body_bytes * 2,
         ws_per_message_deflate=False,
@@ -64,10 +67,20 @@ def uvicorn_config(app: ASGIApp, settings: Settings, certificate: Certificate | 
         access_log=False,
         server_header=False,
         timeout_graceful_shutdown=1,
-        ssl_context_factory=None if certificate is None else lambda config, default: certificate.context(),
+        ssl_context_factory=None if certificate is None else lambda config, default: certificate.context(http2=http2),
     )
     config.request_timeout_s = settings.request_timeout_s  # type: ignore[attr-defined]
+    config.stall_timeout_s = settings.stall_timeout_s  # type: ignore[attr-defined]
     return config
+
+
+def _either_protocol() -> type[asyncio.Protocol]:
+    # Imported here, because the extra ``http2`` may not be installed.
+    from shared.server.http import uvicorn_http2
+
+    if missing := uvicorn_http2.missing():
+        raise ValueError(f"HTTP2: uvicorn {version('uvicorn')} has no {', '.join(missing)}; install uvicorn<0.55")
+    return uvicorn_http2.EitherProtocol
 
 
 def main(

@@ -1,6 +1,7 @@
 """uvicorn's protocol classes, adapted: HTTP/1.1 (RFC 9112) and WebSocket (RFC 6455) as the four HTTP servers need them.
 
-The classes are private to uvicorn, so this is the only file that names them. ``missing`` tells what a newer version has moved.
+The classes are private to uvicorn, so only this file and ``uvicorn_http2`` name them. ``missing`` tells what a newer version
+has moved.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import contextlib
 import functools
 import inspect
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, cast
 
 import httptools
@@ -114,11 +115,11 @@ _USED: dict[type, tuple[str, ...]] = {
 }
 
 
-def missing() -> list[str]:
+def missing(used: Mapping[type, Sequence[str]] = _USED) -> list[str]:
     """The attributes of the libraries' classes that this module uses and the installed versions do not have."""
     return [
         f"{kind.__module__}.{kind.__qualname__}.{name}"
-        for kind, names in _USED.items()
+        for kind, names in used.items()
         for name in sorted(set(names) - _attributes(kind))
     ]
 

@@ -1,0 +1,217 @@
+"""uvicorn's HTTP/2 (RFC 9113) by zttp, adapted, beside the HTTP/1.1 of ``uvicorn_adapter``: ``HTTP2=on``, extra ``http2``.
+
+A connection speaks HTTP/2 when TLS has agreed on it (ALPN ``h2``), or when it begins with HTTP/2's preface (prior knowledge,
+section 3.3). The classes are private to uvicorn; ``missing`` tells what a newer version has moved.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+
+import zttp
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from uvicorn.protocols.http.auto_zttp_impl import AutoZttpProtocol
+from uvicorn.protocols.http.zttp_h2_impl import RequestResponseCycle, ZttpH2Protocol
+
+from shared.server.http import uvicorn_adapter
+from shared.server.http.answer_middleware import BREAK_LINE
+from shared.server.http.uvicorn_adapter import HttpProtocol
+
+# A stream's bytes that its reader has given no room for. Beyond them the app waits, as it does for a slow reader of HTTP/1.1.
+_UNREAD_BYTES = 64 * 1024
+# A client that resets so many streams in a row before their answers end is refused (CVE-2023-44487).
+_RESETS_IN_A_ROW = 200
+_CANCEL = 0x8
+_ENHANCE_YOUR_CALM = 0xB
+_USED: dict[type, tuple[str, ...]] = {
+    AutoZttpProtocol: ("_switch", "app_state", "config", "loop", "server_state", "transport"),
+    ZttpH2Protocol: (
+        "_close_connection",
+        "app",
+        "config",
+        "conn",
+        "connection_lost",
+        "connection_made",
+        "cycles",
+        "data_received",
+        "handle_request",
+        "handle_rst_stream",
+        "loop",
+        "on_response_complete",
+        "timeout_keep_alive_handler",
+        "timeout_keep_alive_task",
+        "transport",
+    ),
+    RequestResponseCycle: ("abort_stream", "disconnected", "message_event", "response_complete", "stream"),
+}
+
+
+def missing() -> list[str]:
+    """The attributes of the libraries' classes that this module uses and the installed versions do not have."""
+    return uvicorn_adapter.missing(_USED)
+
+
+class EitherProtocol(AutoZttpProtocol):
+    """A new connection, until it is known whether it speaks HTTP/1.1 or HTTP/2."""
+
+    def _switch(self, http2: bool, initial_data: bytes = b"") -> None:
+        protocol = (Http2Protocol if http2 else HttpProtocol)(
+            config=self.config,
+            server_state=self.server_state,
+            app_state=self.app_state,
+            _loop=self.loop,
+        )
+        self.transport.set_protocol(protocol)
+        protocol.connection_made(self.transport)
+        if initial_data:
+            protocol.data_received(initial_data)
+
+
+class Http2Protocol(ZttpH2Protocol):
+    """uvicorn's HTTP/2 with four differences.
+
+    - What a stream's reader leaves unread is bounded, and a reader that takes nothing for ``STALL_TIMEOUT_S`` is cut: its stream
+      is reset, and the other streams of the connection go on.
+    - A connection without an open stream has a limited time for the head of the next request (slow-loris).
+    - A client that resets 200 streams in a row is refused.
+    - An answer whose line breaks on purpose ends with a reset of its stream.
+    """
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        self._asgi = self.app
+        self._answers: dict[int, _BoundedAnswer] = {}
+        self._resets = 0
+        self._head: asyncio.TimerHandle | None = None
+        self._timeout_s: float = self.config.request_timeout_s  # type: ignore[attr-defined]
+        self._stall_s: float = self.config.stall_timeout_s  # type: ignore[attr-defined]
+        super().connection_made(transport)
+        self._limit_head()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._unlimit_head()
+        super().connection_lost(exc)
+        self._wake_answers()
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        self._wake_answers()
+        if not self.cycles and not self.transport.is_closing():
+            self._limit_head()
+
+    def handle_request(self, event: zttp.Request) -> None:
+        self._unlimit_head()
+        answer = self._answers[event.stream_id] = _BoundedAnswer(self, self._asgi, event.stream_id)
+        # The library's cycle calls the app of its connection.
+        self.app = answer
+        super().handle_request(event)
+        answer.cycle = self.cycles.get(event.stream_id)
+
+    def handle_rst_stream(self, event: zttp.RstStream) -> None:
+        answer = self._answers.get(event.stream_id)
+        super().handle_rst_stream(event)
+        if answer is None:
+            return
+        answer.wake()
+        self._resets += 1
+        if self._resets >= _RESETS_IN_A_ROW:
+            with contextlib.suppress(zttp.LocalProtocolError):
+                self.conn.close(_ENHANCE_YOUR_CALM)
+                self.transport.write(self.conn.data_to_send())
+            self.transport.close()
+
+    def on_response_complete(self, stream_id: int) -> None:
+        self._answers.pop(stream_id, None)
+        super().on_response_complete(stream_id)
+
+    def forget(self, stream_id: int, *, whole: bool) -> None:
+        """The answer on a stream has ended; ``whole``: to its last byte."""
+        self._answers.pop(stream_id, None)
+        if whole:
+            self._resets = 0
+
+    def timeout_keep_alive_handler(self) -> None:
+        if self.conn.has_pending_send() and self._stall_s > self.timeout_keep_alive and self._patient:
+            # The end of an answer waits for its reader, who has the time of every reader.
+            self._patient = False
+            rest_s = self._stall_s - self.timeout_keep_alive
+            self.timeout_keep_alive_task = self.loop.call_later(rest_s, self.timeout_keep_alive_handler)
+            return
+        super().timeout_keep_alive_handler()
+
+    _patient = True
+
+    @property
+    def stall_s(self) -> float:
+        """The longest time for which a stream's reader may take nothing."""
+        return self._stall_s
+
+    def _wake_answers(self) -> None:
+        self._patient = True
+        for answer in self._answers.values():
+            answer.wake()
+
+    def _limit_head(self) -> None:
+        if self._head is None:
+            self._head = self.loop.call_later(self._timeout_s, self._close_late)
+
+    def _unlimit_head(self) -> None:
+        if self._head is not None:
+            self._head.cancel()
+            self._head = None
+
+    def _close_late(self) -> None:
+        self._head = None
+        if not self.cycles and not self.conn.has_pending_send():
+            self._close_connection()
+
+
+class _BoundedAnswer:
+    """The app, called for one request: it waits while the reader of the stream has much to read."""
+
+    __slots__ = ("_app", "_connection", "_stream_id", "_woken", "cycle")
+
+    def __init__(self, connection: Http2Protocol, app: ASGIApp, stream_id: int) -> None:
+        self._connection = connection
+        self._app = app
+        self._stream_id = stream_id
+        self._woken: asyncio.Event | None = None
+        self.cycle: RequestResponseCycle | None = None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        cycle = self.cycle
+        assert cycle is not None
+
+        async def send_bounded(message: Message) -> None:
+            await send(message)
+            if (cycle.stream.pending_bytes or 0) > _UNREAD_BYTES:
+                await self._until_read(cycle)
+
+        try:
+            await self._app(scope, receive, send_bounded)
+            if scope.get("state", {}).get(BREAK_LINE):
+                cycle.abort_stream()
+        finally:
+            self._connection.forget(self._stream_id, whole=cycle.response_complete and not cycle.disconnected)
+
+    async def _until_read(self, cycle: RequestResponseCycle) -> None:
+        """Wait until the reader has taken enough; one that takes nothing for too long is cut."""
+        self._woken = asyncio.Event()
+        unread = cycle.stream.pending_bytes or 0
+        while unread > _UNREAD_BYTES and not cycle.disconnected:
+            self._woken.clear()
+            try:
+                async with asyncio.timeout(self._connection.stall_s):
+                    while not cycle.disconnected and (cycle.stream.pending_bytes or 0) >= unread:
+                        await self._woken.wait()
+                        self._woken.clear()
+            except TimeoutError:
+                cycle.abort_stream()
+                cycle.message_event.set()
+            unread = cycle.stream.pending_bytes or 0
+        self._woken = None
+
+    def wake(self) -> None:
+        """The connection has received something: look again."""
+        if self._woken is not None:
+            self._woken.set()
