@@ -98,12 +98,17 @@ class Node:
         self._score.generated.update(str(entry["turn"]) for entry in server.log if entry["event"] == "chat started")
 
     async def run_forever(self, ready: asyncio.Event) -> None:
-        """Start the server again each time that it has died."""
+        """Start the server again each time that it has died, or could not start because the store was away."""
         while True:
-            async with self.running():
-                ready.set()
-                assert self.server is not None
-                await self.server.process.wait()
+            try:
+                async with self.running():
+                    ready.set()
+                    assert self.server is not None
+                    await self.server.process.wait()
+            except RuntimeError:
+                if not ready.is_set():
+                    raise
+                await asyncio.sleep(_PAUSE_S)
 
 
 async def play(word: str, address: str, score: Score, tokens: int) -> None:
@@ -185,16 +190,15 @@ async def run(words: list[str], count: int, seconds: float, kill_every_s: float,
         }
         nodes = {word: [Node(word, env, score) for _ in range(count)] for word in words}
         everywhere = [node for group in nodes.values() for node in group]
+        behind = {word: [f"127.0.0.1:{node.port}" for node in nodes[word]] for word in words}
+        name, addresses = await stack.enter_async_context(balancer(behind))
         starting = [(node, asyncio.Event()) for node in everywhere]
         async with asyncio.TaskGroup() as group:
             tasks = [group.create_task(node.run_forever(ready)) for node, ready in starting]
             for _, ready in starting:
                 await ready.wait()
-            behind = {word: [f"127.0.0.1:{node.port}" for node in nodes[word]] for word in words}
-            addresses = await stack.enter_async_context(balancer(behind))
-            print(
-                f"{len(everywhere)} nodes behind Caddy: {', '.join(f'{word} on {addresses[word]}' for word in words)}"
-            )
+            shown = ", ".join(f"{word} on {addresses[word]}" for word in words)
+            print(f"{len(everywhere)} nodes behind {name}: {shown}")
             print(f"the store: {store.url}", flush=True)
             until_s = time.monotonic() + seconds
 
@@ -225,10 +229,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     random.seed(args.seed)
     words = args.transports.split(",")
+    status = 2
     try:
         score = asyncio.run(run(words, args.nodes, args.seconds, args.kill_every, args.tokens))
-    except (RuntimeError, FileNotFoundError, TimeoutError) as error:
-        sys.stderr.write(f"{error}\n")
-        return 2
-    print(score)
-    return 0 if score.good else 1
+        print(score)
+        status = 0 if score.good else 1
+    except* (RuntimeError, FileNotFoundError, TimeoutError) as errors:
+        sys.stderr.write(f"{errors.exceptions[0]}\n")
+    return status

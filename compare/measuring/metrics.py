@@ -138,6 +138,17 @@ METRICS: dict[str, Metric] = {
             "this process; the relay is not in it",
             None,
         ),
+        *(
+            Metric(
+                f"store_{name}",
+                title,
+                "µs/event",
+                "user and system time of server and store / events",
+                "/proc/<process>/stat",
+                None,
+            )
+            for name, title in (("memory", "in memory"), ("sqlite", "SQLite"), ("valkey", "Valkey"))
+        ),
         Metric("goodput", "goodput", "turns/s", "turns that met all objectives / seconds", "client", None, "higher"),
         Metric(
             "stream_kib",

@@ -215,11 +215,22 @@ async def endure(
         lane, address = event_lane(name.partition("/")[0]), machines.servers[name].address
         async with aclosing(machines.client(lane, address, silence_s=SILENCE_S)) as client:
             await one.follow(client.read(asked.turn_id))
+            while not one.events and getattr(one.error, "code", "") == "storage_unavailable":
+                # The server has not found the store again since the last outage.
+                totals.notes["refused at first"] += 1
+                await asyncio.sleep(0.2)
+                one.error = None
+                await one.follow(client.read(asked.turn_id))
 
     tasks = [asyncio.create_task(ask())]
     await reached.wait()
     tasks += [asyncio.create_task(read(name, one)) for name, one in readers.items()]
-    await until(lambda: all(one.events for one in readers.values()), machines.patience_s, f"{where}: no reader reads")
+    try:
+        await until(lambda: all(one.events for one in readers.values()), machines.patience_s, "")
+    except TimeoutError:
+        for name, one in readers.items():
+            if not one.events:
+                totals.blame("other", f"{where}: the reader on {name} reads nothing ({one.error})")
     begun_at = time.time()
     async with AsyncExitStack() as stack:
         # The store is back before a server starts again.

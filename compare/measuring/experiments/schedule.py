@@ -13,6 +13,7 @@ from compare.measuring.experiments.latency import many_streams, one_stream, pace
 from compare.measuring.experiments.paths import buffers, measured_proxies, networks, real_proxies
 from compare.measuring.experiments.pictures import pictures, slow_reader
 from compare.measuring.experiments.run import Run, Scale
+from compare.measuring.experiments.stores import MIN_TOKENS, stores
 
 # An experiment that is left out at this scale only reports that it is left out.
 _LEFT_OUT_S = 0.1
@@ -58,6 +59,7 @@ def schedule(scale: Scale, lanes: int) -> list[tuple[float, list[Entry]]]:
                 Entry("cancel", scale.cancels * 0.15, cancels),
                 Entry("slow reader", slow_reader_s, slow_reader),
                 Entry("memory", lanes * (1.8 + scale.memory_streams / 60), memory),
+                Entry("stores", 3 * (5 + lanes * (max(MIN_TOKENS, scale.tokens) / 50 + 0.3)), stores),
             ],
         ),
         (20.0, [*many, Entry("paced load", paced_s, paced_load)]),
