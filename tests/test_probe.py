@@ -26,7 +26,7 @@ from compare.probing.subject import Subject
 from compare.probing.target import parse_target
 from compare.probing.wires import WIRES
 from protocols import TRANSPORTS
-from tests.conftest import KEY, Servers
+from tests.conftest import KEY, MakeServers, Servers
 from tests.parts import part
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -189,10 +189,9 @@ async def test_a_wrong_key_is_found_and_the_answer_is_json(keyed: Servers) -> No
     assert status == 0, "what the server does without the path too is no finding"
 
 
-async def test_a_real_model_gets_no_turn_unless_it_is_allowed(make_servers: object) -> None:
+async def test_a_real_model_gets_no_turn_unless_it_is_allowed(make_servers: MakeServers) -> None:
     """The server has a provider, whose address leads nowhere: a turn would fail and be counted."""
-    assert callable(make_servers)
-    real: Servers = make_servers(
+    real = make_servers(
         GENAI_PROVIDER="gemini", GEMINI_API_KEY="x", GOOGLE_GEMINI_BASE_URL="http://127.0.0.1:9", API_SECRET_KEY=KEY
     )
     async with real["ndjson"].client(key=KEY) as client:
@@ -202,6 +201,16 @@ async def test_a_real_model_gets_no_turn_unless_it_is_allowed(make_servers: obje
         assert "the gemini model answers: the probe starts no turn" in out
         assert (await client.list_sessions()).sessions == []
         assert (await client.stats()).sessions_created == before
+
+
+async def test_the_port_for_pages_is_probed_as_grpc_web(make_servers: MakeServers) -> None:
+    part("connectrpc")
+    pages = make_servers(GRPC_WEB_PORT="0", OFFLINE_TOKENS_PER_S="20")
+    status, out, err = await probed(pages["grpc"].page_url or "", "--patience", "1", "--json")
+    record = json.loads(out)
+    assert (status, record["wire"], record["provider"], record["findings"]) == (0, "grpc-web", "offline", []), err
+    judged = {check["check"] for check in record["checks"] if check["judged"]}
+    assert judged >= {"pace", "cursor", "trailers", "silence", "upload", "leaving", "many"}, out
 
 
 async def test_a_foreign_stream_costs_nothing_unless_it_is_allowed(servers: Servers) -> None:

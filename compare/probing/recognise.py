@@ -15,6 +15,7 @@ from shared.errors import ServerAbsent
 
 _ANSWER_S = 5.0
 _OFFLINE = "offline"
+_WEB = "grpc-web"
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,12 +38,14 @@ async def recognise(target: Target, word: str | None = None) -> RecognisedServer
     """
     if target.path != "/":
         return RecognisedServer("")
-    if word == "grpc-web":
+    if word == _WEB:
         return await _recognise_web(target)
     if word != "grpc":
         health = await fetch(target, "GET", "/health", seconds=_ANSWER_S)
         about = as_json(health)
         named = word or str(about.get("transport", ""))
+        if named == _WEB:
+            return await _recognise_web(target)
         if named in WIRES:
             return RecognisedServer(named, str(about.get("provider") or await _provider(target)))
         if health.status is not None and "transport" in about:
@@ -56,7 +59,7 @@ async def _provider(target: Target) -> str:
 
 async def _recognise_web(target: Target) -> RecognisedServer:
     stats = await GrpcWeb().stats(target)
-    return RecognisedServer("grpc-web", "" if stats is None else stats.provider)
+    return RecognisedServer(_WEB, "" if stats is None else stats.provider)
 
 
 async def _recognise_grpc(target: Target, word: str | None) -> RecognisedServer:
