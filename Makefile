@@ -77,6 +77,7 @@ test-browser: $(STAMP) ## the pages in real Chromium
 
 diagrams: $(STAMP) ## play the diagrams' scripts and draw what was recorded
 	$(RUN) -m sequence_diagrams
+	$(RUN) -m sequence_diagrams.overview
 
 race-svg: $(STAMP) ## the moving picture of the README: a race in a terminal, recorded again
 	$(RUN) -m sequence_diagrams.cast

@@ -443,13 +443,16 @@ $("keyform").addEventListener("submit", attempt(async (event) => {
 }));
 
 async function start() {
-  await list();
+  choosing++;
   try {
+    await list();
     await choose(session, true);
   } catch (error) {
     if (!(error instanceof Refused) || error.code !== "session_not_found") throw error;
     // The session of the address is gone; the page begins a new one.
     await choose(null, true);
+  } finally {
+    choosing--;
   }
   state("good", "ready");
   // On a telephone the keyboard would cover the page.
