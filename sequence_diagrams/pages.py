@@ -43,7 +43,7 @@ def claims() -> str:
 
 
 def mistakes() -> str:
-    """Who notices a client's mistakes."""
+    """The table of the sides that notice a client's mistakes."""
     return asyncio.run(mistakes_table())
 
 

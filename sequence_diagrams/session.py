@@ -10,7 +10,7 @@ from pathlib import Path
 
 from protocols import TRANSPORTS
 from protocols.processes import serving
-from sequence_diagrams.terminal import Terminal
+from sequence_diagrams.terminal import PtyTerminal
 
 SETTINGS = {"GENAI_PROVIDER": "offline", "IMAGE_PROVIDER": "offline", "OFFLINE_TOKENS_PER_S": "25"}
 QUESTIONS = ("My name is Ada.", "What is my name?")
@@ -32,7 +32,7 @@ async def _served(word: str, play: Callable[[str, str, Path], str]) -> str:
 
 def _played(word: str, address: str, folder: Path) -> str:
     port = address.rpartition(":")[2]
-    terminal = Terminal(word, {"XDG_STATE_HOME": str(folder)}, "--port", port, columns=COLUMNS, rows=ROWS)
+    terminal = PtyTerminal(word, {"XDG_STATE_HOME": str(folder)}, "--port", port, columns=COLUMNS, rows=ROWS)
     try:
         terminal.wait(r" · offline-1 \(offline\)")
         terminal.do(f"{QUESTIONS[0]}\r", rf"^{word} · ")

@@ -33,7 +33,7 @@ CLUSTER = re.compile(
 PRIVATE_USE = 0xF0000
 
 
-class Screen(pyte.HistoryScreen):
+class PyteScreen(pyte.HistoryScreen):
     """A screen that answers the request for device attributes with ``da1`` (ECMA-48, section 8.3.24)."""
 
     def __init__(self, columns: int, rows: int, reply: Callable[[str], None], da1: str) -> None:
@@ -62,7 +62,7 @@ class Screen(pyte.HistoryScreen):
         self.cursor.x, self.cursor.y = min(x, columns - 1), y - over
 
 
-class Terminal:
+class PtyTerminal:
     """The shell on a pty. ``raw`` is everything that it wrote; ``text`` is what a user sees who scrolls back.
 
     ``kitty`` makes the terminal draw kitty's pictures. Waiting raises TimeoutError, or EOFError when the program has ended.
@@ -86,7 +86,7 @@ class Terminal:
         self._pending = ""
         self._scrolled: list[str] = []
         self._folded: dict[str, str] = {}
-        self.screen = Screen(columns, rows, self.type, da1)
+        self.screen = PyteScreen(columns, rows, self.type, da1)
         self._stream = pyte.Stream(self.screen)
         self._size(columns, rows)
         self.process = subprocess.Popen(

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 # Unicode's control pictures (U+2400) stand for C0 and DEL. Terminals treat line separators differently, so these get
 # the sign for a newline.
-_NEWLINE_SIGN = "\u2424"
+NEWLINE_SIGN = "\u2424"
 SIGNS: dict[int, str] = {
     **{code: chr(0x2400 + code) for code in range(32)},
     **dict.fromkeys(range(0x80, 0xA0), "\ufffd"),
@@ -15,12 +15,12 @@ SIGNS: dict[int, str] = {
     # A lone surrogate has no encoding.
     **dict.fromkeys(range(0xD800, 0xE000), "\ufffd"),
     0x7F: "\u2421",
-    0x85: _NEWLINE_SIGN,
-    0x2028: _NEWLINE_SIGN,
-    0x2029: _NEWLINE_SIGN,
+    0x85: NEWLINE_SIGN,
+    0x2028: NEWLINE_SIGN,
+    0x2029: NEWLINE_SIGN,
 }
 del SIGNS[0x09], SIGNS[0x0A]
-_LINE_SIGNS = {**SIGNS, 0x09: " ", 0x0A: _NEWLINE_SIGN}
+_LINE_SIGNS = {**SIGNS, 0x09: " ", 0x0A: NEWLINE_SIGN}
 
 
 def visible(text: str) -> str:

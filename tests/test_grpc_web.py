@@ -285,7 +285,7 @@ def test_the_setting(setting: str | None, installed: bool, found: str, monkeypat
 
 
 def page_client(server: Server, **options: Any) -> ChatClient:
-    """This project's client over gRPC-Web."""
+    """A client of this project over gRPC-Web."""
     assert server.page_url is not None
     return TRANSPORTS["grpc"].page_client(server.page_url, **options)
 

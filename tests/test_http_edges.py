@@ -240,7 +240,7 @@ async def test_a_refusal_reaches_a_client_that_still_sends(word: str, close: boo
 
 @pytest.mark.parametrize("word", HTTP_WORDS)
 async def test_white_space_around_a_value(word: str, keyed: Servers) -> None:
-    """It does not belong to the value (RFC 9112, section 5.1)."""
+    """White space around a value does not belong to the value (RFC 9112, section 5.1)."""
     for field in (f"X-API-Key:   {KEY} \t", f"Authorization: bearer {KEY}  ", f"Authorization:\tBEARER  {KEY}"):
         assert statuses(await exchange(keyed, word, get("/models", field))) == "200", field
     for field in (f"Authorization: {KEY}", "Authorization: Bearer", f"Cookie: x-api-key={KEY}", f"X-API-Key: {KEY}x"):

@@ -1,4 +1,4 @@
-"""Who may import whom, read from the source with ``ast``, and the one shape of the five leaves."""
+"""Which package may import which, read from the source with ``ast``, and the one shape of the five leaves."""
 
 from __future__ import annotations
 

@@ -114,7 +114,7 @@ def _options(silence_s: float) -> tuple[tuple[str, int], ...]:
         ("grpc.http2.ping_timeout_ms", half_ms),
         ("grpc.http2.max_pings_without_data", 0),
         ("grpc.initial_reconnect_backoff_ms", RECONNECT_MS),
-        # In spite of its name the longest time that one attempt may take, SETTINGS included.
+        # In spite of its name this option is the longest time that one attempt may take, SETTINGS included.
         ("grpc.min_reconnect_backoff_ms", int(CONNECT_S * 1000)),
         ("grpc.max_reconnect_backoff_ms", RECONNECT_MS),
         # A connection of this channel alone; the library otherwise shares one with other channels to the same address.

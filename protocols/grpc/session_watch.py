@@ -35,7 +35,8 @@ class SessionWatches:
             async for response in call:
                 match response.WhichOneof("body"):
                     case "connected":
-                        # Not earlier: a message written into a call that is being refused hides the refusal.
+                        # The message is not written earlier, because a message in a call that is being refused hides
+                        # the refusal.
                         await call.write(_join_request(session_id))
                     case "session_joined":
                         self._calls[session_id] = call

@@ -28,7 +28,7 @@ DETAILS = "grpc-status-details-bin"
 _LAST_SEQ = "last_seq"
 # Statuses that the library or a proxy gives when the connection breaks.
 _BROKEN = frozenset({"UNAVAILABLE", "CANCELLED", "UNKNOWN", "INTERNAL", "DEADLINE_EXCEEDED"})
-# Of several codes with one status, the first row of the table.
+# Where several codes have one status, the first row of the table counts.
 _CODE_OF_STATUS = {row.grpc: row.code for row in reversed(ERRORS.values()) if row.grpc not in _BROKEN}
 _NEVER_CONNECTED = ("failed to connect", "errors resolving", "DNS resolution failed")
 # A server accepted the connection and it broke before HTTP/2 had begun: the server is lost, not absent.

@@ -63,7 +63,7 @@ class Committer:
         outcomes = await self._store(batch)
         for number, (turn, entry) in enumerate(zip(turns, batch, strict=True)):
             if outcomes is None:
-                self._drop(turn, "the store takes nothing")
+                self._drop(turn, "the store refuses writes")
             else:
                 self._apply(turn, entry, outcomes[number])
             turn.commit_done()
@@ -139,7 +139,7 @@ class Committer:
                 if time.monotonic() >= deadline:
                     return None
                 if delay_s == _RETRY_S:
-                    self._dependencies.logger.warning("the store takes nothing", why=type(error).__name__)
+                    self._dependencies.logger.warning("the store refuses writes", why=type(error).__name__)
                 await asyncio.sleep(delay_s)
                 delay_s = min(delay_s * 2, _LONGEST_RETRY_S)
             else:

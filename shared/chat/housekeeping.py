@@ -31,7 +31,7 @@ class Housekeeping:
             self._renew: min(lease_s, grace_s or lease_s) / 3,
             self._reap: lease_s / 6,
             self._cancel_unread: min(grace_s / 4 if grace_s else 0.05, 1.0),
-            self._let_go: min(settings.store_patience_s / 4, 1.0),
+            self._end_stuck_streams: min(settings.store_patience_s / 4, 1.0),
             self._purge: _PURGE_S,
         }
 
@@ -55,11 +55,11 @@ class Housekeeping:
                 readiness.loop_failed(name)
                 if not failing:
                     why = error.code if isinstance(error, ChatError) else type(error).__name__
-                    logger.error("cannot keep house", duty=name, why=why)
+                    logger.error("housekeeping failed", duty=name, why=why)
                 failing = True
             else:
                 if failing:
-                    logger.info("keeping house again", duty=name)
+                    logger.info("housekeeping works again", duty=name)
                 failing = False
             await asyncio.sleep(every_s)
 
@@ -106,10 +106,12 @@ class Housekeeping:
                 continue
             row = await self._dependencies.store.get_turn(turn.turn_id)
             if row is not None and row.unread_ms >= grace_s * 1000 and not turn_log.readers:
-                self._dependencies.logger.info("nobody reads", session=short(turn.session_id), turn=short(turn.turn_id))
+                self._dependencies.logger.info(
+                    "cancelled without a reader", session=short(turn.session_id), turn=short(turn.turn_id)
+                )
                 turn.stop("cancelled")
 
-    async def _let_go(self) -> None:
+    async def _end_stuck_streams(self) -> None:
         """End the streams of turns that cannot be committed, when the store has refused every write for too long."""
         readiness, turn_logs = self._dependencies.readiness, self._dependencies.turn_logs
         if readiness.refused_s:
@@ -117,7 +119,7 @@ class Housekeeping:
             await readiness.check()
         refuses = readiness.refused_s >= self._dependencies.settings.store_patience_s
         if refuses and not turn_logs.store_refuses:
-            turn_logs.let_go()
+            turn_logs.end_stuck_streams()
         turn_logs.store_refuses = refuses
 
     async def _purge(self) -> None:

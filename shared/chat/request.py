@@ -16,8 +16,8 @@ class TurnRequest:
     """A request for a turn; ``text`` is the message of a chat or the prompt of an image.
 
     ``size`` is ``WIDTHxHEIGHT`` in pixels for an image and None for a chat. A turn that is not ``attended`` runs on
-    though nobody reads it. ``origin`` is the membership of the connection that asks, if it has one; it gets no hint
-    about its own turn.
+    without a reader. ``origin`` is the membership of the connection that asks, if it has one; it gets no hint about its
+    own turn.
     """
 
     kind: Kind

@@ -205,7 +205,7 @@ class TurnLogs:
         for turn_log in self.followed():
             turn_log.close("shutting_down")
 
-    def let_go(self) -> None:
+    def end_stuck_streams(self) -> None:
         """End the streams of turns that cannot be committed. Their clients resume, and give up after their own ``give_up_s``."""
         self.store_refuses = True
         for turn_log in self.followed():

@@ -64,7 +64,7 @@ class ChatClient(TransportClient):
         return self._follow(lambda: stream(ask), SequenceCheck(None, 0))
 
     def read(self, turn_id: str, after: int = 0, epoch: int = 0) -> AsyncGenerator[Item, None]:
-        """Read a turn from a cursor to its end, on any transport, whoever started it."""
+        """Read a turn from a cursor to its end, on any transport. Any client may have started the turn."""
         return self._follow(lambda: self.stream_turn(turn_id, after, epoch), SequenceCheck(turn_id, after))
 
     async def list_messages(self, session_id: str) -> list[Message]:

@@ -7,31 +7,21 @@ from __future__ import annotations
 
 from rich.cells import cell_len
 
+from shared.visible import NEWLINE_SIGN, SIGNS
+
 # The words for a user whose text ``entered`` had to change.
 NOT_UTF8 = "not valid UTF-8: what could not be read was replaced by \ufffd"
 
-# Unicode's control pictures (U+2400) for C0 and DEL. Terminals treat the other line separators differently, so they get a sign.
-_NEWLINE_SIGN = "\u2424"
-_SIGNS: dict[int, str] = {
-    **{code: chr(0x2400 + code) for code in range(32)},
-    **dict.fromkeys(range(0x80, 0xA0), "\ufffd"),
-    # What turns the direction of the text around it (UAX 9) could make a line look like another.
-    **dict.fromkeys((*range(0x202A, 0x202F), *range(0x2066, 0x206A)), "\ufffd"),
-    # Lone surrogates, which have no encoding.
-    **dict.fromkeys(range(0xD800, 0xE000), "\ufffd"),
-    0x7F: "\u2421",
-    0x85: _NEWLINE_SIGN,
-    0x2028: _NEWLINE_SIGN,
-    0x2029: _NEWLINE_SIGN,
-}
-del _SIGNS[0x09], _SIGNS[0x0A]
-_LINE_SIGNS = {**_SIGNS, 0x09: " ", 0x0A: _NEWLINE_SIGN}
+# The client keeps these marks (UAX 9), because text in a right-to-left script may need them.
+_MARKS = (0x061C, 0x200E, 0x200F)
+_SIGNS = {code: sign for code, sign in SIGNS.items() if code not in _MARKS}
+_LINE_SIGNS = {**_SIGNS, 0x09: " ", 0x0A: NEWLINE_SIGN}
 
 
 def entered(given: str) -> str:
-    """Text as a user gave it, fit to be sent: the two halves of a character are joined, and what is no character is U+FFFD.
+    """Text as a user gave it, fit to be sent: surrogate pairs are joined, and lone surrogates become U+FFFD.
 
-    A shell argument or a pasted text may hold bytes that are not UTF-8, which Python keeps as lone surrogates (PEP 383).
+    Python keeps bytes of a shell argument or a pasted text that are not UTF-8 as lone surrogates (PEP 383).
     """
     return given.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
 

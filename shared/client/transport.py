@@ -193,7 +193,7 @@ class TransportClient(ABC):
 
     @abstractmethod
     async def start(self, ask: Ask) -> Snapshot:
-        """Start a turn that runs even when nobody reads it. The same ``request_id`` again gives the same turn."""
+        """Start a turn that runs even without a reader. The same ``request_id`` again gives the same turn."""
 
     @abstractmethod
     async def get_turn(self, turn_id: str) -> Snapshot:

@@ -85,7 +85,7 @@ class LogSink(io.TextIOBase):
                 self._dropped += 0 if written else dropped + text.count("\n")
 
     def _write_all(self, data: bytes) -> bool:
-        """Write, however long the reader lets the thread wait; False when the file descriptor takes nothing."""
+        """Write, and wait for as long as the reader makes the thread wait. False when the file descriptor fails."""
         while data:
             try:
                 data = data[os.write(self._fd, data) :]

@@ -29,7 +29,7 @@ async def store(tmp_path: Path) -> dict[str, str]:
 
 @pytest.fixture
 async def five(store: dict[str, str]) -> AsyncIterator[dict[str, Server]]:
-    """The five servers, each of which knows where the others are; gRPC's answers pages on a port of its own."""
+    """The five servers, each of which knows the ports of the others. The gRPC server has a second port for pages."""
     part("connectrpc")
     names = (*WORDS, "grpc", "grpc_web")
     ports = dict(zip(names, free_ports(len(names)), strict=True))
@@ -40,7 +40,7 @@ async def five(store: dict[str, str]) -> AsyncIterator[dict[str, Server]]:
 
 @pytest.fixture
 async def four(store: dict[str, str]) -> AsyncIterator[dict[str, Server]]:
-    """The four HTTP servers, each of which knows where the others are."""
+    """The four HTTP servers, each of which knows the ports of the others."""
     ports = dict(zip(WORDS, free_ports(len(WORDS)), strict=True))
     env = store | {f"{word.upper()}_PORT": str(port) for word, port in ports.items()} | {"OFFLINE_TOKENS_PER_S": "25"}
     async with serving_all(WORDS, env=env, ports=ports) as servers:

@@ -10,7 +10,7 @@ import pytest
 
 from protocols import TRANSPORTS
 from protocols.processes import Server
-from sequence_diagrams.terminal import Terminal
+from sequence_diagrams.terminal import PtyTerminal
 from tests.conftest import Servers
 from tests.shell.helpers import Open
 
@@ -29,12 +29,12 @@ def env(servers: Servers, tmp_path: Path) -> dict[str, str]:
 @pytest.fixture
 def shell(env: dict[str, str], tmp_path: Path) -> Iterator[Open]:
     """``shell(word, …)``: a shell in a terminal, ready to type; ended at the end."""
-    opened: list[Terminal] = []
+    opened: list[PtyTerminal] = []
 
     def open_one(
         word: str, *arguments: str, more: Mapping[str, str] | None = None, ready: str = "", **options: object
-    ) -> Terminal:
-        terminal = Terminal(word, {**env, **(more or {})}, *arguments, cwd=tmp_path, **options)  # type: ignore[arg-type]
+    ) -> PtyTerminal:
+        terminal = PtyTerminal(word, {**env, **(more or {})}, *arguments, cwd=tmp_path, **options)  # type: ignore[arg-type]
         opened.append(terminal)
         terminal.wait(ready or rf"^{re.escape(TRANSPORTS[word].title)} at .* · offline-1 \(offline\)")
         return terminal

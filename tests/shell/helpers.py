@@ -6,12 +6,12 @@ import re
 import unicodedata
 from collections.abc import Callable
 
-from sequence_diagrams.terminal import Terminal
+from sequence_diagrams.terminal import PtyTerminal
 
 CTRL_C, CTRL_D, UP, TAB, ALT_ENTER = "\x03", "\x04", "\x1b[A", "\t", "\x1b\r"
 QUIET = r"{word} · .*\d+ chunks?$|{word} · whole reply after .*$"
 
-Open = Callable[..., Terminal]
+Open = Callable[..., PtyTerminal]
 
 
 def quiet(word: str) -> str:
@@ -24,7 +24,7 @@ def composed(said: str) -> str:
     return unicodedata.normalize("NFC", said)
 
 
-def session_of(terminal: Terminal) -> str:
+def session_of(terminal: PtyTerminal) -> str:
     """The id of the session that the shell is in."""
     terminal.do("/info\r", r"^session +[0-9a-f-]{36}$")
     return str(re.findall(r"^session +([0-9a-f-]{36})$", terminal.text, re.MULTILINE)[-1])

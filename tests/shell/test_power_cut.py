@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from sequence_diagrams.terminal import Terminal
+from sequence_diagrams.terminal import PtyTerminal
 from shared.client.printed import PrintedReply
 from shared.llm.model import ContextMessage
 from shared.llm.offline_reply import reply_tokens
@@ -56,7 +56,7 @@ async def test_a_power_cut_in_the_middle_of_answers(tmp_path: Path) -> None:
     async with machine(tmp_path, {"sse": 0}, **slow) as cut:
         port = cut.servers["sse"].address.rpartition(":")[2]
         env = {"SSE_PORT": port, "XDG_STATE_HOME": str(tmp_path / "state"), "NO_PROXY": "*"}
-        terminal = Terminal("sse", env, cwd=tmp_path)
+        terminal = PtyTerminal("sse", env, cwd=tmp_path)
         try:
             await asyncio.to_thread(terminal.wait, r"offline-1 \(offline\)")
             async with (

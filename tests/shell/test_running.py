@@ -74,7 +74,7 @@ def test_cut_and_resized_in_the_middle(shell: Open, word: str) -> None:
         terminal.wait(rf"❯ x{{{count}}}$")
     terminal.wait(quiet(word), 2)
     assert terminal.count(r"^That is all, over ") == 2
-    # Not in the middle of a frame.
+    # The counts are read between two frames.
     terminal.wait(r" ❯ xxxx$")
     assert terminal.count(r" ❯ x") == 1
     assert "Traceback" not in terminal.raw

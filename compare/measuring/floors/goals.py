@@ -28,7 +28,7 @@ def _both(row: str, words: tuple[str, ...], memory: Goal, sqlite: Goal) -> _Goal
     return {(row, word, side): goal for word in words for side, goal in (("memory", memory), ("sqlite", sqlite))}
 
 
-# By row, word and side.
+# The goals by row, word and side.
 GOALS: _Goals = {
     **_both("saturated", _HTTP, Goal(0.85), Goal(1.0)),
     **_both("saturated", ("websocket",), Goal(1.0), Goal(1.1)),

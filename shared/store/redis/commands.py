@@ -19,7 +19,7 @@ from shared.store.redis.errors import FAILURES, unavailable
 T = TypeVar("T")
 Argument = str | bytes | int | float
 
-# So many commands are on their way at once; the others wait for a connection.
+# This many commands are on their way at once; the others wait for a connection.
 _MAX_COMMANDS = 16
 
 
