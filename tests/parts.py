@@ -110,6 +110,8 @@ PARTS: dict[str, Part] = {
         Part("java", "client", "apt", "default-jdk-headless", ("java",), ("-version",)),
         Part("go", "client", "apt", "golang", ("go",), ("version",)),
         Part("curl", "client", "apt", "curl", ("curl",)),
+        Part("schemathesis", "client", "pip", "schemathesis", ("schemathesis",)),
+        Part("openapi-python-client", "client", "pip", "openapi-python-client", ("openapi-python-client",)),
         Part("buf", "client", "pip", "buf-bin", ("buf",)),
         Part("axe-core", "tool", "npm", "axe-core"),
         Part("node", "tool", "apt", "nodejs", ("node",)),

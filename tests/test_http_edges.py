@@ -211,11 +211,15 @@ ALLOWED = {
 }
 
 
+STREAMS = ("ndjson", "sse")
+
+
 @pytest.mark.parametrize("word", HTTP_WORDS)
 async def test_a_wrong_method_is_told_the_right_ones(word: str, servers: Servers) -> None:
     """RFC 9110, section 15.5.6."""
-    for path, allowed in ALLOWED.items():
-        for method in ("PUT", "PATCH", "OPTIONS", "TRACE", *({"DELETE", "POST", "HEAD"} - set(allowed.split(", ")))):
+    more = {"/chat/stream": "POST", "/images/stream": "POST", "/turns/x/stream": "GET, HEAD"} if word in STREAMS else {}
+    for path, allowed in (ALLOWED | more).items():
+        for method in ("PUT", "PATCH", "OPTIONS", "TRACE", *({"DELETE"} - set(allowed.split(", ")))):
             raw = await exchange(servers, word, request(f"{method} {path}", HOST))
             assert statuses(raw) == "405", (method, path)
             assert fields_of(raw, "allow") == [allowed], (method, path)

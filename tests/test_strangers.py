@@ -7,6 +7,7 @@ import contextlib
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import pytest
 
@@ -15,6 +16,8 @@ from shared.client.protocol import Item, Lost, Reconnected, collect
 from shared.errors import ChatError, ConnectionLost, NotOurServer
 from shared.events import Chunk, TurnCompleted
 from tests.conftest import WORDS, Servers
+from tests.parts import part
+from tests.proxies import free_port, proxy
 
 HTML = b"<!doctype html>\n<title>Welcome to nginx!</title>\n"
 BAD_GATEWAY = b"<html><title>502 Bad Gateway</title></html>"
@@ -164,6 +167,52 @@ async def test_a_gateway_that_cannot_reach_the_server_is_a_lost_connection(
     assert [type(item) for item in items[:2]] == [Lost, Reconnected]
     assert f"a gateway answered {status}" in items[0].why  # type: ignore[union-attr]
     assert len(items) == 3 if word == "rest" else isinstance(items[-1], TurnCompleted)
+
+
+# An HTTP/2 gateway that answers plain HTTP in place of gRPC: once, or always.
+GRPC_GATEWAY = """
+defaults
+    mode http
+    timeout connect 5s
+    timeout client 30s
+    timeout server 30s
+frontend in
+    bind 127.0.0.1:{port}
+    stick-table type ip size 10 store http_req_cnt
+    http-request track-sc0 src
+    {answer}
+    default_backend chat
+backend chat
+    server one {target} proto h2
+"""
+REFUSED_ONCE = 'http-request return status {} content-type text/html string "Bad" if {{ sc0_http_req_cnt lt 3 }}'
+
+
+@pytest.mark.parametrize("status", [502, 503, 504])
+async def test_a_gateways_plain_answer_to_a_grpc_client_is_a_lost_connection(
+    servers: Servers, status: int, tmp_path: Path
+) -> None:
+    """The chat and the client's look at ``/health`` are refused; then the gateway reaches the server."""
+    part("haproxy")
+    port = free_port()
+    lines = GRPC_GATEWAY.format(port=port, answer=REFUSED_ONCE.format(status), target=servers["grpc"].address)
+    with proxy("haproxy", tmp_path, port, lines) as address:
+        client = TRANSPORTS["grpc"].client(address)
+        items = [item async for item in client.chat("hello")]
+        await client.aclose()
+    assert [type(item) for item in items[:2]] == [Lost, Reconnected]
+    # The library tells the status or that the answer has no trailers, whichever of the two it reads first.
+    assert items[0].why in (f"a gateway answered {status}", "a gateway answered with plain HTTP")  # type: ignore[union-attr]
+    assert isinstance(items[-1], TurnCompleted)
+
+
+async def test_a_redirect_of_an_http2_server_is_named(servers: Servers, tmp_path: Path) -> None:
+    part("haproxy")
+    port = free_port()
+    redirect = "http-request redirect location /login"
+    lines = GRPC_GATEWAY.format(port=port, answer=redirect, target=servers["grpc"].address)
+    with proxy("haproxy", tmp_path, port, lines) as address:
+        assert "302, a redirect" in str(await refused("grpc", address))
 
 
 async def copied(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

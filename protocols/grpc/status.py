@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -30,6 +31,11 @@ _LAST_SEQ = "last_seq"
 _BROKEN = frozenset({"UNAVAILABLE", "CANCELLED", "UNKNOWN", "INTERNAL", "DEADLINE_EXCEEDED"})
 # Where several codes have one status, the first row of the table counts.
 _CODE_OF_STATUS = {row.grpc: row.code for row in reversed(ERRORS.values()) if row.grpc not in _BROKEN}
+# What the library says of an answer without a gRPC status: that of a gateway, or of another server.
+_HTTP_STATUS = re.compile(r"http2 header with status: (\d{3})")
+_GATEWAY = frozenset({"502", "503", "504"})
+# What the library says at times of such an answer with a body: it ends without trailers.
+_NO_TRAILERS = "Data frame with END_STREAM flag received"
 _NEVER_CONNECTED = ("failed to connect", "errors resolving", "DNS resolution failed")
 # A server accepted the connection and it broke before HTTP/2 had begun: the server is lost, not absent.
 _ACCEPTED = ("Socket closed", "recvmsg")
@@ -62,6 +68,17 @@ def from_status(error: grpc.aio.AioRpcError) -> ChatError | ConnectionLost:
     if refusal is not None:
         return refusal
     status = error.code().name
+    http = _HTTP_STATUS.search(words)
+    if http is not None and http[1] in _GATEWAY:
+        return ConnectionLost(f"a gateway answered {http[1]}")
+    if http is not None and http[1].startswith("3"):
+        return NotOurServer(
+            f"the server speaks HTTP/2 and answers {http[1]}, a redirect; give the chat server's own address"
+        )
+    if http is not None and http[1] == "429":
+        return ChatError("rate_limited", "The server answered 429.")
+    if _NO_TRAILERS in words:
+        return ConnectionLost("a gateway answered with plain HTTP")
     if status == "UNAVAILABLE" and words.startswith(_NEVER_CONNECTED) and not any(said in words for said in _ACCEPTED):
         return ServerAbsent("nothing answers there")
     if status in _BROKEN:

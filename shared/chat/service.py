@@ -54,7 +54,7 @@ from shared.store.texts import cut_text
 
 _LIST_LIMIT = 50
 MAX_LIST_LIMIT = 200
-_MAX_MESSAGES = 500
+MAX_MESSAGES_LIMIT = 500
 # A service that stops waits at least this long for the turns that are being recorded.
 _RECORDING_S = 1.0
 _DAMAGE_TRIES = 20
@@ -163,9 +163,9 @@ class ChatService:
         one of a session that was cleared meanwhile.
         """
         if limit is None:
-            limit = _MAX_MESSAGES
-        if not 1 <= limit <= _MAX_MESSAGES:
-            raise ChatError("invalid_request", f"limit must be between 1 and {_MAX_MESSAGES}.")
+            limit = MAX_MESSAGES_LIMIT
+        if not 1 <= limit <= MAX_MESSAGES_LIMIT:
+            raise ChatError("invalid_request", f"limit must be between 1 and {MAX_MESSAGES_LIMIT}.")
         after = parse_message_cursor(cursor) if cursor else None
         messages, more = await self._store.list_messages(known_id(session_id, "session_not_found"), limit, after)
         return MessagePage(messages=messages, next_cursor=messages[-1].message_id if more else None)

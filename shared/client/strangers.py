@@ -23,6 +23,8 @@ _EXPECTS_TLS = "expects TLS, which this client was not told to use: --tls, and T
 _SPEAKS_NO_TLS = "speaks no TLS, which this client was told to use (--tls, TLS_CA, or the address's scheme)"
 # OpenSSL's X509_V_ERR_HOSTNAME_MISMATCH, _EMAIL_MISMATCH and _IP_ADDRESS_MISMATCH.
 _OTHER_NAME = (62, 63, 64)
+# Statuses of a gateway that cannot reach the server behind it (RFC 9110, sections 15.6.3 to 15.6.5).
+_GATEWAY = ("502", "503", "504")
 _LENGTH = re.compile(rb"\r\ncontent-length: *(\d{1,9})", re.IGNORECASE)
 _TITLE = re.compile(rb"<title[^>]*>\s*(.*?)\s*</title", re.IGNORECASE | re.DOTALL)
 
@@ -150,10 +152,12 @@ def _named(said: bytes, wanted: _Wanted, port: int) -> str | None:
     return "does not speak HTTP" if said else None
 
 
-def _http_answer(head: bytes, body: bytes) -> str:
-    """What an HTTP/1.1 server answered to ``GET /health``."""
+def _http_answer(head: bytes, body: bytes) -> str | None:
+    """What an HTTP/1.1 server answered to ``GET /health``; None for a gateway that does not reach the server behind it."""
     first, *lines = head.decode("latin-1").split("\r\n")
     status = first.split(" ")[1] if first.count(" ") else "something"
+    if status in _GATEWAY:
+        return None
     headers = {name.strip().lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
     if status.startswith("3") and "location" in headers:
         return f"speaks HTTP/1.1 and answers {status}, a redirect to {headers['location'][:200]}"

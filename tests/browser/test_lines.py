@@ -71,6 +71,17 @@ async def test_a_line_that_dies_without_a_word_is_noticed(browser: Browser, stor
         assert "nothing came for " in lost, lost
 
 
+async def test_a_page_on_a_socket_asks_over_no_dead_connection(browser: Browser, store: dict[str, str]) -> None:
+    """The browser keeps idle HTTP connections that died with the socket; what the page asks after it has joined again arrives."""
+    async with behind_a_relay(browser, "websocket", store | SLOW | {"HEARTBEAT_S": "1"}) as (page, relay, server):
+        await ask(page, "websocket")
+        async with page.expect_response("**/messages") as messages:
+            relay.discard()
+            await whole(page, server)
+        assert (await messages.value).ok
+        assert await page.locator("#error").is_hidden()
+
+
 @pytest.mark.parametrize("word", WORDS)
 async def test_a_page_that_wakes_looks_at_once(browser: Browser, store: dict[str, str], word: str) -> None:
     """With heartbeats of five minutes, only the waking page finds the dead line."""

@@ -9,7 +9,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi_offline import FastAPIOffline
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
-from starlette.routing import Match, Mount, WebSocketRoute
+from starlette.routing import WebSocketRoute, compile_path
 
 from shared.errors import ChatError
 from shared.server.context import ServerContext
@@ -115,10 +115,10 @@ async def _on_http_error(request: Request, error: Exception) -> Response:
 
 def _allowed(request: Request) -> list[str]:
     """The methods of a path (RFC 9110, section 15.5.6). The framework names those of one of the path's routes."""
-    routes = [route for route in request.app.routes if not isinstance(route, Mount)]
-    methods = [
-        method
-        for method in _METHODS
-        if any(route.matches({**request.scope, "method": method})[0] is Match.FULL for route in routes)
-    ]
-    return [*methods, "HEAD"] if "GET" in methods else methods or ["GET", "HEAD"]
+    paths: dict[str, dict[str, Any]] = request.app.openapi()["paths"]
+    path = request.scope["path"]
+    # A path in full comes first: /images/stream is not /images/{image_id}. The pages' files are not in the document.
+    templates = [path, *(template for template in paths if compile_path(template)[0].match(path))]
+    documented: dict[str, Any] = next((paths[template] for template in templates if template in paths), {"get": {}})
+    methods = [method for method in _METHODS if method.lower() in documented]
+    return [*methods, "HEAD"] if "GET" in methods else methods

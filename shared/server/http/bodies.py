@@ -9,7 +9,7 @@ from fastapi import Depends, Header, Query, Request
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from shared.chat.checks import KEY_PATTERN, SIZE_PATTERN
-from shared.chat.service import MAX_LIST_LIMIT, ChatService
+from shared.chat.service import MAX_LIST_LIMIT, MAX_MESSAGES_LIMIT, ChatService
 from shared.server.context import ServerContext
 
 # The limits in ``json_schema_extra`` are for /openapi.json alone: the chat checks them, with the same words on every transport.
@@ -19,6 +19,8 @@ Text = Annotated[
 Size = Annotated[
     str | None, Field(description="pixels; 1024x1024 when absent", json_schema_extra={"pattern": f"^{SIZE_PATTERN}$"})
 ]
+
+ModelId = Annotated[str | None, Field(json_schema_extra={"minLength": 1})]
 
 _NUMBER = re.compile(r"-?[0-9]+(\.[0-9]+)?([eE][+-]?[0-9]+)?")
 
@@ -36,7 +38,7 @@ class ChatBody(_Body):
 
     message: Text
     session_id: str | None = None
-    model_id: str | None = None
+    model_id: ModelId = None
 
 
 class ImageBody(_Body):
@@ -58,7 +60,7 @@ class TurnBody(_Body):
     prompt: Text | None = None
     size: Size = None
     session_id: str | None = None
-    model_id: str | None = None
+    model_id: ModelId = None
 
 
 class SessionBody(_Body):
@@ -66,7 +68,7 @@ class SessionBody(_Body):
 
     model_config = ConfigDict(json_schema_extra={"examples": [{}]})
 
-    model_id: str | None = None
+    model_id: ModelId = None
 
 
 class TicketBody(_Body):
@@ -104,6 +106,11 @@ Limit = Annotated[
     int | None,
     _Number,
     Query(description="rows of the page", json_schema_extra={"minimum": 1, "maximum": MAX_LIST_LIMIT}),
+]
+MessagesLimit = Annotated[
+    int | None,
+    _Number,
+    Query(description="rows of the page", json_schema_extra={"minimum": 1, "maximum": MAX_MESSAGES_LIMIT}),
 ]
 Wait = Annotated[float, _Number, Query(ge=0, allow_inf_nan=False, description="seconds; above 30 is 30")]
 IdempotencyKey = Annotated[

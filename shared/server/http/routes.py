@@ -21,6 +21,7 @@ from shared.server.http.bodies import (
     Epoch,
     IdempotencyKey,
     Limit,
+    MessagesLimit,
     Service,
     SessionBody,
     TicketBody,
@@ -135,7 +136,7 @@ async def get_session(service: Service, session_id: str) -> Response:
 async def list_messages(
     service: Service,
     session_id: str,
-    limit: Limit = None,
+    limit: MessagesLimit = None,
     cursor: Annotated[str | None, Query()] = None,
 ) -> Response:
     """A page of a session's messages, in order; a page ends before its texts pass 3 MiB."""
@@ -161,6 +162,8 @@ async def start_turn(service: Service, body: TurnBody, key: IdempotencyKey = Non
     """Start a turn and do not wait. The turn runs to its end without a reader."""
     if (body.message is None) == (body.prompt is None):
         raise ChatError("invalid_request", "Give either message or prompt.")
+    if body.message is not None and body.size is not None:
+        raise ChatError("invalid_request", "size is for a prompt.")
     if body.message is not None:
         reader = await service.start_chat(
             body.message, session_id=body.session_id, model_id=body.model_id, request_id=key, attended=False

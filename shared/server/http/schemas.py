@@ -10,6 +10,7 @@ import msgspec
 from shared.events import EVENT_TYPES, CursorLost
 
 PICTURES = ("image/png", "image/jpeg", "image/webp")
+_EVENT_STREAM = "text/event-stream"
 _COMPONENTS = "#/components/schemas/"
 
 
@@ -109,8 +110,17 @@ def openapi_json(model: Any, *, status: int = 200, or_bytes: tuple[str, ...] = (
 
 def openapi_events(media_type: str) -> dict[int | str, dict[str, Any]]:
     """The ``responses`` of a route that streams events; ``cursor_lost``, which is no event, may stand between them."""
-    content = {media_type: {"schema": {"anyOf": [{"$ref": _COMPONENTS + name} for name in ("Event", "CursorLost")]}}}
-    return {200: {"description": "The events of the turn", "content": content}}
+    event: dict[str, Any] = {"anyOf": [{"$ref": _COMPONENTS + name} for name in ("Event", "CursorLost")]}
+    if media_type == _EVENT_STREAM:
+        event = _message_of_sse(event)
+    return {200: {"description": "The events of the turn", "content": {media_type: {"schema": event}}}}
+
+
+def _message_of_sse(event: dict[str, Any]) -> dict[str, Any]:
+    """One message of an event stream (WHATWG HTML, section 9.2.6), in the form that OpenAPI 3.2 gives it; its data is JSON."""
+    text = {"type": "string"}
+    data = text | {"contentMediaType": "application/json", "contentSchema": event}
+    return {"type": "object", "required": ["data"], "properties": {"event": text, "id": text, "data": data}}
 
 
 def add_events(schema: dict[str, Any]) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 // WebSocket in a browser: one native socket for everything; turns of all windows of the session arrive on it.
 
-import { Lost, parsed, PASSING, Refused, requestKey } from "../api.js";
+import { Lost, parsed, PASSING, Refused, requestKey, Silent } from "../api.js";
 import { CURSOR_LOST, eventOf, TERMINAL } from "../events.js";
 import { Inbox } from "../inbox.js";
 import { backoffMs, elapsed, pause, Watch } from "../patience.js";
@@ -50,14 +50,17 @@ export class Wire {
     this.connection = null;
     if (this.session === null) return;
     this.onAway(error);
-    if (error instanceof Lost && !this.rejoining) this.#rejoin();
+    if (error instanceof Lost && !this.rejoining) this.#rejoin(error instanceof Silent);
   }
 
-  async #rejoin() {
+  /** `silent`: the socket died without a word, and so may have the idle connections on which the page asks over HTTP. */
+  async #rejoin(silent) {
     this.rejoining = true;
     for (let attempt = 0; this.rejoining; attempt++) {
       await pause(backoffMs(attempt));
       try {
+        if (silent) await this.reach();
+        silent = false;
         const joined = await this.join(this.session);
         this.rejoining = false;
         if (joined) this.onJoined(joined);
@@ -68,6 +71,7 @@ export class Wire {
     }
   }
 
+  reach() { return this.api.look("/health"); }
   cut() { this.connection?.lose(new Lost("the line was cut")); }
 
   close() {
@@ -168,7 +172,7 @@ class Connection {
 
   /** A browser hides the protocol's pings from a script, so the page sends its own and waits for the server's pong. */
   #silent() {
-    if (this.pings > this.pongs) this.lose(new Lost(`${this.watch.words}, not even a pong`));
+    if (this.pings > this.pongs) this.lose(new Silent(`${this.watch.words}, not even a pong`));
     else this.#ping();
   }
 
@@ -176,7 +180,7 @@ class Connection {
     this.#ping();
     const ping = this.pings;
     await elapsed(this.wire.api.lookMs);
-    if (this.pongs < ping && this.watch.quiet) this.lose(new Lost(`${this.watch.words}, not even a pong after the page woke`));
+    if (this.pongs < ping && this.watch.quiet) this.lose(new Silent(`${this.watch.words}, not even a pong after the page woke`));
   }
 
   #ping() {
