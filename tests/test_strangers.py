@@ -11,13 +11,14 @@ from pathlib import Path
 
 import pytest
 
+from compare.lines.programs import free_port
 from protocols import TRANSPORTS
 from shared.client.protocol import Item, Lost, Reconnected, collect
 from shared.errors import ChatError, ConnectionLost, NotOurServer
 from shared.events import Chunk, TurnCompleted
 from tests.conftest import WORDS, Servers
 from tests.parts import part
-from tests.proxies import free_port, proxy
+from tests.proxies import proxy
 
 HTML = b"<!doctype html>\n<title>Welcome to nginx!</title>\n"
 BAD_GATEWAY = b"<html><title>502 Bad Gateway</title></html>"
