@@ -342,7 +342,7 @@ async def test_a_race_over_tls_has_the_lane() -> None:
         "--rounds",
         "1",
     )
-    status, out, err = await program(*command, "--rate", "50", "--tls")
+    status, out, err = await program(*command, "--rate", "50", "--tls", "--explain")
     assert status == 0, err
-    assert "gRPC), TLS," in out
+    assert "in their name), TLS," in out
     assert "The text is the model's, character by character, in every lane." in out

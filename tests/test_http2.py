@@ -7,6 +7,7 @@ import importlib.util
 import json
 import os
 import signal
+import sys
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -16,12 +17,16 @@ import pytest
 from h2.config import H2Configuration
 from h2.connection import H2Connection
 from h2.errors import ErrorCodes
-from h2.events import ConnectionTerminated, DataReceived, Event, ResponseReceived, StreamEnded, StreamReset
+from h2.events import ConnectionTerminated, DataReceived, ResponseReceived, StreamEnded, StreamReset
+from h2.events import Event as FrameEvent
 
+from compare.measuring.http2_sender import http2_sender
 from protocols import TRANSPORTS
 from protocols.processes import Server, serving
-from shared.client.protocol import collect
+from shared.client.protocol import Item, Lost, Reconnected, collect, collect_picture
 from shared.config import Settings
+from shared.errors import ChatError
+from shared.events import Event
 from shared.server.launch import open_context
 from tests.certificates import ca_file, tls_settings
 from tests.conftest import FAST, MakeServers, Servers, until
@@ -51,7 +56,7 @@ class Http2Line:
         self.reader, self.writer, self.authority = reader, writer, authority
         self.h2 = H2Connection(H2Configuration(client_side=True, validate_outbound_headers=False))
         self.h2.initiate_connection()
-        self.events: list[Event] = []
+        self.events: list[FrameEvent] = []
         self.closed = False
         # Streams that are given no more room.
         self.unread: set[int] = set()
@@ -96,7 +101,7 @@ class Http2Line:
         self.flush()
         return True
 
-    async def until(self, kind: type[Event], stream: int | None = None) -> Any:
+    async def until(self, kind: type[FrameEvent], stream: int | None = None) -> Any:
         """The first event of a kind, on a stream."""
         async with asyncio.timeout(30):
             while True:
@@ -133,7 +138,11 @@ async def line(server: Server) -> AsyncIterator[Http2Line]:
 
 async def program(*command: str | Path) -> str:
     process = await asyncio.create_subprocess_exec(
-        *command, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE, env={**os.environ, "LC_ALL": "C"}
+        *command,
+        cwd=ROOT,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+        env={**os.environ, "LC_ALL": "C"},
     )
     async with asyncio.timeout(60):
         out, err = await process.communicate()
@@ -315,3 +324,45 @@ async def test_without_the_library_the_start_is_refused(monkeypatch: pytest.Monk
     with pytest.raises(ValueError, match="HTTP2 is on, and zttp is not installed"):
         async with open_context(TRANSPORTS, "sse", "test", settings, host="127.0.0.1", port=0):
             pass
+
+
+@pytest.mark.parametrize("word", ["rest", *STREAMING])
+async def test_our_clients_over_http2(make_servers: MakeServers, word: str) -> None:
+    """Turns, pictures and refusals are those of HTTP/1.1, and a stream that was cut goes on at its cursor."""
+    part("connectrpc")
+    server = make_servers(HTTP2="on", OFFLINE_TOKENS_PER_S="80", HEARTBEAT_S="1")[word]
+    async with TRANSPORTS[word].client(server.url, sender=http2_sender) as client, server.client() as plain:
+        reply = await collect(client.chat("/tokens 30 hello"))
+        assert (await plain.get_turn(reply.turn_id)).text == reply.text
+        assert (await collect_picture(client.image("a boat", size="64x64"))).image[1:4] == b"PNG"
+        with pytest.raises(ChatError, match="turn_not_found"):
+            await client.get_turn("nowhere")
+        read = client.read(reply.turn_id)
+        assert [item async for item in read] == [item async for item in plain.read(reply.turn_id)]
+        if word == "rest":
+            return
+        seen: list[Item] = []
+        async for item in client.chat("/tokens 60 hello"):
+            seen.append(item)
+            if len(seen) == 12:
+                await client.cut()
+        assert [type(item) for item in seen if not isinstance(item, Event)] == [Lost, Reconnected]
+        assert [item.seq for item in seen if isinstance(item, Event)] == list(range(1, 63))
+
+
+async def test_a_race_over_http2() -> None:
+    part("connectrpc")
+    command = (
+        "race",
+        "--only",
+        "ndjson-h2,sse-h2,grpc-asgi",
+        "--tokens",
+        "6",
+        "--rate",
+        "50",
+        "--rounds",
+        "1",
+        "--tls",
+    )
+    said = await program(sys.executable, "-m", "compare", *command)
+    assert "The text is the model's, character by character, in every lane." in said, said

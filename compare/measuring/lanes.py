@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import importlib.util
 import random
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -14,6 +15,7 @@ from typing import Any
 
 from compare.lines.faults import Faults
 from compare.lines.relay import Relay
+from compare.measuring.http2_sender import http2_sender
 from protocols import TRANSPORTS, certs
 from protocols.processes import Server, serving
 from shared.client.protocol import ChatClient
@@ -24,13 +26,22 @@ from shared.llm.offline import MODEL_ID
 class Lane:
     """A transport, and the options of its client. REST has two lanes: one whole reply, and polling.
 
-    ``for_pages``: the lane uses the server's port for pages.
+    ``for_pages``: the lane uses the server's port for pages, and ``page_client`` the client that pages' protocols need.
+    ``http2``: the server speaks HTTP/2 beside HTTP/1.1. ``needs``: the packages of extras, without which there is no lane.
     """
 
     name: str
     word: str
     options: Mapping[str, Any] = field(default_factory=dict)
     for_pages: bool = False
+    page_client: bool = False
+    http2: bool = False
+    needs: tuple[str, ...] = ()
+
+    @property
+    def missing(self) -> list[str]:
+        """The packages that this machine does not have."""
+        return [name for name in self.needs if importlib.util.find_spec(name) is None]
 
     @property
     def tokens(self) -> bool:
@@ -47,7 +58,17 @@ LANES: dict[str, Lane] = {
     )
 }
 # Other ways to a transport that has a lane already. They need an extra, and run where they are asked for by name.
-FURTHER_LANES: dict[str, Lane] = {lane.name: lane for lane in (Lane("grpc-web", "grpc", for_pages=True),)}
+_HTTP2 = ("zttp", "pyqwest")
+FURTHER_LANES: dict[str, Lane] = {
+    lane.name: lane
+    for lane in (
+        Lane("ndjson-h2", "ndjson", {"sender": http2_sender}, http2=True, needs=_HTTP2),
+        Lane("sse-h2", "sse", {"sender": http2_sender}, http2=True, needs=_HTTP2),
+        Lane("grpc-web", "grpc", for_pages=True, page_client=True, needs=("connectrpc",)),
+        # The same servicer on uvicorn: gRPC's wire without grpcio on the server.
+        Lane("grpc-asgi", "grpc", for_pages=True, http2=True, needs=("connectrpc", "zttp")),
+    )
+}
 ALL_LANES = LANES | FURTHER_LANES
 
 
@@ -68,7 +89,7 @@ class RunningLane:
     def client(self, **options: Any) -> ChatClient:
         """A new client of this lane; ``options`` are ChatClient's."""
         transport = TRANSPORTS[self.lane.word]
-        make = transport.page_client if self.lane.for_pages else transport.client
+        make = transport.page_client if self.lane.page_client else transport.client
         return make(self.address, **{"ca": self.server.ca, **self.lane.options, **options})
 
 
@@ -104,9 +125,14 @@ async def running_lanes(
             folder = Path(stack.enter_context(TemporaryDirectory(prefix="genai-certs-", ignore_cleanup_errors=True)))
             certs.make(folder)
             settings |= certs.files(folder)
-        servers = await asyncio.gather(
-            *(stack.enter_async_context(serving(ALL_LANES[name].word, env=settings, apart=True)) for name in names)
-        )
+        for name in names:
+            if missing := ALL_LANES[name].missing:
+                raise RuntimeError(f'{name} needs {", ".join(missing)}: pip install -e ".[web,http2]"')
+
+        def start(lane: Lane) -> AbstractAsyncContextManager[Server]:
+            return serving(lane.word, env=settings | {"HTTP2": "on" if lane.http2 else "off"}, apart=True)
+
+        servers = await asyncio.gather(*(stack.enter_async_context(start(ALL_LANES[name])) for name in names))
         lanes = {}
         for name, server in zip(names, servers, strict=True):
             lane, relay = ALL_LANES[name], None

@@ -39,7 +39,7 @@ def setup(faults: Faults | None = None, *, tls: bool = False) -> dict[str, str]:
         "model": "offline, the same tokens on the same schedule in every lane; no provider's SDK",
         "store": "in memory (sqlite://), so that only the transport is measured",
         "processes": "a server process for each lane; the clients and the relay share one process",
-        "wire": "HTTP/1.1 (REST, NDJSON, SSE, WebSocket, gRPC-Web) and HTTP/2 (gRPC), "
+        "wire": "HTTP/1.1 (REST, NDJSON, SSE, WebSocket, gRPC-Web) and HTTP/2 (gRPC, lanes with h2 or asgi in their name), "
         f"{'TLS' if tls else 'no TLS'}, TCP_NODELAY on, no compression (permessage-deflate off, gRPC identity)",
         "limits": "MAX_BODY_BYTES is 8 MiB; the limits of the libraries are higher",
         "network": describe(faults),

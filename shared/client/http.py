@@ -11,8 +11,9 @@ import contextlib
 import socket
 import time
 import weakref
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any, TypeVar
 
 import httpx
@@ -28,6 +29,7 @@ from shared.stats import ServerStats
 
 T = TypeVar("T")
 JSON = "application/json"
+Sender = Callable[[Path | None, float], httpx.AsyncBaseTransport]
 _CONNECT_S = 5.0
 _MAX_REFUSAL_BYTES = 64 * 1024
 # Statuses of a gateway that cannot reach the server behind it (RFC 9110, sections 15.6.3 to 15.6.5).
@@ -63,15 +65,20 @@ class _Problem(msgspec.Struct):
 
 
 class HttpClient(ChatClient):
-    """The common routes. A leaf adds how a turn travels."""
+    """The common routes. A leaf adds how a turn travels.
 
-    def __init__(self, address: str, **options: Any) -> None:
+    ``sender`` makes what sends the requests in place of httpx's HTTP/1.1: it gets the CA (None: the system's) and ``silence_s``.
+    """
+
+    def __init__(self, address: str, *, sender: Sender | None = None, **options: Any) -> None:
         super().__init__(address, **options)
         self.address = f"{'https' if self._uses_tls else 'http'}://{address.rpartition('://')[2]}"
         self._http = httpx.AsyncClient(
             base_url=self.address,
             headers={"Authorization": f"Bearer {self._key}"} if self._key else {},
-            timeout=httpx.Timeout(self._silence_s, connect=_CONNECT_S),
+            # A sender of its own counts the silence itself.
+            timeout=httpx.Timeout(self._silence_s, connect=_CONNECT_S) if sender is None else None,
+            transport=None if sender is None else sender(self._ca, self._silence_s),
             limits=httpx.Limits(max_connections=None, max_keepalive_connections=100),
             trust_env=False,
             verify=self._tls or False,
@@ -92,6 +99,10 @@ class HttpClient(ChatClient):
 
     async def cut(self) -> None:
         for response in list(self._open):
+            if "network_stream" not in response.extensions:
+                # On HTTP/2 a stream is dropped, and the connection goes on.
+                await response.aclose()
+                continue
             sock = response.extensions["network_stream"].get_extra_info("socket")
             with contextlib.suppress(OSError):
                 sock.shutdown(socket.SHUT_RDWR)
@@ -233,9 +244,10 @@ class HttpClient(ChatClient):
             raise
         finally:
             del self._waiting[task]
-        stream = response.extensions["network_stream"]
-        if stream not in self._streams:
-            self._streams.add(stream)
+        # A sender of its own does not tell its connections apart, and counts as one.
+        connection = response.extensions.get("network_stream", self._http)
+        if connection not in self._streams:
+            self._streams.add(connection)
             self.counts.connections += 1
         return response
 
