@@ -62,7 +62,7 @@ compare: $(STAMP) ## the whole experiment, unattended, into compare-out/ with it
 cluster: $(STAMP) ## three nodes of all five transports behind Caddy on one Valkey, killed in a loop while clients go on; the score (ARGS="--nodes 2")
 	$(RUN) -m compare cluster $(ARGS)
 
-test-faults: $(STAMP) ## every fault at its full size, about half an hour (SEED=1 repeats a run; CHECKS="kills faults" for some)
+test-faults: $(STAMP) ## every fault at its full size, about forty minutes (SEED=1 repeats a run; CHECKS="kills faults" for some)
 	$(RUN) -m tests.faults $(CHECKS) $(if $(SEED),--seed $(SEED))
 	MACHINE_EXAMPLES=200 $(RUN) -m pytest tests/faults -q --timeout 900
 

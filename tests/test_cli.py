@@ -288,6 +288,22 @@ def test_a_reader_that_leaves_gets_no_traceback(servers: Servers, run: Run) -> N
     assert (len(done.stdout), done.stderr) == (10, b"")
 
 
+@pytest.mark.parametrize("shell", [False, True], ids=["one message", "shell"])
+def test_a_stdout_that_is_full_is_one_line(servers: Servers, shell: bool) -> None:
+    command = [sys.executable, "-m", "protocols", "chat", "ndjson", "--port", port_of(servers, "ndjson")]
+    with Path("/dev/full").open("wb") as full:
+        done = subprocess.run(
+            [*command, *([] if shell else ["/tokens 5 go"])],
+            input=b"/tokens 5 go\n",
+            stdout=full,
+            stderr=subprocess.PIPE,
+            check=False,
+            timeout=60,
+        )
+    assert (done.returncode, done.stderr.count(b"\n")) == (1, 1)
+    assert b"No space left on device" in done.stderr
+
+
 def test_a_picture(servers: Servers, word: str, run: Run, tmp_path: Path) -> None:
     to = ("image", word, "--port", port_of(servers, word), "--size", "96x64")
     named = tmp_path / "bridge.png"

@@ -6,15 +6,20 @@ import asyncio
 import contextlib
 import gc
 import sys
+import warnings
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 from pathlib import Path
 from typing import Any
 
+import anyio
+import anyio.abc
+import httpx
 import pytest
 
 from compare.lines.relay import Relay
 from protocols import TRANSPORTS
+from shared.client.following import _read_end
 from shared.client.protocol import ChatClient, collect
 from shared.errors import ConnectionLost
 from tests.conftest import Servers, until
@@ -145,3 +150,43 @@ async def test_grpc_counts_the_connections_that_there_were(servers: Servers) -> 
     with pytest.raises(ConnectionLost):
         await unreachable.connect()
     assert unreachable.counts.connections == 0
+
+
+async def test_a_late_end_of_an_answer_leaves_no_connection_open(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The HTTP client closes old idle connections in the task that ends an answer, where a time limit may strike."""
+    monkeypatch.setattr("shared.client.following._END_S", 1.7)
+    answering: set[asyncio.Task[None] | None] = set()
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        answering.add(asyncio.current_task())
+        with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
+            while head := await reader.readuntil(b"\r\n\r\n"):
+                writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\no")
+                await asyncio.sleep(1.5 if b" /late " in head else 0.1)
+                writer.write(b"k")
+        writer.transport.abort()
+
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always", ResourceWarning)
+        async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
+            address = f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
+            stream = await anyio.connect_tcp("127.0.0.1", server.sockets[0].getsockname()[1])
+            close = type(stream).aclose
+
+            async def close_slowly(one: anyio.abc.SocketStream) -> None:
+                await asyncio.sleep(0.1)
+                await close(one)
+
+            await stream.aclose()
+            monkeypatch.setattr(type(stream), "aclose", close_slowly)
+            limits = httpx.Limits(max_connections=None, keepalive_expiry=0.1)
+            async with (
+                httpx.AsyncClient(base_url=f"http://{address}", timeout=60, limits=limits) as client,
+                client.stream("GET", "/late") as late,
+            ):
+                await asyncio.gather(*(client.get("/") for _ in range(10)))
+                await _read_end(late.aiter_raw())  # type: ignore[arg-type]
+            await asyncio.gather(*(task for task in answering if task is not None))
+            await asyncio.sleep(0)
+            gc.collect()
+    assert not told

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import ssl
 import time
+from typing import Any
 
 import pytest
 import trustme
@@ -13,6 +15,7 @@ from shared.chat.chunk_texts import ChunkTexts
 from shared.events import Usage
 from shared.llm.checked import MAX_COUNT, NotAnAnswer, fields, items, text, token_count, usage
 from shared.llm.model import ContextMessage, Delta
+from shared.llm.provider import retry_after_s
 from tests.emulators import Emulator
 from tests.emulators.odd import LONG_PIECE
 from tests.provider_models import KEY, PROVIDERS, TEXT, failed, provider_model, said, text_of, usage_of
@@ -179,6 +182,51 @@ async def test_a_key_with_a_line_end_works() -> None:
     async with provider_model("openai", openai_api_key=f"{KEY}\n") as (model, emulator):
         assert (await said(model, "hi"))[-1].finish_reason == "stop"
         assert emulator.seen[0].headers["authorization"] == f"Bearer {KEY}"
+
+
+BEGINNING: dict[str, tuple[dict[str, Any], ...]] = {
+    "gemini": (
+        {"candidates": [{"content": {"parts": [{"text": "Hi"}]}}]},
+        {"candidates": [{"finishReason": "STOP"}]},
+    ),
+    "openai": ({"choices": [{"delta": {"content": "Hi"}}]}, {"choices": [{"delta": {}, "finish_reason": "stop"}]}),
+}
+
+
+@both
+async def test_what_came_before_garbage_in_one_piece_counts(provider: str) -> None:
+    frames = [f"data: {json.dumps(frame)}\n\n".encode() for frame in BEGINNING[provider]]
+    async with provider_model(provider) as (model, emulator):
+        emulator.script = [b"".join(frames) + b"data: {broken\n\n"]
+        deltas = await said(model, "hi emulate:scripted")
+        assert (text_of(deltas), deltas[-1].finish_reason) == ("Hi", "stop")
+        emulator.script = [frames[0] + b"data: {broken\n\n"]
+        error, heard = await failed(model, "again emulate:scripted")
+        assert (error.code, heard) == ("model_unavailable", "Hi")
+
+
+@both
+async def test_a_redirect_names_the_address(provider: str) -> None:
+    async with provider_model(provider) as (model, _):
+        error, _ = await failed(model, "hi emulate:status-301")
+    assert error.code == "model_unavailable"
+    assert "answered with a redirect (HTTP 301); check " in error.message
+
+
+@both
+async def test_no_success_is_asked_again(provider: str) -> None:
+    async with provider_model(provider, provider_retries=2) as (model, emulator):
+        await failed(model, "hi emulate:status-202")
+        assert len(emulator.seen) == 1
+
+
+def test_retry_after() -> None:
+    assert [retry_after_s(value) for value in ("0", "1.5", "120", "Wed, 21 Oct 2015 07:28:00 GMT")] == [0, 1.5, 120, 0]
+    later = retry_after_s("Wed, 21 Oct 2099 07:28:00 GMT")
+    assert later is not None
+    assert later > 1e9
+    bad = ("", "-1", "soon", "1e9", "999999999", "\u0664", "Wed, 99 Oct 2015 07:28:00 GMT", "nan")
+    assert [retry_after_s(value) for value in bad] == [None] * len(bad)
 
 
 def test_counts() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import importlib
+import itertools
 import json
 import logging
 import time
@@ -14,17 +15,14 @@ from typing import Any
 
 import pytest
 
-from shared.config import Settings
-from shared.errors import ChatError
 from shared.events import Usage
 from shared.llm.model import ChatModel, ContextMessage, Delta
 from shared.llm.open import open_chat_model
 from tests.emulators import PROVIDER_TEXT, WRONG_KEY, Emulator, Seen
-from tests.emulators.chat import GEMINI_MODELS, LONG, WILD
+from tests.emulators.chat import LONG, WILD
 from tests.emulators.wire import TOKENS
+from tests.provider_models import KEY, PROVIDERS, TEXT, failed, provider_settings, said, text_of, usage_of
 
-KEY = "secret-key-0123456789"
-TEXT = "".join(TOKENS)
 CANCEL_MS = 250
 
 Open = Callable[..., ChatModel]
@@ -43,52 +41,19 @@ async def emulator() -> AsyncIterator[Emulator]:
         yield running
 
 
-@pytest.fixture(params=["gemini", "openai"])
+@pytest.fixture(params=PROVIDERS)
 async def open_model(request: pytest.FixtureRequest, emulator: Emulator) -> AsyncIterator[Open]:
     opened: list[ChatModel] = []
 
     def opening(key: str = KEY, **given: Any) -> ChatModel:
-        conf: dict[str, Any] = {
-            "genai_provider": request.param,
-            "genai_model_id": GEMINI_MODELS[0],
-            "gemini_api_key": key,
-            "openai_api_key": key,
-            "google_gemini_base_url": emulator.base_url,
-            "openai_base_url": emulator.openai_url,
-            "provider_retries": 0,
-        }
-        model = open_chat_model(Settings(_env_file=None, **{**conf, **given}))
+        keys = {"gemini_api_key": key, "openai_api_key": key}
+        model = open_chat_model(provider_settings(request.param, emulator, **{**keys, **given}))
         opened.append(model)
         return model
 
     yield opening
     for model in opened:
         await model.aclose()
-
-
-async def said(model: ChatModel, text: str, model_id: str | None = None) -> list[Delta]:
-    return [delta async for delta in model.stream([ContextMessage("user", text)], model_id or model.default_model)]
-
-
-def text_of(deltas: list[Delta]) -> str:
-    return "".join(delta.text for delta in deltas)
-
-
-def usage_of(deltas: list[Delta]) -> Usage | None:
-    return next((delta.usage for delta in reversed(deltas) if delta.usage), None)
-
-
-async def failed(model: ChatModel, text: str, model_id: str | None = None) -> tuple[ChatError, str]:
-    """The error, and the text that came before it."""
-    heard = ""
-    with pytest.raises(ChatError) as caught:
-        async for delta in model.stream([ContextMessage("user", text)], model_id or model.default_model):
-            heard += delta.text
-    error = caught.value
-    for one in (error, error.__cause__, error.__context__):
-        for secret in (PROVIDER_TEXT, KEY, WRONG_KEY):
-            assert secret not in repr(one)
-    return error, heard
 
 
 async def ended(emulator: Emulator, index: int = 0) -> Seen:
@@ -193,6 +158,19 @@ async def test_timeouts(open_model: Open, emulator: Emulator, scenario: str, set
     error, before = await failed(model, f"hi emulate:{scenario}")
     assert (error.code, before) == ("model_timeout", heard)
     assert (await ended(emulator, 1)).ended_by == "client"
+
+
+async def test_the_time_of_the_import_is_not_the_providers(open_model: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+    to_thread, calls = asyncio.to_thread, itertools.count()
+
+    async def slowly(*work: Any) -> Any:
+        # The first call imports the SDK; later ones are the SDK's own.
+        await asyncio.sleep(0 if next(calls) else 2.5)
+        return await to_thread(*work)
+
+    monkeypatch.setattr(asyncio, "to_thread", slowly)
+    deltas = await said(open_model(provider_first_frame_timeout_s=2), "hi")
+    assert text_of(deltas) == f"{TEXT}1 messages"
 
 
 async def test_a_long_answer_has_a_total(open_model: Open, emulator: Emulator) -> None:

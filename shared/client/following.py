@@ -16,6 +16,8 @@ from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from dataclasses import dataclass
 
+import anyio
+
 from shared.client.events import UnknownEvent
 from shared.client.transport import Received, TransportClient
 from shared.errors import ChatError, ConnectionLost, Corrupted, NotOurServer, SentAway, ServerAbsent
@@ -192,11 +194,14 @@ async def _had_ended(client: TransportClient, check: SequenceCheck) -> bool:
 
 
 async def _read_end(items: AsyncGenerator[Received, None]) -> None:
-    """Read what follows the terminal event, so that the connection can be used again. No failure here matters to the turn."""
-    with contextlib.suppress(ChatError, ConnectionLost, TimeoutError):
-        async with asyncio.timeout(_END_S):
-            async for _ in items:
-                pass
+    """Read what follows the terminal event, so that the connection can be used again. No failure here matters to the turn.
+
+    httpcore closes idle connections in the task that ends an answer, and shields that from anyio's time limits only: a time limit
+    of asyncio's would leave the rest of these connections open.
+    """
+    with contextlib.suppress(ChatError, ConnectionLost), anyio.move_on_after(_END_S):
+        async for _ in items:
+            pass
 
 
 def _check_whole(item: Reply | Picture) -> None:

@@ -100,6 +100,8 @@ class OpenAIImages:
         something that is no picture, and what ``OpenAIClient.frames`` raises.
         """
         self.check_size(width, height)
+        # The time in which this machine imports the SDK is not the provider's.
+        await self._sdk.open()
         due = asyncio.get_running_loop().time() + self._timeout_s
         failure: ChatError | None = None
         async with aclosing(self._parts(prompt, width, height)) as parts:

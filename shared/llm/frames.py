@@ -8,7 +8,7 @@ between them, one JSON value a line, and one whole JSON answer from a server tha
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncGenerator, AsyncIterable
+from collections.abc import AsyncGenerator, AsyncIterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,9 +44,11 @@ async def read_frames(chunks: AsyncIterable[bytes], max_bytes: int) -> AsyncGene
     """
     body = _Body(max_bytes)
     async for chunk in chunks:
-        frames = body.feed(chunk)
-        for frame in frames or (ALIVE,):
+        frame = None
+        for frame in body.feed(chunk):
             yield frame
+        if frame is None:
+            yield ALIVE
     for frame in body.finish():
         yield frame
 
@@ -64,13 +66,13 @@ class _Body:
         self._values = 0
         self._several_lines = False
 
-    def feed(self, chunk: bytes) -> list[Frame]:
-        """The frames that are whole with these bytes."""
+    def feed(self, chunk: bytes) -> Iterator[Frame]:
+        """The frames that are whole with these bytes; those before bytes that cannot be read come first."""
         if self._json is None:
             self._line += chunk
             chunk = bytes(self._line).removeprefix(_BOM).lstrip()
             if not chunk or _BOM.startswith(chunk):
-                return []
+                return
             if chunk.startswith(b"<"):
                 raise NotAnAnswer("a web page instead of an answer", web_page=True)
             self._json = chunk.startswith((b"{", b"["))
@@ -78,15 +80,13 @@ class _Body:
         if self._after_cr and chunk.startswith(b"\n"):
             chunk = chunk[1:]
         self._after_cr = chunk.endswith(b"\r") if chunk else self._after_cr
-        frames: list[Frame] = []
         *lines, rest = chunk.replace(b"\r\n", b"\n").replace(b"\r", b"\n").split(b"\n")
         for line in lines:
             self._line += line
-            frames += self._json_line() if self._json else self._event_line()
+            yield from self._json_line() if self._json else self._event_line()
         self._line += rest
         if len(self._line) + sum(map(len, self._data)) > self._max_bytes:
             raise NotAnAnswer(f"a frame is larger than {self._max_bytes} bytes")
-        return frames
 
     def finish(self) -> list[Frame]:
         """The frames at the end of the body."""

@@ -81,22 +81,29 @@ class GeminiChat:
         self._opening = asyncio.Lock()
         self._sdk: GeminiSdk | None = None
 
-    def stream(self, history: Sequence[ContextMessage], model_id: str) -> AsyncGenerator[Delta, None]:
+    async def stream(self, history: Sequence[ContextMessage], model_id: str) -> AsyncGenerator[Delta, None]:
         """Stream the reply. Thoughts are reported and have no text; ``output_tokens`` counts them, as Gemini bills them.
 
         Raises ChatError: see ``shared/llm/limits.py``.
         """
-        return within_limits(PROVIDER, self._limits, lambda: self._attempt(history, model_id))
+        # The time in which this machine imports the SDK is not the provider's.
+        sdk = await self._open()
+        async with aclosing(
+            within_limits(PROVIDER, self._limits, lambda: self._attempt(sdk, history, model_id))
+        ) as deltas:
+            async for delta in deltas:
+                yield delta
 
     async def aclose(self) -> None:
         """Close the connections to Gemini."""
         if self._sdk is not None:
             await self._sdk.aclose()
 
-    async def _attempt(self, history: Sequence[ContextMessage], model_id: str) -> AsyncGenerator[Delta, None]:
+    async def _attempt(
+        self, sdk: GeminiSdk, history: Sequence[ContextMessage], model_id: str
+    ) -> AsyncGenerator[Delta, None]:
         if not _MODEL_ID.fullmatch(model_id):
             raise provider_error(PROVIDER, 404, model=model_id)
-        sdk = await self._open()
         spoken = False
         async with aclosing(sdk.chunks(history, self._instruction, model_id)) as chunks:
             async for chunk in chunks:

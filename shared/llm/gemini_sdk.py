@@ -31,6 +31,7 @@ from shared.llm.provider import (
     error_codes,
     error_status,
     provider_error,
+    retry_after_s,
     unreadable,
 )
 
@@ -131,10 +132,15 @@ class _PlainClient(httpx2.AsyncClient):
         """Send the request; the response is plain JSON in server-sent events, or a plain error object."""
         request.extensions["timeout"] = self._time_out
         response = await super().send(request, **options | {"stream": True})
-        if response.status_code != 200:
+        if not response.is_success:
             body = _plain_error(await response.aread())
             await response.aclose()
-            return httpx2.Response(response.status_code, content=json.dumps(body).encode(), request=request)
+            # A proxy between says with its header for how long to wait, Gemini with RetryInfo.
+            wait = response.headers.get("retry-after", "")
+            headers = {"retry-after": wait} if wait.isascii() else {}
+            return httpx2.Response(
+                response.status_code, headers=headers, content=json.dumps(body).encode(), request=request
+            )
         _OPENED.get().append(response)
         return httpx2.Response(200, content=_plain_events(response.aiter_bytes()), request=request)
 
@@ -261,13 +267,14 @@ def _api_error(provider: Provider, error: errors.APIError, model_id: str) -> Cha
     fields_of = error.details.get("error", {}) if isinstance(error.details, dict) else {}
     details = fields_of.get("details", [])
     reasons = [code for one in details for code in error_codes(one, ("reason",))]
+    headers = getattr(error.response, "headers", None) or {}
     delays = [str(one["retryDelay"]).removesuffix("s") for one in details if "retryDelay" in one]
     return provider_error(
         provider,
         error.code,
         [*reasons, str(fields_of.get("status", ""))],
         model=model_id,
-        retry_after_s=float(delays[0]) if delays and re.fullmatch(r"\d{1,6}(\.\d{1,9})?", delays[0]) else None,
+        retry_after_s=retry_after_s(delays[0] if delays else headers.get("retry-after", "")),
         wrong_address=not fields_of,
         cause=f"{cause_of(error)}, HTTP {error.code}",
     )

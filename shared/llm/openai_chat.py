@@ -57,9 +57,14 @@ class OpenAIChat:
         self._provider = openai_provider(settings, "GENAI_MODEL_ID")
         self._sdk = OpenAIClient(settings, self._provider)
 
-    def stream(self, history: Sequence[ContextMessage], model_id: str) -> AsyncGenerator[Delta, None]:
+    async def stream(self, history: Sequence[ContextMessage], model_id: str) -> AsyncGenerator[Delta, None]:
         """Stream the reply. Reasoning is reported and has no text. Raises ChatError: see ``shared/llm/limits.py``."""
-        return within_limits(self._provider, self._limits, lambda: self._attempt(history, model_id))
+        # The time in which this machine imports the SDK is not the provider's.
+        await self._sdk.open()
+        attempts = within_limits(self._provider, self._limits, lambda: self._attempt(history, model_id))
+        async with aclosing(attempts) as deltas:
+            async for delta in deltas:
+                yield delta
 
     async def aclose(self) -> None:
         """Close the connections."""

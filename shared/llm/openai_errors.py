@@ -14,7 +14,15 @@ from typing import TYPE_CHECKING, Any
 from shared.errors import ChatError
 from shared.llm.environment import cause_of, connection_words
 from shared.llm.frames import Frame
-from shared.llm.provider import AnswerBroken, Provider, error_codes, error_status, is_specific, provider_error
+from shared.llm.provider import (
+    AnswerBroken,
+    Provider,
+    error_codes,
+    error_status,
+    is_specific,
+    provider_error,
+    retry_after_s,
+)
 
 if TYPE_CHECKING:
     import openai
@@ -58,13 +66,12 @@ def _status_error(provider: Provider, error: openai.APIStatusError, model: str, 
     codes = error_codes(fields or {}, ("code", "type"))
     # A wrong path gives a page that is not the API's, or the API's error without a code.
     unclear = fields is None or (not is_specific(codes[:1]) and not isinstance(fields.get("code"), str))
-    wait = error.response.headers.get("retry-after", "")
     return provider_error(
         provider,
         error.status_code,
         codes,
         model=model,
-        retry_after_s=float(wait) if re.fullmatch(r"\d{1,6}(\.\d{1,6})?", wait) else None,
+        retry_after_s=retry_after_s(error.response.headers.get("retry-after", "")),
         wrong_address=fields is None or (unclear and "/v1" not in base_url),
         cause=f"{cause_of(error)}, HTTP {error.status_code}",
     )

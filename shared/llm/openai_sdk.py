@@ -10,9 +10,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from itertools import count
 from typing import TYPE_CHECKING, Any
+
+import anyio
 
 from shared.config import Settings
 from shared.errors import ChatError
@@ -115,10 +117,10 @@ class OpenAIClient:
                     yield frame
                     if frame.done:
                         # A connection whose answer was read to its end can carry the next request.
-                        with suppress(TimeoutError):
-                            async with asyncio.timeout(_DRAIN_S):
-                                async for _ in chunks:
-                                    pass
+                        # anyio's time limit spares the HTTP client while it closes other connections.
+                        with anyio.move_on_after(_DRAIN_S):
+                            async for _ in chunks:
+                                pass
                         return
         except NotAnAnswer as error:
             failure = unreadable(self.provider, error)

@@ -6,8 +6,11 @@ A provider's own text never reaches a client or a log: the HTTP status and the m
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from typing import Any
 
 from shared.errors import ChatError, ErrorCode
@@ -109,7 +112,9 @@ def provider_error(
     """
     codes = list(codes)
     code = _row(status, codes)
-    if code == "model_not_found" and (wrong_address or status == 405):
+    if status is not None and 300 <= status < 400:
+        words = f"answered with a redirect (HTTP {status}); check {provider.address_setting}: {provider.address_hint}."
+    elif code == "model_not_found" and (wrong_address or status == 405):
         words = (
             f"has nothing at this address (HTTP {status}); check {provider.address_setting}: {provider.address_hint}."
         )
@@ -171,6 +176,17 @@ def error_status(value: Any) -> int | None:
     """An HTTP error status that a provider gives as a number or as its digits; None for any other value."""
     digits = str(value)
     return int(digits) if digits in _STATUSES else None
+
+
+def retry_after_s(value: str) -> float | None:
+    """The seconds that ``Retry-After`` asks for, as a number or as a date (RFC 9110, section 10.2.3); None where it is neither."""
+    if re.fullmatch(r"[0-9]{1,6}(\.[0-9]{1,9})?", value):
+        return float(value)
+    try:
+        date = parsedate_to_datetime(value)
+    except ValueError:
+        return None
+    return max(0.0, (date.replace(tzinfo=date.tzinfo or UTC) - datetime.now(UTC)).total_seconds())
 
 
 _STATUSES = frozenset(map(str, range(400, 600)))

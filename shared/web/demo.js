@@ -4,7 +4,7 @@ import { Api, Refused, requestKey } from "./api.js";
 import { Bubble, isAtEnd, seam, toEnd } from "./bubble.js";
 import { TERMINAL } from "./events.js";
 import { follow } from "./follow.js";
-import { $, gapsOf, make, neighbours, quantile, settings, state } from "./page.js";
+import { $, gapsOf, make, neighbours, quantile, settings, state, thinking } from "./page.js";
 import { bytesOf, partsOf } from "./parts.js";
 import { sha256 } from "./sha256.js";
 
@@ -92,7 +92,7 @@ function bubble(role, text = "") {
 /** Show one turn until its end. `asked` is the message of this window, which has a bubble already; null for another window's turn. */
 async function show(items, asked = null) {
   const begun = performance.now();
-  const turn = { id: null, arrivals: [], reply: null, terminal: null };
+  const turn = { id: null, arrivals: [], reply: null, terminal: null, thought: () => {} };
   answering.add(turn);
   busy();
   try {
@@ -105,6 +105,7 @@ async function show(items, asked = null) {
     if (turn.reply && turn.terminal) await finish(turn.reply, turn.terminal);
     state("good", "ready");
   } finally {
+    turn.thought();
     answering.delete(turn);
     busy();
     list();
@@ -121,7 +122,14 @@ function add(turn, item, asked) {
       turn.reply.prompt = item.input;
       turn.reply.wanted = item.kind;
       break;
+    case "thinking":
+      turn.thought = thinking((words) => { turn.reply.meta.textContent = words; });
+      break;
     case "chunk":
+      if (turn.arrivals.length === 0) {
+        turn.thought();
+        turn.reply.meta.textContent = "";
+      }
       turn.arrivals.push(performance.now());
       turn.reply.add(item.text);
       break;
@@ -153,7 +161,9 @@ function add(turn, item, asked) {
       turn.terminal = { status: item.status ?? "completed", sha256: item.text === undefined ? null : item.sha256 };
       break;
     default:
-      if (TERMINAL.has(item.type)) turn.terminal = { ...item, status: item.type.slice("turn_".length) };
+      if (!TERMINAL.has(item.type)) break;
+      turn.thought();
+      turn.terminal = { ...item, status: item.type.slice("turn_".length) };
   }
 }
 
@@ -279,6 +289,7 @@ async function drawMessages() {
       one.meta.textContent = ENDED[message.status] ?? message.status;
       if (message === messages.at(-1)) offerAgain(one);
     }
+    if (message.truncated) one.meta.prepend("cut at 3 MiB: the turn's log has the whole text ");
   }
   toEnd();
 }

@@ -23,6 +23,7 @@ export async function* follow(wire, open, turnId = null, after = 0) {
   let native = false;
   let silent = false;
   for (let attempt = 0; ; attempt++) {
+    let answered = false;
     try {
       // The browser's idle connections may have died with the line: find one that lives before the turn is asked for on it.
       if (silent) await wire.reach?.();
@@ -53,6 +54,7 @@ export async function* follow(wire, open, turnId = null, after = 0) {
         if (item.seq !== after + 1) throw new Lost(`event ${after + 1} is missing`);
         turnId = item.turn_id;
         after = item.seq;
+        answered = true;
         yield item;
         if (TERMINAL.has(item.type)) return;
       }
@@ -65,7 +67,9 @@ export async function* follow(wire, open, turnId = null, after = 0) {
         stream = () => wire.read(from, 0);
         continue;
       }
-      const passes = error instanceof Lost || (lostAt !== null && error instanceof Refused && PASSING.has(error.code));
+      // A refusal after the first event ends a stream early, as a lost line does: the turn itself goes on.
+      const began = lostAt !== null || answered;
+      const passes = error instanceof Lost || (began && error instanceof Refused && PASSING.has(error.code));
       if (!passes) throw error;
       native = false;
       silent ||= error instanceof Silent;

@@ -17,6 +17,15 @@ export function state(kind, words) {
   $("state").textContent = words;
 }
 
+/** Count the seconds for which the model thinks, from now until the returned function is called; `tell(words)` shows them. */
+export function thinking(tell) {
+  const begun = performance.now();
+  const count = () => tell(`thinking, ${Math.round((performance.now() - begun) / 1000)} s`);
+  count();
+  const timer = setInterval(count, 1000);
+  return () => clearInterval(timer);
+}
+
 /** The gaps between arrivals, sorted, in milliseconds. */
 export function gapsOf(arrivals) {
   return arrivals.slice(1).map((at, index) => at - arrivals[index]).sort((a, b) => a - b);

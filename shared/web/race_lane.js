@@ -4,7 +4,7 @@ import { Api, Refused, requestKey } from "./api.js";
 import { TERMINAL } from "./events.js";
 import { follow } from "./follow.js";
 import { show } from "./markdown.js";
-import { gapsOf, make, quantile } from "./page.js";
+import { gapsOf, make, quantile, thinking } from "./page.js";
 import { countParts } from "./parts.js";
 import { sha256 } from "./sha256.js";
 
@@ -23,6 +23,7 @@ export class Lane {
     this.arrivals = [];
     this.cuts = [];
     this.end = null;
+    this.thought = () => {}; // ends the count of the seconds for which the model thinks
     this.values = {};
     const rows = ["status", "first token", "gap p50", "gap p99", "total", "chunks", "lost connections"].flatMap((name) => {
       this.values[name] = make("dd", { text: "–", className: name });
@@ -71,6 +72,7 @@ export class Lane {
     const key = requestKey();
     try {
       for await (const item of follow(this.wire, () => this.wire.chat({ message: prompt, session_id: null }, key))) {
+        this.thought();
         this.#add(item, performance.now() - begun);
       }
       this.end = performance.now() - begun;
@@ -81,12 +83,14 @@ export class Lane {
       this.refused = error instanceof Refused ? error : null;
       this.say("status", error instanceof Refused ? `${error.code}: ${error.message}` : `failed: ${error.message}`);
     } finally {
+      this.thought();
       this.wire.close();
       this.#draw();
     }
   }
 
   #add(item, at) {
+    if (item.type === "thinking") this.thought = thinking((words) => this.say("status", words));
     if (item.type === "chunk" || item.type === "reply") {
       if (item.text) this.arrivals.push(at);
       this.text += item.text;

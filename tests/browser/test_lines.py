@@ -222,6 +222,46 @@ async def test_a_resume_that_is_refused_for_a_while_is_retried(browser: Browser,
         await expect(page.locator("#messages .meta", has_text="checksum OK")).to_have_count(1)
 
 
+async def test_a_turn_that_the_store_refuses_is_resumed(browser: Browser, store: dict[str, str]) -> None:
+    """The server ends the stream of a running turn with ``storage_unavailable``, which names the request of the turn."""
+    asked: list[str] = []
+
+    def connect(page_side: WebSocketRoute) -> None:
+        server_side = page_side.connect_to_server()
+        refused = False
+
+        def from_page(data: str | bytes) -> None:
+            message = json.loads(data)
+            asked.append(message["type"])
+            server_side.send(data)
+
+        def from_server(data: str | bytes) -> None:
+            nonlocal refused
+            page_side.send(data)
+            event = json.loads(data)
+            if event.get("seq") == 20 and asked.count("chat") == 1 and not refused:
+                refused = True
+                error = {"type": "error", "code": "storage_unavailable", "message": "Not now.", "retryable": True}
+                page_side.send(json.dumps(error | {"request_id": started["request_id"]}))
+            elif event["type"] == "turn_started":
+                started.update(event)
+
+        started: dict[str, Any] = {}
+        page_side.on_message(from_page)
+        server_side.on_message(from_server)
+
+    async with serving("websocket", env=store | SLOW) as server:
+        page = await browser.new_page()
+        await page.route_web_socket("**/ws", connect)
+        await page.goto(f"http://{server.address}/demo")
+        await expect(page.locator("#state")).to_have_text("ready")
+        await ask(page, "websocket")
+        await whole(page, server)
+        assert await page.locator("li.seam").first.inner_text() == "line lost after event 20: Not now."
+        assert asked.count("resume") == 1
+        assert await page.locator("#error").is_hidden()
+
+
 async def test_a_refused_join_is_shown(browser: Browser, store: dict[str, str]) -> None:
     async with socket_page(browser, store, "join_session", ["session_not_found"]) as page:
         await page.click("#new")

@@ -127,6 +127,18 @@ async def test_two_windows_in_one_session(browser: Browser, store: dict[str, str
         await shot(second, f"second-window-{word}")
 
 
+@pytest.mark.parametrize("word", WORDS[1:])
+async def test_a_model_that_thinks_is_shown_to_think(browser: Browser, store: dict[str, str], word: str) -> None:
+    async with serving(word, env=store) as server:
+        page = await open_page(browser, server)
+        await say(page, "/think 3 /tokens 5 Why?", wait=False)
+        facts = page.locator("#messages li.model .meta")
+        await expect(facts).to_have_text("thinking, 0 s")
+        await expect(facts).to_have_text("thinking, 2 s")
+        await done(page)
+        await expect(facts).to_have_text("checksum OK")
+
+
 async def test_an_image_shows_its_previews(browser: Browser, store: dict[str, str]) -> None:
     async with serving("sse", env=store) as server:
         page = await open_page(browser, server)

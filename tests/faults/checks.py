@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.faults import chaos, crashes, keys, lines, outages, peers
+from tests.faults import chaos, crashes, history, keys, lines, outages, peers
 from tests.faults.harness import PATIENCE_S, WORDS, Plan, Totals, World
 from tests.faults.machines import Machines, SlowSentinelMachines
 
@@ -35,6 +35,7 @@ _CHAOS = {"OFFLINE_TOKENS_PER_S": "300", "LEASE_S": "1", "DRAIN_S": "1", "DISCON
 # Machines: a lease that an outage outlasts, and the lease that a deployment has.
 _OUTAGES = {"OFFLINE_TOKENS_PER_S": "150", "LEASE_S": "1", "HEARTBEAT_S": "0.5", "DRAIN_S": "0"}
 _DEFAULT_LEASE = {"OFFLINE_TOKENS_PER_S": "100", "LEASE_S": "3", "DRAIN_S": "0"}
+_HISTORY = {"OFFLINE_TOKENS_PER_S": "0", "LEASE_S": "30"}
 _LEAVING = {"OFFLINE_TOKENS_PER_S": "300", "DISCONNECT_GRACE_S": "1"}
 
 CHECKS: dict[str, Check] = {
@@ -53,6 +54,7 @@ CHECKS: dict[str, Check] = {
         Check("half-open", peers.half_open, 0.2, _IMPATIENT),
         Check("stalled", peers.stalled_readers, 0.2, _FLOODING),
         Check("leaving", peers.leavers, 0.1, _LEAVING),
+        Check("history", history.big_history, 0.002, _HISTORY),
         Check("chaos", chaos.chaos, 0.1, _CHAOS),
         Check("outages", outages.outages, 0.1, _OUTAGES, world=Machines),
         Check("node-kills", outages.machine_kills, 0.025, _DEFAULT_LEASE, world=Machines),

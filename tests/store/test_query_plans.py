@@ -7,14 +7,11 @@ from pathlib import Path
 import apsw
 import pytest
 
-from shared.store.protocol import NewTurn, Options
-from shared.store.sqlite import purge, sessions, turns
-from shared.store.sqlite.leases import select_leases, select_orphans
-from shared.store.sqlite.logs import read_log, read_texts
-from shared.store.sqlite.rows import last_signal, select_image, select_signals, select_turn
+from shared.store.protocol import Options
+from shared.store.sqlite import purge
 from shared.store.sqlite.store import SqliteStore
-from tests.store.suite import asked, entry, new_session, talk
-from tests.store.suite import chunks as chunk_records
+from tests.store.steps import run_steps
+from tests.store.suite import new_session, talk
 
 TIMES = {"signals_before": 1.0, "logs_before": 1.0, "turns_before": 1.0}
 # Read from one end, up to a limit that the same statement names; and a table of one row.
@@ -48,31 +45,7 @@ async def test_no_step_scans_a_table(tmp_path: Path) -> None:
     await store.close()
     connection = apsw.Connection(str(tmp_path / "chat.db"))
     plans = Plans(connection)
-    turn_id = started.turn.turn_id
-    new: NewTurn = asked("two", session_id=session_id, request_id="k")
-    running = turns.start_turn(connection, new, 1.0, 2.0)
-    turns.append(connection, entry(running, chunk_records(new.turn_id, 2, "a")), 3.0)
-    turns.standing(connection, "me", new.turn_id)
-    select_leases(connection)
-    for orphan in select_orphans(connection, {"me": 9.0}, 10):
-        texts, _ = read_texts(connection, orphan.turn_id, 0)
-        assert turns.interrupt(connection, orphan, texts, 4.0, with_event=True)
-    select_turn(connection, turn_id, 1.0)
-    read_log(connection, turn_id, 0)
-    select_image(connection, "none")
-    select_signals(connection, 0)
-    last_signal(connection)
-    sessions.select_session(connection, session_id)
-    sessions.select_sessions(connection, 50, None, 0.0)
-    sessions.select_sessions(connection, 50, (1.0, "x"), 0.0)
-    sessions.select_messages(connection, session_id, 10, None)
-    for group in purge.GROUPS:
-        for statement in group:
-            connection.execute(statement, {**TIMES, "limit": 1})
-    purge.select_doomed(connection)
-    purge.drop_doomed(connection, turn_id)
-    sessions.clear_session(connection, session_id, "me", 5.0)
-    sessions.delete_session(connection, session_id, "me", 6.0)
+    run_steps(connection, session_id, started.turn.turn_id, TIMES)
     connection.exec_trace = None
     connection.close()
     # The running turns are few however many turns there are, and their index holds nothing else.

@@ -56,5 +56,14 @@ async def run(
     session = CurrentSession(active, session_id=None, model_id=model_id, watches=screen.attended)
     turns = Turns(screen, active, session, transports)
     shell = completer.shell = Shell(screen, active, session, turns, transports, COMMANDS)
-    await shell.live(session_id)
+    try:
+        await shell.live(session_id)
+    except BaseExceptionGroup as group:
+        # A stdout that takes nothing more ends the shell's tasks; the caller knows the one failure, not the group.
+        failure: BaseException = group
+        while isinstance(failure, BaseExceptionGroup):
+            failure = failure.exceptions[0]
+        if not isinstance(failure, OSError):
+            raise
+        raise failure from None
     return 1 if turns.failed and not screen.attended else 0

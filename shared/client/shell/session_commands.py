@@ -154,6 +154,8 @@ def _say_message(shell: Shell, message: Message) -> None:
         while done := reply.finished(end=True):
             for block in done:
                 screen.rows(screen.painter.block(block))
+    if message.truncated:
+        shell.note("cut at 3 MiB: the turn's log has the whole text")
     if message.role == "model" and (ended := ENDED.get(message.status)):
         shell.note(ended.partition(";")[0])
 

@@ -1,0 +1,44 @@
+"""Every step of the SQLite store that runs beside the others, once: list, start, append, snapshot, reap, purge, clear, delete."""
+
+from __future__ import annotations
+
+import apsw
+
+from shared.store.protocol import NewTurn
+from shared.store.sqlite import purge, sessions, turns
+from shared.store.sqlite.leases import select_leases, select_orphans
+from shared.store.sqlite.logs import read_log, read_texts
+from shared.store.sqlite.rows import last_signal, select_image, select_signals, select_turn
+from tests.store.suite import asked, entry
+from tests.store.suite import chunks as chunk_records
+
+
+def run_steps(connection: apsw.Connection, session_id: str, turn_id: str, purge_times: dict[str, float]) -> None:
+    """Run each step once; ``turn_id`` is an ended turn of the session ``session_id``, which is deleted in the end.
+
+    ``purge_times``: see ``purge.drop_old``.
+    """
+    new: NewTurn = asked("two", session_id=session_id, request_id="k")
+    running = turns.start_turn(connection, new, 1.0, 2.0)
+    turns.append(connection, entry(running, chunk_records(new.turn_id, 2, "a")), 3.0)
+    turns.standing(connection, "me", new.turn_id)
+    select_leases(connection)
+    for orphan in select_orphans(connection, {"me": 9.0}, 10):
+        texts, _ = read_texts(connection, orphan.turn_id, 0)
+        assert turns.interrupt(connection, orphan, texts, 4.0, with_event=True)
+    select_turn(connection, turn_id, 1.0)
+    read_log(connection, turn_id, 0)
+    select_image(connection, "none")
+    select_signals(connection, 0)
+    last_signal(connection)
+    sessions.select_session(connection, session_id)
+    sessions.select_sessions(connection, 50, None, 0.0)
+    sessions.select_sessions(connection, 50, (1.0, "x"), 0.0)
+    sessions.select_messages(connection, session_id, 10, None)
+    for group in purge.GROUPS:
+        for statement in group:
+            connection.execute(statement, {**purge_times, "limit": purge.MAX_ROWS})
+    purge.select_doomed(connection)
+    purge.drop_doomed(connection, turn_id)
+    sessions.clear_session(connection, session_id, "me", 5.0)
+    sessions.delete_session(connection, session_id, "me", 6.0)
