@@ -15,12 +15,13 @@ from typing import Any
 import pytest
 
 from compare.valkey import Valkey, free_port
+from protocols.processes import serving
 from shared.store.open import open_store, without_password
 from shared.store.protocol import Options
 from shared.store.redis import start_checks
 from shared.store.redis.address import parse_address
 from shared.store.redis.store import RedisStore
-from tests.conftest import until
+from tests.conftest import FAST, until
 from tests.store.suite import asked, end, new_session, redis_url, refused, valkey
 
 Start = Callable[..., Valkey]
@@ -102,12 +103,20 @@ def test_a_user_that_lacks_a_permission(start: Start) -> None:
     open_store(server.url.replace("redis://", "redis://right:x@"))
 
 
-def test_data_of_another_version(tmp_path: Path) -> None:
+@pytest.mark.parametrize("version", ["0", "999", ""], ids=["older", "newer", "none"])
+async def test_data_of_another_version(tmp_path: Path, version: str) -> None:
+    """A whole server does not start on them, says why in one line, and leaves them as they are."""
     url = redis_url(tmp_path)
     open_store(url)
-    prefix = url.rpartition("=")[2]
-    valkey().ask("SET", "{" + prefix + "}:version", "999")
+    key = "{" + url.rpartition("=")[2] + "}:version"
+    valkey().ask("SET", key, version)
     assert "another version" in refusal(url)
+    with pytest.raises(RuntimeError) as refused:
+        async with serving("sse", env={**FAST, "STORE_URL": url}):
+            pass
+    assert "are of another version of this program; use another ?prefix= or database" in str(refused.value)
+    assert "Traceback" not in str(refused.value)
+    assert valkey().ask("GET", key) == f"${len(version)}\r\n{version}\r\n".encode()
 
 
 def test_a_store_that_is_full(start: Start) -> None:

@@ -1,0 +1,112 @@
+"""A store that goes back while it is read: SQLite, whose newest commits are deleted when the turn's owner is dead."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+from shared.chat.turn_log import Reader
+from shared.errors import ChatError
+from shared.events import CursorLost, TurnInterrupted
+from tests.conftest import until
+from tests.service.scripted import Here, Serve, Stepwise, refused, seq_is, silent
+
+
+async def seqs(reader: Reader) -> list[int]:
+    """The seqs of all events that the reader gives."""
+    return [record.seq async for records in reader for record in records]
+
+
+async def said(there: Here, play: Stepwise, count: int) -> str:
+    """A turn with so many chunks, each committed for itself; its id."""
+    turn = await there.service.start_chat("Hi", request_id="the-key")
+    for number in range(count):
+        play.say(f"{number} ")
+        await until(lambda: seq_is(there.service, turn.turn_id, number + 2))  # noqa: B023
+    return turn.turn_id
+
+
+async def die(there: Here) -> None:
+    """Stop a process without an end of its turns; its leases are no longer renewed."""
+    await there.service.abandon()
+    await there.store.close()
+
+
+def forget(store: Path, last_seq: int) -> None:
+    """Take the log of the one turn back to ``last_seq``."""
+    with closing(sqlite3.connect(store)) as connection, connection:
+        connection.execute("DELETE FROM segments WHERE first_seq > ?", (last_seq,))
+        connection.execute("UPDATE turns SET last_seq = ?", (last_seq,))
+
+
+async def test_readers_of_a_store_that_goes_back(serve: Serve, tmp_path: Path) -> None:
+    play = Stepwise()
+    async with serve(play) as there, serve(silent) as here:
+        turn_id = await said(there, play, 6)
+        with await here.service.open(turn_id, 0) as ahead, await here.service.open(turn_id, 3) as behind:
+            assert [record.seq for record in await anext(ahead)] == [1, 2, 3, 4, 5, 6, 7]
+            posted = await here.service.start_chat("Hi", request_id="the-key")
+            waiting = asyncio.create_task(posted.whole())
+            await die(there)
+            await asyncio.to_thread(forget, tmp_path / "chat.db", 4)
+
+            assert await seqs(ahead) == []
+            assert ahead.lost == CursorLost(turn_id=turn_id, last_seq=5, epoch=1)
+            assert (ahead.over, ahead.complete) == (True, False)
+            try:
+                ahead.check_complete()
+            except ChatError as error:
+                assert (error.code, error.last_seq) == ("cursor_lost", 5)
+            assert ahead.rewind() == CursorLost(turn_id=turn_id, last_seq=5, epoch=1)
+            assert await seqs(ahead) == [1, 2, 3, 4, 5]
+            assert ahead.rewind() is None
+            assert ahead.complete
+
+            # This one was shown nothing that is lost: for it the turn ends as it would have ended anyway.
+            assert await seqs(behind) == [4, 5]
+            assert behind.complete
+        fold = await waiting
+        assert isinstance(fold.terminal, TurnInterrupted)
+        assert (fold.text, fold.terminal.chunks, fold.terminal.epoch) == ("0 1 2 ", 3, 1)
+
+
+async def test_a_cursor_of_an_ended_turn(serve: Serve, tmp_path: Path) -> None:
+    play = Stepwise()
+    async with serve(silent) as here:
+        async with serve(play) as there:
+            turn_id = await said(there, play, 6)
+            await die(there)
+        await asyncio.to_thread(forget, tmp_path / "chat.db", 4)
+        # The turn runs, so this waits until the turn has been ended.
+        assert await refused(here.service.open(turn_id, 7)) == "cursor_lost"
+        for after in (5, 6, 7, 2**70):
+            assert await refused(here.service.open(turn_id, after)) == "cursor_lost"
+            reader = await here.service.open(turn_id, after, rewinds=True)
+            assert reader.lost == CursorLost(turn_id=turn_id, last_seq=5, epoch=1)
+        for epoch in (1, 2, 2**70):
+            assert (await here.service.open(turn_id, 5, epoch)).complete
+            assert await refused(here.service.open(turn_id, 6, epoch)) == "cursor_out_of_range"
+        with await here.service.open(turn_id, 4) as reader:
+            assert await seqs(reader) == [5]
+        assert await refused(here.service.open(turn_id, 4, -1)) == "invalid_request"
+
+
+async def test_a_reader_that_comes_while_another_one_keeps_the_longer_log(serve: Serve, tmp_path: Path) -> None:
+    """A turn that had ended is ended anew: an open reader keeps its log in memory, and a new reader gets the stored one."""
+    play = Stepwise()
+    async with serve(silent) as here, serve(play) as there:
+        turn_id = await said(there, play, 4)
+        play.end()
+        with await here.service.open(turn_id, 0) as first:
+            read = [record.seq for record in await anext(first)]
+            await until(lambda: first.over)
+            await die(there)
+            with closing(sqlite3.connect(tmp_path / "chat.db")) as connection, connection:
+                connection.execute("UPDATE turns SET status = 'running', ended_at = NULL, text = ''")
+            await asyncio.to_thread(forget, tmp_path / "chat.db", 3)
+            await until(lambda: seq_is(here.service, turn_id, 4))
+            with await here.service.open(turn_id, 0) as second:
+                assert await seqs(second) == [1, 2, 3, 4]
+            assert [*read, *await seqs(first)] == [1, 2, 3, 4, 5, 6]
