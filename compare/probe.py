@@ -54,7 +54,7 @@ def argument_parser() -> argparse.ArgumentParser:
     add("--direct", metavar="ADDRESS", help="the same server without the path: what it does there too is no finding")
     add("--patience", type=float, default=20.0, metavar="S", help="the longest silence that is tried (default: 20)")
     add("--key", help="the server's key (default: API_SECRET_KEY)")
-    add("--ca", metavar="FILE", help="certificates to trust, in PEM (default: the system's)")
+    add("--ca", metavar="FILE", help="certificates to trust, in PEM (default: TLS_CA, else the system's)")
     add("--json", action="store_true", help="the outcomes and findings as one JSON object")
     add("--allow-turns", action="store_true", help="start turns also where a real model answers them")
     add("--body", default="", metavar="JSON", help="for the stream of another server: what is sent to it")
@@ -108,9 +108,10 @@ async def _probe(args: argparse.Namespace) -> int:
 
 
 def _target(address: str, args: argparse.Namespace) -> Target:
-    secret = Settings().api_secret_key
+    settings = Settings()
+    secret, ca = settings.api_secret_key, args.ca or settings.tls_ca
     key = args.key or (secret.get_secret_value() if secret else None)
-    return parse_target(address, key, ssl.create_default_context(cafile=args.ca) if args.ca else None)
+    return parse_target(address, key, ssl.create_default_context(cafile=ca) if ca else None)
 
 
 def _announcement(args: argparse.Namespace, server: RecognisedServer, checks: Sequence[Check]) -> str:

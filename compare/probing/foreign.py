@@ -87,9 +87,8 @@ async def probe_foreign(foreign: Foreign, patience_s: float) -> AsyncGenerator[t
     heard = await read_whole(await foreign.open(gzip=True), patience_s)
     yield "pace", pace(foreign, heard)
     yield "silence", silence(foreign, heard, patience_s)
-    if not foreign.method:
-        yield "idle", await _idle(foreign, heard)
-        yield "many", await _many(foreign)
+    yield "idle", await _idle(foreign)
+    yield "many", await _many(foreign)
 
 
 def pace(foreign: Foreign, heard: Heard) -> Outcome:
@@ -131,7 +130,9 @@ def silence(foreign: Foreign, heard: Heard, patience_s: float) -> Outcome:
     return Outcome(f"the longest silence was {longest_s:.1f} s{beats}{more}")
 
 
-async def _idle(foreign: Foreign, heard: Heard) -> Outcome:
+async def _idle(foreign: Foreign) -> Outcome:
+    if foreign.method:
+        return Outcome("not judged: HTTP/1.1 only", judged=False)
     stream = await Http1Stream.open(foreign.target)
     try:
         stream.send(foreign.target, "HEAD", foreign.target.path)
@@ -148,7 +149,7 @@ async def _idle(foreign: Foreign, heard: Heard) -> Outcome:
 
 async def _many(foreign: Foreign) -> Outcome:
     """A few at once: only for a GET, because each of the others would be paid."""
-    if foreign.body:
+    if foreign.body or foreign.method:
         return Outcome("not judged: each stream would be paid", judged=False)
     streams = await asyncio.gather(*(foreign.open() for _ in range(MANY)))
     try:
