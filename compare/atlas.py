@@ -26,7 +26,7 @@ PAGE = Path(__file__).with_name("ATLAS.md")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Write the atlas; the exit status."""
+    """Write the atlas, and return the exit status."""
     parser = argparse.ArgumentParser(prog="python -m compare atlas", description=__doc__.partition("\n\n")[0])
     parser.add_argument("--out", type=Path, default=PAGE, metavar="FILE", help="default: compare/ATLAS.md")
     parser.add_argument("--jobs", type=int, default=JOBS, metavar="N", help=f"paths at once (default: {JOBS})")

@@ -16,7 +16,7 @@ from shared.client.text import visible
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Print the answer; the exit status, 2 when the run cannot be read."""
+    """Print the answer. Returns the exit status, 2 when the run cannot be read."""
     parser = argparse.ArgumentParser(prog="python -m compare guide", description=__doc__)
     parser.add_argument(
         "--need",

@@ -66,7 +66,7 @@ def argument_parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Probe a path, or run the self-test; the exit status."""
+    """Probe a path, or run the self-test, and return the exit status."""
     parser = argument_parser()
     args = parser.parse_args(argv)
     if args.patience < 1 or args.jobs < 1:

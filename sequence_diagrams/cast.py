@@ -47,7 +47,7 @@ COLORS = {
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """Neighbouring cells of one row that look alike; ``column`` is the first one's."""
+    """Neighbouring cells of one row that look alike; ``column`` is that of the first cell."""
 
     column: int
     text: str
@@ -175,7 +175,7 @@ def _text(run: Run) -> str:
 
 
 def main() -> int:
-    """Record the race and write the picture; the exit status."""
+    """Record the race and write the picture, and return the exit status."""
     print("racing in a terminal ...")
     frames = record()
     OUT.write_text(svg(frames), encoding="utf-8")

@@ -195,7 +195,7 @@ def _x(ms: float, longest: float) -> float:
 
 
 async def main() -> int:
-    """Record the four scenes and write the picture; the exit status."""
+    """Record the four scenes and write the picture, and return the exit status."""
     scenes = {}
     for title, scene in SCENES.items():
         print(f"{title} …", flush=True)

@@ -35,7 +35,7 @@ def exact(value: float, n: int = 12, spread: float = 0.0) -> Figure:
 
 
 def made_up() -> Results:
-    """A run in which a proxy held two lanes back and let everything go at once."""
+    """A run in which a proxy held two lanes back and then passed everything on at once."""
     gaps = {"ndjson": (0.01, 0.98), "sse": (0.01, 0.97), "websocket": (22.5, 0.0), "grpc": (22.6, 0.0)}
     held = {
         lane: {"icl_p99": exact(gap), "coalescing": exact(share), "delay_p50": exact(200.0 if share else 0.7)}

@@ -86,7 +86,7 @@ class Http2Line:
         self.flush()
 
     async def read(self) -> bool:
-        """Take what arrives next; False at the end of the connection."""
+        """Read what arrives next. False at the end of the connection."""
         try:
             data = await self.reader.read(65536)
         except ConnectionResetError:
@@ -226,7 +226,7 @@ async def test_a_reader_that_reads_nothing_is_cut_and_the_other_streams_go_on(ma
 
 
 async def test_a_slow_reader_gets_everything(make_servers: MakeServers) -> None:
-    """It gives room only when everything it has given is used up: the app waits, and nothing is lost."""
+    """The client gives room only when all room is used up: the app waits, and nothing is lost."""
     server = make_servers(HTTP2="on")["ndjson"]
     async with line(server) as one:
         slow = one.chat("/tokens 4000 hello")

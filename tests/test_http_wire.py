@@ -203,7 +203,7 @@ async def test_an_internal_error(method: str, capsys: pytest.CaptureFixture[str]
 
 @asynccontextmanager
 async def running(routes: APIRouter) -> AsyncIterator[str]:
-    """A server in this process with routes of the test's own; its address."""
+    """Run a server in this process with the test's own routes. Yields its address."""
     given = {name.lower(): value for name, value in FAST.items()}
     settings = Settings(_env_file=None, store_url="sqlite://", **given)  # type: ignore[arg-type]
     opening = open_context(TRANSPORTS, "rest", "FastAPI", settings, host="127.0.0.1", port=0)

@@ -50,7 +50,7 @@ Answer = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
 @asynccontextmanager
 async def listening(answer: Answer) -> AsyncIterator[str]:
-    """A TCP server that treats each connection with ``answer``; its address."""
+    """Run a TCP server that treats each connection with ``answer``. Yields its address."""
 
     connections: set[asyncio.Task[None]] = set()
 

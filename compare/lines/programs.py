@@ -83,7 +83,7 @@ def program(name: str) -> str | None:
 
 
 def free_port() -> int:
-    """A TCP port that no program holds now."""
+    """A TCP port on which no program listens now."""
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
         port: int = sock.getsockname()[1]
@@ -92,7 +92,10 @@ def free_port() -> int:
 
 @asynccontextmanager
 async def running(name: str, port: int, lines: str) -> AsyncIterator[str]:
-    """Run a program; its address, ``127.0.0.1:port``. Raises RuntimeError with its own words when it does not start."""
+    """Run a program. Yields its address, ``127.0.0.1:port``.
+
+    Raises RuntimeError with the program's words when it does not start.
+    """
     path = program(name)
     if path is None:
         raise RuntimeError(f"{name} is not installed")
@@ -127,7 +130,10 @@ async def _stop(process: asyncio.subprocess.Process) -> None:
 
 
 async def _ready(name: str, port: int) -> bool:
-    """Whether the program takes connections. Traefik does so before it has read its routes, and answers 404 until then."""
+    """Whether the program is ready.
+
+    Traefik accepts connections before it has read its routes, and answers 404 until then.
+    """
     try:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
     except OSError:

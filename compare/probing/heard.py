@@ -1,4 +1,4 @@
-"""What the probe heard of one answer: every piece and every event with the time of its arrival, and how the answer ended."""
+"""What the probe received of one answer: every piece and event with the time of arrival, and the answer's end."""
 
 from __future__ import annotations
 

@@ -68,7 +68,9 @@ class Http1Stream(Stream):
         return self.heard
 
     async def read_trailers(self, seconds: float) -> Heard:
-        """Read on after the terminal event until gRPC-Web's trailers are there, the answer has ended, or for so long."""
+        """Read on after the terminal event until gRPC-Web's trailers are there, the answer has ended, or the time is
+        over.
+        """
         until = now() + seconds
         while self.heard.rpc_status is None and not self._parser.complete and await self._read_piece(until):
             pass

@@ -98,7 +98,7 @@ class Http2:
                 await self._settings.wait()
 
     async def change(self, seconds: float) -> None:
-        """Wait until something has arrived, at most for so long."""
+        """Wait until something has arrived, or the time is over."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 await self._changed.wait()

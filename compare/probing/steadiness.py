@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 _TICK_S = 0.02
 # A tick that is later than this is noted.
 LATE_S = 0.1
-# What arrived while this program was late is read within so long after it.
+# Bytes that arrived while this program was late are read within this time afterwards.
 _CATCHING_UP_S = 0.05
 
 

@@ -17,7 +17,7 @@ class Stream(ABC):
 
     @abstractmethod
     async def read(self, seconds: float, stop: Stop | None = None) -> Heard:
-        """Read until the answer has ended, until ``stop`` is true after a piece, or for so many seconds."""
+        """Read until the answer has ended, until ``stop`` is true after a piece, or until the time is over."""
 
     @abstractmethod
     async def leave(self) -> None:

@@ -73,7 +73,7 @@ async def _without_tls(there: _There, wanted: _Wanted) -> str | None:
     """What answers a client that speaks no TLS."""
     said = await _said(there, None)
     if not said:
-        # Many TLS servers drop what is not TLS without a word. Whether the certificate is good is not asked here.
+        # Many TLS servers close a connection without TLS and send nothing. The certificate is not checked here.
         anyone = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         anyone.check_hostname, anyone.verify_mode = False, ssl.CERT_NONE
         with contextlib.suppress(OSError):

@@ -135,7 +135,7 @@ def read_delta(chunk: types.GenerateContentResponse, spoken: bool = False) -> De
     """One chunk as a delta; ``spoken``: the reply has text already.
 
     Raises ChatError ``content_refused`` where the prompt was blocked or the reply ended for safety, and ``model_unavailable``
-    where Gemini gave up without a word.
+    where Gemini gave up without a text.
     """
     if chunk.prompt_feedback is not None and chunk.prompt_feedback.block_reason is not None:
         raise ChatError("content_refused", "Gemini refused the prompt (safety).")

@@ -21,7 +21,7 @@ export const PASSING = new Set(["shutting_down", "storage_unavailable", "rate_li
 
 /** The statuses of a gateway that does not reach the server behind it. */
 const GATEWAY = new Set([502, 503, 504]);
-/** A line without a byte for so many heartbeats is lost: 45 s with the default HEARTBEAT_S. */
+/** A line without a byte for this many heartbeats is lost: 45 s with the default HEARTBEAT_S. */
 const HEARTBEATS = 3;
 /** How long a look at the server may take. A browser opens six HTTP/1.1 connections to a host; the look may try each of them. */
 const LOOK_MS = 5000;

@@ -62,7 +62,7 @@ export class Bubble {
     this.picture.classList.toggle("preview", preview);
     this.picture.alt = alt || this.prompt || "The picture";
     if (old) URL.revokeObjectURL(old);
-    // Its height is known once it is decoded.
+    // The height of a picture is known once it is decoded.
     this.picture.addEventListener("load", toEnd, { once: true });
   }
 }

@@ -186,7 +186,7 @@ async function finish(reply, terminal) {
   if (atEnd) toEnd();
 }
 
-/** A button below an answer that is not whole: what was not generated is only generated when somebody asks again. */
+/** A button below an answer that is not whole: the rest is generated only when the user asks again. */
 function offerAgain(reply) {
   const again = make("button", { type: "button", text: "Ask again" });
   again.addEventListener("click", () => send(reply.prompt, reply.wanted === "image"));

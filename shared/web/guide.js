@@ -14,7 +14,7 @@ function ranking(chosen) {
 }
 
 /**
- * `needs`: `{name, title, lanes: {lane: {can, price, why, source}}}`; `always`: what one pays for each lane whatever one needs;
+ * `needs`: `{name, title, lanes: {lane: {can, price, why, source}}}`; `always`: what each lane costs for any need;
  * `ticked`: a set of names. The shape is that of `Answer` in Python.
  */
 export function answer({ needs, always }, ticked) {

@@ -1,4 +1,4 @@
-// How a page notices a line that died without a word, as after a laptop's sleep or a change of network: it counts the silence.
+// How a page notices a line that died without a sign, as after a laptop's sleep or a change of network: it counts the silence.
 
 import { parsed } from "./api.js";
 
@@ -73,7 +73,7 @@ export class Watch {
     }, ms);
   }
 
-  /** Whether nothing was heard for so long that what comes cannot be a rest from before the line died. */
+  /** Whether the line was silent for so long that bytes which arrive now were sent after the silence. */
   get quiet() { return performance.now() - this.heardAt > MOMENT_MS; }
 
   /**

@@ -20,7 +20,7 @@ LANES = ("rest", "rest-poll", "ndjson", "sse", "websocket", "grpc-web")
 
 
 async def run(page: Page, prompt: str = "") -> None:
-    """Press the button, and wait until every lane has come to its end."""
+    """Press the button, and wait until every lane has ended."""
     if prompt:
         await page.fill("#prompt", prompt)
     await page.click("#go")

@@ -54,7 +54,7 @@ async def test_the_race_over_https(browser: Browser, store: dict[str, str]) -> N
 
 
 async def test_ten_tabs_over_http2(browser: Browser, store: dict[str, str]) -> None:
-    """Over HTTP/1.1 four of them would wait until others have ended."""
+    """Over HTTP/1.1 four of the streams would wait until others have ended."""
     part("zttp")
     async with serving("sse", env={**store, **tls_settings(), "HTTP2": "on"}) as server:
         context = await browser.new_context(ignore_https_errors=True)

@@ -100,7 +100,7 @@ async def stalled_readers(world: World, plan: Plan) -> Totals:
 
 
 async def _big_turn(world: World) -> str:
-    """A long turn that has ended, for many readers at once; its id."""
+    """Make a long turn that has ended, for many readers at once, and return its id."""
     async with aclosing(world.client(LANES[world.words[0]])) as client:
         turn = await client.start(Ask(text=f"/tokens {BIG} for those who stall"))
 

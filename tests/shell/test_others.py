@@ -76,7 +76,7 @@ def test_a_server_dies_and_comes_back(
     terminal.wait(r"^── lost after seq \d+: .*; trying again ──$")
     backstage.run(stack.aclose())
     server, stack = backstage.run(start(port))
-    # What was said is there, and nothing is generated twice behind one's back.
+    # The text so far is there, and nothing is generated twice.
     terminal.wait(r"^interrupted by the server, partial answer kept; the rest was not generated; /retry asks again · ")
     terminal.do("What is my name?\r", quiet(word))
     assert "Your name is Ada." in terminal.text

@@ -29,7 +29,7 @@ def test_ctrl_c_at_each_moment(shell: Open, word: str) -> None:
     # The messages stay in the session, and the next turn is accepted.
     terminal.do("And now?\r", quiet(word))
     terminal.do("/history\r", r"^stopped, partial answer kept$")
-    # Twice in a row at the prompt: out.
+    # Two Ctrl-C in a row at the prompt end the shell.
     terminal.do(CTRL_C, r"^Ctrl-C once more leaves$")
     terminal.type(CTRL_C)
     assert terminal.left() == 0

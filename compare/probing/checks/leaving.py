@@ -1,4 +1,7 @@
-"""Leaving: whether the server hears of a client that leaves in a silence. Where it does not, it streams to nobody."""
+"""Leaving: whether the server notices a client that leaves in a silence.
+
+A server that does not goes on with the stream.
+"""
 
 from __future__ import annotations
 

@@ -132,7 +132,7 @@ class Http2Protocol(ZttpH2Protocol):
 
     def timeout_keep_alive_handler(self) -> None:
         if self.conn.has_pending_send() and self._stall_s > self.timeout_keep_alive and self._patient:
-            # The end of an answer waits for its reader, who has the time of every reader.
+            # The end of an answer waits for its reader as long as any other write does.
             self._patient = False
             rest_s = self._stall_s - self.timeout_keep_alive
             self.timeout_keep_alive_task = self.loop.call_later(rest_s, self.timeout_keep_alive_handler)
@@ -143,7 +143,7 @@ class Http2Protocol(ZttpH2Protocol):
 
     @property
     def stall_s(self) -> float:
-        """The longest time for which a stream's reader may take nothing."""
+        """The longest time for which a stream's reader may read nothing."""
         return self._stall_s
 
     def _wake_answers(self) -> None:
@@ -195,7 +195,7 @@ class _BoundedAnswer:
             self._connection.forget(self._stream_id, whole=cycle.response_complete and not cycle.disconnected)
 
     async def _until_read(self, cycle: RequestResponseCycle) -> None:
-        """Wait until the reader has taken enough; one that takes nothing for too long is cut."""
+        """Wait until the reader has read enough. The stream of a reader that reads nothing for too long is reset."""
         self._woken = asyncio.Event()
         unread = cycle.stream.pending_bytes or 0
         while unread > _UNREAD_BYTES and not cycle.disconnected:

@@ -53,7 +53,7 @@ export class Wire {
     if (error instanceof Lost && !this.rejoining) this.#rejoin(error instanceof Silent);
   }
 
-  /** `silent`: the socket died without a word, and so may have the idle connections on which the page asks over HTTP. */
+  /** `silent`: the socket died without a sign, and so may have the idle connections on which the page asks over HTTP. */
   async #rejoin(silent) {
     this.rejoining = true;
     for (let attempt = 0; this.rejoining; attempt++) {
