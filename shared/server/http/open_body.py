@@ -14,8 +14,10 @@ from typing import Any, Protocol, cast
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from shared.chat.turn_log import LineDropped
 from shared.errors import ChatError
 from shared.logger import Logger
+from shared.server.http.answer_middleware import BREAK_LINE
 from shared.server.http.answers import problem
 
 # The key in the scope of a request of a list, to which the body of the answer is added.
@@ -70,6 +72,8 @@ class OpenBodies:
         if opened:
             try:
                 await _write(opened.pop(), receive, send)
+            except LineDropped:
+                scope.setdefault("state", {})[BREAK_LINE] = True
             except Exception as error:
                 # The status has been sent. The server breaks the connection, so that the client does not read a whole answer.
                 problem(ChatError("internal"), scope, self._logger, why=type(error).__name__)
