@@ -23,6 +23,8 @@ from shared.store.record import Record
 # The most records that a reader gets at once; a piece of a picture is large.
 _BATCH = 256
 _IMAGE_BATCH = 4
+# The event that ends a silence without heartbeats comes a little later than asked. No heartbeat may come before it.
+_AFTER_QUIET_S = 0.5
 
 
 class LineDropped(Exception):
@@ -104,7 +106,7 @@ class TurnLog:
 
     def stay_quiet(self, seconds: float) -> None:
         """Give the readers no heartbeats for ``seconds``."""
-        self.quiet_until = time.monotonic() + seconds
+        self.quiet_until = time.monotonic() + seconds + _AFTER_QUIET_S
 
     def _wake(self) -> None:
         waiters, self._waiters = self._waiters, {}
