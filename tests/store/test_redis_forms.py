@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -62,6 +63,28 @@ async def test_a_replica_that_a_sentinel_promotes_is_found(tmp_path: Path) -> No
     await owner.close()
     await other.close()
     pair.kill()
+
+
+async def test_a_replica_is_not_read(start: Start) -> None:
+    """What a replica shows may be old. A node that comes to one says that the store cannot be used, and tries again."""
+    server, other = start("save ''"), start("save ''")
+    store = await asyncio.to_thread(RedisStore, server.url, Options())
+    await store.create_session("s1", None, 1.0)
+    server.ask("REPLICAOF", "127.0.0.1", other.port)
+    server.ask("CLIENT", "KILL", "TYPE", "normal")
+    for _ in range(3):
+        with pytest.raises(ChatError, match="storage_unavailable"):
+            await store.get_session("s1")
+    server.ask("REPLICAOF", "NO", "ONE")
+
+    async def found() -> bool:
+        with contextlib.suppress(ChatError):
+            await store.get_session("s1")
+            return True
+        return False
+
+    await until(found)
+    await store.close()
 
 
 async def test_a_cluster_pushes_to_the_other_nodes(start: Start) -> None:

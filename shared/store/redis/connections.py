@@ -14,6 +14,7 @@ import redis.backoff
 import redis.cluster
 import redis.retry
 import redis.sentinel
+from redis.exceptions import ReadOnlyError
 
 from shared.store.redis.address import Address
 
@@ -32,6 +33,8 @@ _Node: Any = redis.cluster.ClusterNode
 def async_client(address: Address, *, one_connection: bool = False) -> AsyncClient:
     """A client for the event loop; ``one_connection`` keeps a single connection, which costs less a command."""
     options = _options(address, redis.asyncio.retry.Retry(redis.backoff.NoBackoff(), 0))
+    if address.form != "cluster":
+        options["redis_connect_func"] = _connect_to_primary
     if address.form == "cluster":
         nodes = [_AsyncNode(host, port) for host, port in address.hosts]
         return redis.asyncio.cluster.RedisCluster(startup_nodes=nodes, **options)
@@ -80,6 +83,17 @@ async def subscription_client(address: Address, key: str) -> AsyncClient:
     return redis.asyncio.Redis(host=host, port=port, **options)
 
 
+async def _connect_to_primary(connection: Any) -> None:
+    """Begin a connection as the library does, and refuse a replica: what it shows may be old, or of another history.
+
+    A primary that died may be back as a replica before the Sentinels name another one.
+    """
+    await connection.on_connect()
+    await connection.send_command("INFO", "replication")
+    if b"role:master" not in await connection.read_response():
+        raise ReadOnlyError("the server is a replica now")
+
+
 def _options(address: Address, retry: object) -> dict[str, Any]:
     return {
         "username": address.username,
@@ -95,4 +109,5 @@ def _options(address: Address, retry: object) -> dict[str, Any]:
 
 def _sentinel(options: Mapping[str, Any]) -> dict[str, Any]:
     """The options of connections to the Sentinels: those of the store, without its password."""
-    return {name: value for name, value in options.items() if name not in ("username", "password")}
+    of_the_store = ("username", "password", "redis_connect_func")
+    return {name: value for name, value in options.items() if name not in of_the_store}
