@@ -17,7 +17,7 @@ from typing import Any
 
 from protocols import TRANSPORTS
 from shared.client import cli
-from shared.client.events import read_event
+from shared.client.events import read_item
 from shared.client.http import HttpClient
 from shared.client.protocol import Ask
 from shared.client.transport import TurnItem
@@ -48,7 +48,7 @@ class Client(HttpClient):
         headers = {"Accept": EVENT_STREAM, **headers}
         async with self._stream(method, path, media_type=EVENT_STREAM, headers=headers, **body) as response:
             async for data in parse(self._bytes(response)):
-                yield read_event(data)
+                yield read_item(data)
 
 
 async def parse(stream: AsyncIterator[bytes]) -> AsyncIterator[bytes]:

@@ -16,7 +16,7 @@ from typing import Any
 
 from protocols import TRANSPORTS
 from shared.client import cli
-from shared.client.events import read_event
+from shared.client.events import read_item
 from shared.client.http import HttpClient, cursor
 from shared.client.protocol import Ask
 from shared.client.transport import TurnItem
@@ -48,7 +48,7 @@ class Client(HttpClient):
         headers = {"Accept": NDJSON, **headers}
         async with self._stream(method, path, media_type=NDJSON, headers=headers, **options) as response:
             async for line in parse(self._bytes(response)):
-                event = read_event(line)
+                event = read_item(line)
                 if isinstance(event, CursorLost):
                     # The stream ends here; it is the refusal that GET answers with 409.
                     raise ChatError("cursor_lost", last_seq=event.last_seq)

@@ -19,7 +19,15 @@ class UnknownEvent(msgspec.Struct, frozen=True, kw_only=True):
     seq: int
 
 
-def read_event(data: bytes) -> AnyEvent | UnknownEvent | CursorLost:
+def read_event(data: bytes) -> AnyEvent | UnknownEvent:
+    """Decode one event of a JSON transport. Raises ConnectionLost when it is malformed."""
+    item = read_item(data)
+    if isinstance(item, CursorLost):
+        raise ConnectionLost("the server sent an event that is malformed")
+    return item
+
+
+def read_item(data: bytes) -> AnyEvent | UnknownEvent | CursorLost:
     """Decode one object of a JSON stream. Raises ConnectionLost when it is malformed."""
     try:
         return _decoder.decode(data)

@@ -10,6 +10,7 @@ from playwright.async_api import Browser, expect
 
 from tests.browser.chat import ARTEFACTS, WORDS, clean, done, free_ports, open_page, said, say
 from tests.conftest import until
+from tests.parts import part
 from tests.power_cut import machine
 
 SPEED = {"OFFLINE_TOKENS_PER_S": "25", "LEASE_S": "1", "HEARTBEAT_S": "5"}
@@ -62,11 +63,14 @@ async def test_the_chat_page_and_a_native_event_source(browser: Browser, tmp_pat
 
 
 async def test_every_lane_of_the_race(browser: Browser, tmp_path: Path) -> None:
-    ports = dict(zip(WORDS, free_ports(len(WORDS)), strict=True))
-    env = {f"{word.upper()}_PORT": str(port) for word, port in ports.items()}
-    async with machine(tmp_path, ports, **env, **SPEED) as cut:
+    part("connectrpc")
+    names = (*WORDS, "grpc", "grpc_web")
+    ports = dict(zip(names, free_ports(len(names)), strict=True))
+    env = {f"{name.upper()}_PORT": str(port) for name, port in ports.items()}
+    words = {word: ports[word] for word in (*WORDS, "grpc")}
+    async with machine(tmp_path, words, **env, **SPEED) as cut:
         race = await open_page(browser, cut.servers["ndjson"], "/race")
-        await expect(race.locator("#state")).to_have_text("5 of 6 lanes have a server")
+        await expect(race.locator("#state")).to_have_text("6 of 6 lanes have a server")
         await race.fill("#prompt", "/tokens 5000 race")
         await race.click("#go")
 
@@ -83,5 +87,5 @@ async def test_every_lane_of_the_race(browser: Browser, tmp_path: Path) -> None:
         await cut.cut_power()
         await expect(race.locator("#go")).to_be_enabled(timeout=60_000)
         await race.screenshot(path=ARTEFACTS / "race-power-cut.png", full_page=True)
-        assert await race.locator(".lane dd", has_text="complete, checksum OK").count() == 5
+        assert await race.locator(".lane dd", has_text="complete, checksum OK").count() == 6
         await clean(race)

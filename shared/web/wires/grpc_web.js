@@ -102,7 +102,9 @@ function shown(name, value) {
 function failure(error) {
   const status = ConnectError.from(error);
   const info = status.findDetails(ErrorInfoSchema).find(({ domain }) => domain === "genai-protocols");
-  if (info) return new Refused({ code: info.reason.toLowerCase(), detail: status.rawMessage });
+  // With CURSOR_LOST the trailers have the last seq of the turn as it is stored.
+  const last_seq = Number(status.metadata.get("last_seq") ?? 0);
+  if (info) return new Refused({ code: info.reason.toLowerCase(), detail: status.rawMessage, last_seq });
   if (BROKEN.has(status.code)) return new Lost("the connection broke");
   return new Refused({ code: snake(Code[status.code]).slice(1), detail: status.rawMessage });
 }
