@@ -313,9 +313,8 @@ async def test_the_report(lanes: dict[str, RunningLane], tmp_path: Path) -> None
     assert "| rest |" in text
     assert "e_i − at_i" in text
     assert "picture 4 MB: not in --quick" in text
-    assert re.search(r"If you need words as they are generated.*take (?!rest,)", text)
-    assert "not rest: its first token is its last" in text
-    assert "was not measured in this run" in text
+    assert re.search(r"\*\*the text appears as it is generated\*\*: (?!rest )", text)
+    assert "rest: its first token is its last" in text
     assert "connect_cold" not in text
 
     brief = report.brief(results, "python -m compare run")
