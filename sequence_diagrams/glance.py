@@ -26,7 +26,7 @@ _BY_ITSELF = {
     "coming back after a cut": ("no", "no", "`Last-Event-ID`", "no", "no"),
     "stopping the other side": ("no", "no", "no", "by a message", "cancels the call"),
     "contract that tools check": ("OpenAPI", "no", "no", "no", "`.proto`"),
-    "in a browser": ("`fetch`", "`fetch`, streamed", "`EventSource`", "`WebSocket`", "nothing"),
+    "in a browser": ("`fetch`", "`fetch`, streamed", "`EventSource`", "`WebSocket`", "gRPC-Web, Connect"),
     "bytes without base64": ("`Accept: image/*`", "no", "no", "binary frame", "`bytes`"),
 }
 _CONCEPTS = {

@@ -9,7 +9,6 @@ import pytest
 from tests.certificates import tls_settings
 from tests.conftest import MakeServers, Servers
 from tests.test_conformance import (  # noqa: F401 - the same tests, collected here too
-    test_a_conversation_goes_on_over_every_other,
     test_a_picture_outside_any_session,
     test_a_running_answer_is_read_through_the_other_processes,
     test_the_end_of_a_log,

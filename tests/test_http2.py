@@ -259,14 +259,18 @@ async def test_heads_and_bodies_have_their_limits(make_servers: MakeServers) -> 
         one.h2.send_headers(stream, [*head, ("content-type", "application/json")])
         one.flush()
         assert (await one.answer(stream))[0] == 408
-    for sent in (b"", b"PRI * HTTP", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\x00\x00"):
-        host, _, port = server.address.rpartition(":")
+    host, _, port = server.address.rpartition(":")
+
+    async def closed(sent: bytes) -> None:
         reader, writer = await asyncio.open_connection(host, int(port))
         writer.write(sent)
-        async with asyncio.timeout(20):
-            while await reader.read(4096):
-                pass
+        while await reader.read(4096):
+            pass
         writer.close()
+
+    preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+    async with asyncio.timeout(30):
+        await asyncio.gather(*(closed(sent) for sent in (b"", preface[:10], preface, preface + b"\0\0")))
 
 
 async def test_who_resets_without_end_is_refused(both: Servers) -> None:
