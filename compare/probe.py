@@ -122,7 +122,10 @@ def _announcement(args: argparse.Namespace, server: RecognisedServer, checks: Se
 
 
 def _foreign(console: Console, target: Target, args: argparse.Namespace) -> Foreign:
-    """A stream of another server. Raises ValueError where it would cost something and that was not allowed."""
+    """A stream of another server.
+
+    Raises ValueError where the request would cost money and the user has not allowed that.
+    """
     if target.path == "/" and not args.method:
         raise ValueError(
             f"{args.address} is no server of this project: name its transport with --wire, or give the whole URL of a"

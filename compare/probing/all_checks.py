@@ -80,7 +80,7 @@ async def _made(check: Check, subject: Subject, *, first: bool) -> tuple[Check, 
 
 
 async def _confirmed(check: Check, subject: Subject) -> Outcome:
-    """The outcome of a check. What was found while this program was late is found again, or is no finding."""
+    """The outcome of a check. A finding that was made while this program was late must be made again."""
     begun_s = now()
     outcome = await check.run(subject)
     if check.confirms_itself or not outcome.findings or not subject.steadiness.worst_s(begun_s):

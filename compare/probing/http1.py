@@ -77,7 +77,7 @@ class Http1Stream(Stream):
         return self.heard
 
     async def _read_piece(self, until_s: float) -> bool:
-        """Read once; false when nothing came until then, or the connection has ended."""
+        """Read once. False when nothing came in time, or the connection has ended."""
         try:
             async with asyncio.timeout_at(until_s):
                 data = await self._reader.read(_READ_BYTES)

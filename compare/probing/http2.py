@@ -137,7 +137,7 @@ class Http2:
         changed.set()
 
     def _take(self, data: bytes) -> None:
-        """Apply what has arrived: one piece for every call that it has bytes of."""
+        """Apply the bytes that have arrived: one piece for every call that has bytes in them."""
         events = self._h2.receive_data(data)
         sizes: dict[int, int] = {}
         for event in events:

@@ -20,7 +20,10 @@ _WEB = "grpc-web"
 
 @dataclass(frozen=True, slots=True)
 class RecognisedServer:
-    """``word`` is its transport, empty for a foreign server. ``provider``: who answers the chat, empty where it does not say."""
+    """``word`` is its transport, empty for a foreign server.
+
+    ``provider``: the chat's provider, empty where the server does not say.
+    """
 
     word: str
     provider: str = ""

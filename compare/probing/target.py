@@ -75,7 +75,7 @@ async def connect(
 
 
 async def hang_up(writer: asyncio.StreamWriter) -> None:
-    """Close a connection at once, whatever has not been sent."""
+    """Close a connection at once, and drop the bytes that have not been sent."""
     writer.transport.abort()
     with contextlib.suppress(OSError):
         await writer.wait_closed()

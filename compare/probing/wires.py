@@ -24,7 +24,7 @@ _CHAT = "chat.ChatService"
 
 
 class Wire(ABC):
-    """One of them. Each method that opens a connection raises ServerAbsent when there is none."""
+    """One of the wires. Each method that opens a connection raises ServerAbsent when nothing answers."""
 
     word: str
     tokens: bool = True
@@ -34,7 +34,7 @@ class Wire(ABC):
         """Start a turn on a connection of its own."""
 
     async def turns(self, target: Target, message: str, count: int) -> list[Stream]:
-        """Start so many turns at once, as one user's client would: HTTP/1.1 and WebSocket on as many connections."""
+        """Start ``count`` turns at once, as one user's client would: HTTP/1.1 and WebSocket on as many connections."""
         return list(await asyncio.gather(*(self.turn(target, message) for _ in range(count))))
 
     @abstractmethod
@@ -55,11 +55,11 @@ class Wire(ABC):
 
     @abstractmethod
     async def upload(self, target: Target, size: int) -> Heard:
-        """Send a body of this size to where no turn starts, and hear the refusal."""
+        """Send a body of this size to a route that starts no turn, and read the refusal."""
 
     @abstractmethod
     def refused_by_server(self, heard: Heard) -> str | None:
-        """The code of our server's refusal; None when another hop has refused."""
+        """The code of the chat server's refusal; None when another hop has refused."""
 
     @abstractmethod
     async def idle(self, target: Target, seconds: float) -> float | None:

@@ -7,7 +7,7 @@ from compare.probing.http2 import GrpcStream
 from compare.probing.outcome import Finding, Outcome
 from compare.probing.subject import GRACE_S, Subject
 
-# By wire: a header, and the word that its value must hold. gRPC and the WebSocket have no such headers.
+# For each wire a header, and the word that the header's value must hold. gRPC and the WebSocket have no such headers.
 _EXPECTED = {
     "rest": (("cache-control", "no-store"), ("content-type", "application/json")),
     "ndjson": (("cache-control", "no-transform"), ("content-type", "application/x-ndjson")),

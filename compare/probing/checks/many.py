@@ -14,7 +14,7 @@ _TURN_S = 3.0
 
 
 async def check(subject: Subject) -> Outcome:
-    """Start twelve turns of three seconds. One that begins only after another has ended has waited for its place."""
+    """Start twelve turns of three seconds. A turn that begins only after another has ended had to wait."""
     direction = "stall" if subject.wire.tokens else "slow"
     message = f"/tokens 4 /{direction} {_TURN_S:g} hello"
     streams = await subject.wire.turns(subject.target, message, STREAMS)

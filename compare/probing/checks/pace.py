@@ -25,7 +25,7 @@ PAUSE_S = 1.5
 MESSAGE = f"/tokens {TOKENS} /stall {PAUSE_S:g} hello"
 LATE_S = 0.25
 HELD_SHARE = 0.6
-# A start or an end that is later than this is told even where the pieces are many.
+# A start or an end that is later than this is reported even where the pieces are many.
 SLOW_START_S = 0.4
 SLOW_LINE_S = 1.0
 # Stamps that are closer than this may share a write of the server.

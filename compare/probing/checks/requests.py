@@ -70,7 +70,7 @@ async def check_upgrade(subject: Subject) -> Outcome:
 
 
 async def check_continue(subject: Subject) -> Outcome:
-    """Whether a request with ``Expect: 100-continue`` (RFC 9110, section 10.1.1) is let through. curl sends one."""
+    """Whether a request with ``Expect: 100-continue`` (RFC 9110, section 10.1.1) passes. curl sends one."""
     if not isinstance(subject.wire, HttpWire):
         return Outcome("HTTP/1.1 only", judged=False)
     stream = await Http1Stream.open(subject.target)

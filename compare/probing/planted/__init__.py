@@ -1,1 +1,3 @@
-"""The self-test of the probe: faults planted in five proxies and our own relay, and paths without a fault."""
+"""The self-test of the probe: faults planted in five proxies and in the relay of this project, and paths without a
+fault.
+"""

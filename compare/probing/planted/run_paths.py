@@ -61,7 +61,10 @@ def missing_programs(paths: Sequence[ProbedPath]) -> set[str]:
 
 
 async def run_paths(paths: Sequence[ProbedPath], jobs: int, tell: Callable[[PathResult], None]) -> list[PathResult]:
-    """Probe all paths, so many at once; ``tell`` gets each result when it is there. Results come in the order of the paths."""
+    """Probe all paths, ``jobs`` at once; ``tell`` gets each result when it is there.
+
+    Results come in the order of the paths.
+    """
     results: dict[int, PathResult] = {}
     waiting = list(reversed(list(enumerate(paths))))
     async with contextlib.AsyncExitStack() as stack:
@@ -117,7 +120,10 @@ async def _probe_path(path: ProbedPath, servers: _Servers) -> PathResult:
 
 @asynccontextmanager
 async def built(path: ProbedPath, server: str) -> AsyncIterator[str]:
-    """The path before a server; the address for the probe. Raises RuntimeError when its program does not start."""
+    """Build the path before a server. Yields the address for the probe.
+
+    Raises RuntimeError when its program does not start.
+    """
     if path.faults is not None:
         async with Relay(server, path.faults) as relay:
             yield relay.address

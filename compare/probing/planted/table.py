@@ -21,10 +21,12 @@ Config = Callable[[int, str, str], str]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProbedPath:
-    """A path between the probe and a server: a proxy with a configuration, our relay, or neither (direct).
+    """A path between the probe and a server: a proxy with a configuration, the relay of this project, or neither
+    (direct).
 
-    ``expected`` names what the probe has to find, nothing on a clean path; ``also`` are findings that the same setting causes.
-    ``loaded``: the machine is kept busy meanwhile. ``quick``: part of ``make test``. ``heartbeat_s`` is the server's.
+    ``expected`` names what the probe has to find, nothing on a clean path; ``also`` are findings that the same setting
+    causes. ``loaded``: the machine is kept busy meanwhile. ``quick``: part of ``make test``. ``heartbeat_s`` is the
+    server's.
     """
 
     name: str
