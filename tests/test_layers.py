@@ -233,6 +233,20 @@ def test_a_leafs_module(folder: str, module: str) -> None:
     assert ast.unparse(last) == "if __name__ == '__main__':\n    raise SystemExit(main())"
 
 
+def test_no_file_is_long() -> None:
+    """A file that is written by hand has at most 600 lines, and in a leaf at most 250."""
+    long = {}
+    for package in ORDER:
+        for path in (ROOT / package).rglob("*.py"):
+            if "node_modules" in path.parts or "_pb2" in path.name:
+                continue
+            most = 250 if path.parent.parent == ROOT / "protocols" else 600
+            lines = len(path.read_text(encoding="utf-8").splitlines())
+            if lines > most:
+                long[path.relative_to(ROOT).as_posix()] = lines
+    assert not long
+
+
 @pytest.mark.parametrize("folder", sorted(LEAVES))
 def test_a_leafs_readme_has_the_same_headings(folder: str) -> None:
     text = (ROOT / "protocols" / folder / "README.md").read_text(encoding="utf-8")

@@ -1,7 +1,6 @@
 """Which reader waits for which message of one WebSocket connection: several turns, commands and a watched session at once.
 
-A turn's events have a ``turn_id``. The first of them, ``turn_started``, repeats the ``request_id`` of the message that asked. An
-answer to a command is recognised by its type and its fields, because only ``error`` repeats a command's ``request_id``.
+A turn's events have a ``turn_id``. The first of them, ``turn_started``, repeats the ``request_id`` of the message that asked.
 """
 
 from __future__ import annotations
@@ -9,10 +8,11 @@ from __future__ import annotations
 import asyncio
 import uuid
 from collections.abc import AsyncGenerator, Callable
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import msgspec
 
+from protocols.websocket.commands import Commands
 from protocols.websocket.connection import Connection, Received
 from protocols.websocket.inbox import Inbox
 from shared.client.events import UnknownEvent
@@ -26,7 +26,6 @@ from shared.duplex_messages import (
     JoinSession,
     Resume,
     Resumed,
-    ServerMessage,
     SessionJoined,
 )
 from shared.errors import ChatError, ConnectionLost, SentAway
@@ -49,9 +48,8 @@ class Conversation:
         self._asked: dict[str, set[Inbox]] = {}
         self._reading: dict[str, set[Inbox]] = {}
         self._watching: dict[Inbox, str] = {}
-        # Commands that wait for their answer: for each request_id, the test of the answer and the future that gets the answer.
-        self._commands: dict[str, tuple[Callable[[ServerMessage], bool], asyncio.Future[Any]]] = {}
-        self._connected = self._expect(_CONNECTED, Connected)
+        self._commands = Commands()
+        self._connected = self._commands.expect(_CONNECTED, Connected)
         self._receiving = asyncio.create_task(self._receive())
 
     @property
@@ -158,19 +156,12 @@ class Conversation:
     ) -> A:
         """Send a command and wait for its answer. Raises ChatError when the server refuses, ConnectionLost."""
         request_id = request_id or str(uuid.uuid4())
-        answer = self._expect(request_id, kind, fits)
+        answer = self._commands.expect(request_id, kind, fits)
         try:
             await self.connection.send(msgspec.structs.replace(message, request_id=request_id))
             return await answer
         finally:
-            self._commands.pop(request_id, None)
-
-    def _expect(
-        self, request_id: str, kind: type[A], fits: Callable[[A], bool] = lambda answer: True
-    ) -> asyncio.Future[A]:
-        answer: asyncio.Future[A] = asyncio.get_running_loop().create_future()
-        self._commands[request_id] = (lambda message: isinstance(message, kind) and fits(message), answer)
-        return answer
+            self._commands.forget(request_id)
 
     async def _receive(self) -> None:
         """Hand out messages until the connection ends; then fail every waiting command and reader."""
@@ -198,21 +189,12 @@ class Conversation:
         elif isinstance(message, Error):
             self._refuse(message)
         else:
-            self._answer(message)
+            self._commands.answer(message)
             if isinstance(message, Resumed) and message.lost:
                 # ``resumed`` does not name the epoch: a turn loses events with its first change of epoch.
                 lost = CursorLost(turn_id=message.turn_id, last_seq=message.last_seq, epoch=1)
                 for inbox in self._reading.get(message.turn_id, ()):
                     inbox.put(lost)
-
-    def _answer(self, message: ServerMessage) -> None:
-        """Give a message to the first command that waits for such an answer."""
-        for request_id, (fits, answer) in self._commands.items():
-            if fits(message):
-                del self._commands[request_id]
-                if not answer.done():
-                    answer.set_result(message)
-                return
 
     def _deliver(self, event: AnyEvent | UnknownEvent) -> None:
         if isinstance(event, TurnStarted):
@@ -237,11 +219,7 @@ class Conversation:
         # The stream of a turn that has begun has ended early, and the client resumes it.
         for inbox in self._asked.get(error.request_id or "", set()) - starting:
             inbox.put(ConnectionLost(refusal.message))
-        # A server that does not repeat the request_id answers commands in their order.
-        request_id = error.request_id if error.request_id is not None else next(iter(self._commands), "")
-        _, answer = self._commands.pop(request_id, (None, None))
-        if answer is not None and not answer.done():
-            answer.set_exception(refusal)
+        self._commands.refuse(error, refusal)
 
     def _end(self, why: str, refusal: ChatError | None) -> None:
         """Fail every waiting command and reader. A refusal, given by a close code, concerns only requests without an answer yet."""
@@ -252,11 +230,7 @@ class Conversation:
                 inbox.put(refusal or lost)
         for inbox in {inbox for inboxes in self._reading.values() for inbox in inboxes} | self._watching.keys():
             inbox.put(lost)
-        for _, answer in self._commands.values():
-            if not answer.done():
-                answer.set_exception(refusal or lost)
-                # Read once, because the task that waited may have been cancelled, and asyncio logs an exception that is never read.
-                answer.exception()
+        self._commands.fail(refusal or lost)
 
     def _forget(self, inbox: Inbox) -> None:
         for table in (self._starting, self._asked, self._reading):
