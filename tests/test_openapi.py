@@ -145,7 +145,14 @@ async def test_the_limits_are_in_the_document(servers: Servers) -> None:
         for operation in methods.values()
         for parameter in operation.get("parameters", ())
     }
-    assert (parameters["limit"]["minimum"], parameters["limit"]["maximum"]) == (1, 200)
+    limits = {
+        path: parameter["schema"]["maximum"]
+        for path in ("/sessions", "/sessions/{session_id}/messages")
+        for parameter in document["paths"][path]["get"]["parameters"]
+        if parameter["name"] == "limit"
+    }
+    assert limits == {"/sessions": 200, "/sessions/{session_id}/messages": 500}
+    assert parameters["limit"]["minimum"] == 1
     assert parameters["after"]["minimum"] == 0
     assert parameters["Idempotency-Key"]["pattern"] == "^[\\x20-\\x7e]{1,255}$"
 
