@@ -49,7 +49,7 @@ async def test_the_race_over_https(browser: Browser, store: dict[str, str]) -> N
         await page.fill("#prompt", "/tokens 12 hello")
         await page.click("#go")
         await expect(page.locator("#go")).to_be_enabled(timeout=30_000)
-        assert await page.locator(".lane dd", has_text="whole, checksum right").count() == 5
+        assert await page.locator(".lane dd", has_text="complete, checksum OK").count() == 5
         await clean(page)
 
 
