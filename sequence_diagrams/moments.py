@@ -18,6 +18,9 @@ CLIENT, SERVER, OTHER, STORE, MODEL = "C", "S", "N", "D", "M"
 _STREAMING = ("SendMessage", "GenerateImage", "ResumeTurn", "GetImage")
 _HINT = "session_update"
 
+# The type and the first byte of the version of a TLS record that begins a handshake (RFC 8446, section 5.1).
+_TLS_HANDSHAKE = b"\x16\x03"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Moment:
@@ -65,11 +68,24 @@ def moments(recording: Recording) -> list[Moment]:
 
 
 def _probes(recording: Recording) -> set[int]:
-    """The connections on which the gRPC client only asks, in HTTP/1.1, whether a server of another kind answers there."""
-    if recording.word != "grpc":
-        return set()
-    pieces = recording.relay.captured
-    return {piece.connection for piece in pieces if piece.direction == "up" and piece.data.startswith(b"GET ")}
+    """The connections on which a client only asks whether a server of another kind answers there.
+
+    A client asks so when its first connection breaks before an answer: with ``GET /health`` on a connection of its own, and then
+    with the beginning of TLS. Where that falls between the steps depends on the moment of the cut, so no diagram shows it.
+    """
+    return {
+        piece.connection
+        for piece in recording.relay.captured
+        if piece.direction == "up" and _asks_who_is_there(recording.word, piece.data)
+    }
+
+
+def _asks_who_is_there(word: str, data: bytes) -> bool:
+    if word == "grpc":
+        return data.startswith((b"GET ", _TLS_HANDSHAKE))
+    lines = data.split(b"\r\n")
+    alone = len(lines) == 5 and lines[0].startswith(b"GET /health ") and lines[2] == b"Connection: close"
+    return alone or data.startswith(_TLS_HANDSHAKE)
 
 
 def _on_two_nodes(recording: Recording, ordered: list[Moment]) -> list[Moment]:
