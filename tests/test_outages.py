@@ -49,7 +49,7 @@ async def test_one_outage(machines: Machines, number: int) -> None:
     await check(machines, word, (ROWS[number],), random.Random(SEED))
 
 
-@pytest.mark.parametrize("seed", [SEED, SEED + 1])
+@pytest.mark.parametrize("seed", [SEED])
 async def test_two_outages_at_once(machines: Machines, seed: int) -> None:
     dice = random.Random(seed)
     chosen = tuple(OUTAGES[name] for name in dice.sample(IN_PAIRS, 2))
