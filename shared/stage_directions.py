@@ -110,7 +110,7 @@ def direction_named(text: str) -> str:
 
 
 def mistake(text: str) -> str:
-    """What is wrong with the first direction that ``directions`` leaves in the message, as a sentence; empty where nothing is."""
+    """A sentence on the mistake in the first stage direction that ``directions`` could not read; empty where there is none."""
     match = _NAME.match(directions(text).message)
     if match is None:
         return ""

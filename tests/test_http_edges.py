@@ -47,7 +47,7 @@ def statuses(raw: bytes) -> str:
     return " ".join(status.decode() for status in re.findall(STATUS, raw))
 
 
-# What is sent on one connection, and the statuses of the answers.
+# By name: the bytes of the requests on one connection, and the statuses of the answers.
 CASES: dict[str, tuple[bytes, str]] = {
     # Targets (RFC 9112, section 3.2)
     "a coded letter": (get("/%6dodels"), "200"),

@@ -21,7 +21,7 @@ HOLD = (
 
 
 async def test_a_lock_costs_no_turn(make_servers: MakeServers) -> None:
-    """Whoever gets the lock first finds the leases of the others overdue, because they waited for the same lock."""
+    """Two servers wait for one lock until their leases are over. The first to get the lock ends no turn of the other."""
     servers = make_servers(LEASE_S=str(LEASE_S), OFFLINE_TOKENS_PER_S="20")
     servers.start(*WORDS)
     async with AsyncExitStack() as stack:

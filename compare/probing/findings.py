@@ -26,7 +26,7 @@ def ordered(findings: Iterable[Finding]) -> list[Finding]:
 
 
 def of_outcomes(outcomes: Iterable[Outcome]) -> list[Finding]:
-    """The same for the outcomes of all checks."""
+    """One finding of each kind from the outcomes of all checks, the most harmful first."""
     return ordered(finding for outcome in outcomes for finding in outcome.findings)
 
 

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 
 class PrintedReply:
-    """After ``rewind`` the reply comes again from its beginning, and what is printed already is not printed again."""
+    """A reply on an output that cannot be erased. After ``rewind`` the reply comes again, and printed text is not printed twice."""
 
     def __init__(self) -> None:
         self._texts: list[str] = []
-        # What is printed and has not come again yet.
+        # The printed text that has not come again since the last rewind.
         self._ahead = ""
 
     def add(self, text: str) -> str:
-        """What to print of the next part of the reply."""
+        """Take the next part of the reply, and return the text of it that must be printed."""
         self._texts.append(text)
         if self._ahead.startswith(text):
             self._ahead = self._ahead[len(text) :]

@@ -261,7 +261,7 @@ _STATUS = (
     (TurnCancelled, "cancelled"),
     (TurnInterrupted, "interrupted"),
 )
-# What is said of a turn that did not complete, by its status.
+# The words that the shell shows below a turn that did not complete, by the turn's status.
 ENDED = {
     "cancelled": "stopped, partial answer kept",
     "interrupted": "interrupted by the server, partial answer kept; the rest was not generated; /retry asks again",
