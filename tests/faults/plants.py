@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -55,25 +55,21 @@ def _bug(check: str, share: float, says: str, *words: str) -> Callable[[Callable
     return register
 
 
-def _publish_once(turn_log: TurnLog, records: Iterable[Record]) -> None:
-    news = [record for record in records if record.seq > len(turn_log.records)]
-    turn_log.records.extend(news)
-    turn_log.ended = bool(turn_log.records) and turn_log.records[-1].terminal
-    turn_log._wake()
-
-
-@_bug("kills", 0.015, r"not in the store", "sse")
+@_bug("kills", 0.015, r"not in the store|shown otherwise than it is stored", "sse")
 def shown_before_it_is_committed() -> None:
     commit = Committer._commit_group
 
     async def late(self: Committer, turns: list[RunningTurn]) -> None:
+        # The last commit may have taken the events of a turn that was noted while it waited.
+        turns = [turn for turn in turns if turn.uncommitted]
         for turn in turns:
             turn.turn_log.publish(turn.uncommitted)
+            # The next commit has every record of the log after ``stored_seq``.
+            turn.uncommitted = []
         await asyncio.sleep(0.3)
         await commit(self, turns)
 
     Committer._commit_group = late  # type: ignore[method-assign]
-    TurnLog.publish = _publish_once  # type: ignore[method-assign,assignment]
 
 
 @_bug("hand-over", 0.1, r"twice: .* the wire gives")
