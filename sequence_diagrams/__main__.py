@@ -23,14 +23,15 @@ COMMAND = "python -m sequence_diagrams"
 
 
 async def record(word: str, which: Sequence[str] = tuple(SCRIPTS)) -> dict[str, str]:
-    """The Mermaid sources of a transport's scripts, by the names of their files."""
-    drawn: dict[str, str] = {}
-    for name in which:
-        async with _servers(word, 2 if name == NODE_DIES else 1) as servers, recording_on(word, *servers) as recording:
-            await SCRIPTS[name](recording)
-            title = TITLES[name].format(TRANSPORTS[word].title)
-            drawn[FILES[word] + name] = diagram(title, moments(recording), COMMAND)
-    return drawn
+    """The Mermaid sources of a transport's scripts, by the names of their files. The scripts are played at the same time."""
+    drawn = await asyncio.gather(*(_record_one(word, name) for name in which))
+    return {FILES[word] + name: source for name, source in zip(which, drawn, strict=True)}
+
+
+async def _record_one(word: str, name: str) -> str:
+    async with _servers(word, 2 if name == NODE_DIES else 1) as servers, recording_on(word, *servers) as recording:
+        await SCRIPTS[name](recording)
+        return diagram(TITLES[name].format(TRANSPORTS[word].title), moments(recording), COMMAND)
 
 
 @asynccontextmanager
