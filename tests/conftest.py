@@ -12,6 +12,7 @@ import hashlib
 import os
 import signal
 import threading
+from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -25,6 +26,7 @@ from shared.config import Settings
 from tests.certificates import tls_settings
 
 T = TypeVar("T")
+_SLOWEST_FILES = 25
 _STORE_URL = os.environ.get("STORE_URL")
 _TLS = bool(os.environ.get("TLS"))
 
@@ -215,3 +217,15 @@ async def until(condition: Callable[[], Awaitable[Any] | Any], timeout_s: float 
             if answer:
                 return answer
             await asyncio.sleep(0.01)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Name the files that take longest, because none may take above three minutes."""
+    seconds: dict[str, float] = defaultdict(float)
+    for reports in terminalreporter.stats.values():
+        for report in reports:
+            if isinstance(report, pytest.TestReport):
+                seconds[report.location[0]] += report.duration
+    terminalreporter.section("seconds a file")
+    for file, took_s in sorted(seconds.items(), key=lambda item: -item[1])[:_SLOWEST_FILES]:
+        terminalreporter.write_line(f"{took_s:6.0f} {file}")
