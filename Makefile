@@ -56,7 +56,7 @@ race: $(STAMP) ## the lanes live in the terminal, then a table and a verdict (AR
 race-page: $(STAMP) ## the race in a browser, with a slow phone, a buffering proxy and stalls as buttons
 	$(RUN) -m compare page $(ARGS)
 
-compare: $(STAMP) ## the whole experiment, unattended, into compare-out/ with its report (ARGS=--quick: two to three minutes)
+compare: $(STAMP) ## the whole experiment, unattended, into compare-out/ with its report (ARGS=--quick: about four minutes)
 	$(RUN) -m compare run $(ARGS)
 
 cluster: $(STAMP) ## three nodes of all five transports behind Caddy on one Valkey, killed in a loop while clients go on; the score (ARGS="--nodes 2")

@@ -8,6 +8,7 @@ import sys
 COMMANDS = {
     "floor": ("compare.floor", "each server's cost against the smallest server that does the same job"),
     "guide": ("compare.guide", "which transport for what you need, with the price"),
+    "numbers": ("compare.numbers", "what your load costs on each transport, computed from a run of this machine"),
     "race": ("compare.race", "the lanes live in the terminal, then the table and a verdict"),
     "page": ("compare.page", "the race in a browser, with a slow phone, a buffering proxy and stalls as buttons"),
     "run": ("compare.run", "all experiments, unattended, into a folder with a report"),

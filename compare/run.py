@@ -19,6 +19,7 @@ from rich.padding import Padding
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
+from compare.measuring.experiments.breaks import cut_tokens
 from compare.measuring.experiments.run import FULL, QUICK, Run
 from compare.measuring.experiments.schedule import Entry, schedule
 from compare.measuring.goodput import Objectives
@@ -41,7 +42,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command's arguments."""
     parser = argparse.ArgumentParser(prog="python -m compare run", description=__doc__.partition("\n\n")[0])
     parser.add_argument("--out", type=Path, default=Path("compare-out"), help="folder to write (default: compare-out)")
-    parser.add_argument("--quick", action="store_true", help="two to three minutes, with less of everything")
+    parser.add_argument("--quick", action="store_true", help="about four minutes, with less of everything")
     parser.add_argument("--only", help=f"lanes, comma-separated, of {', '.join(LANES)}")
     parser.add_argument("--experiments", help="experiments, comma-separated (default: all)")
     parser.add_argument(
@@ -82,7 +83,7 @@ async def _run(console: Console, args: argparse.Namespace) -> int:
         f"{len(args.names)} lanes, {sum(len(group) for _, group in groups)} experiments: about "
         f"{_minutes(expected_s)} on a quiet machine. "
         f"Everything is written to {args.out}/ at the end.",
-        soft_wrap=True,
+        highlight=False,
     )
     begun, begun_at, about = time.monotonic(), now_ms(), setup()
     run = Run(args.scale, args.names, args.seed, 0.0, lambda text: None)
@@ -100,6 +101,9 @@ async def _run(console: Console, args: argparse.Namespace) -> int:
         experiments=conclude(run.names, run.descriptions, run.turns, run.samples),
         unmeasured=run.unmeasured,
         objectives=Objectives(),
+        loads=run.loads,
+        connections=run.connections,
+        cut_tokens=cut_tokens(args.scale),
     )
     await asyncio.to_thread(report.write, args.out, results, run.turns, run.samples)
     if args.brief is not None:
@@ -114,6 +118,8 @@ async def _run(console: Console, args: argparse.Namespace) -> int:
     failures = [failure for experiment in results.experiments.values() for failure in experiment.failures]
     for failure in failures[:_FAILURES_SHOWN]:
         console.print(f"  failed: {failure}", markup=False, soft_wrap=True)
+    if results.loads:
+        console.print(f"\nyour own load: python -m compare numbers --run {args.out}", markup=False, soft_wrap=True)
     console.print(f"\nopen {args.out / 'report.html'}", markup=False, soft_wrap=True)
     return 0
 

@@ -16,6 +16,7 @@ from compare.measuring.metrics import METRICS
 from compare.measuring.statistics import quantile
 from compare.measuring.turns import Arrival, TurnRecord
 from compare.showing.guide import Guide
+from compare.showing.numbers import CONSTANTS, FORMULAS, INPUTS, coefficients
 from compare.showing.results import Results
 
 T = TypeVar("T")
@@ -72,13 +73,19 @@ def page(results: Results, when: str, guide: Guide, turns: Sequence[TurnRecord])
         "gaps": _gaps(turns),
         "bytes": _by_lane((turn for turn in turns if turn.experiment == "bytes"), _byte_shares).get("bytes", {}),
         "replay": _replay(turns),
+        "numbers": {
+            "inputs": msgspec.to_builtins(INPUTS),
+            "formulas": msgspec.to_builtins(FORMULAS),
+            "constants": CONSTANTS,
+            "coefficients": msgspec.to_builtins(coefficients(results)),
+        },
     }
     # "</" would end the script element.
     text = msgspec.json.encode(data).decode().replace("</", "<\\/")
     made = _template("report.html")
     for mark, content in (
         ("/*STYLE*/", _LANES_CSS + _template("report.css")),
-        ("/*SCRIPT*/", _GUIDE_JS + _template("report.js")),
+        ("/*SCRIPT*/", _GUIDE_JS + _template("numbers.js") + _template("report.js")),
         ("/*DATA*/", text),
     ):
         made = made.replace(mark, content)

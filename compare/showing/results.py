@@ -10,6 +10,7 @@ import msgspec
 from compare.measuring.experiments.run import Description
 from compare.measuring.findings import findings
 from compare.measuring.goodput import Objectives
+from compare.measuring.loads import LoadPoint
 from compare.measuring.metrics import METRICS
 from compare.measuring.statistics import Figure, figure
 from compare.measuring.turns import Sample, TurnRecord
@@ -33,7 +34,11 @@ class Experiment(msgspec.Struct, kw_only=True):
 
 
 class Results(msgspec.Struct, kw_only=True):
-    """The results of a run. ``begun_at`` is epoch ms; ``unmeasured`` says why an experiment is missing."""
+    """The results of a run. ``begun_at`` is epoch ms; ``unmeasured`` says why an experiment is missing.
+
+    ``loads`` are the points from which other loads are computed, ``connections`` how many a client of a transport holds open;
+    ``cut_tokens`` is the length of the answers that were cut.
+    """
 
     version: int = 1
     begun_at: float
@@ -45,6 +50,9 @@ class Results(msgspec.Struct, kw_only=True):
     experiments: dict[str, Experiment]
     unmeasured: dict[str, str]
     objectives: Objectives
+    loads: list[LoadPoint] = []
+    connections: dict[str, int] = {}
+    cut_tokens: int = 0
 
 
 def conclude(

@@ -6,7 +6,7 @@ import asyncio
 import random
 from contextlib import aclosing
 
-from compare.measuring.experiments.run import Run
+from compare.measuring.experiments.run import Run, Scale
 from compare.measuring.lanes import RunningLane
 from compare.measuring.recording import TurnSpec, count_generated, now_ms, record_turn, warm_up
 from compare.measuring.turns import TurnRecord
@@ -77,11 +77,16 @@ async def _cancelled_at(lane: RunningLane, turn_id: str) -> float | None:
         return next((item.at for item in [item async for item in log] if isinstance(item, TurnCancelled)), None)
 
 
+def cut_tokens(scale: Scale) -> int:
+    """The length of the answers that are cut."""
+    return max(30, scale.tokens // 2)
+
+
 async def cuts(run: Run) -> None:
     """The line is cut at a random token, with resume and without it."""
     scale = run.scale
     dice = random.Random(run.seed)
-    tokens = max(30, scale.tokens // 2)
+    tokens = cut_tokens(scale)
     for resume, experiment, what in (
         (True, "cut, with resume", "The client comes back with its cursor."),
         (False, "cut, without resume", "The client asks the same again, as a new question."),

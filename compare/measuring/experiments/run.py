@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 import msgspec
 
 from compare.measuring.lanes import RunningLane, shuffled
+from compare.measuring.loads import LoadPoint, LoadShape
 from compare.measuring.process_cost import cpu_s
 from compare.measuring.recording import warm_up
 from compare.measuring.turns import Sample, TurnRecord
@@ -40,6 +41,8 @@ class Scale:
     cuts: int
     line_rounds: int
     memory_streams: int
+    load_s: float
+    load_points: tuple[LoadShape, ...]
 
 
 FULL = Scale(
@@ -57,6 +60,8 @@ FULL = Scale(
     cuts=20,
     line_rounds=6,
     memory_streams=200,
+    load_s=6.0,
+    load_points=(LoadShape(16, 4), LoadShape(16, 60), LoadShape(64, 60), LoadShape(160, 60)),
 )
 QUICK = Scale(
     rounds=6,
@@ -73,6 +78,8 @@ QUICK = Scale(
     cuts=6,
     line_rounds=1,
     memory_streams=50,
+    load_s=2.0,
+    load_points=(LoadShape(16, 4), LoadShape(16, 30), LoadShape(96, 30)),
 )
 
 
@@ -100,6 +107,8 @@ class Run:
     lanes: dict[str, RunningLane] = field(default_factory=dict)
     turns: list[TurnRecord] = field(default_factory=list)
     samples: list[Sample] = field(default_factory=list)
+    loads: list[LoadPoint] = field(default_factory=list)
+    connections: dict[str, int] = field(default_factory=dict)
     descriptions: dict[str, Description] = field(default_factory=dict)
     unmeasured: dict[str, str] = field(default_factory=dict)
 

@@ -10,6 +10,7 @@ from compare.lines import proxies
 from compare.measuring.experiments.breaks import cancels, cuts
 from compare.measuring.experiments.cost import bytes_on_the_wire, connects, memory, throughput
 from compare.measuring.experiments.latency import many_streams, one_stream, paced_load
+from compare.measuring.experiments.loads import RATE, loads
 from compare.measuring.experiments.paths import buffers, measured_proxies, networks, real_proxies
 from compare.measuring.experiments.pictures import pictures, slow_reader
 from compare.measuring.experiments.run import Run, Scale
@@ -38,6 +39,7 @@ def schedule(scale: Scale, lanes: int) -> list[tuple[float, list[Entry]]]:
     slow_reader_s = line_rounds * lanes * turn_s if scale.paced_s else _LEFT_OUT_S
     paced_s = scale.stream_rounds * lanes * (scale.paced_s + 2.5) if scale.paced_s else _LEFT_OUT_S
     many_tokens = max(20, scale.tokens // 2)
+    loads_s = 5 * (2.5 + sum(scale.load_s + 0.8 + point.tokens / RATE for point in scale.load_points))
     many = [
         Entry(
             f"{count} streams",
@@ -59,6 +61,7 @@ def schedule(scale: Scale, lanes: int) -> list[tuple[float, list[Entry]]]:
                 Entry("cancel", scale.cancels * 0.15, cancels),
                 Entry("slow reader", slow_reader_s, slow_reader),
                 Entry("memory", lanes * (1.8 + scale.memory_streams / 60), memory),
+                Entry("loads", loads_s, loads),
                 Entry("stores", 3 * (5 + lanes * (max(MIN_TOKENS, scale.tokens) / 50 + 0.3)), stores),
             ],
         ),

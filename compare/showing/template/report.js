@@ -18,6 +18,7 @@ const number = (value) => {
   const digits = size >= 100 ? 0 : size >= 10 ? 1 : size === 0 ? 0 : 2;
   return value.toLocaleString("en", { minimumFractionDigits: digits, maximumFractionDigits: digits });
 };
+const numeral = (value) => (Number.isInteger(value) ? value.toLocaleString("en") : number(value));
 const shown = (metric, value) => (metrics[metric].unit === "share" ? `${Math.round(value * 100)} %` : number(value));
 const figureOf = (experiment, lane, metric) => results.experiments[experiment]?.figures[lane]?.[metric];
 const differ = (a, b) => Math.min(a.n, b.n) >= 6 && (a.high < b.low || b.high < a.low);
@@ -272,6 +273,20 @@ figure("Connecting", "connect() and first ping of a new client.", measured("conn
 // The guide: the functions of shared/web/guide.js stand above this script.
 show(data.guide, $("needs"), $("verdict"), ["tokens", "browser"], (name, { text, className, ...attributes } = {}, ...children) =>
   element(name, { ...(className ? { class: className } : {}), ...attributes }, ...(text === undefined ? [] : [text]), ...children));
+
+// Your numbers: the functions of numbers.js stand above this script.
+if (Object.keys(data.numbers.coefficients).length) {
+  showNumbers(data.numbers, $("fields"), $("computed"), element, numeral);
+  const measured = Object.entries(data.numbers.coefficients);
+  const names = Object.keys(measured[0][1]);
+  const said = (value) => (value === null ? "–" : Array.isArray(value) ? value.map(([x, y]) => `${number(y)} at ${number(x)} tokens/s`).join("; ") : numeral(value));
+  $("coefficients").append(element("table", {}, element("tr", {}, element("th", {}), ...measured.map(([word]) => element("th", {}, word))),
+    ...names.map((name) => element("tr", {}, element("td", {}, name), ...measured.map(([, of]) => element("td", {}, said(of[name])))))));
+  $("coefficients").append(element("p", { class: "about" }, `Constants: ${Object.entries(data.numbers.constants).map(([name, value]) => `${name} = ${numeral(value)}`).join(", ")}. Servers as they are by default, on SQLite, one process, loopback, no TLS. Beyond the measured load the last measured cost of a token is used.`));
+} else {
+  $("yours").querySelector("details").remove();
+  $("computed").append("This run has no load points. Measure them: python -m compare run --experiments loads,cuts,pictures");
+}
 
 // The tables.
 function numbers(name, experiment) {

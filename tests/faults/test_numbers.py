@@ -1,0 +1,49 @@
+"""``compare numbers`` predicts load points that it has not seen: bytes, CPU and memory within 15 %, the wait within that or 5 ms.
+
+``make test`` looks at the bytes and the memory of one transport, which no other program on the machine can change.
+``make test-faults`` looks at all five and at everything.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+
+import pytest
+
+from compare.measuring.experiments.run import FULL, QUICK
+from compare.measuring.loads import LoadShape
+from protocols import TRANSPORTS
+from tests.predictions import Load, calibrated, measured, misses
+
+# As in test_machine.py: set by ``make test-faults``.
+EXAMPLES = int(os.environ.get("MACHINE_EXAMPLES", "0"))
+LOADS = (Load(32, 30, 20.0, rtt=40.0), Load(100, 40, 20.0, rtt=80.0, loss=1.0), Load(24, 150, 50.0, rtt=20.0, loss=2.0))
+TRIES = 3
+SAMPLE = dataclasses.replace(QUICK, load_s=1.0, load_points=(LoadShape(8, 4), LoadShape(8, 30), LoadShape(24, 30)))
+
+
+async def test_a_sample_of_the_bytes_and_the_memory() -> None:
+    known = await calibrated("ndjson", SAMPLE, 100.0)
+    load = Load(16, 60, 100.0)
+    assert not misses(known, load, await measured("ndjson", load, 1.0), ("down_kb", "memory_mib"))
+
+
+@pytest.mark.skipif(not EXAMPLES, reason="minutes of measuring: make test-faults")
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("word", TRANSPORTS)
+async def test_three_loads_that_were_not_measured(word: str) -> None:
+    wrong: list[list[str]] = []
+    for _ in range(TRIES):
+        known = await calibrated(word, FULL)
+        found = [
+            miss
+            for load in LOADS
+            for miss in misses(
+                known, load, await measured(word, load, 5.0), ("down_kb", "cores", "memory_mib", "first_ms")
+            )
+        ]
+        if not found:
+            return
+        wrong.append(found)
+    assert not wrong, wrong
