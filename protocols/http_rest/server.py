@@ -14,14 +14,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from fastapi import APIRouter, Request, Response
+from fastapi import Request, Response
 
 from protocols import TRANSPORTS
 from shared.reply import Picture, Reply
 from shared.server import http
 from shared.server.http import ChatBody, IdempotencyKey, ImageBody, Service
 
-router = APIRouter(tags=["rest"])
+router = http.Routes("rest")
 
 
 @router.post("/chat", responses=http.openapi_json(Reply))

@@ -24,7 +24,7 @@ import re
 from collections.abc import AsyncIterator, Sequence
 from typing import Annotated, NamedTuple
 
-from fastapi import APIRouter, Header, Query, Response
+from fastapi import Header, Query, Response
 from sse_starlette.sse import EventSourceResponse
 
 from protocols import TRANSPORTS
@@ -48,7 +48,7 @@ LastEventId = Annotated[str | None, Header(alias="Last-Event-ID", description="t
 
 LastEventIds = Annotated[list[str] | None, Query(alias="lastEventId", max_length=1, description="as Last-Event-ID")]
 
-router = APIRouter(tags=["sse"])
+router = http.Routes("sse")
 
 
 class Cursor(NamedTuple):

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
 
-from fastapi import APIRouter, Response
+from fastapi import Response
 from starlette.responses import StreamingResponse
 
 from protocols import TRANSPORTS
@@ -31,7 +31,7 @@ MEDIA_TYPE = "application/x-ndjson"
 HEARTBEAT = b"\n"
 STREAM = "/turns/{turn_id}/stream"
 
-router = APIRouter(tags=["ndjson"])
+router = http.Routes("ndjson")
 
 
 @router.post("/chat/stream", response_class=StreamingResponse, responses=http.openapi_events(MEDIA_TYPE))

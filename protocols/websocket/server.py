@@ -40,7 +40,7 @@ from functools import partial
 from typing import Any
 
 import msgspec
-from fastapi import APIRouter, WebSocket, WebSocketDisconnect
+from fastapi import WebSocket, WebSocketDisconnect
 from starlette.websockets import WebSocketDisconnected
 
 from protocols import TRANSPORTS
@@ -58,7 +58,7 @@ SUBPROTOCOL = "genai.chat.v1"
 TICKET_S = 5.0
 INTERNAL_ERROR = 1011
 
-router = APIRouter(tags=["websocket"])
+router = http.Routes("websocket")
 _decoder: msgspec.json.Decoder[ClientMessage] = msgspec.json.Decoder(ClientMessage)
 
 

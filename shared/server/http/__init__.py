@@ -5,6 +5,7 @@ A leaf adds its own routes and nothing else.
 
 from shared.server.http.answers import json_response, no_reader, while_connected
 from shared.server.http.bodies import After, ChatBody, Epoch, IdempotencyKey, ImageBody, Service
+from shared.server.http.direct_route import Routes
 from shared.server.http.negotiation import prefers
 from shared.server.http.open_body import OpenBody
 from shared.server.http.schemas import PICTURES, openapi_cursor_lost, openapi_events, openapi_json
@@ -18,6 +19,7 @@ __all__ = [
     "IdempotencyKey",
     "ImageBody",
     "OpenBody",
+    "Routes",
     "Service",
     "json_response",
     "main",

@@ -47,9 +47,8 @@ def create_app(
         responses=openapi_problems(),
     )
     app.state.context = context
-    app.include_router(routes)
-    app.include_router(common_routes(context))
-    app.include_router(pages.router)
+    # Included routers would be matched twice for each request. Their routes have all that inclusion would add.
+    app.router.routes += [*routes.routes, *common_routes(context), *pages.router.routes]
     app.add_exception_handler(ChatError, _on_chat_error)
     app.add_exception_handler(RequestValidationError, _on_invalid)
     app.add_exception_handler(HTTPException, _on_http_error)

@@ -55,7 +55,7 @@ class BodyMiddleware:
             response.headers.update(advice)
             await response(scope, receive, send)
             return
-        await self._app(scope, _replay(body, receive), send)
+        await self._app(scope, replay(body, receive), send)
 
     async def _read(self, headers: Headers, receive: Receive) -> bytes:
         """The whole body. Raises ``payload_too_large``, and ``invalid_request`` with 408 for a body that does not end."""
@@ -129,11 +129,11 @@ def _refuse_json(_constant: str = "") -> NoReturn:
     raise ChatError("invalid_request", "The body is not JSON.", http_status=400)
 
 
-def _replay(body: bytes, receive: Receive) -> Receive:
+def replay(body: bytes, receive: Receive) -> Receive:
     """A ``receive`` that gives the body in one message, then what follows on the connection."""
     whole: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
 
-    async def replay() -> Message:
+    async def receive_again() -> Message:
         return whole.pop() if whole else await receive()
 
-    return replay
+    return receive_again

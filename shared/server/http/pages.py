@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
 
-from fastapi import APIRouter, Request
+from fastapi import Request
 from starlette.exceptions import HTTPException
 from starlette.responses import FileResponse, Response
 from starlette.staticfiles import StaticFiles
@@ -16,12 +16,13 @@ from starlette.types import Scope
 from shared.server.context import ServerContext
 from shared.server.http.answers import json_response
 from shared.server.http.bodies import Context
+from shared.server.http.direct_route import Routes
 
 PAGES = Path(__file__).parents[2] / "web"
 MAX_PORT = 65535
 _CONNECT_S = 0.5
 
-router = APIRouter()
+router = Routes()
 
 
 class PageFiles(StaticFiles):

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal
 
 import msgspec
-from fastapi import APIRouter, Query, Request
+from fastapi import Query, Request
 from starlette.responses import Response
+from starlette.routing import BaseRoute
 
 from shared.chat.counters import prometheus_text
 from shared.errors import ChatError
@@ -28,6 +29,7 @@ from shared.server.http.bodies import (
     TurnBody,
     Wait,
 )
+from shared.server.http.direct_route import Routes
 from shared.server.http.images import image_response
 from shared.server.http.negotiation import prefers
 from shared.server.http.pages import page
@@ -95,20 +97,16 @@ _WITHOUT_BYTES: dict[int | str, dict[str, Any]] = {
     416: {"description": "The range begins after the last byte"},
 }
 
-router = APIRouter()
-demonstration = APIRouter()
-probing = APIRouter()
+router = Routes()
+demonstration = Routes()
+probing = Routes()
 
 
-def common_routes(context: ServerContext) -> APIRouter:
+def common_routes(context: ServerContext) -> list[BaseRoute]:
     """The routes. Demonstrations are left out where a key is set, and ``/echo`` is there where PROBE is on."""
-    routes = APIRouter()
-    routes.include_router(router)
-    if context.access.key is None:
-        routes.include_router(demonstration)
-    if echo_enabled(context):
-        routes.include_router(probing)
-    return routes
+    demonstrations = demonstration.routes if context.access.key is None else []
+    probes = probing.routes if echo_enabled(context) else []
+    return [*router.routes, *demonstrations, *probes]
 
 
 @router.post("/sessions", status_code=201, responses=openapi_json(Session, status=201), tags=["sessions"])
