@@ -11,7 +11,7 @@ RUN := $(VENV)/bin/python
 STAMP := $(VENV)/.complete
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve race race-page race-svg compare cluster diagrams test test-browser test-faults test-live check format proto lock clean
+.PHONY: help demo serve race race-page race-svg compare probe cluster diagrams test test-browser test-faults test-live check format proto lock clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -58,6 +58,9 @@ race-page: $(STAMP) ## the race in a browser, with a slow phone, a buffering pro
 
 compare: $(STAMP) ## the whole experiment, unattended, into compare-out/ with its report (ARGS=--quick: about four minutes)
 	$(RUN) -m compare run $(ARGS)
+
+probe: $(STAMP) ## what the path to a server does to its stream, and the line that cures it (ARGS="https://chat.example.com --wire all")
+	$(RUN) -m compare probe $(ARGS)
 
 cluster: $(STAMP) ## three nodes of all five transports behind Caddy on one Valkey, killed in a loop while clients go on; the score (ARGS="--nodes 2")
 	$(RUN) -m compare cluster $(ARGS)

@@ -1,7 +1,8 @@
 """``python -m compare probe ADDRESS``: does the path to a server hold, cut, strip or repeat its stream?
 
-The probe is a client alone. It takes about ten seconds and the patience. Exit status 0: nothing was found, 1: findings, 2: no
-server answers there. ``--self-test`` plants faults in five proxies and tells how many of them the probe names.
+The probe is a client alone. It takes about ten seconds and the patience for each wire. Exit status 0: nothing was found, 1:
+findings, 2: no server answers there. ``--self-test`` plants faults in five proxies and tells how many of them the probe names.
+docs/probe.md has the checks, what each sends, and the shape of ``--json``.
 """
 
 from __future__ import annotations
@@ -11,29 +12,36 @@ import asyncio
 import json
 import ssl
 import sys
+import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing
+from dataclasses import dataclass
 
 from rich.console import Console
 
 from compare.probing.all_checks import Check, checks_for, probe
+from compare.probing.checks.pace import refusal
+from compare.probing.document import AbsentWire, ProbedWire, as_document
 from compare.probing.findings import of_outcomes
 from compare.probing.foreign import FOREIGN_CHECKS, Foreign, probe_foreign
 from compare.probing.http1 import fetch
 from compare.probing.outcome import Finding, Outcome
 from compare.probing.planted.self_test import JOBS, self_test
-from compare.probing.recognise import RecognisedServer, recognise
+from compare.probing.recognise import RecognisedServer, recognise, speaks
 from compare.probing.steadiness import watching
 from compare.probing.subject import Subject
 from compare.probing.target import Target, parse_target
 from compare.probing.wires import WIRES
-from compare.showing.probe_view import ProbeView, as_record, show_findings
+from compare.showing.probe_view import ProbeView, show_findings
+from protocols import TRANSPORTS
 from protocols.live import open_console
 from shared.config import Settings
 from shared.errors import ServerAbsent
 from shared.signals import run_until_signal
 
 CLEAN, FINDINGS, UNREACHABLE = 0, 1, 2
+_ALL = "all"
+_FOUND = 200
 # The names that hops give themselves in ``Server`` and ``Via``.
 _PRODUCTS = {
     "nginx": "nginx",
@@ -50,7 +58,13 @@ def argument_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m compare probe", description=__doc__.partition("\n\n")[0])
     add = parser.add_argument
     add("address", metavar="ADDRESS", nargs="?", help="HOST:PORT or a URL, as your users reach the server")
-    add("--wire", choices=WIRES, help="the server's transport (default: the server is asked)")
+    add(
+        "--wire",
+        action="append",
+        choices=[*WIRES, _ALL],
+        help="the transport, may be given several times, or all; HOST without a port then means each one's own port "
+        "(default: the server is asked)",
+    )
     add("--direct", metavar="ADDRESS", help="the same server without the path: what it does there too is no finding")
     add("--patience", type=float, default=20.0, metavar="S", help="the longest silence that is tried (default: 20)")
     add("--key", help="the server's key (default: API_SECRET_KEY)")
@@ -81,44 +95,124 @@ def main(argv: Sequence[str] | None = None) -> int:
         return UNREACHABLE
 
 
+@dataclass(frozen=True, slots=True)
+class _Planned:
+    """One wire that will be probed, with its checks; no checks: a stream of another server."""
+
+    server: RecognisedServer
+    target: Target
+    direct: Target | None
+    checks: Sequence[Check]
+
+    @property
+    def turns(self) -> int:
+        """About how many turns its checks start."""
+        return sum(check.turns for check in self.checks) * (2 if self.direct else 1)
+
+
 async def _probe(args: argparse.Namespace) -> int:
     console = Console(stderr=True, highlight=False) if args.json else open_console()
-    target = _target(args.address, args)
-    server = RecognisedServer("") if args.method else await recognise(target, args.wire)
-    usual: set[str] = set()
-    if server.word:
-        checks = checks_for(server.word)
-        if not server.costs_nothing and not args.allow_turns:
-            checks = [check for check in checks if not check.turns]
-        console.print(_announcement(args, server, checks), markup=False)
-        if args.direct:
-            direct = _target(args.direct, args)
-            outcomes = await _watched(console, f"direct: {args.direct}", _own(direct, server, checks, args), checks)
-            usual = {finding.kind for finding in of_outcomes(outcomes.values())}
-        outcomes = await _watched(console, args.address, _own(target, server, checks, args), checks)
-    else:
-        foreign = _foreign(console, target, args)
-        outcomes = await _watched(console, args.address, probe_foreign(foreign, args.patience), FOREIGN_CHECKS)
-    findings = [finding for finding in of_outcomes(outcomes.values()) if finding.kind not in usual]
+    probed: list[ProbedWire] = []
+    absent: list[AbsentWire] = []
+    try:
+        planned = await _plan(args, absent)
+        if planned and planned[0].server.word:
+            console.print(_announcement(args, planned), markup=False)
+        for plan in planned:
+            probed.append(await _probe_one(console, args, plan))
+            if not args.json:
+                named = plan.server.refusal is not None or plan.server.word in ("rest", "ndjson", "sse")
+                show_findings(console, probed[-1].findings, await _product(plan.target) if named else None)
+    except (ServerAbsent, ValueError, OSError) as error:
+        absent.append(AbsentWire("", str(error)))
+    for wire in absent:
+        sys.stderr.write(f"{wire.word}: {wire.why}\n" if wire.word else f"{wire.why}\n")
+    status = UNREACHABLE if not probed else FINDINGS if any(wire.findings for wire in probed) else CLEAN
     if args.json:
-        sys.stdout.write(json.dumps(_record(args, server, outcomes, findings), indent=2) + "\n")
+        sys.stdout.write(json.dumps(as_document(args.address, args.patience, status, probed, absent), indent=2) + "\n")
+    return status
+
+
+async def _plan(args: argparse.Namespace, absent: list[AbsentWire]) -> list[_Planned]:
+    """The wires to probe. Of several wires, those that do not answer are added to ``absent``."""
+    words: list[str] = list(WIRES) if args.wire and _ALL in args.wire else list(dict.fromkeys(args.wire or ()))
+    if len(words) < 2:
+        return [await _plan_one(args, words[0] if words else None)]
+    planned = []
+    for word in words:
+        target = _target(args.address, args, word)
+        try:
+            if await speaks(target, word):
+                planned.append(await _plan_one(args, word))
+            else:
+                absent.append(AbsentWire(word, f"{target.authority} does not speak it"))
+        except ServerAbsent as error:
+            absent.append(AbsentWire(word, str(error)))
+    return planned
+
+
+async def _plan_one(args: argparse.Namespace, word: str | None) -> _Planned:
+    target = _target(args.address, args, word)
+    direct = _target(args.direct, args, word) if args.direct else None
+    server = RecognisedServer("") if args.method else await recognise(target, word)
+    checks = checks_for(server.word) if server.word else []
+    if not server.costs_nothing and not args.allow_turns:
+        checks = [check for check in checks if not check.turns]
+    return _Planned(server, target, direct, checks)
+
+
+async def _probe_one(console: Console, args: argparse.Namespace, plan: _Planned) -> ProbedWire:
+    begun_s = time.monotonic()
+    server, usual = plan.server, set[str]()
+    refused = _refused(args, plan)
+    if refused is not None:
+        return ProbedWire(server.word, args.address, server.provider, 0.0, {}, [refused])
+    if not server.word:
+        foreign = _foreign(console, plan.target, args)
+        outcomes = await _watched(console, args.address, probe_foreign(foreign, args.patience), FOREIGN_CHECKS)
     else:
-        show_findings(console, findings, await _product(target) if server.word in ("rest", "ndjson", "sse") else None)
-    return FINDINGS if findings else CLEAN
+        if plan.direct is not None:
+            made = _own(plan.direct, server, plan.checks, args)
+            outcomes = await _watched(console, f"direct: {args.direct}, {server.word}", made, plan.checks)
+            usual = {finding.kind for finding in of_outcomes(outcomes.values())}
+        made = _own(plan.target, server, plan.checks, args)
+        outcomes = await _watched(console, f"{args.address}, {server.word}", made, plan.checks)
+    findings = [finding for finding in of_outcomes(outcomes.values()) if finding.kind not in usual]
+    seconds = time.monotonic() - begun_s
+    return ProbedWire(server.word, plan.target.authority, server.provider, seconds, outcomes, findings)
 
 
-def _target(address: str, args: argparse.Namespace) -> Target:
+def _refused(args: argparse.Namespace, plan: _Planned) -> Finding | None:
+    """The finding where the first question is refused, so that neither the server nor its model is known."""
+    heard, known = plan.server.refusal, plan.server.word and (plan.server.costs_nothing or args.allow_turns)
+    if heard is None or known or (heard.status == _FOUND and not plan.server.word):
+        return None
+    kind, words = refusal(WIRES["rest"], heard)
+    return Finding(kind, plan.server.word, f"the first question is refused: {words}")
+
+
+def _target(address: str, args: argparse.Namespace, word: str | None) -> Target:
     settings = Settings()
     secret, ca = settings.api_secret_key, args.ca or settings.tls_ca
     key = args.key or (secret.get_secret_value() if secret else None)
+    if word is not None and "://" not in address and ":" not in address:
+        address = f"{address}:{_default_port(word)}"
     return parse_target(address, key, ssl.create_default_context(cafile=ca) if ca else None)
 
 
-def _announcement(args: argparse.Namespace, server: RecognisedServer, checks: Sequence[Check]) -> str:
-    turns = sum(check.turns for check in checks) * (2 if args.direct else 1)
-    model = f"the {server.provider} model answers" if server.provider else "a model answers"
+def _default_port(word: str) -> int:
+    """The port on which the server of a wire listens by default."""
+    row = next(row for row in TRANSPORTS.values() if word in (row.word, row.page_word))
+    return row.default_port if row.word == word else row.default_port + 1
+
+
+def _announcement(args: argparse.Namespace, planned: Sequence[_Planned]) -> str:
+    turns = sum(plan.turns for plan in planned)
+    words = ", ".join(plan.server.word for plan in planned)
+    providers = sorted({plan.server.provider for plan in planned} - {""})
+    model = f"the {' and '.join(providers)} model answers" if providers else "a model answers"
     started = f"starts about {turns} turns" if turns else "starts no turn without --allow-turns, and tells less"
-    return f"Probing {server.word} at {args.address}; {model}: the probe {started}."
+    return f"Probing {words} at {args.address}; {model}: the probe {started}."
 
 
 def _foreign(console: Console, target: Target, args: argparse.Namespace) -> Foreign:
@@ -166,18 +260,3 @@ async def _product(target: Target) -> str | None:
     headers = (await fetch(target, "GET", "/health")).headers
     said = f"{headers.get('server', '')} {headers.get('via', '')}".lower()
     return next((product for name, product in _PRODUCTS.items() if name in said), None)
-
-
-def _record(
-    args: argparse.Namespace, server: RecognisedServer, outcomes: dict[str, Outcome], findings: Sequence[Finding]
-) -> dict[str, object]:
-    return {
-        "address": args.address,
-        "wire": server.word,
-        "provider": server.provider,
-        "patience_s": args.patience,
-        "checks": [
-            {"check": name, "judged": outcome.judged, "words": outcome.words} for name, outcome in outcomes.items()
-        ],
-        "findings": [as_record(finding) for finding in findings],
-    }

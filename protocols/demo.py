@@ -45,6 +45,7 @@ NEXT = (
     "  python -m compare race                          race them in this terminal",
     "  python -m compare page                          race them in a browser",
     "  python -m compare run --quick                   measure them, with a report",
+    "  python -m compare probe ADDRESS                 what a proxy on your path does to the tokens",
     "  python -m compare guide --need tokens,browser   which one for your needs",
 )
 

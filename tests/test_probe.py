@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import re
-import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import get_args
 
 import pytest
 
-from compare.probing import symptoms
+from compare.probing import services, symptoms
 from compare.probing.advice import ADVICE, CHECKED, HARM
 from compare.probing.all_checks import Check, probe
 from compare.probing.checks import pace
@@ -20,14 +19,16 @@ from compare.probing.findings import ordered
 from compare.probing.frames import Lines, ServerSentEvents
 from compare.probing.heard import Heard, HeardEvent
 from compare.probing.outcome import Finding, Kind, Outcome
-from compare.probing.planted.table import CLEAN, PLANTED
-from compare.probing.steadiness import Steadiness
+from compare.probing.planted.clean import CLEAN, HARMLESS
+from compare.probing.planted.table import PLANTED
+from compare.probing.steadiness import Steadiness, watching
 from compare.probing.subject import Subject
 from compare.probing.target import parse_target
 from compare.probing.wires import WIRES
 from protocols import TRANSPORTS
-from tests.conftest import KEY, MakeServers, Servers
+from tests.conftest import MakeServers
 from tests.parts import part
+from tests.probing import probed
 
 ROOT = Path(__file__).resolve().parents[1]
 # Every number that a format of the advice may name.
@@ -84,7 +85,29 @@ def test_a_slow_start_and_a_slow_line() -> None:
     assert verdict([i * 0.2 for i in range(40)]) == "slow_line"
 
 
-async def test_a_prober_that_was_slow_itself_does_not_judge(servers: Servers, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_starved_prober_says_so(make_servers: MakeServers, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The probe gets the processor for a tenth of the time, while the server and the path are quick."""
+    monkeypatch.setattr(pace, "TRIES", 1)
+    monkeypatch.setattr(pace, "MESSAGE", "/tokens 40 /stall 0.2 hello")
+    address = make_servers(OFFLINE_TOKENS_PER_S="40")["sse"].address
+    loop = asyncio.get_running_loop()
+
+    def starve() -> None:
+        time.sleep(0.3)
+        starving.append(loop.call_later(0.03, starve))
+
+    starving = [loop.call_soon(starve)]
+    try:
+        async with watching() as steadiness:
+            outcome = await pace.check(Subject(WIRES["sse"], parse_target(address), 1.0, steadiness))
+    finally:
+        starving[-1].cancel()
+    assert not outcome.judged
+    assert not outcome.findings
+    assert "this machine was too slow itself" in outcome.words
+
+
+async def test_a_prober_that_was_slow_itself_does_not_judge(monkeypatch: pytest.MonkeyPatch) -> None:
     async def late(subject: Subject) -> tuple[Heard, Heard]:
         subject.steadiness.pauses.append((0.0, 9.1))
         return (arriving(STAMPS, [9.0] * 40, [0] * 40),) * 2
@@ -102,6 +125,7 @@ def test_every_kind_of_finding_has_advice_and_is_planted() -> None:
         assert row.kind == kind
         assert row.meaning(Finding(kind, "sse", "", NUMBERS)).strip()
         assert row.cures.keys() <= CHECKED.keys()
+        assert row.documented.keys() <= set(services.PRODUCTS)
         assert set(row.unharmed) <= set(TRANSPORTS)
     planted_wires = {(path.expected, path.wire) for path in PLANTED}
     assert not [(kind, wire) for kind, wire in planted_wires if kind and wire in ADVICE[kind].unharmed]
@@ -137,12 +161,75 @@ async def test_what_a_busy_prober_found_is_found_again_or_is_no_finding() -> Non
 def test_the_self_test_has_enough_faults_and_clean_paths() -> None:
     assert len(PLANTED) >= 60
     assert len(CLEAN) == 30
+    assert {path.expected for path in (*CLEAN, *HARMLESS)} == {None}
     assert {path.program for path in PLANTED} == {"nginx", "haproxy", "caddy", "envoy", "traefik", ""}
     assert sum(path.quick for path in PLANTED) == 12
     assert sum(path.quick for path in CLEAN) == 6
     assert any(path.loaded for path in CLEAN if path.quick)
-    names = [(path.name, path.wire) for path in (*PLANTED, *CLEAN)]
+    names = [(path.name, path.wire) for path in (*PLANTED, *CLEAN, *HARMLESS)]
     assert len(names) == len(set(names))
+
+
+# Settings that have surprised people, each with the wires on which it was met.
+SURPRISES = {
+    "nginx client_max_body_size by default": "rest",
+    "nginx buffering alone": "sse ndjson",
+    "nginx gzip *": "sse ndjson",
+    "nginx gzip * and buffering": "sse ndjson",
+    "nginx proxy_read_timeout 2s": "rest ndjson sse websocket",
+    "nginx grpc_read_timeout 2s": "grpc",
+    "nginx client_max_body_size 64k": "sse grpc",
+    "nginx without Upgrade": "websocket",
+    "nginx strips Last-Event-ID": "sse",
+    "nginx strips Authorization": "sse grpc",
+    "nginx proxy_ignore_client_abort on": "sse",
+    "nginx limit_conn 6": "ndjson",
+    "nginx keepalive_timeout 1s": "rest",
+    "nginx hides Cache-Control": "sse",
+    "HAProxy timeout client 2s and server 2s": "ndjson",
+    "HAProxy timeout server 2s": "rest sse grpc",
+    "HAProxy timeout tunnel 2s": "websocket",
+    "HAProxy timeout client 2s": "ndjson",
+    "HAProxy compression": "sse",
+    "HAProxy maxconn 6": "sse",
+    "HAProxy timeout http-keep-alive 1s": "rest",
+    "HAProxy without abortonclose": "sse rest",
+    "HAProxy retry-on 502": "rest",
+    "Caddy flush_interval 2s": "sse ndjson",
+    "Caddy encode gzip": "sse",
+    "Caddy request_body 64KB": "ndjson",
+    "Envoy stream_idle_timeout 2s": "rest ndjson websocket grpc",
+    "Envoy route timeout 3s": "rest sse grpc",
+    "Envoy retry_on 5xx": "rest",
+    "Traefik writeTimeout 3s": "rest sse",
+    "Traefik buffering": "sse ndjson",
+    "Traefik compress": "sse",
+    "Traefik retries POST": "rest",
+}
+
+
+def test_the_settings_that_surprise_people_are_planted() -> None:
+    planted = {(path.name, path.wire) for path in (*PLANTED, *HARMLESS)}
+    wanted = {(name, wire) for name, wires in SURPRISES.items() for wire in wires.split()}
+    assert wanted <= planted, sorted(wanted - planted)
+
+
+def test_a_limited_rate_is_not_called_few_streams_too() -> None:
+    found = [Finding("few_at_once", "sse", "", {"streams": 1}), Finding("rate_limited", "sse", "")]
+    assert [finding.kind for finding in ordered(found)] == ["rate_limited"]
+
+
+def test_the_settings_of_services_come_from_their_own_pages() -> None:
+    homes = {
+        "ALB": "https://docs.aws.amazon.com/elasticloadbalancing/",
+        "Cloudflare": "https://developers.cloudflare.com/",
+    }
+    assert homes.keys() == set(services.PRODUCTS)
+    shown = symptoms.table()
+    for settings in services.SERVICES.values():
+        for product, known in settings.items():
+            assert known.page.startswith(homes[product])
+            assert f"{product}: {known.setting} ([page]({known.page}))" in shown
 
 
 def test_the_page_of_symptoms_has_the_advice() -> None:
@@ -157,88 +244,6 @@ def test_the_atlas_has_every_planted_setting() -> None:
     for path in PLANTED:
         assert path.expected is not None
         assert ADVICE[path.expected].title in page
-
-
-async def probed(*arguments: str) -> tuple[int, str, str]:
-    """The command in a process of its own: its exit status, its output, its errors."""
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "compare", "probe", *arguments),
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-        cwd=ROOT,
-    )
-    out, err = await process.communicate()
-    assert process.returncode is not None
-    return process.returncode, out.decode(), err.decode()
-
-
-async def test_nobody_there() -> None:
-    status, out, err = await probed("127.0.0.1:9")
-    assert (status, out) == (2, "")
-    assert "127.0.0.1:9" in err
-    assert "Traceback" not in err
-
-
-async def test_a_wrong_key_is_found_and_the_answer_is_json(keyed: Servers) -> None:
-    status, out, _ = await probed(keyed["sse"].address, "--key", "wrong", "--patience", "1", "--json")
-    record = json.loads(out)
-    assert status == 1
-    assert [finding["kind"] for finding in record["findings"]] == ["key_removed"]
-    assert {"check", "judged", "words"} == record["checks"][0].keys()
-    status, out, _ = await probed(keyed["sse"].address, "--direct", keyed["sse"].address, "--key", "wrong", "--json")
-    assert status == 0, "what the server does without the path too is no finding"
-
-
-async def test_a_real_model_gets_no_turn_unless_it_is_allowed(make_servers: MakeServers) -> None:
-    """The server has a provider, whose address leads nowhere: a turn would fail and be counted."""
-    real = make_servers(
-        GENAI_PROVIDER="gemini", GEMINI_API_KEY="x", GOOGLE_GEMINI_BASE_URL="http://127.0.0.1:9", API_SECRET_KEY=KEY
-    )
-    async with real["ndjson"].client(key=KEY) as client:
-        before = (await client.stats()).sessions_created
-        status, out, _ = await probed(real["ndjson"].address, "--key", KEY, "--patience", "1")
-        assert status == 0, out
-        assert "the gemini model answers: the probe starts no turn" in out
-        assert (await client.list_sessions()).sessions == []
-        assert (await client.stats()).sessions_created == before
-
-
-async def test_the_port_for_pages_is_probed_as_grpc_web(make_servers: MakeServers) -> None:
-    part("connectrpc")
-    pages = make_servers(GRPC_WEB_PORT="0", OFFLINE_TOKENS_PER_S="20")
-    status, out, err = await probed(pages["grpc"].page_url or "", "--patience", "1", "--json")
-    record = json.loads(out)
-    assert (status, record["wire"], record["provider"], record["findings"]) == (0, "grpc-web", "offline", []), err
-    judged = {check["check"] for check in record["checks"] if check["judged"]}
-    assert judged >= {"pace", "cursor", "trailers", "silence", "upload", "leaving", "many"}, out
-
-
-async def test_a_foreign_stream_costs_nothing_unless_it_is_allowed(servers: Servers) -> None:
-    address = f"http://{servers['sse'].address}/chat/stream"
-    body = ["--body", '{"message": "/tokens 8 hello"}']
-    status, _, err = await probed(address, *body)
-    assert status == 2
-    assert "--allow-turns" in err
-    status, out, _ = await probed(address, *body, "--allow-turns", "--patience", "3")
-    assert "10 events in" in out
-    assert status in (0, 1)
-
-
-async def test_a_foreign_grpc_method_is_called_by_reflection(servers: Servers) -> None:
-    address = servers["grpc"].address
-    arguments = (
-        "--method",
-        "chat.ChatService/SendMessage",
-        "--body",
-        '{"message": "/tokens 8 hello"}',
-        "--allow-turns",
-    )
-    status, out, err = await probed(address, *arguments, "--patience", "3")
-    assert "10 events in" in out, err
-    assert status in (0, 1)
-    status, _, err = await probed(address, "--method", "chat.ChatService/Nothing", "--allow-turns")
-    assert status == 2
-    assert "no method" in err
 
 
 async def test_the_events_of_a_foreign_stream_have_no_stamps() -> None:

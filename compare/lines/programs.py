@@ -6,16 +6,18 @@ import asyncio
 import contextlib
 import json
 import os
+import random
 import shutil
 import socket
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 # Debian puts the servers' programs outside a user's PATH; pip puts programs beside the interpreter.
 _FOLDERS = os.pathsep.join((str(Path(sys.executable).parent), "/usr/sbin", "/usr/local/sbin"))
+_LISTENERS_PORTS = (10_000, 32_000)
 _START_S = 30.0
 _STOP_S = 20.0
 
@@ -88,6 +90,23 @@ def free_port() -> int:
         sock.bind(("127.0.0.1", 0))
         port: int = sock.getsockname()[1]
         return port
+
+
+@contextlib.contextmanager
+def reserved_port() -> Iterator[int]:
+    """A TCP port for a listener of this block, which no other block in any process gets meanwhile.
+
+    The UDP port of the same number is the mark. The number is below those from which systems take a client's ports, because such a
+    connection could take it before the listener does.
+    """
+    with socket.socket(type=socket.SOCK_DGRAM) as mark:
+        while True:
+            port = random.randrange(*_LISTENERS_PORTS)
+            with contextlib.suppress(OSError), socket.socket() as listener:
+                listener.bind(("127.0.0.1", port))
+                mark.bind(("127.0.0.1", port))
+                break
+        yield port
 
 
 @asynccontextmanager

@@ -1,7 +1,7 @@
 """What each finding means for an answer, where it usually comes from, and the setting that cures it, as data.
 
 The terminal, ``docs/symptoms.md`` and ``compare/ATLAS.md`` are written from these rows. The self-test runs the settings of nginx,
-HAProxy, Caddy, Envoy and Traefik in the versions of ``CHECKED``; those of ALB and Cloudflare come from their documentation.
+HAProxy, Caddy, Envoy and Traefik in the versions of ``CHECKED``. The settings of ALB and Cloudflare are in ``services.py``.
 """
 
 from __future__ import annotations
@@ -10,23 +10,23 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from compare.probing.outcome import Finding, Kind
+from compare.probing.services import SERVICES, Documented
 
-# The version of each program with which the self-test ran; None: a service that cannot be run here.
-CHECKED: Mapping[str, str | None] = {
+# The version of each program with which the self-test ran.
+CHECKED: Mapping[str, str] = {
     "nginx": "1.22.1",
     "HAProxy": "2.6.12",
     "Caddy": "2.11.7",
     "Envoy": "1.40.0",
     "Traefik": "3.7.15",
-    "ALB": None,
-    "Cloudflare": None,
 }
+TRIED = f"tried with {', '.join(f'{name} {version}' for name, version in CHECKED.items())}"
 _HELD_LINES = ("websocket", "grpc")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Advice:
-    """A row. ``means`` is a format for the numbers of a finding; ``cures`` has a setting by product.
+    """A row. ``means`` is a format for the numbers of a finding; ``cures`` has a setting for each program.
 
     ``sees`` is what people say who have the problem, ``here`` what the servers and clients of this project do about it.
     ``unharmed``: the wires that do not suffer from this cause.
@@ -46,6 +46,11 @@ class Advice:
         """What the finding means for an answer."""
         return self.means.format(**finding.numbers)
 
+    @property
+    def documented(self) -> Mapping[str, Documented]:
+        """The settings of services, which come from their documentation."""
+        return SERVICES.get(self.kind, {})
+
 
 _ROWS = (
     Advice(
@@ -61,10 +66,24 @@ _ROWS = (
             "Caddy": "remove `lb_retry_match` for POST",
             "Envoy": "remove `5xx`, `reset` and `gateway-error` from the route's `retry_on`",
             "Traefik": "remove the retry middleware, or its `retryNonIdempotentMethod`",
-            "Cloudflare": "no setting: send a key",
         },
         here="Send `Idempotency-Key` (`request_id` on WebSocket and gRPC): the second request joins the first turn.",
         unharmed=("ndjson", "sse", "websocket", "grpc"),
+    ),
+    Advice(
+        kind="cached",
+        check="cache",
+        title="answers come from a cache",
+        sees="Two users get the same answer, or the statistics stand still",
+        means="an answer of one user is given to another one, and a question about a turn gets an old answer",
+        cause="A hop stores answers though the server sends `Cache-Control: no-store`",
+        cures={
+            "nginx": "`proxy_cache off;`, or no `Cache-Control` in `proxy_ignore_headers` and no `POST` in `proxy_cache_methods`",
+            "HAProxy": "no `http-request cache-use` for these paths",
+            "Caddy": "no cache module for these paths",
+            "Envoy": "no cache filter on the route",
+        },
+        unharmed=_HELD_LINES,
     ),
     Advice(
         kind="refused",
@@ -72,16 +91,65 @@ _ROWS = (
         title="no turn passes",
         sees="Nothing works behind the proxy",
         means="your users get an error instead of an answer",
-        cause="The path does not reach the server, or speaks another protocol to it",
+        cause="The path does not reach the server, speaks another protocol to it, or a hop answers by itself",
         cures={
-            "nginx": "`proxy_pass http://…` for the HTTP wires, `listen … http2` and `grpc_pass grpc://…` for gRPC",
-            "HAProxy": "`proto h2` on `bind` and `server` for gRPC",
-            "Caddy": "`protocols h1 h2c` and `reverse_proxy h2c://…` for gRPC",
-            "Envoy": "`http2_protocol_options: {}` in the cluster for gRPC",
-            "Traefik": "`url: h2c://…` for gRPC",
-            "ALB": "a target group with protocol version gRPC, behind an HTTPS listener",
-            "Cloudflare": "Network, gRPC: on",
+            "nginx": "`proxy_pass http://…` and a `listen` without `http2` (unless `ssl`) for the HTTP wires; `listen … http2` and "
+            "`grpc_pass grpc://…` for gRPC; then `deny`, `auth_request` and the address",
+            "HAProxy": "`proto h2` on `bind` and `server` for gRPC; then `http-request deny`, `http-response wait-for-body` "
+            "and the address",
+            "Caddy": "`protocols h1 h2c` and `reverse_proxy h2c://…` for gRPC; then `forward_auth`, `respond` and the address",
+            "Envoy": "`http2_protocol_options: {}` in the cluster for gRPC; then `ext_authz`, `rbac` and the endpoints",
+            "Traefik": "`url: h2c://…` for gRPC; then `forwardAuth`, `ipAllowList` and the rule of the router",
         },
+    ),
+    Advice(
+        kind="path_changed",
+        check="pace",
+        title="the path of a request is changed",
+        sees="404 behind the proxy, and the same address works without it",
+        means="your users get 404 instead of an answer",
+        cause="A hop removes or adds a part of the path; the servers need the root of a host name",
+        cures={
+            "nginx": "`location /` and `proxy_pass http://…;` without a slash after the address",
+            "HAProxy": "remove `http-request set-path` and `replace-path`",
+            "Caddy": "`handle` in place of `handle_path`, no `uri strip_prefix`",
+            "Envoy": "remove `prefix_rewrite` and `regex_rewrite` from the route",
+            "Traefik": "no stripPrefix, addPrefix or replacePath middleware on the router",
+        },
+        unharmed=("grpc",),
+    ),
+    Advice(
+        kind="host_changed",
+        check="origin",
+        title="the name of the host is changed",
+        sees="403 `permission_denied` behind the proxy, mostly in pages",
+        means="pages, and where the server checks names every client, get 403 instead of an answer",
+        cause="A hop sends another `Host` to the server than the client has sent",
+        cures={
+            "nginx": "`proxy_set_header Host $http_host;`",
+            "HAProxy": "remove `http-request set-header host`",
+            "Caddy": "remove `header_up Host`",
+            "Envoy": "remove `host_rewrite_literal` and `auto_host_rewrite` from the route",
+            "Traefik": "`passHostHeader: true` (the default), no `Host` in `customRequestHeaders`",
+        },
+        here="`ALLOWED_ORIGINS` names further origins of pages, such as an https one where a hop ends TLS.",
+        unharmed=("grpc",),
+    ),
+    Advice(
+        kind="rate_limited",
+        check="rate",
+        title="quick requests are refused or delayed",
+        sees="429 or 503 now and then, or every request takes half a second",
+        means="a user who opens a page, a stream and its statistics at once meets the limit",
+        cause="A hop limits the rate of requests or connections",
+        cures={
+            "nginx": "a larger `rate` of `limit_req_zone`, and `burst=… nodelay` on `limit_req`",
+            "HAProxy": "a larger `rate-limit sessions`, or the rule on `sc_http_req_rate`",
+            "Caddy": "no limit by default; look for a `rate_limit` module",
+            "Envoy": "a larger `token_bucket` of the local_ratelimit filter",
+            "Traefik": "a larger `rateLimit.average` and `burst`; the expression of a circuitBreaker",
+        },
+        here="The clients wait and ask again; `Retry-After` is honoured.",
     ),
     Advice(
         kind="upgrade_refused",
@@ -96,7 +164,6 @@ _ROWS = (
             "Caddy": "remove the `header_up -Upgrade` or `-Sec-WebSocket-Protocol`",
             "Envoy": "`upgrade_configs: [{upgrade_type: websocket}]`",
             "Traefik": "remove the `customRequestHeaders` that empty `Upgrade` or `Sec-WebSocket-Protocol`",
-            "Cloudflare": "Network, WebSockets: on",
         },
         unharmed=("rest", "ndjson", "sse", "grpc"),
     ),
@@ -112,8 +179,7 @@ _ROWS = (
             "HAProxy": "remove `http-request del-header authorization`",
             "Caddy": "remove `header_up -Authorization`",
             "Envoy": "remove `authorization` from `request_headers_to_remove`",
-            "Traefik": "`headersField` or `removeHeader: false` in the basicAuth middleware",
-            "ALB": "the header passes; look at an `authenticate` action of the rule",
+            "Traefik": "no basicAuth middleware on the router: its password takes the place of the key",
         },
         here="The servers accept the key in `X-API-Key` too.",
     ),
@@ -130,8 +196,6 @@ _ROWS = (
             "Caddy": "`reverse_proxy h2c://…`",
             "Envoy": "`http2_protocol_options: {}` in the cluster; no filter that changes trailers",
             "Traefik": "`url: h2c://…`",
-            "ALB": "a target group with protocol version gRPC",
-            "Cloudflare": "Network, gRPC: on",
         },
         unharmed=("rest", "ndjson", "sse", "websocket"),
     ),
@@ -146,10 +210,8 @@ _ROWS = (
             "nginx": "`proxy_read_timeout 600s;` (`grpc_read_timeout` for gRPC; 60 s by default)",
             "HAProxy": "`timeout server 600s`, `timeout client 600s`, and `timeout tunnel 600s` for the WebSocket",
             "Caddy": "remove `read_timeout` and `write_timeout` of the transport (none by default)",
-            "Envoy": "`stream_idle_timeout: 600s` (5 min by default)",
+            "Envoy": "`stream_idle_timeout: 600s` (5 min by default), and the route's `idle_timeout`",
             "Traefik": "`respondingTimeouts.readTimeout` and `writeTimeout: 0`",
-            "ALB": "attribute `idle_timeout.timeout_seconds` (60 by default); HTTP/2's PING does not count",
-            "Cloudflare": "a heartbeat in less than about 100 s (error 524)",
         },
         here="Set `HEARTBEAT_S` (15) below the shortest idle time-out of the path.",
     ),
@@ -166,8 +228,6 @@ _ROWS = (
             "Caddy": "remove `read_timeout` and `response_header_timeout` of the transport",
             "Envoy": "the route's `timeout: 0s` (15 s by default) and `stream_idle_timeout: 600s`",
             "Traefik": "`forwardingTimeouts.responseHeaderTimeout: 0` and `respondingTimeouts.writeTimeout: 0`",
-            "ALB": "attribute `idle_timeout.timeout_seconds` (60 by default)",
-            "Cloudflare": "about 100 s (error 524); no setting below the Enterprise plan",
         },
         here="The client repeats the POST with its key and gets the whole reply; a streaming wire has heartbeats.",
         unharmed=("ndjson", "sse", "websocket", "grpc"),
@@ -182,8 +242,8 @@ _ROWS = (
         cures={
             "nginx": "none has this by default; look for a limit in a script",
             "HAProxy": "remove `timeout` rules on the answer",
-            "Caddy": "`servers { timeouts { write 0 } }`",
-            "Envoy": "the route's `timeout: 0s` (15 s by default), no `max_stream_duration`",
+            "Caddy": "`servers { timeouts { write 0 } }`, no `stream_timeout` of `reverse_proxy`",
+            "Envoy": "the route's `timeout: 0s` (15 s by default), no `max_stream_duration` on it or the listener",
             "Traefik": "`respondingTimeouts.writeTimeout: 0`",
         },
         here="The clients come back at their cursor; each cut costs them one reconnect.",
@@ -196,7 +256,6 @@ _ROWS = (
         means="your users wait for an answer that does not go on, and no error tells them",
         cause="A hop dropped the connection and told only one side",
         cures={
-            "ALB": "raise `idle_timeout.timeout_seconds`",
             "HAProxy": "`option clitcpka`, `option srvtcpka`",
         },
         here="A client gives up a line after `silence_s` without a heartbeat and comes back at its cursor.",
@@ -211,11 +270,9 @@ _ROWS = (
         cures={
             "nginx": "`proxy_buffering off;` and `gzip off;`, or let `X-Accel-Buffering: no` through",
             "HAProxy": "`option http-no-delay`, no `filter compression` for the stream",
-            "Caddy": "`flush_interval -1`, no `encode` for the stream",
+            "Caddy": "no `response_buffers`, `flush_interval -1`, no `encode` for the stream",
             "Envoy": "no buffer filter and no compressor filter on the route",
             "Traefik": "no buffering middleware on the router",
-            "ALB": "it does not hold HTTP answers; a Lambda target does",
-            "Cloudflare": "`Cache-Control: no-transform` from the server",
         },
         here="The servers send `X-Accel-Buffering: no` and `Cache-Control: no-transform`. In curl: `curl -N`.",
         unharmed=("rest",),
@@ -230,7 +287,7 @@ _ROWS = (
         cures={
             "nginx": "`proxy_buffering off;`",
             "HAProxy": "no `http-response wait-for-body`",
-            "Caddy": "`flush_interval -1`, no `encode` for the stream",
+            "Caddy": "no `response_buffers`, `flush_interval -1`, no `encode` for the stream",
             "Traefik": "no buffering middleware on the router",
         },
         unharmed=("rest",),
@@ -290,7 +347,7 @@ _ROWS = (
         cures={
             "nginx": "a larger `limit_conn`; `http2_max_concurrent_streams 128;`",
             "HAProxy": "a larger `maxconn` on `server`, `frontend` and in `global`",
-            "Caddy": "no limit by default",
+            "Caddy": "no `max_conns_per_host` of the transport",
             "Envoy": "larger `circuit_breakers` thresholds; `max_concurrent_streams`",
             "Traefik": "a larger `inFlightReq.amount`",
         },
@@ -309,8 +366,6 @@ _ROWS = (
             "Caddy": "`request_body { max_size 8MiB }`",
             "Envoy": "`max_request_bytes` of the buffer filter",
             "Traefik": "`buffering.maxRequestBodyBytes`",
-            "ALB": "1 MB for a Lambda target, else none",
-            "Cloudflare": "100 MB on the Free and Pro plans",
         },
         here="The servers' own limit is `MAX_BODY_BYTES`, with `payload_too_large`.",
     ),
@@ -329,6 +384,22 @@ _ROWS = (
             "Traefik": "remove it from `customResponseHeaders`",
         },
         unharmed=_HELD_LINES,
+    ),
+    Advice(
+        kind="errors_replaced",
+        check="upload",
+        title="errors of the server are replaced",
+        sees="Every error is the proxy's own page",
+        means="a client sees a status or a page of the hop instead of the server's code, and retries what is hopeless",
+        cause="A hop answers with a page of its own when the server answers with an error",
+        cures={
+            "nginx": "`proxy_intercept_errors off;` (the default)",
+            "HAProxy": "remove `http-response return` and `http-error` for the server's statuses",
+            "Caddy": "remove `handle_response`",
+            "Envoy": "remove `local_reply_config` mappers and custom_response filters",
+            "Traefik": "no errors middleware on the router",
+        },
+        unharmed=("grpc",),
     ),
     Advice(
         kind="continue_refused",
@@ -353,12 +424,11 @@ _ROWS = (
         means="each message after a pause of {after_s:.1f} s pays for a new connection, two to four round trips",
         cause="A hop's keep-alive time-out is short",
         cures={
-            "nginx": "`keepalive_timeout 75s;`",
-            "HAProxy": "`timeout http-keep-alive 60s` and `timeout client 60s`",
+            "nginx": "`keepalive_timeout 75s;` and `keepalive_requests 1000;`",
+            "HAProxy": "`timeout http-keep-alive 60s` and `timeout client 60s`, no `option httpclose`",
             "Caddy": "`servers { timeouts { idle 5m } }`",
-            "Envoy": "`common_http_protocol_options: {idle_timeout: 1h}`",
+            "Envoy": "`common_http_protocol_options: {idle_timeout: 1h}`, no `max_requests_per_connection`",
             "Traefik": "`respondingTimeouts.idleTimeout: 180s`",
-            "ALB": "attribute `idle_timeout.timeout_seconds`",
         },
         unharmed=("websocket",),
     ),
@@ -375,7 +445,6 @@ _ROWS = (
             "Caddy": "no `match` for the stream's media type in `encode`",
             "Envoy": "no compressor filter on the route",
             "Traefik": "`compress.excludedContentTypes` with the stream's media type",
-            "Cloudflare": "`Cache-Control: no-transform`",
         },
         unharmed=("websocket", "grpc"),
     ),

@@ -6,7 +6,20 @@ import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 
-from compare.probing.checks import answers, idle, leaving, length, many, pace, repeat, requests, silence, upload
+from compare.probing.checks import (
+    answers,
+    cache,
+    idle,
+    leaving,
+    length,
+    many,
+    pace,
+    rate,
+    repeat,
+    requests,
+    silence,
+    upload,
+)
 from compare.probing.heard import now
 from compare.probing.outcome import Finding, Outcome
 from compare.probing.subject import Subject
@@ -37,6 +50,9 @@ CHECKS = (
     Check("upgrade", requests.check_upgrade, ("websocket",), 2),
     Check("pace", pace.check, _ALL, 3, 2, confirms_itself=True),
     Check("cursor", requests.check_cursor, _TOKENS, 4),
+    Check("origin", requests.check_origin, _HTTP, 4),
+    Check("cache", cache.check_questions, _HTTP, 4),
+    Check("own turn", cache.check_turns, _ALL[:3], 4, 2),
     Check("headers", answers.check_headers, _ALL[:3], 4),
     Check("trailers", answers.check_trailers, _ALL[4:], 4, 1),
     Check("silence", silence.check, _ALL, 5, 2),
@@ -47,9 +63,10 @@ CHECKS = (
     Check("leaving", leaving.check, _ALL, 8, 1),
     Check("many", many.check, _ALL, 9, many.STREAMS),
     Check("repeat", repeat.check, ("rest",), 10, 2),
+    Check("rate", rate.check, _ALL, 11),
 )
-# After one of these no turn can pass.
-_FATAL = frozenset({"refused", "upgrade_refused"})
+# After one of these no request can pass, where the check of the key or of the pace has found it.
+_FATAL = frozenset({"refused", "path_changed", "host_changed", "rate_limited"})
 
 
 def checks_for(wire: str) -> list[Check]:
@@ -59,15 +76,15 @@ def checks_for(wire: str) -> list[Check]:
 
 async def probe(subject: Subject, checks: Sequence[Check]) -> AsyncGenerator[tuple[Check, Outcome], None]:
     """Make the checks, and give each outcome when it is there. Raises ServerAbsent when nothing answers at the start."""
-    fatal = False
+    turns_pass = True
     for group in sorted({check.group for check in checks}):
-        side_by_side = [check for check in checks if check.group == group]
-        if fatal:
-            side_by_side = [check for check in side_by_side if not check.turns]
+        side_by_side = [check for check in checks if check.group == group and (turns_pass or not check.turns)]
         for coming in asyncio.as_completed([_made(check, subject, first=group == 1) for check in side_by_side]):
             check, outcome = await coming
-            fatal = fatal or any(_is_fatal(finding, subject) for finding in outcome.findings)
+            turns_pass = turns_pass and not any(_ends_turns(finding, subject) for finding in outcome.findings)
             yield check, outcome
+            if check.name in ("key", "pace") and any(finding.kind in _FATAL for finding in outcome.findings):
+                return
 
 
 async def _made(check: Check, subject: Subject, *, first: bool) -> tuple[Check, Outcome]:
@@ -90,5 +107,6 @@ async def _confirmed(check: Check, subject: Subject) -> Outcome:
     return replace(again, findings=tuple(finding for finding in again.findings if finding.kind in kinds))
 
 
-def _is_fatal(finding: Finding, subject: Subject) -> bool:
-    return finding.kind in _FATAL or (finding.kind == "key_removed" and subject.target.key_header == "Authorization")
+def _ends_turns(finding: Finding, subject: Subject) -> bool:
+    no_key = finding.kind == "key_removed" and subject.target.key_header == "Authorization"
+    return no_key or finding.kind == "upgrade_refused"

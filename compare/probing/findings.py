@@ -7,6 +7,8 @@ from collections.abc import Iterable
 from compare.probing.advice import HARM
 from compare.probing.outcome import Finding, Outcome
 
+# What one cause does to another check is no finding of its own.
+_EFFECTS = {"slow_line": "rate_limited", "rate_limited": "few_at_once"}
 # Two cuts after nearly the same time have one cause.
 _SAME_SHARE = 0.2
 
@@ -22,6 +24,9 @@ def ordered(findings: Iterable[Finding]) -> list[Finding]:
     flow, silence = first.get("cut_in_flow"), first.get("cut_in_silence")
     if flow and silence and _same(flow.numbers["after_s"], silence.numbers.get("total_s", 0.0)):
         del first["cut_in_silence"]
+    for cause, effect in _EFFECTS.items():
+        if cause in first:
+            first.pop(effect, None)
     return sorted(first.values(), key=lambda finding: HARM[finding.kind])
 
 

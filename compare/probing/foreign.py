@@ -18,6 +18,7 @@ from google.protobuf.message_factory import GetMessageClass
 from grpc_reflection.v1alpha import reflection_pb2
 
 from compare.probing.checks.idle import IDLE_S
+from compare.probing.checks.upload import SIZES_KIB
 from compare.probing.frames import Answer, ForeignMessages, Frames, Lines, ServerSentEvents
 from compare.probing.heard import Heard
 from compare.probing.http1 import Http1Stream
@@ -26,9 +27,11 @@ from compare.probing.outcome import Finding, Outcome
 from compare.probing.stream import Stream, read_whole
 from compare.probing.target import Target
 
-FOREIGN_CHECKS = ("pace", "silence", "idle", "many")
+FOREIGN_CHECKS = ("pace", "silence", "idle", "upload", "many")
 MANY = 6
 _ANSWER_S = 10.0
+_ANNOUNCED_S = 2.0
+_TOO_LARGE = 413
 _REFLECTION = "grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo"
 # A stream that comes in fewer reads than this share of its events may be held.
 _HELD_SHARE = 0.2
@@ -88,6 +91,7 @@ async def probe_foreign(foreign: Foreign, patience_s: float) -> AsyncGenerator[t
     yield "pace", pace(foreign, heard)
     yield "silence", silence(foreign, heard, patience_s)
     yield "idle", await _idle(foreign)
+    yield "upload", await _upload(foreign)
     yield "many", await _many(foreign)
 
 
@@ -145,6 +149,44 @@ async def _idle(foreign: Foreign) -> Outcome:
         return Outcome(f"open for {IDLE_S:g} s")
     words = f"an idle connection is closed after {after_s:.1f} s"
     return Outcome(words, (Finding("idle_closed", foreign.wire, words, {"after_s": after_s}),))
+
+
+async def _upload(foreign: Foreign) -> Outcome:
+    """Announce bodies and send none: a hop that reads ``Content-Length`` refuses a large one before it comes.
+
+    The request stays incomplete, so that nothing is started. A hop that counts the bytes themselves is not seen.
+    """
+    if foreign.method:
+        return Outcome("not judged: a gRPC request does not announce its size", judged=False)
+    refusal = await _announced(foreign, SIZES_KIB[-1])
+    if refusal is None:
+        return Outcome(f"{SIZES_KIB[-1]:,} KiB are not refused by their announced size; no body was sent")
+    low, high = -1, len(SIZES_KIB) - 1
+    while high - low > 1:
+        middle = (low + high) // 2
+        found = await _announced(foreign, SIZES_KIB[middle])
+        low, high, refusal = (middle, high, refusal) if found is None else (low, middle, found)
+    passes = SIZES_KIB[low] if low >= 0 else 0
+    words = f"between {passes:,} and {SIZES_KIB[high]:,} KiB: {refusal}"
+    return Outcome(words, (Finding("upload_limit", foreign.wire, words, {"kib": SIZES_KIB[high]}),))
+
+
+async def _announced(foreign: Foreign, kib: int) -> str | None:
+    """How a body of this size was refused by its announcement; None when it was not."""
+    stream = await Http1Stream.open(foreign.target)
+    headers = (("Content-Type", "application/json"), ("Content-Length", str(kib * 1024)))
+    method = "POST" if foreign.body else "GET"
+    try:
+        stream.send(foreign.target, method, foreign.target.path, headers, expect=True)
+        heard = await stream.read(
+            _ANNOUNCED_S, lambda found: found.status is not None or stream.continued_s is not None
+        )
+    finally:
+        await stream.leave()
+    if heard.status != _TOO_LARGE:
+        return None
+    heard.finish("refused")
+    return heard.words
 
 
 async def _many(foreign: Foreign) -> Outcome:

@@ -17,6 +17,8 @@ from compare.probing.target import Target, connect, hang_up
 
 _READ_BYTES = 64 * 1024
 _WAIT_S = 10.0
+# A server of HTTP/2 begins with SETTINGS (RFC 9113, section 3.4): a short frame, of type 4.
+_SETTINGS = b"\0\0"
 Headers = Iterable[tuple[str, str]]
 
 
@@ -47,7 +49,7 @@ class Http1Stream(Stream):
         """Send a request. With ``expect`` its body waits for ``send_body``; ``frames`` reads a 200's body."""
         head = [f"{method} {path} HTTP/1.1", f"Host: {target.authority}", "User-Agent: genai-probe"]
         sent = [*target.authorization, *headers]
-        if body or method == "POST":
+        if (body or method == "POST") and "Content-Length" not in dict(sent):
             sent.append(("Content-Length", str(len(body))))
         if expect:
             sent.append(("Expect", "100-continue"))
@@ -126,7 +128,8 @@ class _Parser:
         except httptools.HttpParserUpgrade:
             self._heard.finish("ended")
         except httptools.HttpParserError as error:
-            self._heard.finish("cut", f"not HTTP: {error}"[:80])
+            frames = data.startswith(_SETTINGS) and data[3:4] == b"\x04"
+            self._heard.finish("cut", "it answers HTTP/1.1 with HTTP/2 frames" if frames else f"not HTTP: {error}"[:80])
 
     def on_header(self, name: bytes, value: bytes) -> None:
         self._heard.headers[name.decode("latin-1").lower()] = value.decode("latin-1")

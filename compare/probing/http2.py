@@ -21,6 +21,8 @@ from compare.probing.target import Target, connect, hang_up
 _READ_BYTES = 64 * 1024
 _WINDOW_BYTES = 16 * 1024 * 1024
 _OK = 0
+_FRAME_HEAD_BYTES = 9
+_GOAWAY = 7
 
 
 class Http2:
@@ -33,6 +35,7 @@ class Http2:
         self._target, self._reader, self._writer = target, reader, writer
         self._h2 = h2.connection.H2Connection(h2.config.H2Configuration(header_encoding="utf-8"))
         self._calls: dict[int, tuple[Heard, Frames]] = {}
+        self._rest = b""
         self._changed = asyncio.Event()
         self._settings = asyncio.Event()
         self._h2.initiate_connection()
@@ -123,7 +126,7 @@ class Http2:
     async def _receive(self) -> None:
         try:
             while data := await self._reader.read(_READ_BYTES):
-                self._take(data)
+                self._take(self._without_goaway(data))
                 self._wake()
         except (OSError, h2.exceptions.ProtocolError) as error:
             self.detail = type(error).__name__
@@ -135,6 +138,24 @@ class Http2:
     def _wake(self) -> None:
         changed, self._changed = self._changed, asyncio.Event()
         changed.set()
+
+    def _without_goaway(self, data: bytes) -> bytes:
+        """The whole frames so far, less each GOAWAY without an error (RFC 9113, section 6.8).
+
+        Such a frame lets the running calls end, and h2 would refuse their further frames.
+        """
+        self._rest += data
+        kept = bytearray()
+        while len(self._rest) >= _FRAME_HEAD_BYTES:
+            size = _FRAME_HEAD_BYTES + int.from_bytes(self._rest[:3])
+            if len(self._rest) < size:
+                break
+            frame, self._rest = self._rest[:size], self._rest[size:]
+            if frame[3] == _GOAWAY and int.from_bytes(frame[13:17]) == h2.errors.ErrorCodes.NO_ERROR:
+                self.detail = "GOAWAY NO_ERROR"
+            else:
+                kept += frame
+        return bytes(kept)
 
     def _take(self, data: bytes) -> None:
         """Apply the bytes that have arrived: one piece for every call that has bytes in them."""

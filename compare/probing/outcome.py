@@ -8,7 +8,11 @@ from typing import Any, Literal
 # Each kind has a row in ``advice.py``, in the order of the harm.
 Kind = Literal[
     "repeated",
+    "cached",
     "refused",
+    "path_changed",
+    "host_changed",
+    "rate_limited",
     "upgrade_refused",
     "key_removed",
     "trailers_removed",
@@ -24,6 +28,7 @@ Kind = Literal[
     "few_at_once",
     "upload_limit",
     "headers_removed",
+    "errors_replaced",
     "continue_refused",
     "idle_closed",
     "compressed",

@@ -2,31 +2,40 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from compare.probing.frames import Answer
+from compare.probing.heard import Heard
 from compare.probing.http1 import as_json, fetch
 from compare.probing.http2 import Http2
 from compare.probing.stream import read_whole
 from compare.probing.target import Target
-from compare.probing.wires import WIRES, GrpcWeb
+from compare.probing.websocket import Socket
+from compare.probing.wires import WIRES, Grpc, GrpcWeb
 from protocols.grpc import chat_pb2 as pb
 from shared.errors import ServerAbsent
 
 _ANSWER_S = 5.0
 _OFFLINE = "offline"
 _WEB = "grpc-web"
+_SWITCHING, _OK, _INVALID = 101, 200, 422
+# The call was answered, or the key is wrong.
+_RPC_ANSWERS = frozenset({0, 16})
+# NDJSON and SSE have the same route: there the server's own word decides.
+_SAME_ROUTE = {"ndjson": ("sse",), "sse": ("ndjson",)}
 
 
 @dataclass(frozen=True, slots=True)
 class RecognisedServer:
     """``word`` is its transport, empty for a foreign server.
 
-    ``provider``: the chat's provider, empty where the server does not say.
+    ``provider``: the chat's provider, empty where the server does not say. ``refusal``: the answer to ``GET /health``
+    or ``GET /stats``, where it is not the one of a server.
     """
 
     word: str
     provider: str = ""
+    refusal: Heard | None = None
 
     @property
     def costs_nothing(self) -> bool:
@@ -43,17 +52,45 @@ async def recognise(target: Target, word: str | None = None) -> RecognisedServer
         return RecognisedServer("")
     if word == _WEB:
         return await _recognise_web(target)
-    if word != "grpc":
-        health = await fetch(target, "GET", "/health", seconds=_ANSWER_S)
-        about = as_json(health)
-        named = word or str(about.get("transport", ""))
-        if named == _WEB:
-            return await _recognise_web(target)
-        if named in WIRES:
-            return RecognisedServer(named, str(about.get("provider") or await _provider(target)))
-        if health.status is not None and "transport" in about:
-            return RecognisedServer("")
-    return await _recognise_grpc(target, word)
+    if word == "grpc":
+        return await _recognise_grpc(target, word)
+    health = await fetch(target, "GET", "/health", seconds=_ANSWER_S)
+    about = as_json(health)
+    named = word or str(about.get("transport", ""))
+    refusal = None if "transport" in about else health
+    if named == _WEB:
+        return await _recognise_web(target)
+    if named in WIRES:
+        return RecognisedServer(named, str(about.get("provider") or await _provider(target)), refusal)
+    if "transport" in about:
+        return RecognisedServer("")
+    if health.status == _OK and "status" in about:
+        # A server tells its health, and nothing more, under a name that it does not know.
+        refusal = await fetch(target, "GET", "/stats", seconds=_ANSWER_S)
+    try:
+        found = await _recognise_grpc(target, word)
+    except ServerAbsent:
+        if health.status is None:
+            raise
+        found = RecognisedServer("")
+    return found if found.word else replace(found, refusal=refusal)
+
+
+async def speaks(target: Target, word: str) -> bool:
+    """Whether a wire can be spoken at this address, by its own route; no turn is started. Raises ServerAbsent."""
+    if word == "grpc":
+        return (await Grpc().authorized(target)).rpc_status in _RPC_ANSWERS
+    if word == _WEB:
+        return (await GrpcWeb().authorized(target)).rpc_status in _RPC_ANSWERS
+    named = as_json(await fetch(target, "GET", "/health", seconds=_ANSWER_S)).get("transport")
+    if named == word or named in _SAME_ROUTE.get(word, ()):
+        return named == word
+    if word == "websocket":
+        socket = await Socket.open(target)
+        await socket.leave()
+        return socket.heard.status == _SWITCHING
+    route = "/chat" if word == "rest" else "/chat/stream"
+    return (await fetch(target, "POST", route, {}, seconds=_ANSWER_S)).status == _INVALID
 
 
 async def _provider(target: Target) -> str:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from compare.probing.advice import ADVICE, CHECKED
+from compare.probing.advice import ADVICE, TRIED
+from compare.probing.services import PRODUCTS
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "symptoms.md"
 BEGIN, END = "<!-- made: python -m compare.probing.symptoms -->", "<!-- end -->"
@@ -22,11 +23,13 @@ def table() -> str:
     rows = ["| what you see | check | cause | what to change | who does not have it |", "|---|---|---|---|---|"]
     for row in ADVICE.values():
         cures = [f"{product}: {cure}" for product, cure in row.cures.items()]
+        cures += [f"{product}: {known.setting} ([page]({known.page}))" for product, known in row.documented.items()]
         change = "<br>".join([*([row.here] if row.here else []), *cures])
         rows.append(f"| {row.sees} | {row.check} | {row.cause} | {change} | {', '.join(row.unharmed) or 'none'} |")
-    tried = ", ".join(f"{name} {version}" for name, version in CHECKED.items() if version)
-    documented = " and ".join(name for name, version in CHECKED.items() if version is None)
-    return "\n".join([*rows, "", f"Tried with {tried}. {documented}: from their documentation."])
+    documented = " and ".join(PRODUCTS)
+    return "\n".join(
+        [*rows, "", f"The settings were {TRIED}; those of {documented} come from the pages that are linked."]
+    )
 
 
 if __name__ == "__main__":

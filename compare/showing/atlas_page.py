@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from compare.probing.advice import ADVICE, CHECKED, HARM
+from compare.probing.advice import ADVICE, HARM, TRIED
 from compare.probing.outcome import Kind
 from compare.probing.planted.plain import HEARTBEAT_S, PATIENCE_S
 from compare.probing.planted.run_paths import PathResult
@@ -15,11 +15,10 @@ PRODUCTS = {"nginx": "nginx", "haproxy": "HAProxy", "caddy": "Caddy", "envoy": "
 
 def atlas(plain: Sequence[PathResult], planted: Sequence[PathResult], clean: Sequence[PathResult]) -> str:
     """The page. It holds no figure of the run, so that a run on another machine writes the same page."""
-    tried = ", ".join(f"{name} {version}" for name, version in CHECKED.items() if version)
     return f"""# What each proxy does to each wire, and the line that cures it
 
 `python -m compare atlas` wrote this page: it starts each proxy in front of the five servers and probes every wire through it, as
-`python -m compare probe ADDRESS` does with yours. Tried with {tried}, all on one machine.
+`python -m compare probe ADDRESS` does with yours. The settings were {TRIED}, all on one machine.
 
 ## The configuration that people have
 
@@ -36,6 +35,8 @@ Each setting was planted alone. "It does" is the title of what the probe said.
 {_settings(planted)}
 
 ## Nothing found
+
+"As in the README" are the lines in the transports' READMEs, word for word.
 
 {_nothing(clean)}
 """

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from rich.console import Console, Group, RenderableType
 from rich.markdown import Markdown
@@ -11,8 +10,9 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from compare.probing.advice import ADVICE, CHECKED
+from compare.probing.advice import ADVICE, TRIED
 from compare.probing.outcome import Finding, Outcome
+from compare.probing.services import PRODUCTS
 from protocols.live import LiveView
 
 _NAME_WIDTH = 13
@@ -64,6 +64,7 @@ def show_findings(console: Console, findings: Sequence[Finding], product: str | 
         console.print(f"{number}. {advice.title}", style="bold red", markup=False)
         rows = [("measured", finding.measured), ("for an answer", advice.meaning(finding)), ("cause", advice.cause)]
         cures = dict(advice.cures)
+        cures |= {name: f"{known.setting} <{known.page}>" for name, known in advice.documented.items()}
         if product in cures:
             rows.append((product or "", cures.pop(product or "")))
         rows += [*cures.items(), *([("here", advice.here)] if advice.here else [])]
@@ -71,9 +72,8 @@ def show_findings(console: Console, findings: Sequence[Finding], product: str | 
             rows.append(("do not suffer", ", ".join(advice.unharmed)))
         console.print(_rows(rows))
     console.print()
-    tried = ", ".join(f"{name} {version}" for name, version in CHECKED.items() if version)
-    documented = " and ".join(name for name, version in CHECKED.items() if version is None)
-    console.print(f"Settings tried with {tried}; {documented} from their documentation.", style="dim", markup=False)
+    documented = " and ".join(PRODUCTS)
+    console.print(f"The settings were {TRIED}; {documented}: from their documentation.", style="dim", markup=False)
 
 
 def _rows(rows: Sequence[tuple[str, str]]) -> RenderableType:
@@ -83,20 +83,3 @@ def _rows(rows: Sequence[tuple[str, str]]) -> RenderableType:
     for label, text in rows:
         table.add_row(label, Markdown(text))
     return Padding(table, (0, 0, 0, 3))
-
-
-def as_record(finding: Finding) -> dict[str, Any]:
-    """A finding with its advice, as JSON has it."""
-    advice = ADVICE[finding.kind]
-    return {
-        "kind": finding.kind,
-        "title": advice.title,
-        "wire": finding.wire,
-        "measured": finding.measured,
-        "numbers": finding.numbers,
-        "means": advice.meaning(finding),
-        "cause": advice.cause,
-        "settings": dict(advice.cures),
-        "here": advice.here,
-        "unharmed": list(advice.unharmed),
-    }

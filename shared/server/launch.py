@@ -267,5 +267,6 @@ def _banner(context: ServerContext) -> None:
         lines.append(("in a browser", f"{context.url}/ (chat: /demo, race: /race, API: /docs)"))
     tls = " --tls" if context.certificate else ""
     lines.append(("talk to it", f"python -m protocols chat {context.transport.word} --port {context.port}{tls}"))
+    lines.append(("behind a hop", "python -m compare probe ADDRESS: what a proxy does to the tokens"))
     body = "\n".join(f"  {name:<12} {value}" for name, value in lines)
     sys.stderr.write(f"\n  {context.transport.word} server, Ctrl-C stops it\n{body}\n\n")

@@ -19,6 +19,7 @@ from compare.probing.heard import Heard, HeardEvent, now
 from compare.probing.outcome import Finding, Kind, Outcome
 from compare.probing.stream import read_whole
 from compare.probing.subject import GRACE_S, Subject
+from compare.probing.wires import Wire
 
 TOKENS = 40
 PAUSE_S = 1.5
@@ -34,6 +35,8 @@ BURST_S = 0.02
 JUDGED_SHARE = 0.5
 TRIES = 6
 _TURN_S = TOKENS / 2 + GRACE_S
+_NOT_FOUND, _TOO_MANY, _BUSY = 404, 429, 503
+_REST_S = 2.5
 
 Verdict = Literal["in time", "held", "slow_start", "slow_line"]
 
@@ -105,7 +108,7 @@ async def check(subject: Subject) -> Outcome:
         subject.turn = plain if plain.end == "whole" else subject.turn
         subject.tokens_per_s = tokens_per_s(plain)
         if len(plain.events) < 8 and len(zipped.events) < 8:
-            return not_a_turn(subject, plain)
+            return await not_a_turn(subject, plain)
         heards = (plain, zipped)
         paces = [(heard, pace) for heard in heards if (pace := pace_of(heard, steadiness.paused_at)) is not None]
         if not paces:
@@ -169,13 +172,32 @@ async def _check_reply(subject: Subject) -> Outcome:
     """A whole reply has no pace; it is only read."""
     heard = await read_whole(await subject.wire.turn(subject.target, "/tokens 8 hello"), GRACE_S)
     if heard.end != "whole":
-        return not_a_turn(subject, heard)
+        return await not_a_turn(subject, heard)
     subject.turn = heard
     return Outcome("one whole reply")
 
 
-def not_a_turn(subject: Subject, heard: Heard) -> Outcome:
+async def not_a_turn(subject: Subject, heard: Heard) -> Outcome:
     """The outcome where a turn was refused, or broke before it had enough events."""
     if heard.events:
         return Outcome(f"not judged: {heard.words}", judged=False)
-    return Outcome(heard.words, (Finding("refused", subject.wire.word, f"no turn passes: {heard.words}"),))
+    kind, words = refusal(subject.wire, heard)
+    if heard.status == _BUSY and kind == "refused" and await _passes_later(subject):
+        kind = "rate_limited"
+    return Outcome(heard.words, (Finding(kind, subject.wire.word, f"no turn passes: {words}"),))
+
+
+def refusal(wire: Wire, heard: Heard) -> tuple[Kind, str]:
+    """The kind of a refusal, and in words who refused."""
+    code = wire.refused_by_server(heard)
+    if code is None:
+        return ("rate_limited" if heard.status == _TOO_MANY else "refused"), heard.words
+    if code == "permission_denied":
+        return "host_changed", f"{heard.words}, from the server itself"
+    return ("path_changed" if heard.status == _NOT_FOUND else "refused"), f"{heard.words}, from the server itself"
+
+
+async def _passes_later(subject: Subject) -> bool:
+    """Whether one request alone passes after a rest."""
+    await asyncio.sleep(_REST_S)
+    return (await read_whole(await subject.wire.turn(subject.target, "/tokens 2 hello"), GRACE_S)).end == "whole"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from compare.probing.heard import Heard
-from compare.probing.http1 import Http1Stream
+from compare.probing.http1 import Http1Stream, fetch
 from compare.probing.outcome import Finding, Outcome
 from compare.probing.stream import read_whole
 from compare.probing.subject import GRACE_S, Subject
@@ -20,6 +20,8 @@ _UNAUTHENTICATED = 16
 async def check_key(subject: Subject) -> Outcome:
     """Whether the key arrives. Where only ``X-API-Key`` does, the other checks go on with that header."""
     heard = await subject.wire.authorized(subject.target)
+    if heard.status is None and heard.rpc_status is None:
+        return Outcome(heard.words, (Finding("refused", subject.wire.word, f"no request passes: {heard.words}"),))
     if not _unauthenticated(heard):
         return Outcome("accepted" if subject.target.key else "the server asks for none")
     if not subject.target.key:
@@ -73,18 +75,39 @@ async def check_continue(subject: Subject) -> Outcome:
     """Whether a request with ``Expect: 100-continue`` (RFC 9110, section 10.1.1) passes. curl sends one."""
     if not isinstance(subject.wire, HttpWire):
         return Outcome("HTTP/1.1 only", judged=False)
-    stream = await Http1Stream.open(subject.target)
-    try:
-        body = b"{}"
-        stream.send(subject.target, "POST", "/turns", (("Content-Type", "application/json"),), body, expect=True)
-        await stream.read(2.0, lambda _: stream.continued_s is not None)
-        continued = stream.continued_s is not None
-        if stream.heard.end == "open":
-            await stream.send_body(body)
-        heard = await stream.read(_ANSWER_S)
-    finally:
-        await stream.leave()
+    continued, heard = await _post_nothing(subject, expect=True)
     if heard.status == 417 or (not continued and subject.wire.refused_by_server(heard) is None):
+        _, usual = await _post_nothing(subject, expect=False)
+        if subject.wire.refused_by_server(usual) is None:
+            return Outcome(f"not judged: without Expect too the answer is {usual.words}", judged=False)
         words = f"a request with Expect: 100-continue is refused: {heard.words}"
         return Outcome(words, (Finding("continue_refused", subject.wire.word, words),))
     return Outcome("100 Continue" if continued else "no 100 Continue within 2 s; the request passes")
+
+
+async def _post_nothing(subject: Subject, *, expect: bool) -> tuple[bool, Heard]:
+    """Send a POST that the server refuses; whether ``100 Continue`` came, and the answer."""
+    body = b"{}"
+    stream = await Http1Stream.open(subject.target)
+    try:
+        stream.send(subject.target, "POST", "/turns", (("Content-Type", "application/json"),), body, expect=expect)
+        if expect:
+            await stream.read(2.0, lambda _: stream.continued_s is not None)
+            if stream.heard.end == "open":
+                await stream.send_body(body)
+        heard = await stream.read(_ANSWER_S)
+    finally:
+        await stream.leave()
+    return stream.continued_s is not None, heard
+
+
+async def check_origin(subject: Subject) -> Outcome:
+    """Whether a page at this address may ask the server: the server compares ``Origin`` with ``Host`` (RFC 6454)."""
+    origin = f"{'https' if subject.target.trust else 'http'}://{subject.target.authority}"
+    heard = await fetch(subject.target, "POST", "/turns", {}, (("Origin", origin),))
+    if heard.status is None:
+        return Outcome(f"not judged: {heard.words}", judged=False)
+    if subject.wire.refused_by_server(heard) != "permission_denied":
+        return Outcome("a page at this address may ask the server")
+    words = f"the server refuses a page of {origin}, because the Host that reaches the server is another one"
+    return Outcome(words, (Finding("host_changed", subject.wire.word, words),))

@@ -6,11 +6,23 @@ from compare.probing.outcome import Finding, Outcome
 from compare.probing.subject import Subject
 
 # The usual limits of hops stand between these; the largest is just below the server's own default of 8 MiB.
+_SMALL_BYTES = 64
+_TOO_LARGE = 413
+_LIMITED = frozenset({429, 503})
 SIZES_KIB = (15, 31, 63, 65, 129, 257, 511, 1000, 1025, 2049, 4000, 8100)
 
 
 async def check(subject: Subject) -> Outcome:
-    """Try the largest body first; when another hop refuses it, find the sizes between which the limit is."""
+    """Try the largest body first; when another hop refuses it, find the sizes between which the limit is.
+
+    The server's refusal of a small body must arrive as the server wrote it, or a hop's refusal could not be told from it.
+    """
+    small = await subject.wire.upload(subject.target, _SMALL_BYTES)
+    if subject.wire.refused_by_server(small) is None and small.status != _TOO_LARGE:
+        words = f"an error of the server arrives as {small.words}"
+        if subject.turn is None or small.end != "refused" or small.status in _LIMITED:
+            return Outcome(f"not judged: {words}", judged=False)
+        return Outcome(words, (Finding("errors_replaced", subject.wire.word, words),))
     largest = await subject.wire.upload(subject.target, SIZES_KIB[-1] * 1024)
     if subject.wire.refused_by_server(largest) is not None:
         return Outcome(f"{SIZES_KIB[-1]:,} KiB pass")

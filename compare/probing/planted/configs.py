@@ -17,7 +17,12 @@ def nginx(
     else:
         listen, lines = (
             str(port),
-            [f"proxy_pass http://{target};", "proxy_http_version 1.1;", "proxy_read_timeout 600s;"],
+            [
+                f"proxy_pass http://{target};",
+                "proxy_http_version 1.1;",
+                "proxy_set_header Host $http_host;",
+                "proxy_read_timeout 600s;",
+            ],
         )
     if wire == "websocket":
         lines += ["proxy_set_header Upgrade $http_upgrade;", 'proxy_set_header Connection "upgrade";']

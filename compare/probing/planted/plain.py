@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 
 from compare.probing.planted import configs
-from compare.probing.planted.table import ProbedPath
+from compare.probing.planted.paths import ProbedPath
 from protocols import TRANSPORTS
 
 # Longer than the 60 s after which nginx gives up by default. The servers send heartbeats as they do by default.

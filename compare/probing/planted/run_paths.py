@@ -10,12 +10,12 @@ from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
-from compare.lines.programs import free_port, program, running
+from compare.lines.programs import program, reserved_port, running
 from compare.lines.relay import Relay
 from compare.probing.all_checks import checks_for, probe
 from compare.probing.findings import of_outcomes
 from compare.probing.outcome import Outcome
-from compare.probing.planted.table import ProbedPath
+from compare.probing.planted.paths import ProbedPath
 from compare.probing.steadiness import watching
 from compare.probing.subject import Subject
 from compare.probing.target import parse_target
@@ -128,9 +128,9 @@ async def built(path: ProbedPath, server: str) -> AsyncIterator[str]:
         async with Relay(server, path.faults) as relay:
             yield relay.address
     elif path.config is not None:
-        port = free_port()
-        async with running(path.program, port, path.config(port, server, path.wire)) as address:
-            yield address
+        with reserved_port() as port:
+            async with running(path.program, port, path.config(port, server, path.wire)) as address:
+                yield address
     else:
         yield server
 
