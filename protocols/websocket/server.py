@@ -65,14 +65,19 @@ _decoder: msgspec.json.Decoder[ClientMessage] = msgspec.json.Decoder(ClientMessa
 # A plain route: FastAPI's own route keeps 4 KiB for its dependencies as long as a connection lasts.
 @router.websocket_route("/ws")
 async def chat(socket: WebSocket) -> None:
+    """The handshake of a connection, whose conversation follows."""
+    await socket.accept(SUBPROTOCOL if SUBPROTOCOL in socket.scope["subprotocols"] else None)
+    await http.open_socket(socket, converse)
+
+
+async def converse(socket: WebSocket) -> None:
     """One connection, from the handshake to the close."""
     context: ServerContext = socket.app.state.context
-    await socket.accept(SUBPROTOCOL if SUBPROTOCOL in socket.scope["subprotocols"] else None)
     try:
         if not socket.state.authenticated:
             await _check_ticket(socket, context.access)
         async with Duplex(context.service, partial(_send, socket)) as duplex:
-            await _converse(socket, duplex, context.settings.max_body_bytes)
+            await _handle(socket, duplex, context.settings.max_body_bytes)
             if context.service.closed.is_set():
                 raise ChatError("shutting_down")
     except ChatError as error:
@@ -92,7 +97,7 @@ async def _check_ticket(socket: WebSocket, access: AccessPolicy) -> None:
     socket.state.authenticated = True
 
 
-async def _converse(socket: WebSocket, duplex: Duplex, max_bytes: int) -> None:
+async def _handle(socket: WebSocket, duplex: Duplex, max_bytes: int) -> None:
     """Handle the client's messages until the client leaves or this server stops.
 
     An error that closes connections is raised; every other error is answered.

@@ -7,7 +7,7 @@ from shared.server.http.answers import json_response, no_reader, while_connected
 from shared.server.http.bodies import After, ChatBody, Epoch, IdempotencyKey, ImageBody, Service
 from shared.server.http.direct_route import Routes
 from shared.server.http.negotiation import prefers
-from shared.server.http.open_body import OpenBody
+from shared.server.http.open_body import OpenBody, open_socket
 from shared.server.http.schemas import PICTURES, openapi_cursor_lost, openapi_events, openapi_json
 from shared.server.http.serving import main
 
@@ -24,6 +24,7 @@ __all__ = [
     "json_response",
     "main",
     "no_reader",
+    "open_socket",
     "openapi_cursor_lost",
     "openapi_events",
     "openapi_json",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import Awaitable
 
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -38,7 +39,7 @@ class AnswerMiddleware:
         elif scope["type"] == "http":
             await self._answer(scope, receive, send)
         elif scope["type"] == "websocket":
-            await self._converse(scope, receive, send)
+            await close_after_a_fault(self._app(scope, receive, send), scope, send, self._logger)
         else:
             await self._app(scope, receive, send)
 
@@ -94,16 +95,18 @@ class AnswerMiddleware:
             # The HTTP server adds its own ``Connection`` header, and two such headers could contradict each other.
             del headers["connection"]
 
-    async def _converse(self, scope: Scope, receive: Receive, send: Send) -> None:
-        try:
-            await self._app(scope, receive, send)
-        except OSError:
-            # The client has left before the handshake was accepted (ASGI, "Disconnected Client - send exception").
-            return
-        except Exception as error:  # noqa: BLE001 - the text of a fault must not travel, and the client is told the code
-            self._logger.error("internal error", path=scope["path"], why=type(error).__name__)
-            with contextlib.suppress(RuntimeError, OSError):
-                await send({"type": "websocket.close", "code": _INTERNAL_ERROR, "reason": "internal"})
+
+async def close_after_a_fault(conversation: Awaitable[None], scope: Scope, send: Send, logger: Logger) -> None:
+    """Hold a WebSocket's conversation. After an exception the log names its type, and the socket is closed with 1011."""
+    try:
+        await conversation
+    except OSError:
+        # The client has left before the handshake was accepted (ASGI, "Disconnected Client - send exception").
+        return
+    except Exception as error:  # noqa: BLE001 - the text of a fault must not travel, and the client is told the code
+        logger.error("internal error", path=scope["path"], why=type(error).__name__)
+        with contextlib.suppress(RuntimeError, OSError):
+            await send({"type": "websocket.close", "code": _INTERNAL_ERROR, "reason": "internal"})
 
 
 def _without_range(scope: Scope) -> Scope:

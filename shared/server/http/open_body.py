@@ -1,27 +1,30 @@
-"""The body of an answer that stays open: the framework answers the head, and the body is written after the framework has returned.
+"""Answers that stay open. The framework answers the head of a stream, or the handshake of a WebSocket, and returns.
 
-While the framework waited for the end of a stream, its middleware, routing and dependencies would stay in memory for each open
-stream, and each event would pass through all of them.
+The body is written, and the conversation is held, after the framework has returned. While the framework waited for the end, its
+middleware, routing and dependencies would stay in memory for each open stream, and each event would pass through all of them.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
 from typing import Any, Protocol, cast
 
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.websockets import WebSocket, WebSocketState
 
 from shared.chat.turn_log import LineDropped
 from shared.errors import ChatError
 from shared.logger import Logger
-from shared.server.http.answer_middleware import BREAK_LINE
+from shared.server.http.answer_middleware import BREAK_LINE, close_after_a_fault
 from shared.server.http.answers import problem
 
-# The key in the scope of a request of a list, to which the body of the answer is added.
+# The key in the scope of a request of a list, to which the body of the answer, or the conversation, is added.
 _OPENED = "genai.opened"
+
+Conversation = Callable[[WebSocket], Awaitable[None]]
 
 
 class Streamed(Protocol):
@@ -55,21 +58,34 @@ class OpenBody(Response):
         opened.append(self._response.body_iterator)
 
 
+async def open_socket(socket: WebSocket, converse: Conversation) -> None:
+    """Leave the conversation on a socket, which has been accepted, to ``OpenBodies``; hold it here where the app is run without."""
+    opened = socket.scope.get(_OPENED)
+    if opened is None:
+        await converse(socket)
+    else:
+        opened.append(converse)
+
+
 class OpenBodies:
-    """The outermost ASGI app: it writes the bodies that ``OpenBody`` has left, until they end or the client leaves."""
+    """The outermost ASGI app: it writes the bodies that ``OpenBody`` has left, until they end or the client leaves.
+
+    It holds the conversations that ``open_socket`` has left.
+    """
 
     def __init__(self, app: ASGIApp, logger: Logger) -> None:
         self._app = app
         self._logger = logger
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        opened: list[AsyncGenerator[bytes, None]] = []
+        opened: list[Any] = []
         scope[_OPENED] = opened
         await self._app(scope, receive, send)
-        if opened:
+        if opened and scope["type"] == "websocket":
+            socket = WebSocket(scope, receive, send)
+            socket.client_state = socket.application_state = WebSocketState.CONNECTED
+            await close_after_a_fault(opened.pop()(socket), scope, send, self._logger)
+        elif opened:
             try:
                 await _write(opened.pop(), receive, send)
             except LineDropped:
