@@ -119,6 +119,24 @@ async def test_a_prober_that_was_slow_itself_does_not_judge(monkeypatch: pytest.
     assert "this machine was too slow itself" in outcome.words
 
 
+@pytest.mark.parametrize(("busy", "found"), [(True, []), (False, ["held"])])
+async def test_on_a_busy_machine_a_turn_must_look_held_more_often(
+    busy: bool, found: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Three turns look held and the fourth comes in time: the hop was starved, as this program was."""
+    turns = [arriving(STAMPS, [9.0] * 40, [0] * 40)] * 3 + [arriving(STAMPS, STAMPS, list(range(40)))]
+
+    async def next_turns(subject: Subject) -> tuple[Heard, Heard]:
+        if busy:
+            moment = asyncio.get_running_loop().time()
+            subject.steadiness.pauses.append((moment, moment + 0.2))
+        return (turns.pop(0),) * 2
+
+    monkeypatch.setattr(pace, "_two_turns", next_turns)
+    outcome = await pace.check(Subject(WIRES["sse"], parse_target("127.0.0.1:1"), 1.0, Steadiness()))
+    assert [finding.kind for finding in outcome.findings] == found
+
+
 def test_every_kind_of_finding_has_advice_and_is_planted() -> None:
     assert set(ADVICE) == set(get_args(Kind)) == {path.expected for path in PLANTED}
     for kind, row in ADVICE.items():
