@@ -11,7 +11,7 @@ RUN := $(VENV)/bin/python
 STAMP := $(VENV)/.complete
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve race race-page race-svg compare probe cluster diagrams test test-browser test-faults test-live check format proto lock clean
+.PHONY: help demo serve race race-page race-svg compare probe guide numbers cluster diagrams test test-browser test-faults test-live check format proto lock clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -53,7 +53,7 @@ clean: ## remove the environment, caches and what the demo drew
 race: $(STAMP) ## the lanes live in the terminal, then a table and a verdict (ARGS="--network mobile --cut-after 30")
 	$(RUN) -m compare race $(ARGS)
 
-race-page: $(STAMP) ## the race in a browser, with a slow phone, a buffering proxy and stalls as buttons
+race-page: $(STAMP) ## the race in a browser (/race), with a slow phone, a buffering proxy and stalls as buttons
 	$(RUN) -m compare page $(ARGS)
 
 compare: $(STAMP) ## the whole experiment, unattended, into compare-out/ with its report (ARGS=--quick: about four minutes)
@@ -61,6 +61,12 @@ compare: $(STAMP) ## the whole experiment, unattended, into compare-out/ with it
 
 probe: $(STAMP) ## what the path to a server does to its stream, and the line that cures it (ARGS="https://chat.example.com --wire all")
 	$(RUN) -m compare probe $(ARGS)
+
+guide: $(STAMP) ## which transport for what you need (ARGS="--need browser,resume")
+	$(RUN) -m compare guide $(ARGS)
+
+numbers: $(STAMP) ## what your own load costs on each transport, after a run (ARGS="--users 1000 --rtt 80")
+	$(RUN) -m compare numbers $(ARGS)
 
 cluster: $(STAMP) ## three nodes of all five transports behind Caddy on one Valkey, killed in a loop while clients go on; the score (ARGS="--nodes 2")
 	$(RUN) -m compare cluster $(ARGS)

@@ -72,7 +72,7 @@ def _results(found: Mapping[str, Mapping[str, float | None]], *, formulas: bool)
     table = _table("Your numbers", found)
     for formula in FORMULAS:
         title = f"{formula.title}, {formula.unit}" if formula.unit else formula.title
-        text = f"{title}\n[dim]= {formula.text}[/]" if formulas else title
+        text = f"{title}\n[dim]{formula.name} = {formula.text}[/]" if formulas else title
         table.add_row(text, *(_cell(results[formula.name]) for results in found.values()))
     return table
 

@@ -47,6 +47,8 @@ NEXT = (
     "  python -m compare run --quick                   measure them, with a report",
     "  python -m compare probe ADDRESS                 what a proxy on your path does to the tokens",
     "  python -m compare guide --need tokens,browser   which one for your needs",
+    "  python -m compare numbers --users 1000          what your own load costs, after a run",
+    "  python -m compare probe ADDRESS                 what a path does to a stream",
 )
 
 

@@ -140,7 +140,7 @@ def _show_table(servers: Mapping[str, Server]) -> None:
         ("models", models),
         ("store", about["store"]),
         ("browser", f"{page}/ (the chat: /demo, the race: /race)"),
-        ("compare", "python -m compare race, run, probe, guide"),
+        ("compare", "python -m compare race, run, probe, guide, numbers"),
     ]
     told = "\n".join(f"  {name:<9} {value}" for name, value in more)
     sys.stderr.write(f"\n  five servers, one store, Ctrl-C stops them all\n\n{body}\n\n{told}\n\n")

@@ -79,7 +79,7 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog=COMMAND, description=__doc__)
     parser.add_argument("words", nargs="*", metavar="WORD", choices=[[], *TRANSPORTS], help=", ".join(TRANSPORTS))
     parser.add_argument(
-        "--only", choices=["journey", "resume", "cancel", "restart", "node_dies"], help="one of the scripts"
+        "--only", choices=["journey", *(name[1:] for name in SCRIPTS if name)], help="one of the scripts"
     )
     parser.add_argument("--out", type=Path, default=HERE, metavar="DIR", help="default: beside this file")
     parser.add_argument("--check", action="store_true", help="draw nothing, fail where the order of messages differs")

@@ -5,6 +5,8 @@ Times count from the beginning of each phase.
 
 from __future__ import annotations
 
+import html
+import itertools
 import json
 import re
 from collections.abc import Iterator, Sequence
@@ -14,7 +16,8 @@ from typing import Any
 
 import mmdr
 
-from sequence_diagrams.moments import CLIENT, MODEL, OTHER, SERVER, STORE, Moment
+from sequence_diagrams.moments import CLIENT, MODEL, OTHER, PART, SERVER, STORE, Moment
+from sequence_diagrams.script import LEAVING
 
 # The colour of a phase says what happens in it: health, sessions, a turn, a failure, leaving.
 _COLOURS = {
@@ -43,11 +46,16 @@ _DARK = (
     )
     + "}"
 )
+# The width of a letter of 16 px, on average and a little more.
+_CHAR_PX = 7.9
+# An arrow ends so far before a lifeline, at most.
+_ARROW_PX = 12.0
+_LOOP_WORDS_PX = 7.0
 _NAMES = {CLIENT: "Client", SERVER: "Server", STORE: "Store", MODEL: "Model"}
 _NAMES_OF_TWO = {CLIENT: "Client", SERVER: "Node 1", OTHER: "Node 2", STORE: "Store", MODEL: "Model"}
 _LOOK: dict[str, Any] = {
     "theme": "base",
-    "sequence": {"messageMargin": 20, "actorMargin": 90, "mirrorActors": False},
+    "sequence": {"actorMargin": 90, "mirrorActors": False, "boxMargin": 6, "boxTextMargin": 2, "noteMargin": 2},
     "themeVariables": {
         "fontFamily": "Inter, Segoe UI, DejaVu Sans, sans-serif",
         "fontSize": "15px",
@@ -97,7 +105,7 @@ def _phases(moments: Sequence[Moment]) -> Iterator[list[Moment]]:
 
 def _phase(moments: list[Moment]) -> Iterator[str]:
     head, *rest = moments
-    if not rest:
+    if not rest or head.text == LEAVING:
         return
     yield f"    rect {_COLOURS[head.colour]}"
     if head.text:
@@ -154,13 +162,15 @@ def _loop_text(row: list[Moment]) -> str:
         text = re.sub(rf"(seq:? |/){first.seq}\b", rf"\g<1>{first.seq}…{last.seq}", text)
     sizes = sorted({moment.size for moment in row if moment.size})
     if sizes:
-        text += f"<br/>{sizes[0]}–{sizes[-1]} B each" if len(sizes) > 1 else f"<br/>{sizes[0]} B each"
+        text += f" · {sizes[0]}–{sizes[-1]} B each" if len(sizes) > 1 else f" · {sizes[0]} B each"
     return text
 
 
 def _span(group: list[Moment], begun: float, times: int) -> str:
     first, last = group[0].at - begun, max(moment.at for moment in group) - begun
     what = "for each token" if group[0].source == MODEL else "for each event that is there already"
+    if group[0].text == PART:
+        what = "for each preview and piece"
     return f"{what}, {times} times, {first:.0f}–{last:.0f} ms"
 
 
@@ -171,7 +181,7 @@ def _one(moment: Moment, begun: float) -> Iterator[str]:
     facts = [f"{(moment.clock or moment.at) - begun:.0f} ms"]
     if moment.size:
         facts.append(f"{moment.size} B")
-    yield _arrow(moment, f"{moment.text}<br/>{' · '.join(facts)}")
+    yield _arrow(moment, f"{moment.text} · {' · '.join(facts)}")
 
 
 def _arrow(moment: Moment, text: str) -> str:
@@ -191,7 +201,7 @@ def canonical(source: str) -> str:
 
     The end of a stream is left out too, because a reader that has the terminal event may close before it.
     """
-    text = re.sub(r"<br/>[\d–]+ (?:ms|B)[^<\n]*", "", source)
+    text = re.sub(r" · [\d–]+ (?:ms|B)[^<\n]*", "", source)
     text = re.sub(r"    [SN]-->>C: (?:trailers grpc-status 0|the last HTTP chunk: the body ends)\n", "", text)
     return re.sub(r"\d+(?:…\d+)?", "N", text)
 
@@ -201,8 +211,35 @@ def write_svg(source: str, path: Path) -> None:
     path.write_text(_polished(mmdr.render(source).svg()), encoding="utf-8")
 
 
+def _beside_the_lifelines(svg: str) -> str:
+    """The SVG with each label that lies on a lifeline moved to the nearest space between two lifelines that holds the label."""
+    lifelines = sorted(float(x) for x in re.findall(r'<line id="actor\d+" x1="([^"]+)"', svg))
+
+    def moved(texts: str, left: float, right: float, down: float = 0.0) -> str:
+        lines = re.findall(r'<text x="([^"]+)"[^>]*>(.*?)</text>', texts)
+        x = float(lines[0][0])
+        room = max(_CHAR_PX * len(html.unescape(re.sub(r"<[^>]*>", "", words))) for _, words in lines)
+        spaces = [(a + b) / 2 for a, b in itertools.pairwise(lifelines) if b - a >= room and left <= a and b <= right]
+        if spaces and any(abs(line - x) <= room / 2 for line in lifelines):
+            x = min(spaces, key=lambda middle: abs(middle - x))
+        texts = re.sub(r'(<t(?:ext|span) x=")[^"]+', rf"\g<1>{x:g}", texts)
+        return re.sub(r'( y=")([^"]+)', lambda found: f"{found[1]}{float(found[2]) + down:g}", texts)
+
+    def of_arrow(found: re.Match[str]) -> str:
+        left, right = sorted((float(found[3]), float(found[4])))
+        return moved(found[1], left - _ARROW_PX, right + _ARROW_PX) + found[2]
+
+    arrow = r'(<line x1="([^"]+)" y1="[^"]+" x2="([^"]+)" y2="[^"]+" class="messageLine)'
+    svg = re.sub(rf'((?:<text[^>]*class="messageText"[^>]*>[^<]*</text>)+){arrow}', of_arrow, svg)
+    # The words of a loop begin on its upper edge.
+    loop = r'<text[^>]*class="loopText"[^>]*>.*?</text>'
+    return re.sub(loop, lambda found: moved(found[0], lifelines[0], lifelines[-1], _LOOP_WORDS_PX), svg)
+
+
 def _polished(svg: str) -> str:
-    """The SVG with a larger title, a background, a halo around words that lie on a line, and a dark variant."""
+    """The SVG with a larger title, a background, words beside the lifelines and not on them, and a dark variant."""
+    # The filter of the boxes' shadows is not in the file; some viewers show nothing where a filter is missing.
+    svg = _beside_the_lifelines(re.sub(r' filter="url\(#[^"]*\)"', "", svg))
     left, top, width, height = re.findall(r'viewBox="(\S+) (\S+) (\S+) (\S+)"', svg)[0]
     paper = f'<rect class="paper" x="{left}" y="{top}" width="{width}" height="{height}" fill="#ffffff"/>'
     middle = float(left) + float(width) / 2

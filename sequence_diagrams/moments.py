@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -17,6 +18,9 @@ from sequence_diagrams.step_text import UUID, step_text
 CLIENT, SERVER, OTHER, STORE, MODEL = "C", "S", "N", "D", "M"
 _STREAMING = ("SendMessage", "GenerateImage", "ResumeTurn", "GetImage")
 _HINT = "session_update"
+# What the model gives for a picture: a preview, or a piece of it, with the event that names it.
+PART = "a part of the picture"
+_PICTURE_EVENTS = re.compile(r"\bimage_(?:started|chunk|completed)\b")
 
 # The type and the first byte of the version of a TLS record that begins a handshake (RFC 8446, section 5.1).
 _TLS_HANDSHAKE = b"\x16\x03"
@@ -137,7 +141,10 @@ def _names(found: Sequence[Step]) -> dict[str, str]:
 def _http_arrows(word: str, found: Sequence[Step], names: dict[str, str]) -> Iterator[Moment]:
     """The steps of HTTP/1.1 and of WebSockets as arrows."""
     ended: dict[tuple[int, int], float] = {}
-    for step in found:
+    # Requests whose answers are not here, by their connections, and connections whose answer must say what it answers.
+    waiting: dict[int, str] = {}
+    side_by_side: set[int] = set()
+    for step in _with_binary_frames(found):
         key = (step.connection, step.stream)
         if step.kind == "heartbeat" and step.name != "retry":
             continue
@@ -145,7 +152,27 @@ def _http_arrows(word: str, found: Sequence[Step], names: dict[str, str]) -> Ite
             # The reader has finished at the terminal event, so the time of the last bytes says nothing.
             step = replace(step, at=ended[key] + 0.001)
         ended[key] = step.at
-        yield _arrow(step, step_text(word, step), step.size, names)
+        text = step_text(word, step)
+        if step.kind == "request":
+            waiting[step.connection] = step.name.partition(" HTTP/")[0]
+            side_by_side |= waiting.keys() if len(waiting) > 1 else set()
+        elif step.kind == "response":
+            asked = waiting.pop(step.connection, "")
+            if step.connection in side_by_side:
+                text = text.replace(step.name, f"{step.name}, to {asked}", 1)
+        yield _arrow(step, text, step.size, names)
+
+
+def _with_binary_frames(found: Sequence[Step]) -> list[Step]:
+    """The steps, with each binary frame of a WebSocket as a part of the text frame before it, which names its bytes."""
+    result: list[Step] = []
+    for step in found:
+        before = next((i for i in range(len(result) - 1, -1, -1) if result[i].direction == step.direction), None)
+        if step.name.startswith("binary, ") and before is not None:
+            result[before] = replace(result[before], size=result[before].size + step.size)
+            continue
+        result.append(step)
+    return result
 
 
 def _grpc_arrows(found: Sequence[Step], names: dict[str, str]) -> Iterator[Moment]:
@@ -194,7 +221,10 @@ def _arrow(step: Step, text: str, size: int, names: dict[str, str]) -> Moment:
         text = text.replace(value, name)
     text = UUID.sub("{id}", text)
     source, target = (CLIENT, SERVER) if step.direction == "up" else (SERVER, CLIENT)
-    seq = _seq(step) if step.name == "chunk" else 0
+    of_picture = _PICTURE_EVENTS.fullmatch(step.name) is not None
+    seq = _seq(step) if step.name == "chunk" or of_picture else 0
+    if of_picture:
+        text = _PICTURE_EVENTS.sub("image_…", text)
     return Moment(
         at=step.at, source=source, target=target, text=text, size=size, seq=seq, stream=(step.connection, step.stream)
     )
@@ -247,11 +277,9 @@ def _inside(recording: Recording, found: Sequence[Step]) -> Iterator[Moment]:
             continue
         match line["event"]:
             case "model asked":
-                yield Moment(at=at, source=SERVER, target=MODEL, text="the conversation so far, and the message")
+                yield Moment(at=at, source=SERVER, target=MODEL, text="the conversation so far")
             case "model done" if line["how"] == "cancelled":
-                yield Moment(
-                    at=at, source=SERVER, target=MODEL, text="stop: the request to the model is closed", lost=True
-                )
+                yield Moment(at=at, source=SERVER, target=MODEL, text="stop: the request is closed", lost=True)
             case "model done":
                 yield Moment(at=at, source=MODEL, target=SERVER, text=f"the end of the reply ({line['how']})")
             case "stored":
@@ -259,11 +287,11 @@ def _inside(recording: Recording, found: Sequence[Step]) -> Iterator[Moment]:
             case "event":
                 seq = int(line["seq"])
                 committed.add(seq)
-                chunk = line["type"] == "chunk"
-                if chunk:
-                    yield Moment(at=float(line["at"]), source=MODEL, target=SERVER, text="a token", seq=seq)
-                text = f"commit {line['type']}" + ("" if chunk else f", seq {seq}")
-                yield Moment(at=at, source=SERVER, target=STORE, text=text, seq=seq if chunk else 0)
+                part = PART if _PICTURE_EVENTS.fullmatch(line["type"]) else "a token" if line["type"] == "chunk" else ""
+                if part:
+                    yield Moment(at=float(line["at"]), source=MODEL, target=SERVER, text=part, seq=seq)
+                text = f"commit {_PICTURE_EVENTS.sub('image_…', line['type'])}" + ("" if part else f", seq {seq}")
+                yield Moment(at=at, source=SERVER, target=STORE, text=text, seq=seq if part else 0)
     yield from _ended_by_another(recording, found, committed)
 
 

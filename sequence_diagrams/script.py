@@ -1,4 +1,4 @@
-"""The scripts that are recorded for the diagrams, and the diagrams' texts. All five transports play the same five scripts."""
+"""The scripts that are recorded for the diagrams, and the diagrams' texts. All five transports play the same scripts."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from compare.lines.relay import Relay
 from compare.lines.steps.read import steps
 from protocols import TRANSPORTS
 from protocols.processes import Server, serving
-from shared.client.protocol import ChatClient, collect
+from shared.client.protocol import ChatClient, collect, collect_picture
 
 SETTINGS = {
     "GENAI_PROVIDER": "offline",
@@ -24,16 +24,20 @@ SETTINGS = {
     "OFFLINE_FIRST_TOKEN_MS": "150",
     "LEASE_S": "1.5",
 }
+# The phase in which a client only closes its connections; no diagram shows it.
+LEAVING = "leaving"
 CUT_AFTER_EVENT = 4
 # This position is in the head of REST's answer.
 CUT_AFTER_BYTES = 90
 _WAIT_S = 60.0
 _QUIET_S = 0.25
 
-JOURNEY, RESUME, CANCEL, RESTART, NODE_DIES = "", "_resume", "_cancel", "_restart", "_node_dies"
+JOURNEY, PICTURE, RESUME, CANCEL = "", "_picture", "_resume", "_cancel"
+RESTART, NODE_DIES = "_restart", "_node_dies"
 FILES = {"rest": "rest", "ndjson": "streamable_http", "sse": "sse", "websocket": "websockets", "grpc": "grpc"}
 TITLES = {
-    JOURNEY: "{}: the whole journey",
+    JOURNEY: "{}: a turn",
+    PICTURE: "{}: a picture",
     RESUME: "{}: the line is cut in the middle of an answer",
     CANCEL: "{}: an answer is cancelled",
     RESTART: "{}: the server is killed in the middle of an answer, and comes back",
@@ -89,7 +93,7 @@ class Recording:
 
     async def leave(self) -> None:
         """Close the client, and wait until all its connections have ended at the relay."""
-        self.phase("grey", "leaving")
+        self.phase("grey", LEAVING)
         await self.client.aclose()
         await _until(self._closed)
         self.note("C,S", "the client closes its TCP connections")
@@ -123,24 +127,31 @@ _ASKING = {
 
 
 async def journey(recording: Recording) -> None:
-    """Health, a session, a turn with its events, reading, clearing and deleting the session, leaving."""
+    """A turn with its events, on a new connection, and the conversation afterwards."""
     client = recording.client
-    recording.phase("green", "health: is it there, and would it take a turn?")
-    await client.health()
-    recording.phase("blue", "a session: what is said belongs to a conversation in the store,<br/>not to a connection")
-    session = await client.create_session()
     recording.phase("amber", _ASKING[recording.word])
-    await collect(client.chat("/tokens 12 hello", session_id=session.session_id))
+    reply = await collect(client.chat("/tokens 12 hello"))
     # The end of the stream comes after the terminal event.
     await recording.settled()
-    recording.phase("blue", "the session afterwards: both messages are there, for every transport")
-    await client.get_session(session.session_id)
-    await client.list_messages(session.session_id)
-    await client.clear_session(session.session_id)
-    # On a held connection a hint follows, which belongs to no request.
+    recording.phase("blue", "afterwards: the conversation is in the store, for every transport")
+    await client.list_messages(reply.session_id)
     await recording.settled()
-    recording.phase("blue", "deleted: the session, and its turns with it")
-    await client.delete_session(session.session_id)
+    await recording.leave()
+
+
+_DRAWING = {
+    "rest": "a picture: one request, one answer with the picture.<br/>Previews are stored, but this answer has no place for them",
+    "ndjson": "a picture: a turn like any other. Previews and pieces are lines,<br/>their bytes in base64",
+    "sse": "a picture: a turn like any other. Previews and pieces are events,<br/>their bytes in base64",
+    "websocket": "a picture: a turn like any other. A text frame names a picture,<br/>binary frames bring its bytes as they are",
+    "grpc": "a picture: a turn like any other. Previews and pieces are messages,<br/>their bytes as they are",
+}
+
+
+async def picture(recording: Recording) -> None:
+    """A picture with its previews and its pieces."""
+    recording.phase("amber", _DRAWING[recording.word])
+    await collect_picture(recording.client.image("a red bridge", size="256x256"))
     await recording.settled()
     await recording.leave()
 
@@ -198,20 +209,19 @@ _CANCELLING = {
 async def cancel(recording: Recording) -> None:
     """The model is stopped in the middle of its answer."""
     client = recording.client
-    recording.phase("blue", "a session")
-    session = await client.create_session()
-    await recording.settled()
+    session_id = None
+    if recording.word == "rest":
+        recording.phase("blue", "a session, which will name the running turn")
+        session_id = (await client.create_session()).session_id
+        await recording.settled()
     recording.phase("amber", _ASKING[recording.word])
-    chatting = asyncio.create_task(collect(client.chat("/tokens 12 /stall 40 hello", session_id=session.session_id)))
+    chatting = asyncio.create_task(collect(client.chat("/tokens 12 /stall 40 hello", session_id=session_id)))
     # The model pauses after six tokens, so all that follows follows from the cancel.
     await recording.committed(7)
     await recording.settled()
     recording.phase("red", _CANCELLING[recording.word])
-    if recording.word == "rest":
-        turn_id = (await client.get_session(session.session_id)).running_turn_id or ""
-    else:
-        turn_id = _running_turn(recording)
-    await client.cancel(turn_id)
+    named = (await client.get_session(session_id)).running_turn_id if session_id is not None else None
+    await client.cancel(named or _running_turn(recording))
     await chatting
     await recording.leave()
 
@@ -276,7 +286,14 @@ def _running_turn(recording: Recording) -> str:
     raise RuntimeError("no turn has started")
 
 
-SCRIPTS: dict[str, Script] = {JOURNEY: journey, RESUME: resume, CANCEL: cancel, RESTART: restart, NODE_DIES: node_dies}
+SCRIPTS: dict[str, Script] = {
+    JOURNEY: journey,
+    PICTURE: picture,
+    RESUME: resume,
+    CANCEL: cancel,
+    RESTART: restart,
+    NODE_DIES: node_dies,
+}
 
 
 @asynccontextmanager

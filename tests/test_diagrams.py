@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import re
 from pathlib import Path
 
@@ -48,5 +49,32 @@ def test_another_step_is_a_difference(tmp_path: Path) -> None:
 
 
 def test_only_times_sizes_and_counts_are_left_out() -> None:
-    line = "    S-->>C: event: chunk<br/>id: {turn}/2…13<br/>115–122 B each\n"
+    line = "    S-->>C: event: chunk<br/>id: {turn}/2…13 · 115–122 B each\n"
     assert canonical(line) == "    S-->>C: event: chunk<br/>id: {turn}/N\n"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_picture_fits_a_screen_or_two(name: str) -> None:
+    """At the width of a README, 830 px, a picture is no taller than two small screens, and says where its clocks begin."""
+    svg = (HERE / f"{name}.svg").read_text(encoding="utf-8")
+    width, height = (float(size) for size in re.findall(r'viewBox="\S+ \S+ (\S+) (\S+)"', svg)[0])
+    assert 830 * height / width < 1000
+    assert "Times count from the beginning of each coloured block." in svg
+    assert "prefers-color-scheme:dark" in svg
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_label_between_two_neighbours_lies_on_no_lifeline(name: str) -> None:
+    svg = (HERE / f"{name}.svg").read_text(encoding="utf-8")
+    lifelines = sorted(float(x) for x in re.findall(r'<line id="actor\d+" x1="([^"]+)"', svg))
+    for x, words in re.findall(r'<text x="([^"]+)"[^>]*class="messageText"[^>]*>([^<]*)</text>', svg):
+        room = 6.5 * len(words.replace("&gt;", ">"))
+        widest = max(b - a for a, b in itertools.pairwise(lifelines))
+        if room < widest / 2:
+            assert all(abs(line - float(x)) > room / 2 for line in lifelines), words
+
+
+def test_two_answers_side_by_side_say_what_they_answer() -> None:
+    source = (HERE / "rest_cancel.mmd").read_text(encoding="utf-8")
+    assert "200 OK, to POST /chat<br/>" in source
+    assert "200 OK, to POST /turns/{turn}/cancel<br/>" in source

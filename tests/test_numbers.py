@@ -145,7 +145,7 @@ def test_the_command(run: Callable[[Results], str], capsys: pytest.CaptureFixtur
     assert "first token, ms" in said
     assert "users 100, tokens 500, rate 50, rtt 80" in said.replace("\n", " ")
     assert command.main(["--run", folder, "--formulas"]) == 0
-    assert "= users * cuts * tokens * again_share" in capsys.readouterr().out
+    assert "repaid = users * cuts * tokens * again_share" in capsys.readouterr().out
     assert command.main(["--run", folder, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["grpc"]["results"]["connections"] == 1000
 

@@ -112,7 +112,7 @@ FORMULAS = (
     ),
     Formula("back_far_ms", "next new token after a cut, with resume", "ms", "back_ms + 2 * rtt"),
     Formula("repaid", "tokens paid twice an hour, without resume", "tokens", "users * cuts * tokens * again_share"),
-    Formula("money", "their price an hour; with resume: 0", "money", "repaid * price / 1000000"),
+    Formula("money", "their price an hour (with resume: 0)", "money", "repaid * price / 1000000"),
     Formula("picture_ms", "a picture, from the log", "ms", "picture_own_ms + rtt + picture * picture_mb_ms"),
     Formula("picture_down", "bytes of a picture", "MB", "picture * picture_wire"),
 )

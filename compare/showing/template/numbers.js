@@ -30,10 +30,12 @@ function showNumbers(numbers, fields, said, make, shown) {
   const compute = () => {
     const found = Object.fromEntries(words.map((word) => [word, predict(numbers, numbers.coefficients[word], given)]));
     const head = make("tr", {}, make("th", {}), ...words.map((word) => make("th", { style: `color:var(--${word})` }, word)));
-    const rows = numbers.formulas.map(({ name, title, unit, text }) =>
+    const rows = numbers.formulas.flatMap(({ name, title, unit, text }) => [
       make("tr", {},
-        make("td", {}, unit ? `${title}, ${unit}` : title, make("small", {}, `= ${text}`)),
-        ...words.map((word) => make("td", {}, found[word][name] === null ? "–" : shown(found[word][name])))));
+        make("td", {}, unit ? `${title}, ${unit}` : title),
+        ...words.map((word) => make("td", {}, found[word][name] === null ? "–" : shown(found[word][name])))),
+      make("tr", { class: "formula" }, make("td", { colspan: words.length + 1 }, `${name} = ${text}`)),
+    ]);
     said.replaceChildren(make("table", {}, head, ...rows));
   };
   for (const one of numbers.inputs) {
@@ -46,7 +48,7 @@ function showNumbers(numbers, fields, said, make, shown) {
       given[one.name] = value;
       compute();
     });
-    fields.append(make("label", {}, make("span", {}, one.unit ? `${one.title}, ${one.unit}` : one.title), field));
+    fields.append(make("label", {}, make("span", {}, one.unit ? `${one.title}, ${one.unit}` : one.title, make("code", {}, one.name)), field));
   }
   compute();
 }

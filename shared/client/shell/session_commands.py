@@ -20,8 +20,10 @@ from shared.errors import ChatError
 from shared.session import Message, Session, short
 
 _LISTED = 20
-# The cells that a row of /sessions has besides the title.
+# The cells that a row of /sessions has besides the title; on a narrow screen a row has only what one needs to choose.
 _OTHER_COLUMNS = 60
+_NARROW = 64
+_OTHER_COLUMNS_NARROW = 16
 _YES = ("--yes", "-y")
 
 
@@ -39,12 +41,11 @@ async def sessions(shell: Shell, argument: str) -> None:
     if not page.sessions:
         shell.say("no sessions yet; the first message creates one")
         return
-    shell.say(
-        table(
-            (_session_row(shell, number, session) for number, session in enumerate(page.sessions, 1)),
-            header=("", "N", "session", "begins with", "messages", "model", "last used", ""),
-        )
-    )
+    header: tuple[str, ...] = ("", "N", "session", "begins with", "messages", "model", "last used", "")
+    rows = [_session_row(shell, number, session) for number, session in enumerate(page.sessions, 1)]
+    if shell.screen.painter.width < _NARROW:
+        header, rows = header[:4], [row[:4] for row in rows]
+    shell.say(table(rows, header=header))
     more = " · there are more" if page.next_cursor else ""
     shell.note(f"{text.plural(page.active_sessions, 'session')} active{more} · /use N goes to one")
 
@@ -67,7 +68,8 @@ def _session_row(shell: Shell, number: int, session: Session) -> tuple[str, ...]
 
 def _title(session: Session, columns: int) -> str:
     """The title as it fits into a table of sessions beside the other columns."""
-    return text.line(session.title, max(12, columns - _OTHER_COLUMNS)) or "no message yet"
+    others = _OTHER_COLUMNS_NARROW if columns < _NARROW else _OTHER_COLUMNS
+    return text.line(session.title, max(12, columns - others)) or "no message yet"
 
 
 async def use(shell: Shell, argument: str) -> None:

@@ -257,8 +257,9 @@ class Shell:
                 about = f"{title} at {client.address} · {stats.model} ({stats.provider}) · {stats.framework}"
                 if self.screen.attended:
                     self.note(text.line(about))
-                    if (page := client.page("/")) is not None:
-                        self.note(f"/help lists the commands; in a browser: {page} (race: /race)")
+                    page = client.page("/")
+                    browser = f"; in a browser: {page} (race: /race)" if page is not None else ""
+                    self.note(f"/help lists the commands{browser}; python -m compare: race, run, guide, probe")
                 if session_id is not None:
                     await self.commands["use"].run(self, session_id)
         except (ChatError, ConnectionLost) as error:

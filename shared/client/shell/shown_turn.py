@@ -220,6 +220,8 @@ class ShownTurn:
             parts += [*rate, total, text.plural(self.chunks, "chunk")]
         else:
             parts.append(total)
+        if self.ours and isinstance(self.end, TurnFailed) and self.end.retryable:
+            parts.append("/retry asks again")
         return " · ".join(part for part in parts if part)
 
     @property
