@@ -182,7 +182,8 @@ def _row(word: str, track: Track, y: float, longest: float) -> str:
 def _style() -> str:
     light, dark = ("".join(f".{word}{{fill:{LANE_COLOURS[word][i]}}}" for word in TRANSPORTS) for i in (0, 1))
     return (
-        "text{font:12px system-ui,sans-serif;fill:#1d2430;stroke:#fff;stroke-width:4px;paint-order:stroke}.t{font-weight:600;font-size:15px}.m{text-anchor:middle;fill:#5b6675}"
+        "text{font:12px system-ui,sans-serif;fill:#1d2430;stroke:#fff;stroke-width:4px;paint-order:stroke}"
+        ".t{font-weight:600;font-size:15px}.m{text-anchor:middle;fill:#5b6675}"
         ".s{text-anchor:start}.e{text-anchor:end}.a{stroke:#d8dee7}.l{stroke:#b3261e;stroke-width:2;stroke-dasharray:4 3}"
         f".k{{fill:#1d2430;text-anchor:middle;font-size:11px}}.b{{fill:#fff}}{light}"
         "@media(prefers-color-scheme:dark){text,.k{fill:#e6eaf0}text{stroke:#12161d}.m{fill:#9aa6b6}.a{stroke:#333c49}.l{stroke:#ff8a80}"
