@@ -8,11 +8,13 @@ from playwright.async_api import Browser, expect
 
 from compare.showing.report import write
 from tests.browser.chat import shot
-from tests.test_guide import made_up
+from tests.browser.test_look import serious
+from tests.parts import part
+from tests.test_numbers import with_loads
 
 
 async def test_the_report_on_a_telephone(browser: Browser, tmp_path: Path) -> None:
-    write(tmp_path, made_up(), [], [])
+    write(tmp_path, with_loads(), [], [])
     page = await browser.new_page(viewport={"width": 390, "height": 844})
     failed: list[str] = []
     page.on("pageerror", lambda error: failed.append(str(error)))
@@ -25,9 +27,19 @@ async def test_the_report_on_a_telephone(browser: Browser, tmp_path: Path) -> No
     assert 40 < widths[0] / widths[1] < 60, "385 ms is 49 times 7.8 ms"
     await page.check("#needs label:has-text('both sides speak at once') input")
     await expect(page.locator("#verdict .take")).to_contain_text("Take websocket")
+    first = page.locator("#computed tr", has_text="first token, ms").locator("td")
+    before = await first.nth(3).inner_text()
+    await page.get_by_label("round trip, ms").fill("280")
+    assert float(await first.nth(3).inner_text()) == float(before) + 200
+    await page.get_by_label("packets lost, %").fill("99")
+    await expect(page.get_by_label("packets lost, %")).to_have_attribute("aria-invalid", "true")
     gaps = page.locator("#tables details", has_text="Behind nginx").locator("td.together")
     assert await gaps.count() == 2
     assert await page.locator("td.best", has_text="0.01").count() == 0
+    for scheme in ("light", "dark"):
+        await page.emulate_media(color_scheme=scheme)
+        await page.evaluate((part("axe-core").path / "axe.min.js").read_text(encoding="utf-8"))
+        assert await serious(page) == [], scheme
     await page.emulate_media(media="print")
     await expect(page.locator("#needs")).to_be_hidden()
     await shot(page, "report-telephone")

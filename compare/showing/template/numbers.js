@@ -29,7 +29,7 @@ function showNumbers(numbers, fields, said, make, shown) {
   const given = Object.fromEntries(numbers.inputs.map((one) => [one.name, one.default]));
   const compute = () => {
     const found = Object.fromEntries(words.map((word) => [word, predict(numbers, numbers.coefficients[word], given)]));
-    const head = make("tr", {}, make("th", {}), ...words.map((word) => make("th", { style: `color:var(--${word})` }, word)));
+    const head = make("tr", {}, make("td", {}, "per transport"), ...words.map((word) => make("th", { style: `border-bottom:3px solid var(--${word})` }, word)));
     const rows = numbers.formulas.flatMap(({ name, title, unit, text }) => [
       make("tr", {},
         make("td", {}, unit ? `${title}, ${unit}` : title),

@@ -57,7 +57,7 @@ function chooseScene(name) {
     replay.rows[lane] = parts;
     $("lanes").append(
       element("div", { class: "lane", style: `border-color:${colour(lane)}` },
-        element("div", { class: "head" }, element("b", { style: `color:${colour(lane)}` }, lane), parts.state, parts.count, parts.first, parts.gap, parts.late),
+        element("div", { class: "head" }, element("b", {}, lane), parts.state, parts.count, parts.first, parts.gap, parts.late),
         parts.text, ticks));
   }
   draw();
@@ -204,7 +204,9 @@ function figure(title, caption, names, make) {
   const holder = element("div");
   const note = element("figcaption");
   const show = (name) => {
-    holder.replaceChildren(make(name));
+    const drawn = make(name);
+    drawn.setAttribute("aria-label", `${title}, ${results.experiments[name]?.title ?? name}`);
+    holder.replaceChildren(drawn);
     note.textContent = `${caption} ${results.experiments[name]?.about ?? ""}`;
   };
   const made = element("figure", {}, element("h3", {}, title));
@@ -280,7 +282,7 @@ if (Object.keys(data.numbers.coefficients).length) {
   const measured = Object.entries(data.numbers.coefficients);
   const names = Object.keys(measured[0][1]);
   const said = (value) => (value === null ? "–" : Array.isArray(value) ? value.map(([x, y]) => `${number(y)} at ${number(x)} tokens/s`).join("; ") : numeral(value));
-  $("coefficients").append(element("table", {}, element("tr", {}, element("th", {}), ...measured.map(([word]) => element("th", {}, word))),
+  $("coefficients").append(element("table", {}, element("tr", {}, element("td", {}, "measured"), ...measured.map(([word]) => element("th", {}, word))),
     ...names.map((name) => element("tr", {}, element("td", {}, name), ...measured.map(([, of]) => element("td", {}, said(of[name])))))));
   $("coefficients").append(element("p", { class: "about" }, `Constants: ${Object.entries(data.numbers.constants).map(([name, value]) => `${name} = ${numeral(value)}`).join(", ")}. Servers as they are by default, on SQLite, one process, loopback, no TLS. Beyond the measured load the last measured cost of a token is used.`));
 } else {
@@ -295,7 +297,7 @@ function numbers(name, experiment) {
   for (const metric of found) head.append(element("th", { title: metrics[metric].formula }, `${metrics[metric].title}, ${metrics[metric].unit}`));
   const body = element("table", {}, head);
   for (const lane of lanes.filter((lane) => experiment.figures[lane])) {
-    const row = element("tr", {}, element("td", { style: `color:${colour(lane)};font-weight:600` }, lane));
+    const row = element("tr", {}, element("td", { style: `border-left:4px solid ${colour(lane)};padding-left:8px;font-weight:600` }, lane));
     for (const metric of found) {
       const mine = figureOf(name, lane, metric);
       if (!mine) { row.append(element("td", {}, "–")); continue; }
@@ -311,7 +313,7 @@ function numbers(name, experiment) {
     }
     body.append(row);
   }
-  return element("div", { class: "table" }, body);
+  return element("div", { class: "table", tabindex: 0, role: "region", "aria-label": experiment.title }, body);
 }
 Object.entries(results.experiments).forEach(([name, experiment], i) => {
   const words = element("ul", { class: "words" });
