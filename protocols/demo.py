@@ -48,7 +48,6 @@ NEXT = (
     "  python -m compare probe ADDRESS                 what a proxy on your path does to the tokens",
     "  python -m compare guide --need tokens,browser   which one for your needs",
     "  python -m compare numbers --users 1000          what your own load costs, after a run",
-    "  python -m compare probe ADDRESS                 what a path does to a stream",
 )
 
 

@@ -265,7 +265,7 @@ def _banner(context: ServerContext) -> None:
         lines.append(("warning", warning))
     if context.transport.scheme == "http":
         lines.append(("in a browser", f"{context.url}/ (chat: /demo, race: /race, API: /docs)"))
-    lines.append(("compare", "python -m compare race, run, guide, probe"))
+    lines.append(("compare", "python -m compare race, run, guide, numbers"))
     tls = " --tls" if context.certificate else ""
     lines.append(("talk to it", f"python -m protocols chat {context.transport.word} --port {context.port}{tls}"))
     lines.append(("behind a hop", "python -m compare probe ADDRESS: what a proxy does to the tokens"))
