@@ -131,6 +131,7 @@ async def journey(recording: Recording) -> None:
     client = recording.client
     recording.phase("amber", _ASKING[recording.word])
     reply = await collect(client.chat("/tokens 12 hello"))
+    assert reply.session_id is not None
     # The end of the stream comes after the terminal event.
     await recording.settled()
     recording.phase("blue", "afterwards: the conversation is in the store, for every transport")
