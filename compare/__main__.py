@@ -12,7 +12,9 @@ COMMANDS = {
     "race": ("compare.race", "the lanes live in the terminal, then the table and a verdict"),
     "page": ("compare.page", "the race in a browser, with a slow phone, a buffering proxy and stalls as buttons"),
     "run": ("compare.run", "all experiments, unattended, into a folder with a report"),
+    "packets": ("compare.packets", "packets really lost between two namespaces, an address that changes (Linux, root)"),
     "diff": ("compare.diff", "two runs side by side"),
+    "phases": ("compare.phases", "from the wish to ask to the first token: TCP, TLS, request, first byte, first event"),
     "probe": ("compare.probe", "what the path to a server does to its stream, and the line that cures it"),
     "atlas": ("compare.atlas", "what each proxy does to each wire: compare/ATLAS.md"),
     "wire": ("compare.wire", "the bytes of one short turn, explained"),
@@ -27,6 +29,8 @@ COMMANDS = {
 def main() -> int:
     """Give the arguments to the command's own ``main``. Returns the exit status, 2 for an unknown command."""
     name, *rest = sys.argv[1:] or [""]
+    if [name, *rest[:1]] == ["--network", "real"]:
+        name, rest = "packets", rest[1:]
     if name in COMMANDS:
         return int(importlib.import_module(COMMANDS[name][0]).main(rest))
     print("usage: python -m compare COMMAND ...\n")

@@ -24,9 +24,11 @@ from compare.measuring.experiments.run import FULL, QUICK, Run
 from compare.measuring.experiments.schedule import Entry, schedule
 from compare.measuring.goodput import Objectives
 from compare.measuring.lanes import LANES, running_lanes
+from compare.measuring.packets.run import PacketRun
 from compare.measuring.recording import now_ms
 from compare.measuring.setup import setup
 from compare.showing import report
+from compare.showing.packets_report import picture_of
 from compare.showing.results import Results, conclude
 from protocols.live import open_console
 from shared.errors import ChatError, ConnectionLost
@@ -98,12 +100,13 @@ async def _run(console: Console, args: argparse.Namespace) -> int:
         seed=args.seed,
         lanes=run.names,
         setup=about,
-        experiments=conclude(run.names, run.descriptions, run.turns, run.samples),
+        experiments=conclude(run.names, run.descriptions, run.turns, run.samples, run.said),
         unmeasured=run.unmeasured,
         objectives=Objectives(),
         loads=run.loads,
         connections=run.connections,
         cut_tokens=cut_tokens(args.scale),
+        pictures=_pictures(run.packets),
     )
     await asyncio.to_thread(report.write, args.out, results, run.turns, run.samples)
     if args.brief is not None:
@@ -122,6 +125,12 @@ async def _run(console: Console, args: argparse.Namespace) -> int:
         console.print(f"\nyour own load: python -m compare numbers --run {args.out}", markup=False, soft_wrap=True)
     console.print(f"\nopen {args.out / 'report.html'}", markup=False, soft_wrap=True)
     return 0
+
+
+def _pictures(measured: PacketRun | None) -> dict[str, tuple[str, str]]:
+    """The title and the SVG of the pictures that need raw arrivals, by the name of a file."""
+    svg = picture_of(measured.rounds, measured.results.delay_ms) if measured is not None else ""
+    return {"head-of-line": ("Tokens of ten streams while packets are lost", svg)} if svg else {}
 
 
 async def _run_group(run: Run, group: Sequence[Entry], tick: Tick) -> None:

@@ -88,14 +88,16 @@ async def serving(
     arguments: Sequence[str] = (),
     on_line: OnLine | None = None,
     apart: bool = False,
+    within: Sequence[str] = (),
 ) -> AsyncIterator[Server]:
     """One server that is ready for requests. Port 0 means any free port; ``env`` is added to this process's environment.
 
     The server speaks TLS where ``env`` names a certificate, whatever the settings of this process say.
     ``on_line`` gets each line that the server logs. ``apart`` puts the server into a process group of its own, so that Ctrl-C in a
-    terminal reaches only this process. Raises RuntimeError with the server's own words when the server does not start.
+    terminal reaches only this process. ``within``: the beginning of a command line that becomes the server's process, such as
+    ``ip netns exec NAME``. Raises RuntimeError with the server's own words when the server does not start.
     """
-    server = await _start(word, port=port, env=env, arguments=arguments, apart=apart)
+    server = await _start(word, port=port, env=env, arguments=arguments, apart=apart, within=within)
     reading = asyncio.create_task(_read_log(server, on_line))
     try:
         yield server
@@ -150,12 +152,19 @@ async def serving_all(
 
 
 async def _start(
-    word: str, *, port: int, env: Mapping[str, str] | None, arguments: Sequence[str], apart: bool
+    word: str,
+    *,
+    port: int,
+    env: Mapping[str, str] | None,
+    arguments: Sequence[str],
+    apart: bool,
+    within: Sequence[str],
 ) -> Server:
     """Start a server and read its stderr up to the line ``listening``."""
     environment = {**os.environ, "TLS_CERT": "", "TLS_KEY": "", **(env or {})}
     ca = environment.get("TLS_CA")
     process = await asyncio.create_subprocess_exec(
+        *within,
         sys.executable,
         "-m",
         f"protocols.{TRANSPORTS[word].folder}.server",

@@ -34,8 +34,8 @@ from compare.measuring.floors.load.run import run
 from compare.measuring.floors.sides import floor_server
 from compare.measuring.formulas import delays as delays_of
 from compare.measuring.goodput import Objectives
-from compare.measuring.lanes import LANES, RunningLane, generated_tokens, running_lanes
-from compare.measuring.recording import TurnSpec, record_turn, warm_up
+from compare.measuring.lanes import LANES, RunningLane, running_lanes
+from compare.measuring.recording import TurnSpec, count_generated, record_turn, warm_up
 from compare.measuring.setup import setup
 from compare.measuring.statistics import quantile
 from compare.measuring.turns import Sample, TurnRecord
@@ -112,7 +112,7 @@ async def test_rest_shows_nothing_before_everything(lanes: dict[str, RunningLane
 async def test_a_cut_costs_nothing_with_resume(lanes: dict[str, RunningLane], name: str) -> None:
     spec = TurnSpec(experiment="cut", tokens=30, rate=RATE, cut_after=10)
     (turn,) = await recorded(lanes[name], Faults(), spec)
-    turn.generated = await generated_tokens(lanes[name], turn.asked_at)
+    await count_generated(lanes[name], turn)
     assert turn.error is None
     found = summarise([turn])
     assert [found[metric].median for metric in ("lost", "twice", "again")] == [0, 0, 0]
@@ -123,7 +123,7 @@ async def test_a_cut_costs_nothing_with_resume(lanes: dict[str, RunningLane], na
 async def test_a_cut_without_resume_is_paid_twice(lanes: dict[str, RunningLane], name: str) -> None:
     spec = TurnSpec(experiment="cut", tokens=30, rate=RATE, cut_after=10, resume=False)
     (turn,) = await recorded(lanes[name], Faults(), spec)
-    turn.generated = await generated_tokens(lanes[name], turn.asked_at)
+    await count_generated(lanes[name], turn)
     assert turn.error is None
     found = summarise([turn])
     assert found["again"].median == 30

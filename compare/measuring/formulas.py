@@ -44,6 +44,18 @@ def ttft(turn: TurnRecord) -> float | None:
     return next((arrival.ms for arrival in _chunks(turn) if arrival.size > 0), None)
 
 
+def first_output(turn: TurnRecord) -> float | None:
+    """The first sign of output, a thought or a chunk, − t0; None where the model reported no thought."""
+    thoughts = turn.of("thinking")
+    return thoughts[0].ms if thoughts else None
+
+
+def tokens_per_chunk(turn: TurnRecord) -> float | None:
+    """Output tokens by the model's own usage / chunks; None where it tells no usage, or the reply came whole."""
+    chunks = {arrival.seq for arrival in turn.of("chunk")}
+    return turn.output_tokens / len(chunks) if turn.output_tokens is not None and chunks else None
+
+
 def gaps(turn: TurnRecord) -> list[float]:
     """ICL: e_i − e_(i−1) before the first loss. A whole reply has no gaps."""
     return [after.ms - before.ms for before, after in itertools.pairwise(_chunks_before_loss(turn))]

@@ -11,7 +11,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, Protocol
 
 from compare.lines.faults import Faults
 from compare.lines.relay import Relay
@@ -93,6 +93,31 @@ class RunningLane:
         return make(self.address, **{"ca": self.server.ca, **self.lane.options, **options})
 
 
+class RecordedLane(Protocol):
+    """What the recording of a turn needs to know of a lane."""
+
+    @property
+    def lane(self) -> Lane:
+        """The lane."""
+
+    @property
+    def relay(self) -> Relay | None:
+        """The relay before its server; None where there is none."""
+
+
+def offline_settings(rate: float, first_ms: float = 0.0) -> dict[str, str]:
+    """The settings of a measured server: the offline model and the in-memory store."""
+    return {
+        "GENAI_PROVIDER": "offline",
+        "IMAGE_PROVIDER": "offline",
+        "GENAI_MODEL_ID": MODEL_ID,
+        "STORE_URL": "sqlite://",
+        "OFFLINE_TOKENS_PER_S": f"{rate:g}",
+        "OFFLINE_FIRST_TOKEN_MS": f"{first_ms:g}",
+        "OFFLINE_TOKENS": "0",
+    }
+
+
 @asynccontextmanager
 async def running_lanes(
     names: Sequence[str],
@@ -110,16 +135,7 @@ async def running_lanes(
     relay before each server. ``tls``: the lines are encrypted, with a certificate made for this run. Raises RuntimeError with the
     server's own words when a server does not start.
     """
-    settings = {
-        "GENAI_PROVIDER": "offline",
-        "IMAGE_PROVIDER": "offline",
-        "GENAI_MODEL_ID": MODEL_ID,
-        "STORE_URL": "sqlite://",
-        "OFFLINE_TOKENS_PER_S": f"{rate:g}",
-        "OFFLINE_FIRST_TOKEN_MS": f"{first_ms:g}",
-        "OFFLINE_TOKENS": "0",
-        **(env or {}),
-    }
+    settings = offline_settings(rate, first_ms) | dict(env or {})
     async with contextlib.AsyncExitStack() as stack:
         if tls:
             folder = Path(stack.enter_context(TemporaryDirectory(prefix="genai-certs-", ignore_cleanup_errors=True)))
@@ -150,16 +166,13 @@ async def running_lanes(
         yield lanes
 
 
-async def generated_tokens(lane: RunningLane, since_ms: float) -> int:
-    """Tokens that the lane's model has generated in turns that began since then (epoch ms); asked of the server
-    directly, not through the relay.
-    """
+async def generated_tokens(client: ChatClient, since_ms: float) -> int:
+    """Tokens that a server's model has generated in turns that began since then (epoch ms)."""
     total = 0
-    async with lane.server.client() as client:
-        for session in (await client.list_sessions(limit=20)).sessions:
-            if session.created_at >= since_ms - 1 and session.last_turn_id is not None:
-                turn = await client.get_turn(session.last_turn_id)
-                total += turn.last_seq - 1 - (turn.status != "running")
+    for session in (await client.list_sessions(limit=20)).sessions:
+        if session.created_at >= since_ms - 1 and session.last_turn_id is not None:
+            turn = await client.get_turn(session.last_turn_id)
+            total += turn.last_seq - 1 - (turn.status != "running")
     return total
 
 

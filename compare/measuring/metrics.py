@@ -7,6 +7,7 @@ from typing import Literal
 
 from compare.measuring import formulas
 from compare.measuring.formulas import Formula
+from compare.measuring.ladder import PHASES
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +42,24 @@ METRICS: dict[str, Metric] = {
     for metric in (
         Metric("ttfe", "TTFE", "ms", "first event − t0", _REQUEST_TO_EVENT, formulas.ttfe),
         Metric("ttft", "TTFT", "ms", "first non-empty chunk − t0", _REQUEST_TO_EVENT, formulas.ttft),
+        Metric(
+            "first_output",
+            "TTFT with thoughts",
+            "ms",
+            "first thought or chunk − t0, where a model reports thoughts (AIPerf's TTFT; TTFT here is AIPerf's TTFO)",
+            _REQUEST_TO_EVENT,
+            formulas.first_output,
+            "neither",
+        ),
+        Metric(
+            "tokens_per_chunk",
+            "tokens a chunk",
+            "tokens",
+            "output tokens of the model's usage / chunks",
+            "usage in turn_completed",
+            formulas.tokens_per_chunk,
+            "neither",
+        ),
         Metric("icl_p50", "ICL p50", "ms", "median of e_i − e_(i−1)", _TWO_ARRIVALS, formulas.icl(0.5), "neither"),
         Metric("icl_p90", "ICL p90", "ms", "p90 of e_i − e_(i−1)", _TWO_ARRIVALS, formulas.icl(0.9)),
         Metric("icl_p99", "ICL p99", "ms", "p99 of e_i − e_(i−1)", _TWO_ARRIVALS, formulas.icl(0.99)),
@@ -140,6 +159,14 @@ METRICS: dict[str, Metric] = {
         ),
         *(
             Metric(
+                f"phase_{phase.name}", phase.title, "ms", f"{phase.ends} − the wish to ask", "client", None, "neither"
+            )
+            for phase in PHASES.values()
+            if phase.name != "first_token"
+        ),
+        Metric("phase_first_token", "first token", "ms", "first non-empty chunk − the wish to ask", "client", None),
+        *(
+            Metric(
                 f"store_{name}",
                 title,
                 "µs/event",
@@ -148,6 +175,10 @@ METRICS: dict[str, Metric] = {
                 None,
             )
             for name, title in (("memory", "in memory"), ("sqlite", "SQLite"), ("valkey", "Valkey"))
+        ),
+        *(
+            Metric(name, title, "µs/event", "user and system time of the server / events", "/proc/<server>/stat", None)
+            for name, title in (("grpcio_us", "grpcio"), ("asgi_us", "connectrpc on uvicorn"))
         ),
         Metric("goodput", "goodput", "turns/s", "turns that met all objectives / seconds", "client", None, "higher"),
         Metric(

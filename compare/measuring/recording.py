@@ -12,11 +12,11 @@ from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from dataclasses import dataclass
 
-from compare.measuring.lanes import RunningLane, generated_tokens
+from compare.measuring.lanes import RecordedLane, RunningLane, generated_tokens
 from compare.measuring.turns import Arrival, TurnRecord
 from shared.client.protocol import ChatClient, Item, Lost, Reconnected, Rewound
 from shared.errors import ChatError, ConnectionLost
-from shared.events import AnyEvent, Chunk, ImageChunk, event_type
+from shared.events import AnyEvent, Chunk, ImageChunk, TurnCompleted, event_type
 from shared.reply import Picture, Reply
 
 Watch = Callable[[Arrival], None]
@@ -52,7 +52,7 @@ def now_ms() -> float:
 
 
 async def record_turn(
-    lane: RunningLane,
+    lane: RecordedLane,
     client: ChatClient,
     spec: TurnSpec,
     *,
@@ -103,12 +103,16 @@ async def record_turn(
 
 
 async def count_generated(lane: RunningLane, record: TurnRecord) -> None:
-    """Add to a record how many tokens the model generated for the turn, as far as the server can say."""
+    """Add to a record how many tokens the model generated for the turn, as far as the server can say.
+
+    The server is asked directly, not through the relay.
+    """
     with contextlib.suppress(ChatError, ConnectionLost):
-        record.generated = await generated_tokens(lane, record.asked_at)
+        async with lane.server.client() as client:
+            record.generated = await generated_tokens(client, record.asked_at)
 
 
-async def warm_up(lane: RunningLane, client: ChatClient) -> None:
+async def warm_up(lane: RecordedLane, client: ChatClient) -> None:
     """A short turn that no figure counts. It opens the connection and fills caches."""
     await record_turn(lane, client, TurnSpec(experiment="warm-up", tokens=3))
 
@@ -120,7 +124,7 @@ def _ask(client: ChatClient, spec: TurnSpec) -> AsyncGenerator[Item, None]:
 
 
 async def _ask_again(
-    record: TurnRecord, lane: RunningLane, client: ChatClient, spec: TurnSpec, watch: Watch | None
+    record: TurnRecord, lane: RecordedLane, client: ChatClient, spec: TurnSpec, watch: Watch | None
 ) -> None:
     """Send the same message as a new question, as an application without a cursor does."""
     _note(record, "asked")
@@ -132,7 +136,7 @@ async def _ask_again(
 
 async def _read(
     record: TurnRecord,
-    lane: RunningLane,
+    lane: RecordedLane,
     items: AsyncGenerator[Item, None],
     spec: TurnSpec | None,
     watch: Watch | None,
@@ -142,6 +146,8 @@ async def _read(
         async for item in items:
             arrival = _arrival(record, item)
             record.arrivals.append(arrival)
+            if isinstance(item, TurnCompleted):
+                record.output_tokens = item.usage.output_tokens
             if watch is not None:
                 watch(arrival)
             if arrival.type == "chunk" and spec is not None:
@@ -176,11 +182,11 @@ def _note(record: TurnRecord, type: str) -> None:
     record.arrivals.append(Arrival(now_ms() - record.asked_at, type, 0, None, 0))
 
 
-def _cut(record: TurnRecord, lane: RunningLane) -> None:
+def _cut(record: TurnRecord, lane: RecordedLane) -> None:
     if lane.relay is not None and lane.relay.cut():
         _note(record, "cut")
 
 
-async def _cut_later(record: TurnRecord, lane: RunningLane, seconds: float) -> None:
+async def _cut_later(record: TurnRecord, lane: RecordedLane, seconds: float) -> None:
     await asyncio.sleep(seconds)
     _cut(record, lane)

@@ -28,7 +28,8 @@ class TurnRecord(msgspec.Struct, kw_only=True):
     """One turn as its client saw it. ``asked_at`` is epoch ms; ``tokens`` is the length of the reply.
 
     ``up_bytes`` and ``down_bytes`` are TCP payload, counted at the relay; None without a relay. ``generated`` counts the tokens
-    that the model made for this turn, all attempts together. ``error`` says why the turn failed.
+    that the model made for this turn, all attempts together. ``output_tokens`` is what the model says in its usage. ``error`` says
+    why the turn failed.
     """
 
     experiment: str
@@ -42,6 +43,7 @@ class TurnRecord(msgspec.Struct, kw_only=True):
     down_bytes: int | None = None
     resume: bool = True
     generated: int | None = None
+    output_tokens: int | None = None
     error: str | None = None
 
     def of(self, *types: str) -> list[Arrival]:

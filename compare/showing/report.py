@@ -8,9 +8,11 @@ from pathlib import Path
 
 import msgspec
 
+from compare.measuring.ladder import PHASES
 from compare.measuring.metrics import METRICS
 from compare.measuring.turns import Sample, TurnRecord
 from compare.measuring.verdicts import listed, median_with_interval
+from compare.showing import ladder
 from compare.showing.facts import BRIEF, of_results
 from compare.showing.guide import NEEDS, Guide, answer, guide_of
 from compare.showing.page import page
@@ -51,7 +53,7 @@ def write(folder: Path, results: Results, turns: Sequence[TurnRecord], samples: 
         for record in (*turns, *samples):
             file.write(msgspec.json.encode(record) + b"\n")
     encoded.write_bytes(msgspec.json.format(msgspec.json.encode(results), indent=1))
-    guide, drawn = guide_of(of_results(results)), plots(results)
+    guide, drawn = guide_of(of_results(results)), plots(results) | ladder.ladders(results) | results.pictures
     (folder / PLOTS).mkdir(exist_ok=True)
     for name, (_, svg) in drawn.items():
         (folder / PLOTS / f"{name}.svg").write_text(svg, encoding="utf-8")
@@ -67,11 +69,14 @@ def markdown(results: Results, guide: Guide, drawn: Mapping[str, str]) -> str:
     parts += [f"![{title}]({PLOTS}/{name}.svg)\n" for name, title in drawn.items()]
     for name, experiment in results.experiments.items():
         parts.append(f"## {experiment.title}\n\n{experiment.about}\n")
-        parts.append(_table(results, experiment))
+        if experiment.metrics:
+            parts.append(_table(results, experiment))
         parts += [f"- {sentence}" for sentence in experiment.verdicts]
         for lane, sentences in experiment.findings.items():
             parts += [f"- On the path of {lane}: {sentence}." for sentence in sentences]
         parts += [f"- Failed: {failure}" for failure in experiment.failures]
+        if name in ladder.EXPERIMENTS:
+            parts += _names_elsewhere()
         if name == "throughput":
             parts.append("- Where the client's CPU an event is more than the server's, the client is the limit.")
         parts.append("")
@@ -83,7 +88,8 @@ def markdown(results: Results, guide: Guide, drawn: Mapping[str, str]) -> str:
     parts.append("\n## Not measured\n")
     parts += [f"- {what}: {why}" for what, why in results.unmeasured.items()]
     parts.append(
-        "- TLS, real networks, several machines: not in this run. The networks above are shaped in the relay.\n"
+        "- Several machines, and real networks beyond this machine: not in this run. The networks lan, wan, mobile and lossy are"
+        " shaped in the relay.\n"
     )
     parts.append(
         "## Which to take\n\nOne answer to each need and to the needs of the README together; `python -m compare guide --run FOLDER"
@@ -97,6 +103,12 @@ def markdown(results: Results, guide: Guide, drawn: Mapping[str, str]) -> str:
             f"- **{titles}**: {found.take}{also}. {_sentence('Price', found.prices)} {_sentence('Not', found.others)}"
         )
     return "\n".join(parts) + "\n"
+
+
+def _names_elsewhere() -> list[str]:
+    """The rungs of the ladder with the names of other tools, which report each phase's own length."""
+    rows = [[phase.title, phase.ends, phase.aiperf, phase.k6] for phase in PHASES.values()]
+    return ["", *_rows(["rung", "when", "AIPerf", "k6"], rows)]
 
 
 def brief(results: Results, command: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 import msgspec
 
@@ -38,6 +39,7 @@ class Results(msgspec.Struct, kw_only=True):
 
     ``loads`` are the points from which other loads are computed, ``connections`` how many a client of a transport holds open;
     ``cut_tokens`` is the length of the answers that were cut.
+    ``pictures`` has what experiments drew themselves: by the name of a file without ``.svg``, the title and the SVG.
     """
 
     version: int = 1
@@ -53,6 +55,7 @@ class Results(msgspec.Struct, kw_only=True):
     loads: list[LoadPoint] = []
     connections: dict[str, int] = {}
     cut_tokens: int = 0
+    pictures: dict[str, tuple[str, str]] = msgspec.field(default_factory=dict)
 
 
 def conclude(
@@ -60,8 +63,12 @@ def conclude(
     descriptions: Mapping[str, Description],
     turns: Sequence[TurnRecord],
     samples: Sequence[Sample],
+    said: Mapping[str, Sequence[str]] = MappingProxyType({}),
 ) -> dict[str, Experiment]:
-    """The experiments of a run, from everything that was recorded in it."""
+    """The experiments of a run, from everything that was recorded in it.
+
+    ``said``: the sentences of experiments that judge themselves.
+    """
     return {
         name: _conclude_one(
             name,
@@ -69,6 +76,7 @@ def conclude(
             lanes,
             [turn for turn in turns if turn.experiment == name],
             [sample for sample in samples if sample.experiment == name],
+            said.get(name, ()),
         )
         for name, description in descriptions.items()
     }
@@ -80,6 +88,7 @@ def _conclude_one(
     lanes: Sequence[str],
     turns: Sequence[TurnRecord],
     samples: Sequence[Sample],
+    said: Sequence[str],
 ) -> Experiment:
     figures: dict[str, dict[str, Figure]] = {}
     on_path: dict[str, list[str]] = {}
@@ -107,7 +116,7 @@ def _conclude_one(
         about=description.what,
         metrics=description.metrics,
         figures=figures,
-        verdicts=[sentence for sentence in sentences if sentence],
+        verdicts=[*said, *(sentence for sentence in sentences if sentence)],
         findings=on_path,
         failures=[f"{name}, {turn.lane}, round {turn.round + 1}: {turn.error}" for turn in turns if turn.error],
     )

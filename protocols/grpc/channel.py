@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -38,6 +39,7 @@ class ClientChannel:
         gzip: bool,
         tls: bool,
         ca: Path | None,
+        interceptors: Sequence[grpc.aio.ClientInterceptor] = (),
     ) -> None:
         self._address = address
         self._silence_s = silence_s
@@ -45,6 +47,7 @@ class ClientChannel:
         self._gzip = gzip
         self._tls = tls
         self._ca = ca
+        self._interceptors = interceptors
         self._open: tuple[grpc.aio.Channel, ChatServiceAsyncStub] | None = None
         self._counting: asyncio.Task[None] | None = None
 
@@ -66,9 +69,9 @@ class ClientChannel:
             options = _options(self._silence_s)
             if self._tls:
                 credentials = grpc.ssl_channel_credentials(trusted_certificates(self._ca))
-                channel = grpc.aio.secure_channel(self._address, credentials, options, compression)
+                channel = grpc.aio.secure_channel(self._address, credentials, options, compression, self._interceptors)
             else:
-                channel = grpc.aio.insecure_channel(self._address, options, compression)
+                channel = grpc.aio.insecure_channel(self._address, options, compression, self._interceptors)
             self._open = channel, ChatServiceStub(channel)
             self._counting = asyncio.create_task(self._count_connections(channel))
         return self._open

@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 import grpc
 import msgspec
 from google.protobuf.message import Message as ProtobufMessage
+from grpc.aio import ClientInterceptor
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
@@ -47,19 +48,27 @@ _HEALTH = {health_pb2.HealthCheckResponse.SERVING: "ok", health_pb2.HealthCheckR
 
 
 class Client(ChatClient):
-    """See ChatClient. ``gzip``: compress in both directions."""
+    """See ChatClient. ``gzip``: compress in both directions. ``interceptors`` see each call, as the library has it."""
 
     transport = "grpc"
     holds_connection = True
 
-    def __init__(self, address: str, *, gzip: bool = False, **options: Any) -> None:
+    def __init__(
+        self, address: str, *, gzip: bool = False, interceptors: Sequence[ClientInterceptor] = (), **options: Any
+    ) -> None:
         super().__init__(address.rstrip("/"), **{"http2_word": self.transport, **options})
         host_port = self.address.rpartition("://")[2]
         self.address = f"grpcs://{host_port}" if self._uses_tls else host_port
         given = {"authorization": f"Bearer {self._key}" if self._key else "", "accept-encoding": "gzip" if gzip else ""}
         self._metadata = tuple((name, value) for name, value in given.items() if value)
         self._channel = ClientChannel(
-            host_port, self._silence_s, self.counts, gzip=gzip, tls=self._uses_tls, ca=self._ca
+            host_port,
+            self._silence_s,
+            self.counts,
+            gzip=gzip,
+            tls=self._uses_tls,
+            ca=self._ca,
+            interceptors=interceptors,
         )
         self._answered = False
         # The newest request_ids of this client. ``watch`` leaves out the turns that they started.

@@ -40,14 +40,14 @@ async def throughput(run: Run) -> None:
             async with run.clients(lane, _CLIENTS) as clients:
                 begun, before = time.monotonic(), CpuTimes.of(lane)
                 until = begun + scale.throughput_s
-                counts = await asyncio.gather(*(_ask_until(client, until) for client in clients))
+                counts = await asyncio.gather(*(ask_until(client, until) for client in clients))
                 seconds = time.monotonic() - begun
                 run.sample_cpu("throughput", lane, number, before, sum(events for _, events in counts))
                 tokens_per_s = sum(tokens for tokens, _ in counts) / seconds
                 run.sample("throughput", name, number, "tokens_per_s", tokens_per_s)
 
 
-async def _ask_until(client: ChatClient, until: float) -> tuple[int, int]:
+async def ask_until(client: ChatClient, until: float) -> tuple[int, int]:
     """Ask again and again until this monotonic time. Returns the numbers of tokens and of events."""
     tokens = events = 0
     while time.monotonic() < until:

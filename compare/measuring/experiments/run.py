@@ -13,6 +13,7 @@ import msgspec
 
 from compare.measuring.lanes import RunningLane, shuffled
 from compare.measuring.loads import LoadPoint, LoadShape
+from compare.measuring.packets.run import PacketRun
 from compare.measuring.process_cost import cpu_s
 from compare.measuring.recording import warm_up
 from compare.measuring.turns import Sample, TurnRecord
@@ -95,6 +96,9 @@ class Description(msgspec.Struct, frozen=True):
 class Run:
     """The state of one run. ``rate`` is the model's rate in tokens a second, ``say`` shows progress.
 
+    ``said`` has the sentences of experiments that judge themselves, by experiment. ``packets`` is what was
+    measured on the line that loses packets.
+
     Some experiments run the lanes one after the other, because processor time decides there; the others run them side by side.
     The order of the lanes is shuffled in each round.
     """
@@ -111,6 +115,8 @@ class Run:
     connections: dict[str, int] = field(default_factory=dict)
     descriptions: dict[str, Description] = field(default_factory=dict)
     unmeasured: dict[str, str] = field(default_factory=dict)
+    said: dict[str, list[str]] = field(default_factory=dict)
+    packets: PacketRun | None = None
 
     def describe(self, experiment: str, title: str, what: str, metrics: Sequence[str] = LATENCY) -> None:
         """Note that an experiment begins, and what it is."""

@@ -1,0 +1,70 @@
+"""gRPC's wire with two server libraries: the same servicer and messages in grpcio's asyncio layer, and on uvicorn by connectrpc."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+from compare.measuring.experiments.cost import ask_until
+from compare.measuring.experiments.run import CpuTimes, Run
+from compare.measuring.lanes import ALL_LANES, RunningLane, running_lanes
+from compare.measuring.statistics import differ, figure
+from compare.measuring.verdicts import number
+
+LIBRARIES = {"grpc": "grpcio_us", "grpc-asgi": "asgi_us"}
+CLIENTS = 16
+_EXPERIMENT = "gRPC libraries"
+
+
+async def grpc_libraries(run: Run) -> None:
+    """Server CPU an event at full speed with both libraries, in turns."""
+    if not run.scale.paced_s or "grpc" not in run.names:
+        run.unmeasured[_EXPERIMENT] = "not in --quick" if "grpc" in run.names else "the lane grpc is not in this run"
+        return
+    if missing := ALL_LANES["grpc-asgi"].missing:
+        run.unmeasured[_EXPERIMENT] = f'needs {", ".join(missing)}: pip install -e ".[web,http2]"'
+        return
+    rounds = run.scale.throughput_rounds
+    run.describe(
+        _EXPERIMENT,
+        "gRPC with two server libraries",
+        f"{CLIENTS} grpcio clients ask again and again, the model does not wait, {run.scale.throughput_s:g} s x {rounds}, the two"
+        " servers in turns. Servicer, messages, HTTP/2 and clients are the same; the library on the server differs.",
+        tuple(LIBRARIES.values()),
+    )
+    values: dict[str, list[float]] = {metric: [] for metric in LIBRARIES.values()}
+    async with running_lanes(list(LIBRARIES), rate=run.rate) as lanes:
+        for number_of_round in range(rounds):
+            for name in list(LIBRARIES)[:: 1 if number_of_round % 2 else -1]:
+                run.say(f"{name}, round {number_of_round + 1} of {rounds}")
+                cost_us = await _cost_us(run, lanes[name])
+                if cost_us is not None:
+                    values[LIBRARIES[name]].append(cost_us)
+                    run.sample(_EXPERIMENT, "grpc", number_of_round, LIBRARIES[name], cost_us)
+    run.said[_EXPERIMENT] = _verdict(*values.values())
+
+
+async def _cost_us(run: Run, lane: RunningLane) -> float | None:
+    """The server's CPU time an event; None where it is not known."""
+    async with run.clients(lane, CLIENTS) as clients:
+        before = CpuTimes.of(lane)
+        until = time.monotonic() + run.scale.throughput_s
+        counts = await asyncio.gather(*(ask_until(client, until) for client in clients))
+        after = CpuTimes.of(lane)
+    events = sum(some for _, some in counts)
+    if before.server_s is None or after.server_s is None or not events:
+        return None
+    return (after.server_s - before.server_s) * 1e6 / events
+
+
+def _verdict(with_grpcio: list[float], on_uvicorn: list[float]) -> list[str]:
+    a, b = figure(with_grpcio), figure(on_uvicorn)
+    if a is None or b is None:
+        return []
+    both = (
+        f"gRPC costs the server {number(a.median)} µs an event in grpcio's asyncio layer, {number(b.median)} on uvicorn by"
+        " connectrpc"
+    )
+    if not differ(a, b):
+        return [f"{both}: no difference found."]
+    return [f"{both}. The wire is the same, so the difference belongs to the library, not to gRPC."]
