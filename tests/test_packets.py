@@ -42,7 +42,7 @@ async def real_packets() -> None:
         pytest.skip(str(error))
 
 
-# Makes a pair, starts a process inside it, says the id, and waits for a signal.
+# Makes a pair, starts a program inside it, says the id of the pair and of the program, and waits for a signal.
 _OWNER = """
 import asyncio
 from compare.lines.packets.namespaces import namespaces
@@ -50,7 +50,10 @@ from shared.signals import run_until_signal
 
 async def own():
     async with namespaces() as pair:
-        inside = await asyncio.create_subprocess_exec("ip", "netns", "exec", pair.server, "sleep", "600")
+        inside = await asyncio.create_subprocess_exec(
+            "ip", "netns", "exec", pair.server, "sh", "-c", "echo inside; exec sleep 600", stdout=asyncio.subprocess.PIPE
+        )
+        await inside.stdout.readline()
         print(pair.id, inside.pid, flush=True)
         await asyncio.Event().wait()
     return 0
@@ -71,7 +74,7 @@ async def owner() -> AsyncIterator[tuple[asyncio.subprocess.Process, Namespaces,
         yield process, Namespaces(pair), int(inside)
     finally:
         if process.returncode is None:
-            process.kill()
+            process.terminate()
         await process.communicate()
 
 
@@ -93,11 +96,11 @@ async def test_namespaces_go_with_a_signal_and_those_of_a_killed_process_at_the_
         assert await stopped.wait() == 128 + signal.SIGTERM
         assert not {ends.client, ends.server} & set(await our_namespaces())
     async with owner() as (killed, left, inside), owner() as (_, alive, _):
+        assert {left.client, left.server} <= set(await our_namespaces())
         killed.kill()
         await killed.wait()
-        assert {left.client, left.server} <= set(await our_namespaces())
-        removed = await remove_leftovers()
-        assert {left.client, left.server} <= set(removed)
+        # Another test may start at this moment and remove them.
+        await remove_leftovers()
         names = set(await our_namespaces())
         assert not {left.client, left.server} & names
         assert {alive.client, alive.server} <= names
@@ -185,20 +188,6 @@ async def test_a_short_run_over_real_packets() -> None:
     assert "1 round cannot tell a difference" in verdicts(run.results)[0]
     assert picture_of(run.rounds, run.results.delay_ms).startswith("<svg")
     assert SERVER_ADDRESS not in markdown(run.results, drawn=True)
-
-
-@pytest.mark.usefixtures("real_packets")
-async def test_the_cursor_saves_an_answer_whose_client_changes_its_address() -> None:
-    plan = PacketPlan(
-        ways=[], losses=[], delay_s=0.005, streams=1, tokens=20, rate=40.0, rounds=1, move_rounds=1, seed=1
-    )
-    run = await measure(plan, lambda text: None)
-    assert run.results.move_failures == []
-    kept, asked = (run.results.moves[f"moved, {how} resume"] for how in ("with", "without"))
-    for way in ("h1", "websocket", "grpc"):
-        assert [kept[way][metric].median for metric in ("lost", "twice", "again")] == [0, 0, 0]
-        assert asked[way]["again"].median == 60
-        assert asked[way]["twice"].median > 0
 
 
 @pytest.mark.parametrize("reason", ["Linux", "root", "iproute2", "/dev/net/tun"])

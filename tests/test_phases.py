@@ -6,6 +6,7 @@ import importlib.util
 from collections.abc import AsyncIterator
 
 import pytest
+import pytest_asyncio
 
 from compare.measuring.formulas import first_output, tokens_per_chunk, ttft
 from compare.measuring.ladder import PHASES
@@ -26,10 +27,13 @@ TOLD = {
 }
 
 
-@pytest.fixture(scope="module")
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def lanes() -> AsyncIterator[dict[str, RunningLane]]:
     async with running_lanes(list(LANES), rate=100.0, first_ms=MODEL_MS) as running:
         yield running
+
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 
 def in_order(marks: Marks) -> bool:
@@ -77,7 +81,7 @@ async def test_two_first_tokens_where_a_model_thinks(lanes: dict[str, RunningLan
     assert tokens_per_chunk(turn) == 1
 
 
-def test_tokens_a_chunk_come_from_the_usage() -> None:
+async def test_tokens_a_chunk_come_from_the_usage() -> None:
     chunks = [Arrival(float(i), "chunk", i + 2, 0.0, 1, "x") for i in range(4)]
     turn = TurnRecord(experiment="x", lane="sse", round=0, stream=0, asked_at=0, tokens=4, arrivals=chunks)
     assert tokens_per_chunk(turn) is None
@@ -85,7 +89,7 @@ def test_tokens_a_chunk_come_from_the_usage() -> None:
     assert tokens_per_chunk(turn) == 2.5
 
 
-def test_the_ladder_draws_each_rung_with_its_length() -> None:
+async def test_the_ladder_draws_each_rung_with_its_length() -> None:
     svg = ladder("To the first token", {"grpc": {"opened": 3.0, "first_token": 12.5}, "sse": {"tcp": 1.0, "tls": 2.0}})
     assert svg.startswith("<svg")
     assert "<title>first token: 12.5 ms</title>" in svg

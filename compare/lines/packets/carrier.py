@@ -88,7 +88,8 @@ class Carrier:
         for _ in range(_PACKETS_AT_ONCE):
             try:
                 packet = os.read(way.source, _MAX_PACKET_BYTES)
-            except (BlockingIOError, OSError):
+            except OSError:
+                # No packet waits, or the device is just being removed.
                 break
             way.count += 1
             if way is self._down and self._share and self._dice.random() < self._share:

@@ -24,7 +24,7 @@ from shared.client.protocol import ChatClient
 from shared.errors import ChatError, ConnectionLost
 
 _LONGEST_LINE_BYTES = 1024 * 1024
-_ways = MOVED | WAYS
+_WAYS = MOVED | WAYS
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +36,7 @@ class _RemoteLane:
 
     @property
     def lane(self) -> Lane:
-        return _ways[self.target.way].lane
+        return _WAYS[self.target.way].lane
 
     def client(self, **options: object) -> ChatClient:
         """A new client."""

@@ -98,7 +98,7 @@ class LateToken:
 
 
 def late_tokens(turns: Sequence[TurnRecord], delay_ms: float) -> list[LateToken]:
-    """The late tokens of a round, in the order of their arrival."""
+    """The late tokens of a round, in the order of their arrival. ``delay_ms``: the delay of the line."""
     found = [
         LateToken(turn.stream, turn.asked_at + arrival.logged_ms + delay_ms, turn.asked_at + arrival.ms)
         for turn in turns
