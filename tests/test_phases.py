@@ -61,9 +61,8 @@ async def test_tls_is_a_phase_of_its_own_where_the_library_tells_it() -> None:
     async with running_lanes(["sse", "websocket", "grpc"], rate=100.0, tls=True) as running:
         for name, lane in running.items():
             found = await cold_and_warm(lane, SPEC, 0, tls=True)
-            # websockets and grpcio open TCP and TLS in one step.
-            missing = {"tcp"} if name == "websocket" else set()
-            assert set(found["cold"].at) == (TOLD[name][0] - missing) | (set() if name == "grpc" else {"tls"})
+            # grpcio opens TCP, TLS and HTTP/2 in one step.
+            assert set(found["cold"].at) == TOLD[name][0] | (set() if name == "grpc" else {"tls"})
             assert in_order(found["cold"])
 
 

@@ -49,7 +49,6 @@ PHASES: dict[str, Phase] = {
 }
 # What a client library does not tell; the next rung that it tells has the time of both.
 NOT_TOLD: Mapping[str, str] = {
-    "websocket": "websockets opens TCP and TLS in one step, so the rung TLS has both",
     "grpc": "grpcio opens TCP, TLS and HTTP/2 in one step (opened) and does not tell when a request is written (first byte)",
     "grpc-asgi": "the client is grpcio: opened has TCP, TLS and HTTP/2, first byte has the request",
     "grpc-web": "connectrpc's client tells no phase before the first event",

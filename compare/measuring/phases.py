@@ -1,7 +1,7 @@
 """The phases of one turn, from the wish to ask to the first token, by the public hooks of each client library.
 
-httpcore's ``trace`` extension tells TCP, TLS, request and head. The debug log of websockets tells the opening handshake and each
-frame, but TCP and TLS as one step. grpcio tells the state of a channel and, to an interceptor, the initial metadata.
+httpcore's ``trace`` extension tells TCP, TLS, request and head. The debug log of websockets tells the opening handshake, which
+begins when TLS is done, and each frame. grpcio tells the state of a channel and, to an interceptor, the initial metadata.
 """
 
 from __future__ import annotations
@@ -79,12 +79,15 @@ class _WebSocketLog(logging.Handler):
     def __init__(self, marks: Marks, *, tls: bool) -> None:
         super().__init__()
         self._marks = marks
-        self._connected = "tls" if tls else "tcp"
+        self._tls = tls
 
     def emit(self, record: logging.LogRecord) -> None:
         said = record.getMessage()
         if said == "= connection is CONNECTING":
-            self._marks.mark(self._connected)
+            # asyncio makes the library's protocol object after TCP and before TLS.
+            self._marks.mark("tcp")
+        elif said.startswith("> GET ") and self._tls:
+            self._marks.mark("tls")
         elif said == "= connection is OPEN":
             self._marks.mark("opened")
         elif said.startswith("> TEXT"):

@@ -75,14 +75,14 @@ def markdown(results: Results, guide: Guide, drawn: Mapping[str, str]) -> str:
         for lane, sentences in experiment.findings.items():
             parts += [f"- On the path of {lane}: {sentence}." for sentence in sentences]
         parts += [f"- Failed: {failure}" for failure in experiment.failures]
-        if name in ladder.EXPERIMENTS:
-            parts += _names_elsewhere()
         if name == "throughput":
             parts.append("- Where the client's CPU an event is more than the server's, the client is the limit.")
         parts.append("")
     parts.append(f"## How to read it\n\n{_HOW_TO_READ}\n")
     parts.append("| metric | unit | formula | from → to |\n|---|---|---|---|")
     parts += [f"| {of.title} | {of.unit} | {of.formula} | {of.points} |" for of in METRICS.values()]
+    if any(name in results.experiments for name in ladder.EXPERIMENTS):
+        parts += _names_elsewhere()
     parts.append("\n## Set-up\n\n| | |\n|---|---|")
     parts += [f"| {what} | {value} |" for what, value in results.setup.items()]
     parts.append("\n## Not measured\n")
@@ -106,9 +106,10 @@ def markdown(results: Results, guide: Guide, drawn: Mapping[str, str]) -> str:
 
 
 def _names_elsewhere() -> list[str]:
-    """The rungs of the ladder with the names of other tools, which report each phase's own length."""
+    """The rungs of the ladder with the names of other tools."""
     rows = [[phase.title, phase.ends, phase.aiperf, phase.k6] for phase in PHASES.values()]
-    return ["", *_rows(["rung", "when", "AIPerf", "k6"], rows)]
+    said = "The rungs of the ladder, and their names in AIPerf and k6, which report the length of each phase by itself:"
+    return [f"\n{said}\n", *_rows(["rung", "when", "AIPerf", "k6"], rows)]
 
 
 def brief(results: Results, command: str) -> str:
