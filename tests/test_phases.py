@@ -10,7 +10,7 @@ import pytest_asyncio
 
 from compare.measuring.formulas import first_output, tokens_per_chunk, ttft
 from compare.measuring.ladder import PHASES
-from compare.measuring.lanes import LANES, RunningLane, running_lanes
+from compare.measuring.lanes import RunningLane, running_lanes
 from compare.measuring.phases import Marks, cold_and_warm
 from compare.measuring.recording import TurnSpec, record_turn
 from compare.measuring.turns import Arrival, TurnRecord
@@ -21,7 +21,8 @@ SPEC = TurnSpec(experiment="phases", tokens=2, rate=100.0)
 END = {"first_byte", "first_event", "first_token"}
 TOLD = {
     "rest": ({"tcp", "sent", "first_byte", "first_token"}, {"sent", "first_byte", "first_token"}),
-    **{name: ({"tcp", "sent"} | END, {"sent"} | END) for name in ("rest-poll", "ndjson", "sse")},
+    # The other lanes on httpx have the same hooks.
+    "sse": ({"tcp", "sent"} | END, {"sent"} | END),
     "websocket": ({"tcp", "opened", "sent"} | END, {"sent"} | END),
     "grpc": ({"opened"} | END, END),
 }
@@ -29,7 +30,7 @@ TOLD = {
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def lanes() -> AsyncIterator[dict[str, RunningLane]]:
-    async with running_lanes(list(LANES), rate=100.0, first_ms=MODEL_MS) as running:
+    async with running_lanes(list(TOLD), rate=100.0, first_ms=MODEL_MS) as running:
         yield running
 
 
@@ -42,7 +43,7 @@ def in_order(marks: Marks) -> bool:
     return times == sorted(times)
 
 
-@pytest.mark.parametrize("name", LANES)
+@pytest.mark.parametrize("name", TOLD)
 async def test_each_lane_tells_its_phases_in_their_order(lanes: dict[str, RunningLane], name: str) -> None:
     found = await cold_and_warm(lanes[name], SPEC, 0, tls=False)
     cold, warm = found["cold"], found["warm"]
@@ -58,15 +59,14 @@ async def test_each_lane_tells_its_phases_in_their_order(lanes: dict[str, Runnin
 
 @pytest.mark.skipif(importlib.util.find_spec("trustme") is None, reason="no trustme here")
 async def test_tls_is_a_phase_of_its_own_where_the_library_tells_it() -> None:
-    async with running_lanes(["sse", "websocket", "grpc"], rate=100.0, tls=True) as running:
+    async with running_lanes(["sse", "websocket"], rate=100.0, tls=True) as running:
         for name, lane in running.items():
             found = await cold_and_warm(lane, SPEC, 0, tls=True)
-            # grpcio opens TCP, TLS and HTTP/2 in one step.
-            assert set(found["cold"].at) == TOLD[name][0] | (set() if name == "grpc" else {"tls"})
+            assert set(found["cold"].at) == TOLD[name][0] | {"tls"}
             assert in_order(found["cold"])
 
 
-@pytest.mark.parametrize("name", ["ndjson", "grpc"])
+@pytest.mark.parametrize("name", ["sse", "grpc"])
 async def test_two_first_tokens_where_a_model_thinks(lanes: dict[str, RunningLane], name: str) -> None:
     spec = TurnSpec(experiment="thoughts", message="/think 0.3 Hello", tokens=4, rate=100.0)
     async with lanes[name].client() as client:
