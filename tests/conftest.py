@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import hashlib
 import os
 import signal
@@ -149,6 +150,13 @@ def plain_settings() -> Iterator[None]:
         for name in (*Settings.model_fields, "GOOGLE_API_KEY"):
             patch.delenv(name.upper(), raising=False)
         yield
+
+
+@pytest.fixture(scope="module", autouse=True)
+def nothing_left_open() -> Iterator[None]:
+    """Collect garbage at the end of each file: a socket that a test left unclosed fails this file, not a later one."""
+    yield
+    gc.collect()
 
 
 @pytest.fixture(scope="session")

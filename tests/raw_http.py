@@ -101,7 +101,7 @@ async def line(servers: Servers, word: str) -> AsyncIterator[Line]:
     try:
         yield Line(reader, writer, address)
     finally:
-        writer.close()
+        writer.transport.abort()
 
 
 async def ask(servers: Servers, word: str, method: str, target: str, **given: Any) -> Answer:

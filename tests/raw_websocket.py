@@ -178,7 +178,7 @@ async def raw(
             assert (await connection.hear())["type"] == "connected"
         yield connection
     finally:
-        writer.close()
+        writer.transport.abort()
 
 
 async def stats(server: Addressed, **headers: str) -> SocketMessage:

@@ -9,6 +9,7 @@ import sys
 import warnings
 from collections.abc import AsyncIterator
 from contextlib import aclosing
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -190,3 +191,55 @@ async def test_a_late_end_of_an_answer_leaves_no_connection_open(monkeypatch: py
             await asyncio.sleep(0)
             gc.collect()
     assert not told
+
+
+@dataclass
+class Listening:
+    """A server that keeps every connection open until its client closes it."""
+
+    address: str = ""
+    opened: int = 0
+    open: int = 0
+
+
+@pytest.fixture
+async def listening() -> AsyncIterator[Listening]:
+    found = Listening()
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        found.opened += 1
+        found.open += 1
+        with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
+            while head := await reader.readuntil(b"\r\n\r\n"):
+                if b" /health " in head:
+                    writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 15\r\n\r\n" + b'{"status":"ok"}')
+        found.open -= 1
+        writer.transport.abort()
+
+    async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
+        found.address = f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        yield found
+
+
+async def test_a_tls_handshake_that_is_cancelled_leaves_no_connection_open(listening: Listening) -> None:
+    async with TRANSPORTS["ndjson"].client(listening.address, tls=True) as client:
+        asking = asyncio.create_task(client.health())
+        await until(lambda: listening.open)
+        asking.cancel()
+        await asyncio.wait([asking])
+    await until(lambda: not listening.open)
+
+
+async def test_a_request_that_connects_while_the_client_is_closed_leaves_no_connection_open(
+    listening: Listening,
+) -> None:
+    for steps in range(20):
+        client = TRANSPORTS["ndjson"].client(listening.address)
+        asking = asyncio.create_task(client.health())
+        for _ in range(steps):
+            await asyncio.sleep(0)
+        await client.aclose()
+        await asyncio.wait([asking])
+        asking.exception()
+        await until(lambda: not listening.open)
+    assert listening.opened

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
-from compare.measuring.lanes import LANES
+from compare.measuring.lanes import LANES, Lane
 from shared.errors import ChatError
 from tests.conftest import until
 from tests.faults.harness import Shown, Totals, audit
@@ -65,6 +65,11 @@ async def test_a_failover(tmp_path: Path) -> None:
 async def test_a_turn_whose_start_the_store_has_lost_ends_cleanly(machines: Machines) -> None:
     """The store goes back to before the turn. No reader waits, the model stops, and the session accepts a turn."""
     sessions, asking, shown = {}, [], {}
+
+    async def follow(lane: Lane, one: Shown, session_id: str | None) -> None:
+        async with machines.client(lane) as client:
+            await one.follow(client.chat(one.asked, session_id=session_id))
+
     for word in machines.words:
         async with machines.client(LANES[word]) as client:
             sessions[word] = (await client.create_session()).session_id
@@ -73,9 +78,8 @@ async def test_a_turn_whose_start_the_store_has_lost_ends_cleanly(machines: Mach
     await until(lambda: machines.aof().stat().st_size == 0)
     for lane in LANES.values():
         one = shown[lane.name] = Shown("/tokens 3000 lost from its start")
-        client = machines.client(lane)
         session_id = sessions[lane.word] if lane.name != "rest-poll" else None
-        asking.append(asyncio.create_task(one.follow(client.chat(one.asked, session_id=session_id))))
+        asking.append(asyncio.create_task(follow(lane, one, session_id)))
     await until(lambda: all(one.after > 20 for lane, one in shown.items() if lane != "rest"))
     machines.valkey.kill()
     os.truncate(machines.aof(), 0)

@@ -84,7 +84,12 @@ async def _listener(turns: Iterator[str], count: int) -> asyncio.Server:
             host, _, port = next(turns).rpartition(":")
             with contextlib.suppress(OSError):
                 server_reader, server = await asyncio.open_connection(host, int(port))
-                await asyncio.gather(_pump(client_reader, server), _pump(server_reader, client))
+                try:
+                    await asyncio.gather(_pump(client_reader, server), _pump(server_reader, client))
+                except asyncio.CancelledError:
+                    server.transport.abort()
+                    client.transport.abort()
+                    raise
                 return
         client.transport.abort()
 

@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 import httpx
 import msgspec
 
+from shared.client.opened import OpenedConnections
 from shared.client.protocol import Ask, ChatClient
 from shared.client.strangers import describe_body
 from shared.errors import ChatError, ConnectionLost, ErrorCode, NotOurServer, ServerAbsent, Silent
@@ -88,14 +89,18 @@ class HttpClient(ChatClient):
         self._open: set[httpx.Response] = set()
         # Tasks that wait for the head of an answer, and whether ``cut`` has cancelled them.
         self._waiting: dict[asyncio.Task[Any], bool] = {}
-        # The TCP connections that were used.
+        # The connections that were used.
         self._streams: weakref.WeakSet[Any] = weakref.WeakSet()
+        self._opened = OpenedConnections()
 
     async def connect(self) -> None:
         """Nothing to open: each request connects, or uses a connection that is still open."""
 
     async def aclose(self) -> None:
-        await self._http.aclose()
+        try:
+            await self._http.aclose()
+        finally:
+            await self._opened.aclose()
 
     async def cut(self) -> None:
         for response in list(self._open):
@@ -210,7 +215,8 @@ class HttpClient(ChatClient):
         """An answer with any status."""
         try:
             with http_failures(self.address):
-                response = await self._send(self._http.build_request(method, path, **options))
+                extensions = {"trace": self._opened.trace}
+                response = await self._send(self._http.build_request(method, path, extensions=extensions, **options))
                 self._open.add(response)
                 try:
                     yield response
