@@ -13,7 +13,7 @@ import subprocess
 import sys
 import termios
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 
@@ -65,7 +65,8 @@ class PyteScreen(pyte.HistoryScreen):
 class PtyTerminal:
     """The shell on a pty. ``raw`` is everything that it wrote; ``text`` is what a user sees who scrolls back.
 
-    ``kitty`` makes the terminal draw kitty's pictures. Waiting raises TimeoutError, or EOFError when the program has ended.
+    ``kitty`` makes the terminal draw kitty's pictures. ``program`` runs in place of the shell. Waiting raises TimeoutError, or
+    EOFError when the program has ended.
     """
 
     def __init__(
@@ -78,6 +79,7 @@ class PtyTerminal:
         da1: str = "\x1b[?6c",
         kitty: bool = False,
         cwd: Path | None = None,
+        program: Sequence[str] = (),
     ) -> None:
         self._master, slave = pty.openpty()
         self.raw = ""
@@ -89,8 +91,9 @@ class PtyTerminal:
         self.screen = PyteScreen(columns, rows, self.type, da1)
         self._stream = pyte.Stream(self.screen)
         self._size(columns, rows)
+        program = program or (sys.executable, "-m", "protocols", "chat", word)
         self.process = subprocess.Popen(
-            [sys.executable, "-c", LEADER, sys.executable, "-m", "protocols", "chat", word, *arguments],
+            [sys.executable, "-c", LEADER, *program, *arguments],
             stdin=slave,
             stdout=slave,
             stderr=slave,

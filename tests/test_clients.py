@@ -21,7 +21,7 @@ import pytest
 from compare.lines.relay import Relay
 from protocols import TRANSPORTS
 from shared.client.following import _read_end
-from shared.client.protocol import ChatClient, collect
+from shared.client.protocol import ChatClient, Lost, Reconnected, collect
 from shared.errors import ConnectionLost
 from tests.conftest import Servers, until
 
@@ -191,6 +191,21 @@ async def test_a_late_end_of_an_answer_leaves_no_connection_open(monkeypatch: py
             await asyncio.sleep(0)
             gc.collect()
     assert not told
+
+
+@pytest.mark.parametrize("word", ["ndjson", "sse", "websocket"])
+async def test_a_stream_that_the_server_cuts_is_resumed(servers: Servers, word: str) -> None:
+    """On a WebSocket the connection ends: a stream that only stopped would be waited for without an end."""
+    address = servers[word].address
+    items: list[object] = []
+    async with TRANSPORTS[word].client(address) as client, httpx.AsyncClient(trust_env=False) as http:
+        async for item in client.chat("/tokens 20 /stall 1 hello"):
+            items.append(item)
+            if getattr(item, "seq", 0) == 11:
+                cut = await http.post(f"http://{address}/turns/{item.turn_id}/cut")  # type: ignore[union-attr]
+                assert cut.status_code == 204
+    assert [type(item) for item in items if isinstance(item, Lost | Reconnected)] == [Lost, Reconnected]
+    assert [item.seq for item in items if hasattr(item, "seq")] == list(range(1, 23))
 
 
 @dataclass

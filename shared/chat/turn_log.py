@@ -192,6 +192,11 @@ class Reader:
         return self.lost is None and self._turn_log.ended and self.after >= len(self._turn_log.records)
 
     @property
+    def was_cut(self) -> bool:
+        """Whether ``TurnLog.cut`` ended the iteration before the terminal event."""
+        return self._cuts != self._turn_log.cuts and not (self.complete or self.closed_for)
+
+    @property
     def over(self) -> bool:
         """Whether no more records will come, with or without a terminal event."""
         return self.lost is not None or self._turn_log.over

@@ -360,8 +360,11 @@ class Duplex:
                         if records:
                             await self._send(records)
                     if reader.rewind() is None:
-                        return
+                        break
                     await self._send_resumed(reader, lost=True)
+                if reader.was_cut:
+                    # Only the end of the connection tells the client that no more events come.
+                    raise LineDropped
         except LineDropped as dropped:
             await self._send(dropped)
 

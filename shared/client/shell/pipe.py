@@ -17,8 +17,11 @@ from typing import TextIO
 from shared.client import text
 from shared.client.shell.painter import Painter, Renderable
 from shared.client.shell.screen import EnteredLine, Input, Interrupt, Screen
+from shared.signals import handling_signals
 
 _COLUMNS = 100
+# The signal after ``fg`` (POSIX), when the user's shell has written below the prompt.
+_CONTINUED = () if sys.platform == "win32" else (signal.SIGCONT,)
 
 
 class Pipe(Screen):
@@ -100,10 +103,11 @@ class DumbTerminal(Pipe):
         with contextlib.suppress(NotImplementedError):
             loop.add_signal_handler(signal.SIGINT, self._inputs.put_nowait, Interrupt(typed=False))
         try:
-            async for item in super().inputs():
-                if isinstance(item, EnteredLine):
-                    self._prompt = ""
-                yield item
+            with handling_signals(_CONTINUED, lambda number: self.ask(self._prompt)):
+                async for item in super().inputs():
+                    if isinstance(item, EnteredLine):
+                        self._prompt = ""
+                    yield item
         finally:
             with contextlib.suppress(NotImplementedError):
                 loop.remove_signal_handler(signal.SIGINT)

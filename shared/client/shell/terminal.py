@@ -22,6 +22,7 @@ from prompt_toolkit.output.vt100 import Vt100_Output
 from prompt_toolkit.patch_stdout import patch_stdout
 
 from shared.client import text
+from shared.client.shell.job_control import job_control, stop_here, stop_in_background
 from shared.client.shell.painter import Painter, Renderable
 from shared.client.shell.screen import EnteredLine, Input, Interrupt, Resized, Screen, Typing
 
@@ -49,6 +50,7 @@ class Terminal(Screen):
         self._hint = ""
         self._size = self._output.get_size()
         self._leaving = False
+        self._modes = contextlib.ExitStack()
         self._session: PromptSession[str] = PromptSession(
             self._message,
             output=self._output,
@@ -71,7 +73,12 @@ class Terminal(Screen):
         self._app.before_render += lambda app: self._notice_size()
 
     async def inputs(self) -> AsyncIterator[Input]:
-        with create_app_session(output=self._output), patch_stdout():
+        with (
+            create_app_session(output=self._output),
+            patch_stdout(),
+            job_control(self._stop, self._continued),
+            self._modes,
+        ):
             self._update_footer()
             prompting = asyncio.create_task(self._session.prompt_async(handle_sigint=True))
             prompting.add_done_callback(lambda _: self._inputs.put_nowait(None))
@@ -154,6 +161,23 @@ class Terminal(Screen):
             async with in_terminal():
                 yield
 
+    def _stop(self, *, group: bool = False) -> None:
+        """Stop this process, or its process group, with the terminal as it was before the shell."""
+        if self._app.is_running:
+            self._app.create_background_task(self._stop_bare(group=group))
+
+    async def _stop_bare(self, *, group: bool) -> None:
+        async with self.bare():
+            stop_here(group=group)
+
+    def _continued(self) -> None:
+        """After a SIGSTOP: the user's shell has set the terminal's modes and written where the input line was."""
+        if stop_in_background() or not self._app.is_running or self._app._running_in_terminal:
+            return
+        self._modes.enter_context(self._app.input.raw_mode())
+        self._app.renderer.reset()
+        self._app._redraw()
+
     def _message(self) -> StyleAndTextTuples:
         return self._shown
 
@@ -210,6 +234,10 @@ class Terminal(Screen):
         @keys.add("<sigint>")
         def _(event: KeyPressEvent) -> None:
             self._inputs.put_nowait(Interrupt(typed=bool(event.current_buffer.text)))
+
+        @keys.add("c-z")
+        def _(event: KeyPressEvent) -> None:
+            self._stop(group=True)
 
         @keys.add("c-d", filter=Condition(lambda: not self._session.default_buffer.text))
         def _(event: KeyPressEvent) -> None:
