@@ -6,6 +6,7 @@ import asyncio
 import time
 
 from compare.measuring.experiments.cost import ask_until
+from compare.measuring.experiments.phases import left_out
 from compare.measuring.experiments.run import CpuTimes, Run
 from compare.measuring.lanes import ALL_LANES, RunningLane, running_lanes
 from compare.measuring.statistics import differ, figure
@@ -18,8 +19,9 @@ _EXPERIMENT = "gRPC libraries"
 
 async def grpc_libraries(run: Run) -> None:
     """Server CPU an event at full speed with both libraries, in turns."""
-    if not run.scale.paced_s or "grpc" not in run.names:
-        run.unmeasured[_EXPERIMENT] = "not in --quick" if "grpc" in run.names else "the lane grpc is not in this run"
+    absent = "" if "grpc" in run.names else "the lane grpc is not in this run"
+    if reason := absent or left_out(run, "run"):
+        run.unmeasured[_EXPERIMENT] = reason
         return
     if missing := ALL_LANES["grpc-asgi"].missing:
         run.unmeasured[_EXPERIMENT] = f'needs {", ".join(missing)}: pip install -e ".[web,http2]"'

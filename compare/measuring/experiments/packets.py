@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from compare.lines.packets.namespaces import NoPacketLine, why_not
+from compare.measuring.experiments.phases import left_out
 from compare.measuring.experiments.run import Run
 from compare.measuring.packets.run import PacketPlan, measure
 from compare.measuring.packets.verdicts import verdicts
@@ -30,10 +31,7 @@ def packet_plan(rounds: int, seed: int) -> PacketPlan:
 
 async def packets(run: Run) -> None:
     """Ten streams on a line between two network namespaces; where this machine allows none, the reason is noted."""
-    if not run.scale.paced_s:
-        run.unmeasured["packets"] = "not in --quick; python -m compare packets --quick"
-        return
-    if reason := why_not():
+    if reason := left_out(run, "packets --quick") or why_not():
         run.unmeasured["packets"] = reason
         return
     plan = packet_plan(run.scale.line_rounds, run.seed)

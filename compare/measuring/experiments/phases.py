@@ -14,6 +14,7 @@ from compare.measuring.recording import TurnSpec, record_turn
 
 EXPERIMENTS = ("phases, cold", "phases, cold, TLS", "phases, warm")
 _TOKENS = 2
+_ENCRYPTED = ("https://", "grpcs://")
 _THOUGHT_S = 0.3
 THOUGHT_TOKENS = 20
 _TITLES = {
@@ -23,10 +24,19 @@ _TITLES = {
 }
 
 
+def left_out(run: Run, command: str) -> str:
+    """Why an experiment that measures plain lines, or both kinds by itself, is not in this run; empty where it is."""
+    if not run.scale.paced_s:
+        return f"not in --quick; python -m compare {command}"
+    if any(lane.server.url.startswith(_ENCRYPTED) for lane in run.lanes.values()):
+        return "only in the run without TLS"
+    return ""
+
+
 async def phases(run: Run) -> None:
     """The ladder of each lane; lanes one after the other."""
-    if not run.scale.paced_s:
-        run.unmeasured["phases"] = "not in --quick; python -m compare phases"
+    if reason := left_out(run, "phases"):
+        run.unmeasured["phases"] = reason
         return
     rounds = run.scale.line_rounds
     await _measure(run, {name: run.direct(name) for name in run.names}, rounds, tls=False)
@@ -39,8 +49,8 @@ async def phases(run: Run) -> None:
 
 async def thoughts(run: Run) -> None:
     """A model that reports thoughts before its first chunk: two moments that are both called the first token."""
-    if not run.scale.paced_s:
-        run.unmeasured["thoughts"] = "not in --quick; python -m compare phases"
+    if reason := left_out(run, "phases"):
+        run.unmeasured["thoughts"] = reason
         return
     rounds = run.scale.line_rounds
     run.describe(
