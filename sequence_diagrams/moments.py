@@ -15,7 +15,7 @@ from sequence_diagrams.script import CUTTING, RETURNING, SIGKILL, TAKING_OVER, M
 from sequence_diagrams.step_text import UUID, step_text
 
 # The participants, by their short names in Mermaid.
-CLIENT, SERVER, OTHER, STORE, MODEL = "C", "S", "N", "D", "M"
+CLIENT, BALANCER, SERVER, OTHER, STORE, MODEL = "C", "B", "S", "N", "D", "M"
 _STREAMING = ("SendMessage", "GenerateImage", "ResumeTurn", "GetImage")
 _HINT = "session_update"
 # What the model gives for a picture: a preview, or a piece of it, with the event that names it.
@@ -68,7 +68,7 @@ def moments(recording: Recording) -> list[Moment]:
         [*_marks(recording.marks), *wire, *cuts, *_inside(recording, found)], key=lambda moment: moment.at
     )
     ordered = _gathered(_ties(everything))
-    return _on_two_nodes(recording, ordered) if recording.other is not None else ordered
+    return _on_nodes(ordered) if recording.balanced else ordered
 
 
 def _probes(recording: Recording) -> set[int]:
@@ -92,20 +92,27 @@ def _asks_who_is_there(word: str, data: bytes) -> bool:
     return alone or data.startswith(_TLS_HANDSHAKE)
 
 
-def _on_two_nodes(recording: Recording, ordered: list[Moment]) -> list[Moment]:
-    """The moments after the death of the first node are those of the other one."""
-    dead_at = next(mark.at for mark in recording.marks if mark.text == SIGKILL)
-    last_word = dead_at + 0.001
-    return [
-        replace(moment, source=_of_other(moment.source), target=_of_other(moment.target))
-        if moment.at > last_word
-        else moment
-        for moment in ordered
-    ]
+def _on_nodes(ordered: list[Moment]) -> list[Moment]:
+    """The moments with the participants of a cluster.
 
-
-def _of_other(participants: str) -> str:
-    return participants.replace(SERVER, OTHER)
+    What the client gets after the death of the first node is the balancer's own answer. When the client comes back, another
+    node answers.
+    """
+    result: list[Moment] = []
+    speaker = SERVER
+    for moment in ordered:
+        if moment.colour == "green":
+            speaker = OTHER
+        result.append(
+            replace(
+                moment,
+                source=moment.source.replace(SERVER, speaker),
+                target=moment.target.replace(SERVER, speaker),
+            )
+        )
+        if moment.text == SIGKILL:
+            speaker = BALANCER
+    return result
 
 
 def _marks(marks: Iterable[Mark]) -> Iterator[Moment]:
@@ -240,9 +247,10 @@ def _cuts(recording: Recording, found: Sequence[Step]) -> Iterator[Moment]:
     killed = next((mark for mark in recording.marks if mark.text == SIGKILL), None)
     broken = [connection for connection in recording.relay.connections if connection.state == "cut"]
     if killed is not None:
-        yield Moment(
-            at=killed.at + 0.001, source=SERVER, target=CLIENT, text="the line ends without a terminal event", lost=True
-        )
+        first = next((step for step in found if step.at > killed.at), None)
+        if not recording.balanced or (first is not None and first.direction == "up"):
+            text = "the line ends without a terminal event"
+            yield Moment(at=killed.at + 0.001, source=SERVER, target=CLIENT, text=text, lost=True)
     elif broken:
         (connection,) = broken
         passed = [piece for piece in recording.relay.captured if piece.connection == connection.number]
@@ -253,8 +261,8 @@ def _cuts(recording: Recording, found: Sequence[Step]) -> Iterator[Moment]:
         yield Moment(at=passed[-1].at + 0.002, text=CUTTING[recording.word], colour="red")
     else:
         return
-    if recording.other is not None and killed is not None:
-        first = next(step for step in found if step.at > killed.at)
+    if recording.balanced and killed is not None:
+        first = next(step for step in found if step.at > killed.at and step.direction == "up")
         yield Moment(at=first.at - 0.002, text=TAKING_OVER[recording.word], colour="green")
         return
     refused = [connection.number for connection in recording.relay.connections if connection.state == "refused"]

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import gc
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
@@ -31,6 +31,7 @@ CUT_AFTER_EVENT = 4
 CUT_AFTER_BYTES = 90
 _WAIT_S = 60.0
 _QUIET_S = 0.25
+_LONG_WAIT_S = 1.0
 
 JOURNEY, PICTURE, RESUME, CANCEL = "", "_picture", "_resume", "_cancel"
 RESTART, NODE_DIES = "_restart", "_node_dies"
@@ -41,7 +42,7 @@ TITLES = {
     RESUME: "{}: the line is cut in the middle of an answer",
     CANCEL: "{}: an answer is cancelled",
     RESTART: "{}: the server is killed in the middle of an answer, and comes back",
-    NODE_DIES: "{}: one of two nodes dies in the middle of an answer",
+    NODE_DIES: "{}: one of three nodes behind a balancer dies in the middle of an answer",
 }
 
 
@@ -58,19 +59,22 @@ class Mark:
 class Recording:
     """One script on one transport: a client behind a relay that captures, the marks of the script, and the servers' logs.
 
-    ``other`` is a second node on the same store, where the script has one.
+    Several ``servers`` are nodes on one store behind a balancer. ``server`` is the one that generates the turn.
     """
 
-    def __init__(
-        self, word: str, server: Server, relay: Relay, client: ChatClient, other: Server | None = None
-    ) -> None:
+    def __init__(self, word: str, servers: Sequence[Server], relay: Relay, client: ChatClient) -> None:
         self.word = word
-        self.server = server
+        self.server = servers[0]
+        self.servers = servers
         self.relay = relay
         self.client = client
-        self.other = other
         self.marks: list[Mark] = []
-        self.logs = [server.log]
+        self.logs = [server.log for server in servers]
+
+    @property
+    def balanced(self) -> bool:
+        """Whether a balancer stands between the client and the servers."""
+        return len(self.servers) > 1
 
     def phase(self, colour: str, text: str) -> None:
         """Mark the beginning of a phase, and say why it happens."""
@@ -96,7 +100,7 @@ class Recording:
         self.phase("grey", LEAVING)
         await self.client.aclose()
         await _until(self._closed)
-        self.note("C,S", "the client closes its TCP connections")
+        self.note("C,B" if self.balanced else "C,S", "the client closes its TCP connections")
 
     def _closed(self) -> bool:
         # In grpc.aio a call that was read to its end is in a cycle with its channel, so the connection ends with a collection.
@@ -159,11 +163,12 @@ async def picture(recording: Recording) -> None:
 
 # How the client reads on at a node that has never seen it.
 TAKING_OVER = {
-    "rest": "the same request with the same key, at the other node: the same turn.<br/>The answer comes when the turn has its end",
-    "ndjson": "the other node reads the log from the store, from the cursor on.<br/>When the lease has run out, it ends the turn",
-    "sse": "the other node reads the log from the store, from the last id on.<br/>When the lease has run out, it ends the turn",
-    "websocket": "a handshake at the other node, then resume with the cursor.<br/>When the lease has run out, it ends the turn",
-    "grpc": "a connection to the other node, and a call from the cursor on.<br/>When the lease has run out, it ends the turn",
+    "rest": "the same request with the same key, at another node: the same turn.<br/>The answer comes when the turn has its end",
+    "ndjson": "another node reads the log from the store, from the cursor on.<br/>When the lease has run out, a node ends the turn",
+    "sse": "another node reads the log from the store, from the last id on.<br/>When the lease has run out, a node ends the turn",
+    "websocket": "a handshake at another node, then resume with the cursor.<br/>When the lease has run out, a node ends the turn",
+    "grpc": "the connection to the balancer holds. A new call goes to another node,<br/>"
+    "from the cursor on. When the lease has run out, a node ends the turn",
 }
 CUTTING = {
     "rest": "the line breaks in the middle of the answer.<br/>What was made and paid for is in the store, not lost",
@@ -258,24 +263,29 @@ async def restart(recording: Recording) -> None:
 
 _NODE_KILLING = (
     "kill -9: the node is gone, and its lease on the turn runs out in the store.<br/>"
-    "The balancer gives the next connection to another node, which has never seen this client"
+    "The balancer gives the next request to another node, which has never seen this client"
 )
 
 
 async def node_dies(recording: Recording) -> None:
-    """The node that generates is killed in the middle of an answer; the balancer sends the client to the other node."""
-    assert recording.other is not None
+    """The node that generates is killed in the middle of an answer; the balancer sends the client to another node."""
     recording.phase("amber", _ASKING[recording.word])
     chatting = asyncio.create_task(collect(recording.client.chat("/tokens 12 /stall 40 hello")))
+    await _until(lambda: any(_generates(server) for server in recording.servers))
+    recording.server = next(server for server in recording.servers if _generates(server))
     await recording.committed(7)
     await recording.settled()
+    # A REST client that gets a gateway's answer after this time asks for the server's health before it asks again.
+    await asyncio.sleep(_LONG_WAIT_S)
     recording.phase("red", _NODE_KILLING)
-    host, _, port = recording.other.address.rpartition(":")
-    recording.relay.target = (host, int(port))
     recording.note("S", SIGKILL)
     recording.server.kill()
     await chatting
     await recording.leave()
+
+
+def _generates(server: Server) -> bool:
+    return any(line.get("event") == "chat started" for line in server.log)
 
 
 def _running_turn(recording: Recording) -> str:
@@ -298,12 +308,12 @@ SCRIPTS: dict[str, Script] = {
 
 
 @asynccontextmanager
-async def recording_on(word: str, server: Server, other: Server | None = None) -> AsyncIterator[Recording]:
-    """A new recording, with a relay and a client of its own before the server."""
-    async with Relay(server.address, capture=True) as relay:
+async def recording_on(word: str, address: str, servers: Sequence[Server]) -> AsyncIterator[Recording]:
+    """A new recording, with a relay and a client of its own before ``address``: the server's, or the balancer's."""
+    async with Relay(address, capture=True) as relay:
         client = TRANSPORTS[word].client(relay.address, give_up_s=_WAIT_S)
         try:
-            yield Recording(word, server, relay, client, other)
+            yield Recording(word, servers, relay, client)
         finally:
             with contextlib.suppress(Exception):
                 await client.aclose()

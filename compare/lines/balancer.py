@@ -111,7 +111,7 @@ async def _caddy(program: Path, servers: Mapping[str, Sequence[str]]) -> AsyncIt
         _SITE.format(
             port=ports[word],
             servers=" ".join(group),
-            transport="transport http {\n versions h2c\n }" if word == "grpc" else "",
+            transport="transport http {\n versions h2c\n compression off\n }" if word == "grpc" else "",
         )
         for word, group in servers.items()
     ]

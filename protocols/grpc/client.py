@@ -110,6 +110,7 @@ class Client(ChatClient):
         try:
             async with self._failures():
                 async for message in call:
+                    self._answered = True
                     self.counts.bytes_received += message.ByteSize()
                     event = received_event(message)
                     if event is not None:

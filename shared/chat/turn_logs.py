@@ -7,7 +7,8 @@ log is in the store and nowhere else.
 from __future__ import annotations
 
 import asyncio
-import time
+import contextlib
+import math
 import weakref
 
 import msgspec
@@ -150,36 +151,44 @@ class TurnLogs:
         self.behind.discard(turn_id)
 
     async def reach(self, turn_log: TurnLog, after: int, lease_s: float) -> None:
-        """Wait until a log has seq ``after``, or is over, or ``lease_s`` have passed.
+        """Wait until a log has seq ``after``, or is over, or ``lease_s`` have passed while the turn's owner lives.
 
-        A reader may have seen that much in another process, and the news of it has not reached this process yet. Where
-        another process generates the turn, this waits twice as long: that process may be dead, and within that time its
-        turn is ended, which tells a cursor that is lost from a cursor that is wrong.
+        A reader may have seen that much in another process, and the news of it has not reached this process yet. An
+        owner that lives commits again within a third of ``lease_s`` what the store has lost. An owner that has not
+        renewed its lease in the second half of the wait may be dead. Then the turn is about to be ended, which tells a
+        cursor that is lost from a cursor that is wrong. Raises ``storage_unavailable`` when that takes longer than
+        another ``lease_s``.
         """
-        wait_s = lease_s
-        if turn_log not in self._generated:
-            await self.catch_up(turn_log)
-            wait_s = 2 * lease_s
-        deadline = time.monotonic() + wait_s
-        while len(turn_log.records) < after and not (turn_log.over or turn_log.stored):
-            if not await turn_log.wait(deadline):
+        if turn_log in self._generated:
+            await _reached(turn_log, after, lease_s)
+            return
+        await self.catch_up(turn_log)
+        lease = math.inf
+        for wait_s in (lease_s / 2, lease_s / 2, lease_s):
+            await _reached(turn_log, after, wait_s)
+            row = await self.catch_up(turn_log)
+            if row is None or row.lease > lease or _has_reached(turn_log, after):
                 return
+            lease = row.lease
+        raise ChatError("storage_unavailable")
 
-    async def catch_up(self, turn_log: TurnLog) -> None:
-        """Publish the events that the store has and the log lacks. A log is closed when the store has the turn no more.
+    async def catch_up(self, turn_log: TurnLog) -> TurnRow | None:
+        """Publish the events that the store has and the log lacks. Returns the turn.
 
-        The log of a turn that has ended in the store without a terminal event after this log's last one is replaced.
+        A log is closed when the store has the turn no more. The log of a turn that has ended in the store without a
+        terminal event after this log's last one is replaced.
         """
         found = await self._store.read(turn_log.turn_id, len(turn_log.records))
         if found is None:
             turn_log.close("turn_not_found")
-            return
+            return None
         # Two tasks may catch up at once: a record that the other one has published meanwhile is dropped.
         records = [record for record in found[1] if record.seq > len(turn_log.records)]
         if records:
             turn_log.publish(records)
         if found[0].status != "running" and not turn_log.ended:
             await self._replace(turn_log)
+        return found[0]
 
     async def _replace(self, turn_log: TurnLog) -> None:
         """Have the readers read the store's log of the ended turn in place of a log whose end the store has lost."""
@@ -210,6 +219,18 @@ class TurnLogs:
         self.store_refuses = True
         for turn_log in self.followed():
             turn_log.close("storage_unavailable")
+
+
+def _has_reached(turn_log: TurnLog, after: int) -> bool:
+    return len(turn_log.records) >= after or turn_log.over or turn_log.stored is not None
+
+
+async def _reached(turn_log: TurnLog, after: int, wait_s: float) -> None:
+    """Wait at most ``wait_s`` until a log has seq ``after``, is over, or is replaced."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(wait_s):
+            while not _has_reached(turn_log, after):
+                await turn_log.wait(math.inf)
 
 
 def _no_image(image_id: str) -> memoryview:

@@ -68,7 +68,7 @@ class TurnRow:
     """A turn as the store has it.
 
     ``epoch`` is 1 when another process ended the turn for its owner, else 0. ``unread_ms``: how long no process has had
-    a reader of the turn, by the store's clock.
+    a reader of the turn, by the store's clock. ``lease`` is a number that changes each time the owner renews its lease.
     """
 
     turn_id: str
@@ -79,6 +79,7 @@ class TurnRow:
     owner: str
     epoch: int
     unread_ms: float
+    lease: float
     ended_at: float | None
     expired: bool
 

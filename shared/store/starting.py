@@ -36,6 +36,7 @@ def started_turn(
         owner=new.owner,
         epoch=0,
         unread_ms=0.0,
+        lease=0.0,
         ended_at=None,
         expired=False,
     )

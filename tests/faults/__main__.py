@@ -20,7 +20,7 @@ async def _run_all(names: list[str], seed: int, share: float) -> list[Totals]:
         say(f"{name} …")
         totals = await run(CHECKS[name], seed, share)
         print(totals, flush=True)
-        for example in totals.examples[:8]:
+        for example in totals.examples:
             print(f"    {example}", flush=True)
         done.append(totals)
     return done

@@ -57,6 +57,9 @@ class Machines(World):
             relay.faults = faults
             relay.cut()
 
+    async def settle(self) -> None:
+        """Wait until ``valkey`` is the store that the servers use."""
+
     def aof(self) -> Path:
         """The newest part of the append-only file."""
         return sorted(self.valkey.folder.glob("appendonlydir/*.incr.aof"))[-1]
@@ -113,6 +116,10 @@ class SentinelMachines(Machines):
 
     async def store_url(self, name: str) -> str:
         return self._pair.url
+
+    async def settle(self) -> None:
+        await asyncio.to_thread(self._pair.settle)
+        self.valkey = self._pair.primary
 
     @asynccontextmanager
     async def failover(self) -> AsyncIterator[None]:

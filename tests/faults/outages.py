@@ -22,7 +22,7 @@ import httpx
 from compare.lines.faults import Faults
 from compare.measuring.lanes import LANES, Lane
 from protocols import TRANSPORTS
-from shared.errors import ChatError
+from shared.errors import ChatError, ConnectionLost
 from shared.events import AnyEvent
 from tests.faults.harness import Plan, Shown, Totals, World, audit, judge, say, timed, until
 from tests.faults.machines import Machines, SentinelMachines
@@ -193,6 +193,7 @@ async def endure(
     machines: Machines, totals: Totals, word: str, outages: tuple[Outage, ...], dice: random.Random
 ) -> Shown:
     """A turn that the server of ``word`` generates, read on every server, with outages in its middle; all checks of one run."""
+    await machines.settle()
     names = " and ".join(outage.name for outage in outages)
     where = f"{names} under {word}, run {totals.runs}"
     totals.runs += 1
@@ -258,7 +259,7 @@ async def endure(
 
 
 def _note_takeover(machines: Machines, totals: Totals, end: AnyEvent, begun_at: float, where: str) -> None:
-    """A dead server's turn ends within two leases."""
+    """Note how long a dead server's turn went on, in leases: two at most."""
     leases = (end.at / 1000 - begun_at) / float(machines.env["LEASE_S"])
     totals.leases.append(leases)
     if leases > 2:
@@ -287,6 +288,8 @@ async def _check_refusals(machines: Machines, totals: Totals, where: str, but: s
                 health = (await client.health())["status"]
             except ChatError as error:
                 health = error.code
+            except ConnectionLost as error:
+                health = str(error)
         if not isinstance(found, ChatError) or found.code != "storage_unavailable" or not found.retry_after_s:
             totals.blame("other", f"{where}: {name} does not refuse a new turn: {found!r}")
         if time.monotonic() - begun > REFUSED_S:
@@ -404,5 +407,6 @@ async def store_restarts(world: World, plan: Plan) -> Totals:
             totals.notes[outage.name] += 1
             if totals.runs % 10 == 0:
                 say(f"  {totals.runs} outages of the store")
+        await world.settle()
         await audit(world, totals, shown, exact=False)
     return totals

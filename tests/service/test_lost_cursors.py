@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
+import uuid
 from contextlib import closing
 from pathlib import Path
 
-from shared.chat.turn_log import Reader
+import pytest
+
+from shared.chat.turn_log import Reader, TurnLog
+from shared.chat.turn_logs import TurnLogs
 from shared.errors import ChatError
 from shared.events import CursorLost, TurnInterrupted
+from shared.store.protocol import TurnRow
+from shared.store.record import Record
 from tests.conftest import until
 from tests.service.scripted import Here, Serve, Stepwise, refused, seq_is, silent
 
@@ -110,3 +116,54 @@ async def test_a_reader_that_comes_while_another_one_keeps_the_longer_log(serve:
             with await here.service.open(turn_id, 0) as second:
                 assert await seqs(second) == [1, 2, 3, 4]
             assert [*read, *await seqs(first)] == [1, 2, 3, 4, 5, 6]
+
+
+class Leased:
+    """A store with one turn of another process, at seq 1; ``leases`` are those that it shows, one at each read."""
+
+    def __init__(self, leases: list[float]) -> None:
+        self.leases = leases
+        self.turn_id = str(uuid.uuid4())
+
+    async def read(self, turn_id: str, after: int) -> tuple[TurnRow, list[Record]]:
+        row = TurnRow(
+            turn_id=self.turn_id,
+            kind="chat",
+            session_id=None,
+            status="running",
+            last_seq=1,
+            owner="another",
+            epoch=0,
+            unread_ms=0.0,
+            lease=self.leases.pop(0),
+            ended_at=None,
+            expired=False,
+        )
+        return row, []
+
+
+@pytest.mark.parametrize(
+    ("leases", "ends_with"),
+    [
+        # An owner that renews its lease in the second half of the wait lives, so the cursor is wrong.
+        ([1, 2, 3], None),
+        ([1, 1, 2], None),
+        # An owner that does not may be dead. It renews in the next wait, or no process has ended the turn in that time.
+        ([1, 2, 2, 3], None),
+        ([1, 2, 0, 0], "storage_unavailable"),
+        ([2, 2, 2, 2], "storage_unavailable"),
+    ],
+)
+async def test_how_long_a_cursor_beyond_a_turn_of_another_process_waits(
+    leases: list[float], ends_with: str | None
+) -> None:
+    store = Leased(leases)
+    turn_logs = TurnLogs(store)  # type: ignore[arg-type]
+    turn_log = TurnLog(store.turn_id, "chat")
+    try:
+        await turn_logs.reach(turn_log, 9, 0.02)
+    except ChatError as error:
+        assert error.code == ends_with
+    else:
+        assert ends_with is None
+    assert store.leases == []

@@ -155,8 +155,8 @@ def _channels_without_database(patch: pytest.MonkeyPatch) -> None:
 
 
 def _cancelled_with_its_caller(patch: pytest.MonkeyPatch) -> None:
-    async def run(self: Commands, work: Callable[[], Awaitable[Any]]) -> Any:
-        return await self._guarded(work)
+    async def run(self: Commands, work: Callable[[], Awaitable[Any]], *, repeats: bool = False) -> Any:
+        return await self._guarded(work, repeats=repeats)
 
     patch.setattr(Commands, "_run", run)
 

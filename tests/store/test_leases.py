@@ -70,6 +70,24 @@ async def test_renewing_a_lease(store: Store) -> None:
 
 
 @every
+async def test_a_lease_shows_whether_its_owner_renews_it(store: Store) -> None:
+    started = await store.start_turn(asked(new_session_id="s1"))
+
+    async def lease() -> float:
+        turn = await store.get_turn(started.turn.turn_id)
+        assert turn is not None
+        return turn.lease
+
+    first = await lease()
+    store.clock_offset_ms += 100
+    assert await lease() == first
+    await store.renew("me", [started.turn.turn_id], [])
+    assert await lease() > first
+    await store.renew("me", [], [], [started.turn.turn_id])
+    assert await lease() == 0
+
+
+@every
 async def test_a_turn_that_is_dropped_ends_at_once(store: Store) -> None:
     """The process that dropped the turn lives, and renews the leases of its other turns."""
     dropped = await store.start_turn(asked(new_session_id="s1"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
@@ -14,7 +15,7 @@ from shared.errors import ChatError
 from shared.store.redis.address import Address
 from shared.store.redis.connections import ANSWER_TIMEOUT_S, async_client, close_client
 from shared.store.redis.contact import Contact
-from shared.store.redis.errors import FAILURES, unavailable
+from shared.store.redis.errors import FAILURES, lost_line, unavailable
 
 T = TypeVar("T")
 Argument = str | bytes | int | float
@@ -56,12 +57,23 @@ class Commands:
         return await self._run(lambda: self._evaluate(client, script, keys, arguments, self._ack_replicas))
 
     async def read(self, script: LuaScript, keys: Sequence[str], arguments: Sequence[Argument]) -> Any:
-        """Run a script that only reads, as ``write`` runs one that writes. Raises ChatError ``storage_unavailable``."""
-        return await self._run(lambda: self._evaluate(self._client, script, keys, arguments, 0))
+        """Run a script that only reads, as ``call`` runs a command. Raises ChatError ``storage_unavailable``."""
+        return await self._run(lambda: self._evaluate(self._client, script, keys, arguments, 0), repeats=True)
 
     async def call(self, command: Callable[[Any], Awaitable[T]]) -> T:
-        """Run a command, or a pipeline of commands, on one connection. Raises ChatError ``storage_unavailable``."""
-        return await self._run(lambda: command(self._client))
+        """Run a command, or a pipeline of commands, that may be run twice. Raises ChatError ``storage_unavailable``.
+
+        A command whose connection is broken is run once more, on a new connection.
+        """
+        return await self._run(lambda: command(self._client), repeats=True)
+
+    async def drop_idle_connections(self) -> None:
+        """Close the connections that no command uses now: where one connection is dead without a sign, the others may be, too."""
+        pool = getattr(self._client, "connection_pool", None)
+        # The client of a cluster has no pool.
+        if pool is not None:
+            with contextlib.suppress(*FAILURES):
+                await pool.disconnect(inuse_connections=False)
 
     async def publish(self, messages: Sequence[tuple[str, str | bytes]]) -> None:
         """Push messages, channel and text; with replicas to wait for, this is done after they have answered."""
@@ -70,23 +82,32 @@ class Commands:
         pipeline = self._client.pipeline(transaction=False)
         for channel, message in messages:
             pipeline.execute_command(self._publish, channel, message)
-        await self._run(pipeline.execute)
+        await self._run(pipeline.execute, repeats=True)
 
     async def close(self) -> None:
         """Close the connections."""
         await close_client(self._client)
         await close_client(self._append_client)
 
-    async def _run(self, work: Callable[[], Awaitable[T]]) -> T:
+    async def _run(self, work: Callable[[], Awaitable[T]], *, repeats: bool = False) -> T:
         # A command that has been sent is not cancelled with its caller: or the next command would read its reply.
-        running = asyncio.ensure_future(self._guarded(work))
+        running = asyncio.ensure_future(self._guarded(work, repeats=repeats))
         running.add_done_callback(_note_failure)
         return await asyncio.shield(running)
 
-    async def _guarded(self, work: Callable[[], Awaitable[T]]) -> T:
+    async def _guarded(self, work: Callable[[], Awaitable[T]], *, repeats: bool) -> T:
         try:
             async with self._free:
-                result = await work()
+                try:
+                    result = await work()
+                except FAILURES as error:
+                    if not lost_line(error):
+                        raise
+                    self.contact.lost()
+                    await self.drop_idle_connections()
+                    if not repeats:
+                        raise
+                    result = await work()
         except FAILURES as error:
             failure = unavailable(error)
             if isinstance(failure, ChatError):

@@ -47,9 +47,10 @@ def async_client(address: Address, *, one_connection: bool = False) -> AsyncClie
     )
 
 
-def sync_client(address: Address) -> SyncClient:
+def sync_client(address: Address, answer_timeout_s: float = ANSWER_TIMEOUT_S) -> SyncClient:
     """A client for a thread."""
     options = _options(address, redis.retry.Retry(redis.backoff.NoBackoff(), 0))
+    options["socket_timeout"] = answer_timeout_s
     if address.form == "cluster":
         nodes = [_Node(host, port) for host, port in address.hosts]
         return redis.cluster.RedisCluster(startup_nodes=nodes, **options)

@@ -79,6 +79,13 @@ def unavailable(error: BaseException) -> BaseException:
     return refusal
 
 
+def lost_line(error: BaseException) -> bool:
+    """Whether the connection has broken or is silent, so that a new connection may work."""
+    return not isinstance(error, ResponseError) and isinstance(
+        error, RedisConnectionError | RedisTimeoutError | OSError
+    )
+
+
 def wrote_nothing(error: ChatError) -> bool:
     """Whether the store has answered with an error, so that it has written nothing; an answer that was lost says neither."""
     return isinstance(error.__cause__, ResponseError)

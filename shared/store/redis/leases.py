@@ -10,7 +10,7 @@ from redis.exceptions import NoScriptError
 
 from shared.store.redis.address import Address
 from shared.store.redis.commands import LuaScript
-from shared.store.redis.connections import sync_client
+from shared.store.redis.connections import ANSWER_TIMEOUT_S, sync_client
 from shared.store.redis.contact import Contact
 from shared.store.redis.errors import FAILURES
 from shared.store.redis.keys import Keys
@@ -26,6 +26,8 @@ class LeaseThread:
         self._arguments = (1, keys.owners, 0, "0", "PUBLISH", owner, lease_s * 1000)
         self._contact = contact
         self._pause_s = lease_s / 3
+        # A renewal whose answer is lost leaves time for another one before the lease is over.
+        self._answer_timeout_s = min(ANSWER_TIMEOUT_S, lease_s / 3)
         self._closed = threading.Event()
         self._thread = threading.Thread(target=self._renew_forever, name="lease", daemon=True)
         self._thread.start()
@@ -38,9 +40,10 @@ class LeaseThread:
     def _renew_forever(self) -> None:
         client: Any = None
         while not self._closed.is_set():
+            pause_s = self._pause_s
             try:
                 # A cluster's client connects when it is made.
-                client = client or sync_client(self._address)
+                client = client or sync_client(self._address, self._answer_timeout_s)
                 try:
                     client.execute_command("EVALSHA", _LEASE.sha1, *self._arguments)
                 except NoScriptError:
@@ -48,7 +51,8 @@ class LeaseThread:
                 self._contact.heard()
             except FAILURES:
                 self._contact.lost()
-            self._closed.wait(self._pause_s)
+                pause_s = self._pause_s / 4
+            self._closed.wait(pause_s)
         with contextlib.suppress(*FAILURES):
             if client is not None:
                 client.close()

@@ -31,8 +31,11 @@ class StoredTurn(NamedTuple):
     request_id: str | None
 
 
-def stored_turn(turn_id: str, fields: list[bytes | None], now: float) -> StoredTurn | None:
-    """The turn from the values of TURN_FIELDS; ``now`` by the store's clock. None where there is none, or it is forgotten."""
+def stored_turn(turn_id: str, fields: list[bytes | None], now: float, lease: float) -> StoredTurn | None:
+    """The turn from the values of TURN_FIELDS; ``now`` and the end of the lease by the store's clock.
+
+    None where there is no such turn, or it is forgotten.
+    """
     session, kind, status, last_seq, owner, epoch, ended, read, log_until, turn_until, key = (
         None if value is None else value.decode() for value in fields
     )
@@ -47,6 +50,7 @@ def stored_turn(turn_id: str, fields: list[bytes | None], now: float) -> StoredT
         owner=owner,
         epoch=int(epoch or 0),
         unread_ms=max(0.0, now - float(read or now)),
+        lease=lease,
         ended_at=float(ended) if ended else None,
         expired=bool(log_until and float(log_until) <= now),
     )

@@ -266,21 +266,21 @@ class Turns:
     async def get(self, turn_id: str) -> StoredTurn | None:
         """The turn, or None."""
         keys = self._keys
-        fields, _, now = await self._commands.read(
-            _READ, [keys.turn(turn_id), keys.log(turn_id)], ["", 0, *TURN_FIELDS]
+        fields, _, now, lease = await self._commands.read(
+            _READ, [keys.turn(turn_id), keys.log(turn_id), keys.owners], ["", 0, *TURN_FIELDS]
         )
-        return stored_turn(turn_id, fields, float(now))
+        return stored_turn(turn_id, fields, float(now), float(lease))
 
     async def read(self, turn_id: str, after: int) -> tuple[StoredTurn, list[Record]] | None:
         """The turn and its records after seq ``after``; a long log in several steps, the turn from the last of them."""
         keys, lines = self._keys, list[tuple[int, bytes]]()
         while True:
-            fields, segments, now = await self._commands.read(
+            fields, segments, now, lease = await self._commands.read(
                 _READ,
-                [keys.turn(turn_id), keys.log(turn_id)],
+                [keys.turn(turn_id), keys.log(turn_id), keys.owners],
                 [lines[-1][0] if lines else after, _MAX_SEGMENTS, *TURN_FIELDS],
             )
-            found = stored_turn(turn_id, fields, float(now))
+            found = stored_turn(turn_id, fields, float(now), float(lease))
             if found is None:
                 return None
             lines += lines_of(segments, lines[-1][0] if lines else after)

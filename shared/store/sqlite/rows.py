@@ -22,8 +22,8 @@ SELECT s.session_id, s.model_id, s.created_at, s.last_activity_at,
 FROM sessions s LEFT JOIN session_counts c USING (session_id)
 """
 _SELECT_TURN = (
-    "SELECT turn_id, kind, session_id, status, last_seq, owner, epoch, last_read_at, ended_at, expired FROM turns"
-    " WHERE turn_id = ? AND expired < 2"
+    "SELECT turn_id, kind, session_id, status, last_seq, owner, epoch, last_read_at, lease_until, ended_at, expired"
+    " FROM turns WHERE turn_id = ? AND expired < 2"
 )
 
 
@@ -85,8 +85,9 @@ def select_turn(connection: apsw.Connection, turn_id: str, now: float) -> TurnRo
         owner=row[5],
         epoch=row[6],
         unread_ms=max(0.0, now - row[7]),
-        ended_at=row[8],
-        expired=bool(row[9]),
+        lease=row[8],
+        ended_at=row[9],
+        expired=bool(row[10]),
     )
 
 
