@@ -13,7 +13,7 @@ import pytest
 
 from compare.probing import services, symptoms
 from compare.probing.advice import ADVICE, CHECKED, HARM
-from compare.probing.all_checks import Check, probe
+from compare.probing.all_checks import CHECKS, Check, probe
 from compare.probing.checks import pace
 from compare.probing.findings import ordered
 from compare.probing.frames import Lines, ServerSentEvents
@@ -23,8 +23,8 @@ from compare.probing.planted.clean import CLEAN, HARMLESS
 from compare.probing.planted.table import PLANTED
 from compare.probing.steadiness import Steadiness, watching
 from compare.probing.subject import Subject
-from compare.probing.target import parse_target
-from compare.probing.wires import WIRES
+from compare.probing.target import Target, parse_target
+from compare.probing.wires import WIRES, Sse
 from protocols import TRANSPORTS
 from tests.conftest import MakeServers
 from tests.parts import part
@@ -174,6 +174,24 @@ async def test_what_a_busy_prober_found_is_found_again_or_is_no_finding() -> Non
     check = Check("silence", once, ("sse",), 1)
     subject = Subject(WIRES["sse"], parse_target("127.0.0.1:1"), 1.0, Steadiness())
     assert [outcome.words async for _, outcome in probe(subject, [check])] == ["passes"]
+
+
+class Stripped(Sse):
+    """A path that removes ``Authorization`` and lets ``X-API-Key`` through."""
+
+    async def authorized(self, target: Target) -> Heard:
+        heard = Heard(0.0)
+        heard.status = 401 if target.key_header == "Authorization" else 200
+        return heard
+
+
+async def test_a_removed_key_is_found_by_a_busy_prober_too() -> None:
+    steadiness = Steadiness()
+    steadiness.pauses.append((0.0, 10.0**12))
+    subject = Subject(Stripped(), parse_target("127.0.0.1:1", "k"), 1.0, steadiness)
+    ((_, outcome),) = [made async for made in probe(subject, [check for check in CHECKS if check.name == "key"])]
+    assert [finding.kind for finding in outcome.findings] == ["key_removed"]
+    assert subject.target.key_header == "X-API-Key"
 
 
 def test_the_self_test_has_enough_faults_and_clean_paths() -> None:
