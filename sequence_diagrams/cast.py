@@ -29,6 +29,8 @@ OUT = Path(__file__).resolve().parents[1] / "docs" / "race.svg"
 COMMAND = ("-m", "compare", "race", "--rounds", "6", "--tokens", "30", "--rate", "30", "What does a transport do?")
 COLUMNS, ROWS = 100, 34
 FRAME_S = 0.2
+# The picture begins when so many rows show something, not with an empty screen while servers start.
+FIRST_ROWS = 4
 LAST_FRAME_S = 6.0
 LONGEST_S = 120.0
 CELL_WIDTH, CELL_HEIGHT, MARGIN = 8.0, 17.0, 14.0
@@ -66,8 +68,11 @@ class Frame:
     rows: tuple[Row, ...]
 
 
-def record(command: Sequence[str] = COMMAND) -> list[Frame]:
-    """Run a command of this Python in a terminal of 100 by 34 cells; the screens that differ, at most five a second."""
+def record(command: Sequence[str] = COMMAND, first_rows: int = FIRST_ROWS) -> list[Frame]:
+    """Run a command of this Python in a terminal of 100 by 34 cells; the screens that differ, at most five a second.
+
+    The first of them has at least ``first_rows`` rows with words.
+    """
     master, slave = pty.openpty()
     fcntl.ioctl(master, termios.TIOCSWINSZ, struct.pack("HHHH", ROWS, COLUMNS, 0, 0))
     screen = pyte.Screen(COLUMNS, ROWS)
@@ -91,7 +96,8 @@ def record(command: Sequence[str] = COMMAND) -> list[Frame]:
             stream.feed(decoder.decode(data))
             now = time.monotonic()
             rows = tuple(_rows(screen))
-            if now < due or not any(rows) or (frames and frames[-1].rows == rows):
+            too_early = begun is None and sum(map(bool, rows)) < first_rows
+            if now < due or too_early or (frames and frames[-1].rows == rows):
                 continue
             begun = now if begun is None else begun
             frames.append(Frame(now - begun, rows))

@@ -162,7 +162,7 @@ def _http_arrows(word: str, found: Sequence[Step], names: dict[str, str]) -> Ite
         text = step_text(word, step)
         if step.kind == "request":
             waiting[step.connection] = step.name.partition(" HTTP/")[0]
-            side_by_side |= waiting.keys() if len(waiting) > 1 else set()
+            side_by_side |= waiting.keys() if len(set(waiting.values())) > 1 else set()
         elif step.kind == "response":
             asked = waiting.pop(step.connection, "")
             if step.connection in side_by_side:
