@@ -11,7 +11,7 @@ RUN := $(VENV)/bin/python
 STAMP := $(VENV)/.complete
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve race race-page race-svg compare probe guide numbers cluster diagrams test test-browser test-faults test-live check format proto lock clean
+.PHONY: help demo serve race race-page race-svg compare compare-all probe guide numbers cluster diagrams test test-browser test-faults test-live check format proto lock clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -56,8 +56,11 @@ race: $(STAMP) ## the lanes live in the terminal, then a table and a verdict (AR
 race-page: $(STAMP) ## the race in a browser (/race), with a slow phone, a buffering proxy and stalls as buttons
 	$(RUN) -m compare page $(ARGS)
 
-compare: $(STAMP) ## the whole experiment, unattended, into compare-out/ with its report (ARGS=--quick: about four minutes)
+compare: $(STAMP) ## the whole experiment, unattended, into compare-out/ with its report (ARGS=--quick: less than three minutes)
 	$(RUN) -m compare run $(ARGS)
+
+compare-all: $(STAMP) ## all lanes without and with TLS, factors and chains, into compare-out/; says first how long (ARGS=--plan: only that)
+	$(RUN) -m compare all $(ARGS)
 
 probe: $(STAMP) ## what the path to a server does to its stream, and the line that cures it (ARGS="https://chat.example.com --wire all")
 	$(RUN) -m compare probe $(ARGS)

@@ -15,6 +15,7 @@ from dataclasses import replace
 from rich.console import Console
 
 from compare.lines.faults import NETWORKS, Faults
+from compare.measuring.hops import Hops, hops
 from compare.measuring.lanes import ALL_LANES, FURTHER_LANES, LANES, RunningLane, running_lanes, shuffled
 from compare.measuring.recording import TurnSpec, count_generated, record_turn, warm_up
 from compare.measuring.turns import TurnRecord
@@ -85,7 +86,10 @@ async def race(console: Console, args: argparse.Namespace) -> int:
         size=args.image,
     )
     console.print(f"Starting {len(args.names)} servers, a process each …", soft_wrap=True)
-    async with running_lanes(args.names, rate=args.rate, first_ms=_FIRST_MS, faults=faults, tls=args.tls) as lanes:
+    hops_of: dict[str, list[Hops]] = {}
+    async with running_lanes(
+        args.names, rate=args.rate, first_ms=_FIRST_MS, faults=faults, tls=args.tls, timed=_hops_seen(args)
+    ) as lanes:
         tracks = {name: Track(name) for name in args.names}
         network = (f"network {args.network}" if args.network else "loopback") + ", TLS" * args.tls
         view = RaceView(console, tracks, spec.tokens, f"{args.rate:g} tokens a second, {network}")
@@ -93,7 +97,7 @@ async def race(console: Console, args: argparse.Namespace) -> int:
         with view.shown(keep=True):
             view.begin("warm-up")
             for each in _specs(spec, args.cut_after):
-                turns += await _rounds(lanes, tracks, each, view, args)
+                turns += await _rounds(lanes, tracks, each, view, args, hops_of)
     settings = RaceSettings(
         names=args.names,
         prompt=args.prompt,
@@ -105,8 +109,13 @@ async def race(console: Console, args: argparse.Namespace) -> int:
         image=args.image,
         tls=args.tls,
     )
-    show_race(console, settings, turns, faults, explain=args.explain)
+    show_race(console, settings, turns, faults, explain=args.explain, hops_of=hops_of)
     return 0 if all(turn.error is None for turn in turns) else 1
+
+
+def _hops_seen(args: argparse.Namespace) -> bool:
+    """Whether the relay sees the events of one turn alone, from their first byte to their last."""
+    return bool(args.explain and args.concurrency == 1 and not (args.tls or args.image or args.cut_after))
 
 
 def _specs(spec: TurnSpec, cut_after: int | None) -> list[TurnSpec]:
@@ -124,8 +133,9 @@ async def _rounds(
     spec: TurnSpec,
     view: RaceView,
     args: argparse.Namespace,
+    hops_of: dict[str, list[Hops]],
 ) -> list[TurnRecord]:
-    """All rounds of one spec; in a round all streams of all lanes run at once."""
+    """All rounds of one spec; in a round all streams of all lanes run at once. ``hops_of`` gets the hops of each lane's tokens."""
     turns: list[TurnRecord] = []
     title = "" if spec.cut_after is None else f"{spec.experiment}, "
     async with contextlib.AsyncExitStack() as stack:
@@ -147,7 +157,19 @@ async def _rounds(
                 for turn in found:
                     await count_generated(lanes[turn.lane], turn)
             turns += found
+            if _hops_seen(args):
+                _add_hops(lanes, found, hops_of)
     return turns
+
+
+def _add_hops(lanes: Mapping[str, RunningLane], found: Sequence[TurnRecord], hops_of: dict[str, list[Hops]]) -> None:
+    for turn in found:
+        relay = lanes[turn.lane].relay
+        if relay is not None and turn.error is None and lanes[turn.lane].lane.tokens:
+            # A reader that polls gets events in its first answer that it reads again, so they cannot be matched.
+            with contextlib.suppress(ValueError):
+                hops_of.setdefault(turn.lane, []).extend(hops(turn, relay.passed))
+            relay.passed.clear()
 
 
 async def _turn(

@@ -8,44 +8,47 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import contextlib
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
 from rich.padding import Padding
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
 from compare.measuring.experiments.breaks import cut_tokens
 from compare.measuring.experiments.run import FULL, QUICK, Run
 from compare.measuring.experiments.schedule import Entry, schedule
 from compare.measuring.goodput import Objectives
-from compare.measuring.lanes import LANES, running_lanes
+from compare.measuring.lanes import ALL_LANES, FURTHER_LANES, LANES, running_lanes
 from compare.measuring.packets.run import PacketRun
 from compare.measuring.recording import now_ms
 from compare.measuring.setup import setup
 from compare.showing import report
 from compare.showing.packets_report import picture_of
+from compare.showing.progress import Tick, minutes, progress
 from compare.showing.results import Results, conclude
 from protocols.live import open_console
 from shared.errors import ChatError, ConnectionLost
 from shared.signals import run_until_signal
 
 _START_S = 6.0
+# Experiments with servers of their own, or with clients that speak the usual lanes without TLS alone.
+_USUAL_ONLY = ("proxies", "phases", "loads", "stores", "packets", "gRPC libraries")
 _FAILURES_SHOWN = 10
-# Shows a text, and adds the expected seconds of what is done to the progress.
-Tick = Callable[[str, float], None]
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command's arguments."""
     parser = argparse.ArgumentParser(prog="python -m compare run", description=__doc__.partition("\n\n")[0])
     parser.add_argument("--out", type=Path, default=Path("compare-out"), help="folder to write (default: compare-out)")
-    parser.add_argument("--quick", action="store_true", help="about four minutes, with less of everything")
-    parser.add_argument("--only", help=f"lanes, comma-separated, of {', '.join(LANES)}")
+    parser.add_argument("--quick", action="store_true", help="less than three minutes, with less of everything")
+    parser.add_argument(
+        "--only",
+        help=f"lanes, comma-separated, of {', '.join(ALL_LANES)} (default: without {', '.join(FURTHER_LANES)})",
+    )
+    parser.add_argument("--tls", action="store_true", help="encrypt every line, with a certificate made for this run")
     parser.add_argument("--experiments", help="experiments, comma-separated (default: all)")
     parser.add_argument(
         "--seed", type=int, default=1, help="for the order of the lanes, the cuts and the arrivals (default: 1)"
@@ -53,8 +56,10 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--brief", type=Path, metavar="FILE", help="also write a short report for a README")
     args = parser.parse_args(argv)
     args.names = args.only.split(",") if args.only else list(LANES)
-    if unknown := set(args.names) - set(LANES):
-        parser.error(f"no such lane: {', '.join(sorted(unknown))}; there are {', '.join(LANES)}")
+    if unknown := set(args.names) - set(ALL_LANES):
+        parser.error(f"no such lane: {', '.join(sorted(unknown))}; there are {', '.join(ALL_LANES)}")
+    if not set(args.names) & set(LANES):
+        parser.error(f"--only: at least one lane of {', '.join(LANES)}, which the further lanes are compared with")
     args.scale = QUICK if args.quick else FULL
     known = [entry.name for _, group in schedule(args.scale, len(args.names)) for entry in group]
     args.chosen = args.experiments.split(",") if args.experiments else known
@@ -74,22 +79,38 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
 
 
-async def _run(console: Console, args: argparse.Namespace) -> int:
+def expected_s(args: argparse.Namespace) -> float:
+    """The expected time on a quiet machine, for what ``parse`` has returned."""
+    return sum(_START_S + sum(entry.expected_s for entry in group) for _, group in _groups(args))
+
+
+def _groups(args: argparse.Namespace) -> list[tuple[float, list[Entry]]]:
+    chosen = set(args.chosen) - set(_left_out(args))
     groups = [
-        (rate, [entry for entry in group if entry.name in args.chosen and entry.expected_s > 0])
+        (rate, [entry for entry in group if entry.name in chosen and entry.expected_s > 0])
         for rate, group in schedule(args.scale, len(args.names))
     ]
-    groups = [(rate, group) for rate, group in groups if group]
-    expected_s = sum(_START_S + sum(entry.expected_s for entry in group) for _, group in groups)
+    return [(rate, group) for rate, group in groups if group]
+
+
+def _left_out(args: argparse.Namespace) -> Sequence[str]:
+    """The experiments that this run does not have."""
+    return _USUAL_ONLY if args.tls or set(args.names) - set(LANES) else ()
+
+
+async def _run(console: Console, args: argparse.Namespace) -> int:
+    groups = _groups(args)
+    expected = expected_s(args)
     console.print(
         f"{len(args.names)} lanes, {sum(len(group) for _, group in groups)} experiments: about "
-        f"{_minutes(expected_s)} on a quiet machine. "
+        f"{minutes(expected)} on a quiet machine. "
         f"Everything is written to {args.out}/ at the end.",
         highlight=False,
     )
-    begun, begun_at, about = time.monotonic(), now_ms(), setup()
-    run = Run(args.scale, args.names, args.seed, 0.0, lambda text: None)
-    with _progress(console, expected_s) as tick:
+    begun, begun_at, about = time.monotonic(), now_ms(), setup(tls=args.tls)
+    run = Run(args.scale, args.names, args.seed, 0.0, lambda text: None, tls=args.tls)
+    run.unmeasured |= dict.fromkeys(_left_out(args), "only with the usual lanes, without TLS")
+    with progress(console, expected) as tick:
         for rate, group in groups:
             run.rate = rate
             await _run_group(run, group, tick)
@@ -97,6 +118,7 @@ async def _run(console: Console, args: argparse.Namespace) -> int:
         begun_at=begun_at,
         seconds=time.monotonic() - begun,
         quick=args.quick,
+        tls=args.tls,
         seed=args.seed,
         lanes=run.names,
         setup=about,
@@ -110,9 +132,9 @@ async def _run(console: Console, args: argparse.Namespace) -> int:
     )
     await asyncio.to_thread(report.write, args.out, results, run.turns, run.samples)
     if args.brief is not None:
-        command = "python -m compare run --quick" if args.quick else "python -m compare run"
+        command = "python -m compare run" + " --tls" * args.tls + " --quick" * args.quick
         await asyncio.to_thread(args.brief.write_text, report.brief(results, command), encoding="utf-8")
-    console.print(f"Done after {_minutes(results.seconds)}.", soft_wrap=True)
+    console.print(f"Done after {minutes(results.seconds)}.", soft_wrap=True)
     for name in report.FILES:
         console.print(f"  {args.out / name}", markup=False, soft_wrap=True)
     console.print()
@@ -140,7 +162,7 @@ async def _run_group(run: Run, group: Sequence[Entry], tick: Tick) -> None:
     """
     tick("starting the servers", 0)
     try:
-        async with running_lanes(run.names, rate=run.rate, relayed=True) as run.lanes:
+        async with running_lanes(run.names, rate=run.rate, relayed=True, tls=run.tls) as run.lanes:
             tick("servers are up", _START_S)
             for entry in group:
                 run.say = lambda text, name=entry.name: tick(f"{name}: {text}", 0)  # type: ignore[misc]
@@ -152,41 +174,3 @@ async def _run_group(run: Run, group: Sequence[Entry], tick: Tick) -> None:
                 tick(f"{entry.name}: done", entry.expected_s)
     except (RuntimeError, OSError) as error:
         run.unmeasured |= {entry.name: str(error) for entry in group if entry.name not in run.descriptions}
-
-
-def _minutes(seconds: float) -> str:
-    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} minutes"
-
-
-@contextlib.contextmanager
-def _progress(console: Console, expected_s: float) -> Iterator[Tick]:
-    """A bar over the expected seconds, with the present step; lines where there is no terminal."""
-    begun = time.monotonic()
-    done_s = 0.0
-
-    def left() -> str:
-        """The rest of the expected time, longer as far as the run has been slower than expected."""
-        elapsed_s = time.monotonic() - begun
-        pace = max(1.0, elapsed_s / done_s) if done_s > 10 else 1.0
-        return f"about {_minutes(max(0.0, expected_s - done_s) * pace)} left"
-
-    if not console.is_terminal:
-
-        def line(text: str, seconds: float) -> None:
-            nonlocal done_s
-            done_s += seconds
-            if seconds:
-                console.print(f"{time.monotonic() - begun:5.0f} s  {text}, {left()}", markup=False, soft_wrap=True)
-
-        yield line
-        return
-    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TextColumn("{task.fields[left]}"))
-    with Progress(*columns, console=console) as bar:
-        task = bar.add_task("", total=expected_s, left="")
-
-        def move(text: str, seconds: float) -> None:
-            nonlocal done_s
-            done_s += seconds
-            bar.update(task, description=f"{text:<44.44}", completed=done_s, left=left())
-
-        yield move

@@ -1,6 +1,7 @@
 """``python -m compare wire LANE``: the bytes of one short turn, as they passed the relay, each with its meaning.
 
 Only captured bytes are shown. Every byte belongs to one span, and the sum of the spans is the number that the relay counted.
+With ``--tls`` the bytes are encrypted: then the records of TLS are counted.
 """
 
 from __future__ import annotations
@@ -9,14 +10,17 @@ import argparse
 import asyncio
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
 
 from rich.console import Console
 from rich.text import Text
 
+from compare.lines.records import NotTls, records
 from compare.lines.relay import Relay
 from compare.lines.spans.read import units
 from compare.lines.spans.span import BYTE_KINDS, UnexpectedBytes, WireUnit, shorten
-from compare.measuring.lanes import LANES, RunningLane, running_lanes
+from compare.measuring.lanes import LANES, running_lanes
 from compare.measuring.recording import TurnSpec, record_turn
 
 _STYLES = {"text": "bold green", "event": "", "framing": "cyan"}
@@ -35,31 +39,36 @@ def main(argv: Sequence[str] | None = None) -> int:
         metavar="N",
         help="tokens a second; with 0 several events may share a write (default: 20)",
     )
+    parser.add_argument("--tls", action="store_true", help="encrypt the line, and count the records of TLS")
     parser.add_argument("--message", default="Hi", help="the message that is sent")
     args = parser.parse_args(argv)
     if not 0 < args.tokens <= 200:
         parser.error("--tokens: from 1 to 200")
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 160)
     try:
-        relay, found = asyncio.run(capture(args.transport, tokens=args.tokens, rate=args.rate, message=args.message))
-        show(console, found, relay)
-    except (RuntimeError, OSError, UnexpectedBytes) as error:
+        turn = partial(capture, args.transport, tokens=args.tokens, rate=args.rate, message=args.message)
+        relay = asyncio.run(turn(tls=args.tls))
+        if args.tls:
+            show_records(console, relay)
+        else:
+            show(console, units(relay.captured), relay)
+    except (RuntimeError, OSError, UnexpectedBytes, NotTls) as error:
         sys.stderr.write(f"{error}\n")
         return 1
     return 0
 
 
-async def capture(name: str, *, tokens: int, rate: float, message: str) -> tuple[Relay, list[WireUnit]]:
-    """Run one short turn on a lane. Returns the relay with its capture, and the units of the capture."""
-    async with running_lanes([name], rate=rate) as lanes:
+async def capture(name: str, *, tokens: int, rate: float, message: str, tls: bool = False) -> Relay:
+    """Run one short turn on a lane. Returns the relay with its capture."""
+    async with running_lanes([name], rate=rate, tls=tls) as lanes:
         lane = lanes[name]
-        async with Relay(lane.server.address, capture=True) as relay:
-            through = RunningLane(lane.lane, lane.server, relay.address, relay)
+        async with Relay(lane.address, capture=True) as relay:
+            through = replace(lane, address=lane.address.replace(lane.server.address, relay.address), relay=relay)
             async with through.client() as client:
                 turn = await record_turn(through, client, TurnSpec(experiment="wire", message=message, tokens=tokens))
         if turn.error is not None:
             raise RuntimeError(f"the turn failed: {turn.error}")
-        return relay, units(relay.captured)
+        return relay
 
 
 def show(console: Console, found: Sequence[WireUnit], relay: Relay) -> None:
@@ -77,6 +86,25 @@ def show(console: Console, found: Sequence[WireUnit], relay: Relay) -> None:
         parts = ", ".join(f"{kind} {size} ({size / total:.0%})" for kind, size in sizes.items() if size)
         console.print(
             f"to the {receiver}: {total} B of TCP payload, as the relay counted: {parts}", markup=False, soft_wrap=True
+        )
+
+
+def show_records(console: Console, relay: Relay) -> None:
+    """Print how many records of each type passed and their bytes. Raises NotTls when a sum is not the relay's."""
+    found = records(relay.captured)
+    for direction, counted, receiver in (("up", relay.up_bytes, "server"), ("down", relay.down_bytes, "client")):
+        here = [record for record in found if record.direction == direction]
+        total = sum(record.size for record in here)
+        if total != counted:
+            raise NotTls(f"the records are {total} bytes, the relay counted {counted}")
+        sizes: dict[str, list[int]] = {}
+        for record in here:
+            sizes.setdefault(record.type, []).append(record.size)
+        parts = ", ".join(f"{len(some)} of {kind} ({sum(some)} B)" for kind, some in sizes.items())
+        console.print(
+            f"to the {receiver}: {total} B of TCP payload, as the relay counted, in {len(here)} TLS records: {parts}",
+            markup=False,
+            soft_wrap=True,
         )
 
 

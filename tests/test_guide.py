@@ -18,12 +18,14 @@ from compare.measuring.goodput import Objectives
 from compare.measuring.metrics import METRICS
 from compare.measuring.statistics import Figure
 from compare.measuring.verdicts import bunched, matters, verdict
+from compare.showing import section
 from compare.showing.facts import BRIEF, of_results, published
 from compare.showing.guide import NEEDS, answer, guide_of, sentences
 from compare.showing.guide_page import FILE, content
 from compare.showing.plots import plots, round_ticks
 from compare.showing.report import FILES, PLOTS, write
 from compare.showing.results import Experiment, Results
+from compare.showing.section import Section
 from tests.parts import part
 
 GUIDE = guide_of(published())
@@ -189,8 +191,44 @@ def test_all_zero_is_said_and_small_differences_are_none() -> None:
     results = made_up()
     assert results.experiments["cut, with resume"].verdicts == ["lost: 0 tokens on all lanes."]
     assert results.experiments["1 stream"].verdicts == [
-        "TTFT: websocket, ndjson, sse and grpc lower (7.00 ms), no difference that can be felt between them, than rest (385 ms)."
+        "TTFT: websocket, ndjson, sse and grpc lower (7.00 ms), no difference that matters between them, than rest (385 ms)."
+        " Cause: nothing is shown before the reply is whole (rest)."
     ]
+
+
+def test_both_libraries_of_grpc_stand_side_by_side() -> None:
+    results = made_up()
+    cpu = {"ndjson": 15.0, "grpc": 53.0, "grpc-asgi": 19.0}
+    results.experiments["throughput"] = msgspec.structs.replace(
+        results.experiments["1 stream"],
+        metrics=("server_us",),
+        figures={lane: {"server_us": exact(value)} for lane, value in cpu.items()},
+    )
+    made = guide_of(of_results(results))
+    said = "grpcio's asyncio layer, not gRPC's wire: by connectrpc on uvicorn 19.0 µs"
+    assert said in made.always["grpc"]
+    assert said in next(need for need in made.needs if need.name == "streams").lanes["grpc"].why
+
+
+def test_the_report_has_the_sections_of_other_commands_in_its_folder(tmp_path: Path) -> None:
+    made = Section(
+        name="chain-1ms",
+        title="Chains of 20 turns",
+        about="made up",
+        heads=["wire", "saving"],
+        rows=[["sse", "12.0"]],
+        sentences=["sse: keeping saves 40% <most of it handshakes>."],
+        svg="<svg></svg>",
+    )
+    section.write(tmp_path, "chain", [made], [])
+    write(tmp_path, made_up(), [], [])
+    markdown = (tmp_path / "report.md").read_text(encoding="utf-8")
+    assert "## Chains of 20 turns" in markdown
+    assert "![Chains of 20 turns](plots/chain-1ms.svg)" in markdown
+    assert (tmp_path / "plots" / "chain-1ms.svg").exists()
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert '<section id="chain-1ms"><h2>Chains of 20 turns</h2>' in page
+    assert "&lt;most of it handshakes&gt;" in page
 
 
 def test_the_report_has_plots_beside_it_and_names_no_file_that_is_missing(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from compare.measuring.goodput import Objectives, goodput
 from compare.measuring.metrics import METRICS
 from compare.measuring.statistics import ENOUGH_ROUNDS, Figure, differ, figure, quantile
 from compare.measuring.turns import Arrival, Sample, TurnRecord
-from compare.measuring.verdicts import summarise, verdict
+from compare.measuring.verdicts import bunched, summarise, verdict
 
 
 def chunk(ms: float, seq: int, logged_ms: float | None = None, text: str = "word ") -> Arrival:
@@ -244,11 +244,32 @@ def test_overlap_is_no_difference() -> None:
 
 def test_a_difference_is_named_with_its_numbers() -> None:
     said = verdict(METRICS["ttft"], figures(100.0, 10.0, 11.0))
-    assert said == "TTFT: ndjson and sse lower (10.0 ms), no difference found between them, than rest (100 ms)."
+    assert said == (
+        "TTFT: ndjson and sse lower (10.0 ms), no difference found between them, than rest (100 ms)."
+        " Cause: nothing is shown before the reply is whole (rest)."
+    )
     assert (
         verdict(METRICS["goodput"], figures(5.0, 10.0))
         == "goodput: ndjson higher (10.0 turns/s) than rest (5.00 turns/s)."
     )
+
+
+def test_a_cost_is_credited_to_its_cause() -> None:
+    names = ("ndjson", "websocket", "grpc")
+    found = dict(zip(names, figures(15.0, 15.5, 53.0).values(), strict=True))
+    assert verdict(METRICS["server_us"], found).endswith("Cause: grpcio's asyncio layer, not gRPC's wire (grpc).")
+    smaller = dict(zip(names, figures(128.0, 124.0, 79.0).values(), strict=True))
+    assert verdict(METRICS["down_per_token"], smaller).endswith("Cause: protobuf, not HTTP/2 (grpc).")
+
+
+def test_less_than_a_tenth_is_not_ranked() -> None:
+    said = verdict(METRICS["server_us"], figures(100.0, 109.0))
+    assert said == "server CPU: no difference that matters between rest and ndjson."
+
+
+def test_gaps_are_not_ranked_above_20_percent_of_coalescing() -> None:
+    shares = {lane: {"coalescing": figure} for lane, figure in figures(0.21, 0.19, spread=0.0).items()}
+    assert set(bunched(shares)) == {"rest"}
 
 
 def test_too_few_rounds_claim_nothing() -> None:

@@ -20,3 +20,18 @@ class CapturedBytes:
     connection: int
     direction: Direction
     data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class PassedPiece:
+    """A piece of payload in its two moments at the relay, epoch ms: read at one end, written at the other end.
+
+    ``events`` counts the events that begin in the piece; 0 where TLS hides them.
+    """
+
+    connection: int
+    direction: Direction
+    size: int
+    events: int
+    read_ms: float
+    written_ms: float

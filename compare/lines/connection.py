@@ -10,7 +10,7 @@ import struct
 import time
 from typing import Literal
 
-from compare.lines.capture import CapturedBytes, Direction
+from compare.lines.capture import CapturedBytes, Direction, PassedPiece
 from compare.lines.faults import Faults
 
 State = Literal["open", "closed", "cut", "refused"]
@@ -23,13 +23,16 @@ class SharedState:
     """What the connections of one relay share.
 
     ``faults`` may be replaced at any time; a connection is shaped by the faults at its opening. ``fault_count`` counts cuts, stalls
-    and black holes. ``captured`` holds all payload, when the relay captures.
+    and black holes. ``captured`` holds all payload, when the relay captures. ``passed`` holds the times of all pieces of payload,
+    when the relay is ``timed``.
     """
 
-    def __init__(self, faults: Faults, *, capture: bool, seed: int) -> None:
+    def __init__(self, faults: Faults, *, capture: bool, timed: bool, seed: int) -> None:
         self.faults = faults
         self.fault_count = 0
         self.captured: list[CapturedBytes] = []
+        self.passed: list[PassedPiece] = []
+        self.timed = timed
         self.dice = random.Random(seed)
         self._capturing = capture
         self._refuse_until = 0.0

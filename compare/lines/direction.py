@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from contextlib import aclosing
 
-from compare.lines.capture import Direction
+from compare.lines.capture import Direction, PassedPiece
 from compare.lines.connection import RelayedConnection
 from compare.lines.positions import EventFinder, fault_position
 from compare.lines.shaping import ArrivalClock, buffered, in_flight_bytes, steps
@@ -29,7 +30,10 @@ class OneDirection:
         self._direction: Direction = direction
         self._reader = reader
         self._writer = writer
-        self._clock = ArrivalClock(connection.shared.dice)
+        faults = connection.shared.faults
+        # The server accepts when the end of the handshake has reached it, so it sends its first bytes later than the client.
+        opening_s = faults.connect_s + (faults.delay_s if faults.connect_s and direction == "down" else 0.0)
+        self._clock = ArrivalClock(connection.shared.dice, asyncio.get_running_loop().time() + opening_s)
         self._finder = EventFinder()
         self._written = 0
         self._events = 0
@@ -43,7 +47,7 @@ class OneDirection:
             await self._run_shaped()
         else:
             while data := await self._read():
-                await self._pass_on(data)
+                await self._pass_on(data, _now_ms())
         if not self._connection.discarding and not self._writer.transport.is_closing():
             self._writer.write_eof()
 
@@ -61,42 +65,45 @@ class OneDirection:
         return data
 
     async def _run_shaped(self) -> None:
-        queue: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue()
+        queue: asyncio.Queue[tuple[float, bytes, float]] = asyncio.Queue()
         async with asyncio.TaskGroup() as group:
             group.create_task(self._pass_on_when_due(queue))
             async with aclosing(buffered(self._read, self._buffer)) as arriving:
                 async for data in arriving:
-                    faults = self._connection.shared.faults
+                    faults, read_ms = self._connection.shared.faults, _now_ms()
                     for step in steps(data, faults.bytes_per_s):
                         self._queued += len(step)
-                        queue.put_nowait((self._clock.due(faults, len(step)), step))
+                        queue.put_nowait((self._clock.due(faults, len(step)), step, read_ms))
                     while self._queued > in_flight_bytes(faults):
                         self._queue_shrank.clear()
                         await self._queue_shrank.wait()
-            queue.put_nowait((self._clock.due(self._connection.shared.faults, 0), b""))
+            queue.put_nowait((self._clock.due(self._connection.shared.faults, 0), b"", 0.0))
 
     def _buffer(self) -> tuple[int | None, float]:
         faults = self._connection.shared.faults
         return faults.buffer_bytes if self._direction == "down" else None, faults.buffer_s
 
-    async def _pass_on_when_due(self, queue: asyncio.Queue[tuple[float, bytes]]) -> None:
+    async def _pass_on_when_due(self, queue: asyncio.Queue[tuple[float, bytes, float]]) -> None:
         loop = asyncio.get_running_loop()
         while True:
-            due, data = await queue.get()
+            due, data, read_ms = await queue.get()
             wait_s = due - loop.time()
             if wait_s > 0:
                 await asyncio.sleep(wait_s)
             if not data:
                 return
             await self._connection.moving()
-            await self._pass_on(data)
+            await self._pass_on(data, read_ms)
             self._queued -= len(data)
             self._queue_shrank.set()
 
-    async def _pass_on(self, data: bytes) -> None:
-        """Write ``data``; at the position of a fault, let the fault happen."""
+    async def _pass_on(self, data: bytes, read_ms: float) -> None:
+        """Write ``data``, which was read at ``read_ms``; at the position of a fault, let the fault happen."""
         connection, shared = self._connection, self._connection.shared
         starts = self._finder.starts(data)
+        if shared.timed:
+            piece = PassedPiece(connection.number, self._direction, len(data), len(starts), read_ms, _now_ms())
+            shared.passed.append(piece)
         position = self._fault_position(data, starts)
         self._events += sum(position is None or start < position for start in starts)
         if self._direction == "down":
@@ -136,3 +143,7 @@ class OneDirection:
             await self._writer.drain()
             if nth % _SLICES_A_LOOP_TURN == _SLICES_A_LOOP_TURN - 1:
                 await asyncio.sleep(0)
+
+
+def _now_ms() -> float:
+    return time.time() * 1000

@@ -36,6 +36,10 @@ class Faults:
         default=0.0, metadata={"help": "reset new connections for this many seconds after a cut (default: 0)"}
     )
     delay_s: float = field(default=0.0, metadata={"help": "delay of each direction in seconds"})
+    connect_s: float = field(
+        default=0.0,
+        metadata={"help": "time until a new connection is open, in seconds: what the client sends before that waits"},
+    )
     bytes_per_s: float | None = field(default=None, metadata={"help": "bandwidth of each direction"})
     late_share: float = field(
         default=0.0, metadata={"help": "share of packets that are lost and sent again, from 0 to 1"}
@@ -57,7 +61,7 @@ class Faults:
     @property
     def shaped(self) -> bool:
         """Whether bytes need time to pass."""
-        return self.delay_s > 0 or self.bytes_per_s is not None or self.late_share > 0
+        return max(self.delay_s, self.connect_s, self.late_share) > 0 or self.bytes_per_s is not None
 
 
 # The networks that a comparison can run on. A late packet delays the packets behind it, as a lost packet does in TCP.
@@ -76,6 +80,8 @@ def describe(faults: Faults | None) -> str:
     parts = ["loopback through the relay"]
     if faults.delay_s:
         parts.append(f"{faults.delay_s * 1000:g} ms each way")
+    if faults.connect_s:
+        parts.append(f"{faults.connect_s * 1000:g} ms to open a connection")
     if faults.bytes_per_s:
         parts.append(f"{faults.bytes_per_s * 8 / 1e6:g} Mbit/s")
     if faults.late_share:

@@ -24,7 +24,8 @@ class _Cut(Exception):
 class Relay(SharedState):
     """``async with Relay("127.0.0.1:8001", Faults(...)) as relay``: clients connect to ``relay.address``.
 
-    With ``capture=True`` the relay keeps all payload in ``captured``. ``seed`` decides which packets are late.
+    With ``capture=True`` the relay keeps all payload in ``captured``, with ``timed=True`` the times of each piece in ``passed``.
+    ``seed`` decides which packets are late.
     """
 
     def __init__(
@@ -35,9 +36,10 @@ class Relay(SharedState):
         host: str = "127.0.0.1",
         port: int = 0,
         capture: bool = False,
+        timed: bool = False,
         seed: int = 0,
     ) -> None:
-        super().__init__(faults or Faults(), capture=capture, seed=seed)
+        super().__init__(faults or Faults(), capture=capture, timed=timed, seed=seed)
         name, _, number = target.rpartition("/")[2].rpartition(":")
         self.target = (name.strip("[]"), int(number))
         self.connections: list[RelayedConnection] = []

@@ -15,11 +15,14 @@ _THROTTLE_STEP_S = 0.01
 
 
 class ArrivalClock:
-    """Computes the loop time at which bytes arrive that are sent now, in one direction of one connection."""
+    """Computes the loop time at which bytes arrive that are sent now, in one direction of one connection.
 
-    def __init__(self, dice: Random) -> None:
+    Nothing is sent before ``open_at``, a loop time.
+    """
+
+    def __init__(self, dice: Random, open_at: float = 0.0) -> None:
         self._dice = dice
-        self._free_at = 0.0
+        self._free_at = open_at
 
     def due(self, faults: Faults, size: int) -> float:
         """The arrival time: after the bytes before, plus the time for ``size`` at the bandwidth, plus the delay."""

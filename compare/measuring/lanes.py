@@ -74,12 +74,16 @@ ALL_LANES = LANES | FURTHER_LANES
 
 @dataclass(slots=True)
 class RunningLane:
-    """A lane whose server runs. Clients connect to ``address``: the relay's address where there is a relay."""
+    """A lane whose server runs. Clients connect to ``address``: the relay's address where there is a relay.
+
+    ``direct_address`` is the server's own, past any relay; empty: the same as ``address``.
+    """
 
     lane: Lane
     server: Server
     address: str
     relay: Relay | None = None
+    direct_address: str = ""
 
     @property
     def pid(self) -> int:
@@ -128,11 +132,13 @@ async def running_lanes(
     relayed: bool = False,
     env: Mapping[str, str] | None = None,
     tls: bool = False,
+    timed: bool = False,
 ) -> AsyncIterator[dict[str, RunningLane]]:
     """Start the lanes' servers, each with the same offline model and the in-memory store.
 
     ``rate`` is the model's rate in tokens a second, ``first_ms`` its own time to the first token. ``faults`` or ``relayed`` put a
-    relay before each server. ``tls``: the lines are encrypted, with a certificate made for this run. Raises RuntimeError with the
+    relay before each server. ``timed``: the relays keep the times of what passes. ``tls``: the lines are
+    encrypted, with a certificate made for this run. Raises RuntimeError with the
     server's own words when a server does not start.
     """
     settings = offline_settings(rate, first_ms) | dict(env or {})
@@ -159,10 +165,11 @@ async def running_lanes(
                         f"{name}: the {lane.word} server has no port for pages: {server.log[0]['for_pages']}"
                     )
                 url = server.page_url
+            direct = url
             if relayed or faults is not None:
-                relay = await stack.enter_async_context(Relay(url, faults))
+                relay = await stack.enter_async_context(Relay(url, faults, timed=timed))
                 url = url.replace(url.rpartition("/")[2], relay.address)
-            lanes[name] = RunningLane(lane, server, url, relay)
+            lanes[name] = RunningLane(lane, server, url, relay, direct)
         yield lanes
 
 

@@ -6,14 +6,16 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
 
+from compare.measuring.causes import causes
 from compare.measuring.metrics import METRICS, Metric
 from compare.measuring.statistics import ENOUGH_ROUNDS, Figure, differ, figure
 from compare.measuring.turns import TurnRecord
 
-# The smallest difference between two times that matters: nobody feels less.
+# Smaller differences are not ranked: nobody feels 5 ms, and a tenth is within what two machines differ by.
 FELT_MS = 5.0
 FELT_SHARE = 0.1
-BUNCHED_SHARE = 0.5
+# A lane whose chunks arrive together more often than this is not ranked by the gaps between them.
+BUNCHED_SHARE = 0.2
 
 
 def summarise(turns: Sequence[TurnRecord], names: Iterable[str] = METRICS) -> dict[str, Figure]:
@@ -36,10 +38,14 @@ def summarise(turns: Sequence[TurnRecord], names: Iterable[str] = METRICS) -> di
     return found
 
 
+def least_that_matters(metric: Metric, value: float) -> float:
+    """The smallest difference from ``value`` that is ranked: a tenth of it, and for a time in ms at least 5 ms."""
+    return max(FELT_MS if metric.unit == "ms" else 0.0, FELT_SHARE * abs(value))
+
+
 def matters(metric: Metric, a: Figure, b: Figure) -> bool:
-    """Whether two figures differ, and by more than nobody can feel: for a time, 5 ms or a tenth, whichever is more."""
-    least = max(FELT_MS, FELT_SHARE * min(a.median, b.median)) if metric.unit == "ms" else 0.0
-    return differ(a, b) and abs(a.median - b.median) > least
+    """Whether two figures differ, and by as much as matters."""
+    return differ(a, b) and abs(a.median - b.median) > least_that_matters(metric, min(a.median, b.median))
 
 
 def bunched(figures: Mapping[str, Mapping[str, Figure]]) -> dict[str, float]:
@@ -54,7 +60,8 @@ def bunched(figures: Mapping[str, Mapping[str, Figure]]) -> dict[str, float]:
 def verdict(metric: Metric, by_lane: Mapping[str, Figure], bunched: Mapping[str, float] = MappingProxyType({})) -> str:
     """One sentence on a metric; empty when there is nothing to compare.
 
-    Lanes that do not differ from the best lane, or by less than matters, are called equal to it. Lanes that are ``bunched``
+    Lanes that do not differ from the best lane, or by less than matters, are called equal to it. The cause of a difference is
+    named where it is known. Lanes that are ``bunched``
     are not ranked by the gaps between their chunks.
     """
     left_out = [lane for lane in by_lane if lane in bunched] if metric.of_gaps else []
@@ -79,15 +86,16 @@ def _ranking(metric: Metric, by_lane: Mapping[str, Figure]) -> str:
     order = sorted(by_lane, key=lambda lane: by_lane[lane].median, reverse=metric.better == "higher")
     best = order[0]
     equal = [lane for lane in order if lane == best or not matters(metric, by_lane[best], by_lane[lane])]
-    felt = any(differ(by_lane[best], by_lane[lane]) for lane in equal)
-    no_difference = "no difference that can be felt" if felt else "no difference found"
+    small = any(differ(by_lane[best], by_lane[lane]) for lane in equal)
+    no_difference = "no difference that matters" if small else "no difference found"
     if len(equal) == len(order):
         return f"{metric.title}: {no_difference} between {listed(order)}."
     behind = [f"{lane} ({_median(metric, by_lane[lane])})" for lane in order if lane not in equal]
     head = f"{metric.title}: {listed(equal)} {metric.better} ({_median(metric, by_lane[best])})"
     if len(equal) > 1:
         head += f", {no_difference} between them,"
-    return f"{head} than {', '.join(behind)}."
+    apart = [lane for lane in order if lane not in equal] + [lane for lane in equal if metric.name == "down_per_token"]
+    return f"{head} than {', '.join(behind)}. {causes(metric.name, apart)}".strip()
 
 
 def listed(names: Sequence[str], conjunction: str = "and") -> str:

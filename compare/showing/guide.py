@@ -13,6 +13,7 @@ from itertools import chain
 
 import msgspec
 
+from compare.measuring.causes import cause
 from compare.measuring.metrics import METRICS
 from compare.measuring.verdicts import listed, matters, number
 from compare.showing.facts import Facts
@@ -167,8 +168,15 @@ def _always(facts: Facts, lane: str) -> str:
         "sse": "text alone, one way" + (f"; {size} a token" if size else ""),
         "websocket": "retries, status codes, requests that belong to answers: what HTTP has, you write",
         "grpc": "generated code, and HTTP/2 on the whole way"
-        + (f"; {cpu} of server CPU a token in Python" if cpu else ""),
+        + (f"; {cpu} of server CPU a token in Python ({_cpu_cause(facts, 'grpc')})" if cpu else ""),
     }.get(lane, "not measured")
+
+
+def _cpu_cause(facts: Facts, lane: str) -> str:
+    """Why a lane's server needs more CPU; for gRPC with the figure of the other library, where the run has it."""
+    why = cause("server_us", lane)
+    other = facts.median("throughput", "server_us", "grpc-asgi") if lane == "grpc" else None
+    return f"{why}: by connectrpc on uvicorn {number(other)} µs" if other is not None else why
 
 
 _HELD = ("websocket", "grpc")
@@ -269,7 +277,11 @@ def _many_streams(facts: Facts, lane: str) -> Judged:
         said.append(f"{number(memory)} KiB an open stream, the least is {number(least_memory)} KiB")
         price = 1
     if cpu is not None and cpu > _TWICE * least_cpu:
-        said.append(f"{number(cpu)} µs of server CPU a token, the least is {number(least_cpu)} µs")
+        why = _cpu_cause(facts, lane)
+        said.append(
+            f"{number(cpu)} µs of server CPU a token, the least is {number(least_cpu)} µs"
+            + (f" ({why})" if why else "")
+        )
         price += 1
     return Judged(True, price, " and ".join(said), _cell("memory", facts) if said else "")
 
@@ -280,10 +292,11 @@ def _bytes(facts: Facts, lane: str) -> Judged:
     least = min((value for one in streaming if (value := facts.median("bytes", "down_per_token", one))), default=0.0)
     if mine is None or mine <= _RATIO * least:
         return Judged(why=f"{number(mine)} bytes a token" if mine else "")
+    why = cause("down_per_token", lane)
     return Judged(
         True,
         1 if mine <= _TWICE * least else 2,
-        f"{number(mine)} bytes a token, the least of a stream is {number(least)}",
+        f"{number(mine)} bytes a token, the least of a stream is {number(least)}" + (f" ({why})" if why else ""),
         _cell("bytes", facts),
     )
 

@@ -15,9 +15,11 @@ from compare.measuring.formulas import delays, text_bytes
 from compare.measuring.metrics import METRICS
 from compare.measuring.statistics import quantile
 from compare.measuring.turns import Arrival, TurnRecord
+from compare.measuring.verdicts import BUNCHED_SHARE, FELT_MS, FELT_SHARE
 from compare.showing.guide import Guide
 from compare.showing.numbers import CONSTANTS, FORMULAS, INPUTS, coefficients
 from compare.showing.results import Results
+from compare.showing.section import Section, html
 
 T = TypeVar("T")
 
@@ -52,8 +54,8 @@ LANE_COLOURS = _lane_colours()
 _GUIDE_JS = (files("shared") / "web" / "guide.js").read_text(encoding="utf-8").replace("export ", "")
 
 
-def page(results: Results, when: str, guide: Guide, turns: Sequence[TurnRecord]) -> str:
-    """The page, from the templates and the run's data; ``when`` is its first line."""
+def page(results: Results, when: str, guide: Guide, turns: Sequence[TurnRecord], beside: Sequence[Section] = ()) -> str:
+    """The page, from the templates and the run's data; ``when`` is its first line, ``beside`` are further sections."""
     data = {
         "results": msgspec.to_builtins(results),
         "when": when,
@@ -69,6 +71,7 @@ def page(results: Results, when: str, guide: Guide, turns: Sequence[TurnRecord])
             }
             for name, of in METRICS.items()
         },
+        "limits": {"felt_ms": FELT_MS, "felt_share": FELT_SHARE, "bunched_share": BUNCHED_SHARE},
         "delays": _by_lane(turns, _delay_curve),
         "gaps": _gaps(turns),
         "bytes": _by_lane((turn for turn in turns if turn.experiment == "bytes"), _byte_shares).get("bytes", {}),
@@ -86,6 +89,7 @@ def page(results: Results, when: str, guide: Guide, turns: Sequence[TurnRecord])
     for mark, content in (
         ("/*STYLE*/", _LANES_CSS + _template("report.css")),
         ("/*SCRIPT*/", _GUIDE_JS + _template("numbers.js") + _template("report.js")),
+        ("<!--BESIDE-->", "".join(map(html, beside))),
         ("/*DATA*/", text),
     ):
         made = made.replace(mark, content)

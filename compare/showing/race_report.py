@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from rich.console import Console
 from rich.padding import Padding
+from rich.table import Table
 from rich.text import Text
 
 from compare.lines.faults import Faults, describe
 from compare.measuring.findings import findings
+from compare.measuring.hops import HOPS, Hops
 from compare.measuring.metrics import METRICS
 from compare.measuring.setup import setup
 from compare.measuring.statistics import ENOUGH_ROUNDS, Figure
 from compare.measuring.turns import TurnRecord
-from compare.measuring.verdicts import bunched, summarise, verdict
+from compare.measuring.verdicts import bunched, number, summarise, verdict
 from compare.showing.figures_table import figures_table
 from shared.client import text
 from shared.llm.model import ContextMessage
@@ -60,11 +64,22 @@ class RaceSettings:
 
 
 def show_race(
-    console: Console, race: RaceSettings, turns: Sequence[TurnRecord], faults: Faults, *, explain: bool
+    console: Console,
+    race: RaceSettings,
+    turns: Sequence[TurnRecord],
+    faults: Faults,
+    *,
+    explain: bool,
+    hops_of: Mapping[str, Sequence[Hops]] = MappingProxyType({}),
 ) -> None:
-    """Print everything that follows from the turns of a race, the verdicts last. ``explain``: also formulas and set-up."""
+    """Print everything that follows from the turns of a race, the verdicts last.
+
+    ``explain``: also formulas and set-up, and where the tokens were on their way, as far as ``hops_of`` has it.
+    """
     if explain:
         _explain(console, race, faults)
+    if any(hops_of.values()):
+        _show_hops(console, hops_of)
     for experiment in dict.fromkeys(turn.experiment for turn in turns):
         _show_experiment(console, race, experiment, [turn for turn in turns if turn.experiment == experiment])
     if "rest" in race.names and not race.image:
@@ -80,6 +95,21 @@ def show_race(
     )
 
 
+def _show_hops(console: Console, hops_of: Mapping[str, Sequence[Hops]]) -> None:
+    table = Table(title="A token on its way, medians in ms", title_justify="left")
+    table.add_column("lane")
+    for head in ("appended → relay\nserver, commit", "through the relay\nline", "relay → parsed\nclient"):
+        table.add_column(head, justify="right")
+    for lane, found in hops_of.items():
+        if found:
+            table.add_row(
+                lane,
+                *(number(statistics.median(getattr(hop, name) for hop in found)) for name in HOPS if name != "model"),
+            )
+    console.print()
+    console.print(table)
+
+
 def _explain(console: Console, race: RaceSettings, faults: Faults) -> None:
     _say(
         console,
@@ -91,7 +121,8 @@ def _explain(console: Console, race: RaceSettings, faults: Faults) -> None:
     _say(
         console,
         "Each number is a median over rounds after a warm-up; in brackets the 95 % interval of a bootstrap over rounds. Where"
-        " two intervals overlap, and where two times differ by less than 5 ms or a tenth, no difference is claimed.",
+        " two intervals overlap, where two values differ by less than a tenth, and where two times differ by less than 5 ms, no"
+        " difference is claimed.",
     )
     own = "its own time to draw" if race.image else "150 ms to its first token"
     streams = text.plural(race.concurrency, "stream")

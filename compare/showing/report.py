@@ -12,7 +12,7 @@ from compare.measuring.ladder import PHASES
 from compare.measuring.metrics import METRICS
 from compare.measuring.turns import Sample, TurnRecord
 from compare.measuring.verdicts import listed, median_with_interval
-from compare.showing import ladder
+from compare.showing import ladder, section
 from compare.showing.facts import BRIEF, of_results
 from compare.showing.guide import NEEDS, Guide, answer, guide_of
 from compare.showing.page import page
@@ -20,20 +20,23 @@ from compare.showing.plots import plots
 from compare.showing.results import Experiment, Results
 
 PLOTS = "plots"
+# What other commands leave in the folder of a run, by the names of their files.
+BESIDE = ("factors", "chain")
 FILES = ("arrivals.jsonl", "results.json", "report.md", "report.html")
 _HOW_TO_READ = (
     "t0 = request sent, e_i = arrival of the i-th chunk, at_i = when it was appended to the log. A round is the unit: what"
     " has many values in a turn is first one number a turn, and the turns of a round give their median; then the median over"
     " rounds, with the 95 % interval of a percentile bootstrap (1,000 resamples, seeded) in brackets. No difference is"
-    " claimed where intervals overlap, with fewer than six rounds, or between two times that differ by less than 5 ms or a"
-    " tenth. vLLM's ITL is ICL here, pooled over requests, and its"
+    " claimed where intervals overlap, with fewer than six rounds, or between two values that differ by less than a tenth; two"
+    " times must differ by 5 ms at least. Gaps are not ranked on a lane where more than 20 % of the chunks arrive together."
+    " vLLM's ITL is ICL here, pooled over requests, and its"
     " TTFT counts an empty first chunk; AIPerf's ITL is TPOT here; GuideLLM's TPOT divides (last − start) by n."
 )
 _HOW_FAR = (
-    "**How far they carry.** One machine, the server, the client and the relay on it, no TLS, a model that computes"
-    " nothing, Python on both ends: bytes, what a cut costs, and who waits for whom hold elsewhere; milliseconds and CPU"
-    " are those of this machine, and under a real model's 20 to 200 ms a token the differences in transport delay"
-    " between the streaming lanes cannot be felt."
+    "**How far they carry.** One machine, the server, the client and the relay on it, a model that computes nothing,"
+    " Python on both ends: bytes, what a cut costs, and who waits for whom hold elsewhere; milliseconds and CPU are those of"
+    " this machine, and under a real model's 20 to 200 ms a token the differences in transport delay between the streaming"
+    " lanes cannot be felt."
 )
 # Needs that come together: the README's table, and what a chat in a browser wants besides.
 _TOGETHER = (
@@ -46,7 +49,7 @@ _TOGETHER = (
 
 
 def write(folder: Path, results: Results, turns: Sequence[TurnRecord], samples: Sequence[Sample]) -> None:
-    """Write the four files."""
+    """Write the four files. What ``compare factors`` and ``compare chain`` left in the folder becomes a part of the report."""
     folder.mkdir(parents=True, exist_ok=True)
     arrivals, encoded, as_markdown, as_page = (folder / name for name in FILES)
     with arrivals.open("wb") as file:
@@ -54,17 +57,18 @@ def write(folder: Path, results: Results, turns: Sequence[TurnRecord], samples: 
             file.write(msgspec.json.encode(record) + b"\n")
     encoded.write_bytes(msgspec.json.format(msgspec.json.encode(results), indent=1))
     guide, drawn = guide_of(of_results(results)), plots(results) | ladder.ladders(results) | results.pictures
+    beside = [one for name in BESIDE for one in section.read(folder, name)]
     (folder / PLOTS).mkdir(exist_ok=True)
     for name, (_, svg) in drawn.items():
         (folder / PLOTS / f"{name}.svg").write_text(svg, encoding="utf-8")
     as_markdown.write_text(
-        markdown(results, guide, {name: title for name, (title, _) in drawn.items()}), encoding="utf-8"
+        markdown(results, guide, {name: title for name, (title, _) in drawn.items()}, beside), encoding="utf-8"
     )
-    as_page.write_text(page(results, when(results), guide, turns), encoding="utf-8")
+    as_page.write_text(page(results, when(results), guide, turns, beside), encoding="utf-8")
 
 
-def markdown(results: Results, guide: Guide, drawn: Mapping[str, str]) -> str:
-    """The report as Markdown; ``drawn``: the titles of the plots beside it, by their names."""
+def markdown(results: Results, guide: Guide, drawn: Mapping[str, str], beside: Sequence[section.Section] = ()) -> str:
+    """The report as Markdown; ``drawn``: the titles of the plots beside it, by their names; ``beside``: further sections."""
     parts = [f"# Five transports compared\n\n{when(results)}\n"]
     parts += [f"![{title}]({PLOTS}/{name}.svg)\n" for name, title in drawn.items()]
     for name, experiment in results.experiments.items():
@@ -78,6 +82,7 @@ def markdown(results: Results, guide: Guide, drawn: Mapping[str, str]) -> str:
         if name == "throughput":
             parts.append("- Where the client's CPU an event is more than the server's, the client is the limit.")
         parts.append("")
+    parts += [section.markdown(one, PLOTS) for one in beside]
     parts.append(f"## How to read it\n\n{_HOW_TO_READ}\n")
     parts.append("| metric | unit | formula | from → to |\n|---|---|---|---|")
     parts += [f"| {of.title} | {of.unit} | {of.formula} | {of.points} |" for of in METRICS.values()]

@@ -35,7 +35,8 @@ class Experiment(msgspec.Struct, kw_only=True):
 
 
 class Results(msgspec.Struct, kw_only=True):
-    """The results of a run. ``begun_at`` is epoch ms; ``unmeasured`` says why an experiment is missing.
+    """The results of a run. ``begun_at`` is epoch ms; ``tls``: the lines were encrypted; ``unmeasured`` says why an
+    experiment is missing.
 
     ``loads`` are the points from which other loads are computed, ``connections`` how many a client of a transport holds open;
     ``cut_tokens`` is the length of the answers that were cut.
@@ -46,6 +47,7 @@ class Results(msgspec.Struct, kw_only=True):
     begun_at: float
     seconds: float
     quick: bool
+    tls: bool = False
     seed: int
     lanes: list[str]
     setup: dict[str, str]

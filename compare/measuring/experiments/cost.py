@@ -93,7 +93,7 @@ async def connects(run: Run) -> None:
         "connect",
         "Connecting",
         "A new client until its first ping is answered, and a ping on a connection that is open; "
-        f"{scale.connects} times, no relay, no TLS.",
+        f"{scale.connects} times, no relay.",
         ("connect_cold", "connect_warm"),
     )
     for number in range(scale.connects):

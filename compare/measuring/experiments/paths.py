@@ -19,9 +19,17 @@ _ON_THE_PATH = ("ttft", "icl_p50", "icl_p99", "e2e", "delay_p50", "delay_p99", "
 _BUFFER = Faults(buffer_bytes=4096, buffer_s=0.25)
 
 
+def measured_networks(scale: Scale) -> list[str]:
+    """The networks that are measured: in a quick run only the two that lose packets."""
+    return [name for name, faults in NETWORKS.items() if scale.paced_s or faults.late_share]
+
+
 async def networks(run: Run) -> None:
     """Lines of known delay, bandwidth and share of late packets."""
     for profile, faults in NETWORKS.items():
+        if profile not in measured_networks(run.scale):
+            run.unmeasured[f"network {profile}"] = "not in --quick"
+            continue
         await _through(run, f"network {profile}", f"On a {profile} line", describe(faults), faults)
 
 

@@ -78,8 +78,8 @@ QUICK = Scale(
     cancels=6,
     cuts=6,
     line_rounds=1,
-    memory_streams=50,
-    load_s=2.0,
+    memory_streams=20,
+    load_s=1.0,
     load_points=(LoadShape(16, 4), LoadShape(16, 30), LoadShape(96, 30)),
 )
 
@@ -100,7 +100,7 @@ class Run:
     measured on the line that loses packets.
 
     Some experiments run the lanes one after the other, because processor time decides there; the others run them side by side.
-    The order of the lanes is shuffled in each round.
+    The order of the lanes is shuffled in each round. ``tls``: the lines are encrypted.
     """
 
     scale: Scale
@@ -117,6 +117,7 @@ class Run:
     unmeasured: dict[str, str] = field(default_factory=dict)
     said: dict[str, list[str]] = field(default_factory=dict)
     packets: PacketRun | None = None
+    tls: bool = False
 
     def describe(self, experiment: str, title: str, what: str, metrics: Sequence[str] = LATENCY) -> None:
         """Note that an experiment begins, and what it is."""
@@ -141,7 +142,7 @@ class Run:
     def direct(self, name: str) -> RunningLane:
         """A lane without its relay."""
         lane = self.lanes[name]
-        return replace(lane, address=lane.server.address, relay=None)
+        return replace(lane, address=lane.direct_address, relay=None)
 
     def order(self, number: int) -> list[str]:
         """The order of the lanes in round ``number``."""

@@ -14,7 +14,7 @@ from compare.measuring.experiments.grpc_libraries import grpc_libraries
 from compare.measuring.experiments.latency import many_streams, one_stream, paced_load
 from compare.measuring.experiments.loads import RATE, loads
 from compare.measuring.experiments.packets import packet_plan, packets
-from compare.measuring.experiments.paths import buffers, measured_proxies, networks, real_proxies
+from compare.measuring.experiments.paths import buffers, measured_networks, measured_proxies, networks, real_proxies
 from compare.measuring.experiments.phases import THOUGHT_TOKENS, phases, thoughts
 from compare.measuring.experiments.pictures import pictures, slow_reader
 from compare.measuring.experiments.run import Run, Scale
@@ -41,6 +41,7 @@ def schedule(scale: Scale, lanes: int) -> list[tuple[float, list[Entry]]]:
     line_rounds = max(6, scale.line_rounds)
     proxies_s = len(measured_proxies(scale)) * (1 + line_rounds * (turn_s + 0.1))
     slow_reader_s = line_rounds * lanes * turn_s if scale.paced_s else _LEFT_OUT_S
+    stores_s = 3 * (5 + lanes * (max(MIN_TOKENS, scale.tokens) / 50 + 0.3)) if scale.paced_s else _LEFT_OUT_S
     paced_s = scale.stream_rounds * lanes * (scale.paced_s + 2.5) if scale.paced_s else _LEFT_OUT_S
     packets_s = packet_plan(scale.line_rounds, 0).expected_s if scale.paced_s and why_not() is None else _LEFT_OUT_S
     grpc_s = 5 + 2 * scale.throughput_rounds * (scale.throughput_s + 0.7) if scale.paced_s else _LEFT_OUT_S
@@ -61,7 +62,7 @@ def schedule(scale: Scale, lanes: int) -> list[tuple[float, list[Entry]]]:
                 Entry("one stream", 2 + scale.rounds * lanes * turn_s, one_stream),
                 Entry("bytes", line_rounds * (turn_s + 0.3), bytes_on_the_wire),
                 Entry("cuts", scale.cuts * (3 * cut_s + 0.8), cuts),
-                Entry("networks", 4 * (1 + line_rounds * (turn_s + 0.2)), networks),
+                Entry("networks", len(measured_networks(scale)) * (1 + line_rounds * (turn_s + 0.2)), networks),
                 Entry("buffer", 1 + line_rounds * (turn_s + 0.4), buffers),
                 Entry("proxies", proxies_s if proxies.available() else _LEFT_OUT_S, real_proxies),
                 Entry("cancel", scale.cancels * 0.15, cancels),
@@ -74,7 +75,7 @@ def schedule(scale: Scale, lanes: int) -> list[tuple[float, list[Entry]]]:
                 ),
                 Entry("memory", lanes * (1.8 + scale.memory_streams / 60), memory),
                 Entry("loads", loads_s, loads),
-                Entry("stores", 3 * (5 + lanes * (max(MIN_TOKENS, scale.tokens) / 50 + 0.3)), stores),
+                Entry("stores", stores_s, stores),
             ],
         ),
         # The line between two namespaces has servers of its own.

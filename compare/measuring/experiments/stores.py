@@ -19,6 +19,9 @@ _STORES = {"memory": None, "sqlite": KINDS["sqlite"], "valkey": KINDS["valkey-ev
 
 async def stores(run: Run) -> None:
     """CPU of the server and of the store's process an event, with each store; one store after the other."""
+    if not run.scale.paced_s:
+        run.unmeasured["stores"] = "not in --quick"
+        return
     run.describe(
         "stores",
         "Stores",

@@ -22,11 +22,12 @@ const numeral = (value) => (Number.isInteger(value) ? value.toLocaleString("en")
 const shown = (metric, value) => (metrics[metric].unit === "share" ? `${Math.round(value * 100)} %` : number(value));
 const figureOf = (experiment, lane, metric) => results.experiments[experiment]?.figures[lane]?.[metric];
 const differ = (a, b) => Math.min(a.n, b.n) >= 6 && (a.high < b.low || b.high < a.low);
-// The smallest difference between two times that matters: 5 ms or a tenth, whichever is more.
+// Smaller differences are not ranked: a tenth, and for a time in ms at least some ms.
 const matters = (metric, a, b) => differ(a, b)
-  && (metrics[metric].unit !== "ms" || Math.abs(a.median - b.median) > Math.max(5, 0.1 * Math.min(a.median, b.median)));
+  && Math.abs(a.median - b.median)
+    > Math.max(metrics[metric].unit === "ms" ? data.limits.felt_ms : 0, data.limits.felt_share * Math.min(a.median, b.median));
 // The gaps of chunks that arrived together say nothing: a lane that was held back must not look quick.
-const together = (experiment, lane) => (figureOf(experiment, lane, "coalescing")?.median ?? 0) > 0.5;
+const together = (experiment, lane) => (figureOf(experiment, lane, "coalescing")?.median ?? 0) > data.limits.bunched_share;
 
 $("when").textContent = data.when;
 

@@ -8,7 +8,7 @@ import re
 from compare.measuring.floors.load.connection import AT, EVENT, LoadConnection
 from compare.measuring.floors.load.counts import Counts
 
-_LAST_CHUNK = b"\r\n0\r\n\r\n"
+LAST_CHUNK = b"\r\n0\r\n\r\n"
 _LENGTH = re.compile(rb"(?i)\r\ncontent-length: *([0-9]+)\r\n")
 
 
@@ -69,7 +69,7 @@ class Http1Connection(LoadConnection):
         events = data.count(EVENT)
         if events:
             self.got(events)
-        if data.endswith(_LAST_CHUNK):
+        if data.endswith(LAST_CHUNK):
             self.end()
         else:
             self._tail = data[-8:]

@@ -18,7 +18,7 @@ _END_HEADERS = 4
 
 
 class Http2Connection(LoadConnection):
-    """Messages are counted by their five-byte prefixes; an answer ends with its trailers."""
+    """Messages are counted by their five-byte prefixes; an answer ends with the frame that ends its stream."""
 
     def __init__(self, counts: Counts) -> None:
         super().__init__(counts)
@@ -31,19 +31,24 @@ class Http2Connection(LoadConnection):
         if job.turn_id is not None:
             name = "ResumeTurn"
             message = chat_pb2.ResumeTurnRequest(turn_id=job.turn_id, after=0).SerializeToString()
+        body = b"\x00" + len(message).to_bytes(4, "big") + message
+        self.set_request(f"/chat.ChatService/{name}", "application/grpc", body)
+
+    def set_request(self, path: str, content_type: str, body: bytes) -> None:
+        """What the connection asks with."""
         fields = (
             (":method", "POST"),
             (":scheme", "http"),
-            (":path", f"/chat.ChatService/{name}"),
-            (":authority", job.address),
+            (":path", path),
+            (":authority", self.counts.job.address),
             ("te", "trailers"),
-            ("content-type", "application/grpc"),
+            ("content-type", content_type),
         )
         # RFC 7541, section 6.2.2: literal fields without indexing need no table.
         self._headers = b"".join(
             b"\x00" + bytes([len(key)]) + key.encode() + bytes([len(value)]) + value.encode() for key, value in fields
         )
-        self._body = b"\x00" + len(message).to_bytes(4, "big") + message
+        self._body = body
 
     def greet(self) -> None:
         initial_window = struct.pack(">HI", 4, _WINDOW)
@@ -75,6 +80,7 @@ class Http2Connection(LoadConnection):
                 break
             kind, flags = data[at + 3], data[at + 4]
             if kind == _DATA:
+                ended = ended or bool(flags & _END_STREAM)
                 bodies.append(data[at + 9 : at + 9 + length])
             elif kind == _HEADERS:
                 ended = ended or bool(flags & _END_STREAM)
@@ -87,11 +93,12 @@ class Http2Connection(LoadConnection):
             at += 9 + length
         self._frames = data[at:]
         if bodies:
-            self._count_messages(b"".join(bodies))
+            self.count_messages(b"".join(bodies))
         if ended:
             self.end()
 
-    def _count_messages(self, data: bytes) -> None:
+    def count_messages(self, data: bytes) -> None:
+        """Count the messages in bytes of the answer."""
         data = self._messages + data
         at, size, count = 0, len(data), 0
         stamps = self.counts.job.stamps

@@ -6,9 +6,14 @@ from typing import Literal
 
 import msgspec
 
+Mode = Literal["loop", "once", "idle", "burst"]
+
 
 class Job(msgspec.Struct, frozen=True, kw_only=True):
     """A load on the server at ``address`` with process id ``pid``; ``wire`` is the word of a transport.
+
+    With the wires ``marked-http1`` and ``marked-http2`` the request is ``body`` to ``path``, and ``protobuf`` says how the events
+    of the answer are encoded.
 
     Modes:
 
@@ -23,11 +28,14 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     wire: str
     address: str
     pid: int
-    mode: Literal["loop", "once", "idle", "burst"]
+    mode: Mode
     streams: int
     message: str = ""
     turn_id: str | None = None
     path: str | None = None
+    body: bytes = b""
+    content_type: str = ""
+    protobuf: bool = False
     seconds: float = 3.0
     warm_s: float = 0.5
     least_cpu_s: float = 0.0

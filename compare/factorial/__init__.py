@@ -1,0 +1,1 @@
+"""The factors of a wire: encoding, HTTP version, framing and server library, each measured with the others held equal."""
