@@ -9,8 +9,10 @@ import io
 import json
 import logging
 import sys
-from collections.abc import Callable, Mapping
+import traceback
+from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any, Protocol, TextIO, cast
 
 import msgspec
@@ -19,7 +21,7 @@ from shared.visible import visible, visible_line
 
 
 class Logger(Protocol):
-    """A structured logger (structlog's): each line is an event and its fields."""
+    """A structured logger: each line is an event and its fields. structlog's loggers are such loggers."""
 
     def info(self, event: str, **fields: Any) -> Any:
         """Log a step of normal work."""
@@ -44,13 +46,20 @@ class Trace:
 
 def open_logger(transport: str, stream: TextIO | io.TextIOBase | None = None, level: int = logging.INFO) -> Logger:
     """A logger for one transport's server, on ``stream`` or else on stderr."""
-    # Imported here, because clients import this module for its names and do without the library.
+    out = stream or sys.stderr
+    return _column_logger(out, level) if out.isatty() else JsonLogger(out, transport, level)
+
+
+def _column_logger(out: TextIO | io.TextIOBase, level: int) -> Logger:
+    """Columns for a terminal, where the start text has named the transport."""
+    # Imported here: the library imports rich with it, which is a tenth of a server's start.
     import structlog
 
-    out = stream or sys.stderr
-    processors: list[Any] = [structlog.processors.add_log_level, structlog.processors.format_exc_info]
-    if out.isatty():
-        processors += [
+    logger: Logger = structlog.wrap_logger(
+        structlog.WriteLogger(cast(TextIO, out)),
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.format_exc_info,
             structlog.processors.TimeStamper(fmt="%H:%M:%S", utc=False),
             lambda logger, name, fields: visible_values(fields),
             structlog.dev.ConsoleRenderer(
@@ -59,27 +68,48 @@ def open_logger(transport: str, stream: TextIO | io.TextIOBase | None = None, le
                 colors=sys.platform != "win32",
                 exception_formatter=structlog.dev.plain_traceback,
             ),
-        ]
-    else:
-        processors += [
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.processors.JSONRenderer(serializer=_ascii_json),
-        ]
-    logger = structlog.wrap_logger(
-        structlog.WriteLogger(cast(TextIO, out)),
-        processors=processors,
+        ],
         wrapper_class=structlog.make_filtering_bound_logger(level),
     )
-    # On a terminal the start text has named the transport.
-    bound: Logger = logger if out.isatty() else logger.bind(transport=transport)
-    return bound
+    return logger
 
 
-def _ascii_json(fields: Mapping[str, Any], default: Callable[[Any], Any]) -> str:
-    """A line of JSON in ASCII, because a log may be read in a terminal. ``default`` converts an unknown object."""
-    data = msgspec.json.encode(fields, enc_hook=default)
+class JsonLogger:
+    """Writes one JSON object a line: the transport, the fields, the event, the level and the time (UTC)."""
+
+    def __init__(self, out: TextIO | io.TextIOBase, transport: str, level: int) -> None:
+        self._out = out
+        self._transport = transport
+        self._level = level
+
+    def info(self, event: str, **fields: Any) -> None:
+        self._write(logging.INFO, "info", event, fields)
+
+    def warning(self, event: str, **fields: Any) -> None:
+        self._write(logging.WARNING, "warning", event, fields)
+
+    def error(self, event: str, **fields: Any) -> None:
+        self._write(logging.ERROR, "error", event, fields)
+
+    def exception(self, event: str, **fields: Any) -> None:
+        self._write(logging.ERROR, "error", event, fields | {"exception": traceback.format_exc().rstrip("\n")})
+
+    def _write(self, number: int, level: str, event: str, fields: Mapping[str, Any]) -> None:
+        if number < self._level:
+            return
+        at = datetime.now(UTC).isoformat().replace("+00:00", "Z")
+        self._out.write(
+            _ascii_json({"transport": self._transport, **fields, "event": event, "level": level, "timestamp": at})
+            + "\n"
+        )
+        self._out.flush()
+
+
+def _ascii_json(fields: Mapping[str, Any]) -> str:
+    """A line of JSON in ASCII, because a log may be read in a terminal. An unknown object is written as its ``repr``."""
+    data = msgspec.json.encode(fields, enc_hook=repr)
     # msgspec takes half the time of json, and leaves characters beyond ASCII as they are.
-    return data.decode() if data.isascii() else json.dumps(fields, default=default)
+    return data.decode() if data.isascii() else json.dumps(fields, default=repr)
 
 
 def visible_values(fields: Mapping[str, Any]) -> dict[str, Any]:
