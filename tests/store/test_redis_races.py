@@ -211,16 +211,14 @@ async def test_t12_an_overlap_of_reading_and_pushing_shows_nothing_twice(make: M
 async def test_a_line_that_is_dead_without_a_sign_costs_no_command(
     server: Valkey, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A read on a dead line is repeated on a new line. The other lines, which may be dead, too, are closed then."""
+    """A read on a dead line is repeated on a new line."""
     monkeypatch.setattr("shared.store.redis.connections.ANSWER_TIMEOUT_S", 0.5)
     async with Relay(f"127.0.0.1:{server.port}") as relay:
         # The check of a new store blocks the event loop, on which the relay runs.
         store = await asyncio.to_thread(RedisStore, f"redis://{relay.address}/0", Options())
-        session_ids = await asyncio.gather(*(new_session(store) for _ in range(4)))
+        session_id = await new_session(store)
         relay.discard()
-        assert await store.get_session(session_ids[0]) is not None
-        # A write is not repeated by itself, so this one needs a line that works.
-        assert await new_session(store)
+        assert await store.get_session(session_id) is not None
         await store.close()
 
 

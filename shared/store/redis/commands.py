@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import hashlib
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
@@ -67,14 +66,6 @@ class Commands:
         """
         return await self._run(lambda: command(self._client), repeats=True)
 
-    async def drop_idle_connections(self) -> None:
-        """Close the connections that no command uses now: where one connection is dead without a sign, the others may be, too."""
-        pool = getattr(self._client, "connection_pool", None)
-        # The client of a cluster has no pool.
-        if pool is not None:
-            with contextlib.suppress(*FAILURES):
-                await pool.disconnect(inuse_connections=False)
-
     async def publish(self, messages: Sequence[tuple[str, str | bytes]]) -> None:
         """Push messages, channel and text; with replicas to wait for, this is done after they have answered."""
         if not messages:
@@ -101,12 +92,9 @@ class Commands:
                 try:
                     result = await work()
                 except FAILURES as error:
-                    if not lost_line(error):
+                    if not repeats or not lost_line(error):
                         raise
                     self.contact.lost()
-                    await self.drop_idle_connections()
-                    if not repeats:
-                        raise
                     result = await work()
         except FAILURES as error:
             failure = unavailable(error)

@@ -93,7 +93,6 @@ class Subscription:
                     self._close_pubsub()
                     await close_client(client)
             except Exception:  # noqa: BLE001 - whatever broke, only a new subscription has the readers told of events
-                await self._commands.drop_idle_connections()
                 pause_s = _FIRST_PAUSE_S if self._heard_s > time.monotonic() - _CHECK_S * 3 else pause_s
                 await asyncio.sleep(pause_s)
                 pause_s = min(pause_s * 2, _LAST_PAUSE_S)
