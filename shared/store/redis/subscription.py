@@ -18,7 +18,6 @@ from shared.store.protocol import Moved, News, NewsLost, Pushed, Signal
 from shared.store.redis.address import Address
 from shared.store.redis.commands import Commands
 from shared.store.redis.connections import ANSWER_TIMEOUT_S, close_client, subscription_client
-from shared.store.redis.errors import FAILURES
 from shared.store.redis.keys import Keys
 
 _CHECK_S = 1.0
@@ -67,7 +66,8 @@ class Subscription:
         confirmation = self._confirmations.get(turn_id)
         if confirmation is None:
             confirmation = self._confirmations[turn_id] = asyncio.get_running_loop().create_future()
-            with contextlib.suppress(*FAILURES):
+            # A connection that is closed at this moment fails in many ways. The next connection subscribes to the channel.
+            with contextlib.suppress(Exception):
                 await self._send("subscribe", self._keys.channel(turn_id))
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(asyncio.shield(confirmation), ANSWER_TIMEOUT_S)
