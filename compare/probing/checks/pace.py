@@ -35,7 +35,7 @@ BURST_S = 0.02
 JUDGED_SHARE = 0.5
 TRIES = 6
 # A turn must look held so often. Where this program was late, the machine starves a hop on it too.
-SURE, SURE_WHEN_BUSY = 2, 4
+SURE, SURE_WHEN_BUSY = 2, 3
 _TURN_S = TOKENS / 2 + GRACE_S
 _NOT_FOUND, _TOO_MANY, _BUSY = 404, 429, 503
 _REST_S = 2.5
