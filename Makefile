@@ -76,9 +76,11 @@ cluster: $(STAMP) ## three nodes of all five transports behind Caddy on one Valk
 		|| echo "No Caddy could be installed; a balancer of TCP connections stands in for it."
 	$(RUN) -m compare cluster $(ARGS)
 
-test-faults: $(STAMP) ## every fault at its full size, about forty minutes (SEED=1 repeats a run; CHECKS="kills faults" for some)
+test-faults: $(STAMP) ## every fault at its full size, about fifty minutes, then the conformance suite over every lane (SEED=1 repeats a run; CHECKS="kills faults" for some)
 	$(RUN) -m tests.faults $(CHECKS) $(if $(SEED),--seed $(SEED))
 	MACHINE_EXAMPLES=200 $(RUN) -m pytest tests/faults -q --timeout 900
+	LANES=all $(RUN) -m pytest tests/test_conformance.py -q --timeout 900
+	LANES=all TLS=1 $(RUN) -m pytest tests/test_conformance.py -q --timeout 900
 
 test-live: $(STAMP) ## a conversation and a picture over all five, against the real services (keys needed; says what it costs)
 	$(RUN) -m pytest tests/live/live.py -q

@@ -25,6 +25,8 @@ from protocols.processes import Server, serving
 from shared.client.protocol import ChatClient
 from shared.config import Settings
 from tests.certificates import tls_settings
+from tests.lanes import SETTINGS as LANE_SETTINGS
+from tests.lanes import lane_client, transport_of
 
 T = TypeVar("T")
 _SLOWEST_FILES = 25
@@ -75,13 +77,13 @@ class Servers(Mapping[str, Server]):
     """Up to five servers with the same settings, each started when it is first asked for, all on one store.
 
     ``store`` is the store's file. With ``STORE_URL=redis://…`` in the environment of the tests, they use that server
-    instead, with keys of their own. With ``TLS=1`` they speak TLS.
+    instead, with keys of their own. With ``TLS=1`` they speak TLS, with ``LANES`` (``tests/lanes.py``) what those lanes need.
     """
 
     def __init__(self, backstage: Backstage, store: Path, env: Mapping[str, str]) -> None:
         self.store = store
         url = f"sqlite:///{store}" if _STORE_URL is None else with_prefix(_STORE_URL, store)
-        self.env = {**FAST, "STORE_URL": url, **(tls_settings() if _TLS else {}), **env}
+        self.env = {**FAST, "STORE_URL": url, **(tls_settings() if _TLS else {}), **LANE_SETTINGS, **env}
         self._backstage = backstage
         self._running: dict[str, tuple[Server, contextlib.AsyncExitStack]] = {}
 
@@ -205,12 +207,16 @@ def word(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 async def client(servers: Servers) -> AsyncIterator[Connect]:
-    """``await client(word, …)``: a connected client of the shared server; ``on=`` other servers; closed at the end."""
+    """``await client(word, …)``: a connected client of the shared server; ``on=`` other servers; closed at the end.
+
+    ``word`` may be the name of a lane of ``tests/lanes.py``.
+    """
     async with contextlib.AsyncExitStack() as stack:
 
         async def connect(word: str, *, on: Servers | None = None, **options: Any) -> ChatClient:
             chosen = servers if on is None else on
-            return await stack.enter_async_context(chosen[word].client(**options))
+            server = chosen[transport_of(word)]
+            return await stack.enter_async_context(lane_client(word, server, **options))
 
         yield connect
 

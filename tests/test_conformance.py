@@ -1,6 +1,7 @@
 """The five are the same chat: one script over each, through the real clients and servers, compared event by event.
 
 What is expected comes from the model itself and from the rules of the contract written out here, never from a transport.
+``LANES=all`` adds HTTP/2, gRPC-Web and gRPC without grpcio on the server; ``TLS=1`` encrypts the lines.
 """
 
 from __future__ import annotations
@@ -39,10 +40,11 @@ from shared.llm.offline_reply import reply_tokens
 from shared.llm.tokens import count_tokens
 from shared.reply import Fold, Picture, Reply, text_sha256
 from shared.session import Message
-from tests.conftest import WORDS, Connect, MakeServers, Servers, until
+from tests.conftest import Connect, MakeServers, Servers, until
+from tests.lanes import LANES, transport_of
 
 T = TypeVar("T")
-PAIRS = [(writer, reader) for writer in WORDS for reader in WORDS]
+PAIRS = [(writer, reader) for writer in LANES for reader in LANES]
 SIZE = (320, 200)
 
 
@@ -93,6 +95,12 @@ class Recording:
 
 
 Record = Callable[[str], Awaitable[Recording]]
+
+
+@pytest.fixture(params=LANES)
+def word(request: pytest.FixtureRequest) -> str:
+    """The name of each lane in turn."""
+    return str(request.param)
 
 
 @pytest.fixture(scope="module")
@@ -276,7 +284,7 @@ async def test_a_client_sees_the_log_and_nothing_else(word: str, record: Record,
     reader = await client(word)
     for turn in (*recording.turns, recording.image):
         log = await read(reader, turn.turn_id)
-        if word == "rest":
+        if transport_of(word) == "rest":
             assert not turn.events
         else:
             assert turn.events == log
@@ -359,7 +367,7 @@ async def test_a_picture_of_16_megabytes_on_each(client: Connect) -> None:
     """The picture is drawn once. The same key gives the same turn on the other four, and each carries all bytes."""
     key = "sixteen-megabytes"
     sums = {}
-    for word in WORDS:
+    for word in LANES:
         here = await client(word)
         picture = await collect_picture(here.image("A very large field", size="4096x4096", request_id=key))
         assert len(picture.image) > 16 * 1024 * 1024
@@ -383,7 +391,7 @@ async def test_a_conversation_goes_on_over_every_other(word: str, client: Connec
     first = await collect((await client(word)).chat("My name is Grace."))
     assert first.session_id is not None
     history = [ContextMessage("user", "My name is Grace."), ContextMessage("model", first.text)]
-    for other in WORDS:
+    for other in LANES:
         here = await client(other)
         reply = await collect(here.chat("What is my name?", session_id=first.session_id))
         history.append(ContextMessage("user", "What is my name?"))
@@ -405,11 +413,11 @@ async def test_a_running_answer_is_read_through_the_other_processes(word: str, c
         told(here, session_id, here.chat("/tokens 30 /stall 600 Count.", session_id=session_id))
     )
     turn_id = await until(lambda: running_turn(here, session_id))
-    clients = {other: await client(other) for other in WORDS}
+    clients = {other: await client(other) for other in LANES}
 
     async def reading_on(after: int) -> dict[tuple[str, int], asyncio.Task[list[AnyEvent]]]:
         # A client each: on a held connection a second resume of a turn takes the place of the first.
-        return {(other, after): asyncio.create_task(read(await client(other), turn_id, after)) for other in WORDS}
+        return {(other, after): asyncio.create_task(read(await client(other), turn_id, after)) for other in LANES}
 
     reading = await reading_on(0) | await reading_on(1)
     await until(lambda: has_said(here, turn_id, 15))
@@ -421,7 +429,7 @@ async def test_a_running_answer_is_read_through_the_other_processes(word: str, c
         with pytest.raises(ChatError) as refused:
             await collect(there.chat("Me too?", session_id=session_id))
         assert refused.value.code == "turn_in_progress"
-    elsewhere = clients[WORDS[(WORDS.index(word) + 1) % len(WORDS)]]
+    elsewhere = next(clients[other] for other in reversed(LANES) if other != word)
     stopped = await elsewhere.cancel(turn_id)
     assert (stopped.status, stopped.last_seq) == ("cancelled", 17)
     log = await read(here, turn_id)
@@ -439,15 +447,15 @@ async def test_all_is_there_after_a_restart(make_servers: MakeServers, client: C
     five = make_servers()
     five.start()
     before = {}
-    for word in WORDS:
+    for word in LANES:
         here = await client(word, on=five)
         reply = await collect(here.chat(f"My transport is {word}."))
         assert reply.session_id is not None
         picture = await collect_picture(here.image(word, size="96x96", session_id=reply.session_id))
         before[word] = (reply, picture, await state(here, reply, picture))
-    await asyncio.gather(*(five.signal(word) for word in WORDS))
+    await asyncio.gather(*(five.signal(word) for word in five))
     five.start()
-    for reader in WORDS:
+    for reader in LANES:
         here = await client(reader, on=five)
         for word, (reply, picture, was) in before.items():
             assert await state(here, reply, picture) == was, (reader, word)
@@ -455,7 +463,7 @@ async def test_all_is_there_after_a_restart(make_servers: MakeServers, client: C
         here = await client(word, on=five)
         again = await collect(here.chat("What is my transport?", session_id=reply.session_id))
         assert f"Your transport is **{word}**" in again.text
-    assert len((await here.list_sessions()).sessions) == len(WORDS)
+    assert len((await here.list_sessions()).sessions) == len(LANES)
     assert not five.errors()
 
 

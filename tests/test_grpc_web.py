@@ -16,6 +16,7 @@ import pytest
 from google.rpc.error_details_pb2 import ErrorInfo  # type: ignore[import-untyped]
 
 from protocols import TRANSPORTS
+from protocols.grpc import chat_pb2 as pb
 from protocols.grpc import web_port
 from protocols.processes import Server, serving
 from shared.client.protocol import ChatClient, Item, Lost, Reconnected, collect, collect_picture
@@ -108,7 +109,7 @@ async def test_buf_reads_a_turn_and_its_refusal(servers: Servers, protocol: str)
 
 async def test_curl_calls_in_json(servers: Servers) -> None:
     server = servers["grpc"]
-    assert (await curl(server, "health", None))[2] == {"status": "ok", "transport": "grpc-web"}
+    assert (await curl(server, "health", None))[2] == {"status": "ok", "transport": "grpc-web", "for_pages_of": "grpc"}
     status, headers, models = await curl(server, "ListModels", "{}")
     assert (status, headers["cache-control"], models["models"][0]["model"]) == (200, "no-store", "offline-1")
     status, _, error = await curl(server, "GetTurn", '{"turnId": "nowhere"}')
@@ -346,3 +347,54 @@ async def test_a_race_over_tls_has_the_lane() -> None:
     assert status == 0, err
     assert "in their name), TLS," in out
     assert "The text is the model's, character by character, in every lane." in out
+
+
+def message(data: bytes) -> bytes:
+    return b"\0" + len(data).to_bytes(4, "big") + data
+
+
+ASKED = message(pb.SendMessageRequest(message="/tokens 2 hello").SerializeToString())
+LARGE = message(pb.SendMessageRequest(message="x" * 3000).SerializeToString())
+# What a client may get wrong: the kind of body, RPC, body; then the HTTP status, and what the answer must hold.
+ODD: dict[str, tuple[str, str, bytes, int, bytes]] = {
+    "text mode": ("grpc-web-text", "SendMessage", base64.b64encode(ASKED), 415, b""),
+    "no kind": ("octet-stream", "SendMessage", ASKED, 415, b""),
+    "unknown RPC": ("grpc-web+proto", "Nothing", ASKED, 404, b""),
+    "Chat": ("grpc-web+proto", "Chat", message(b""), 200, b"grpc-status: 12"),
+    "too large": ("grpc-web+proto", "SendMessage", LARGE, 200, b"grpc-status: 8"),
+    "much too large": ("grpc-web+proto", "SendMessage", LARGE * 3, 413, b"payload_too_large"),
+    "a length that lies": ("grpc-web+proto", "SendMessage", b"\0\xff\xff\xff\xffx", 200, b"grpc-status: 8"),
+    "half a prefix": ("grpc-web+proto", "SendMessage", b"\0\0", 200, b"grpc-status: 3"),
+    "no message": ("grpc-web+proto", "SendMessage", b"", 200, b"grpc-status: 12"),
+    "two messages": ("grpc-web+proto", "SendMessage", ASKED * 2, 200, b"grpc-status: 12"),
+    "no protobuf": ("grpc-web+proto", "SendMessage", message(b"\xff\xff"), 200, b"grpc-status: 3"),
+    "compressed by nothing": ("grpc-web+proto", "SendMessage", b"\1" + ASKED[1:], 200, b"grpc-status: 13"),
+    "no turn": ("grpc-web+proto", "ResumeTurn", message(b"\x0a\x01x"), 200, b"grpc-status: 5"),
+    "no turn, Connect": ("connect+proto", "ResumeTurn", message(b"\x0a\x01x"), 200, b'"code": "not_found"'),
+    "Connect in JSON": (
+        "connect+json",
+        "SendMessage",
+        message(b'{"message": "/tokens 2 hello"}'),
+        200,
+        b'"turnCompleted"',
+    ),
+    "as it should be": ("grpc-web+proto", "SendMessage", ASKED, 200, b"grpc-status: 0"),
+}
+
+
+async def test_what_a_client_may_get_wrong_has_an_answer(make_servers: MakeServers, tmp_path: Path) -> None:
+    servers = make_servers(MAX_BODY_BYTES="2000")
+    server = servers["grpc"]
+    sent = tmp_path / "sent"
+    for name, (kind, rpc, body, status, holds) in ODD.items():
+        await asyncio.to_thread(sent.write_bytes, body)
+        command = (part("curl").path, "-s", "-w", "%{http_code}", "-H", f"Content-Type: application/{kind}")
+        out = (await program(*command, "--data-binary", f"@{sent}", f"{server.page_url}/{SERVICE}/{rpc}"))[1]
+        assert out.endswith(str(status)), (name, out)
+        assert holds.decode() in out, (name, out)
+    foreign = ("-X", "OPTIONS", "-H", "Origin: http://evil.example", "-H", "Access-Control-Request-Method: POST")
+    status, headers, _ = await curl(server, "SendMessage", None, *foreign)
+    assert (status, "access-control-allow-origin" in headers) == (400, False)
+    assert (await curl(server, "ListModels?encoding=json&message=%7B%7D&connect=v1", None))[0] == 405
+    assert (await curl(server, "grpc.health.v1.Health/Check", "{}"))[2] == {"status": "SERVING"}
+    assert not servers.errors()

@@ -13,7 +13,7 @@ import pytest
 
 from compare.lines.programs import free_port
 from protocols import TRANSPORTS
-from shared.client.protocol import Item, Lost, Reconnected, collect
+from shared.client.protocol import ChatClient, Item, Lost, Reconnected, collect
 from shared.errors import ChatError, ConnectionLost, NotOurServer
 from shared.events import Chunk, TurnCompleted
 from tests.conftest import WORDS, Servers
@@ -45,6 +45,8 @@ KINDS: dict[str, tuple[bytes, str]] = {
     "no http": (b"220 mail.example ESMTP ready\r\n", r"does not speak HTTP"),
     "tls": (b"\x15\x03\x01\x00\x02\x02\x46", r"expects TLS"),
 }
+# The clients: one of each transport, and the gRPC client for the port for pages.
+CLIENTS = (*WORDS, "grpc-web")
 Answer = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
 
@@ -84,10 +86,24 @@ def always(data: bytes) -> Answer:
     return answer
 
 
+@pytest.fixture(params=CLIENTS)
+def word(request: pytest.FixtureRequest) -> str:
+    """The word of each client in turn."""
+    return str(request.param)
+
+
+def client_at(word: str, address: str) -> ChatClient:
+    """A client at any address."""
+    if word == "grpc-web":
+        part("connectrpc")
+        return TRANSPORTS["grpc"].page_client(address)
+    return TRANSPORTS[word].client(address)
+
+
 async def refused(word: str, address: str) -> NotOurServer:
     """What a chat raises at the first try."""
     async with asyncio.timeout(15):
-        client = TRANSPORTS[word].client(address)
+        client = client_at(word, address)
         try:
             with pytest.raises(NotOurServer) as caught:
                 await collect(client.chat("hello"))
@@ -134,11 +150,23 @@ async def test_another_transports_port_is_named(servers: Servers, word: str, fou
 async def test_health_and_ping_of_a_stranger_are_a_sentence(word: str, kind: str) -> None:
     data, _ = KINDS[kind]
     async with listening(always(data)) as address:
-        client = TRANSPORTS[word].client(address)
+        client = client_at(word, address)
         for ask in (client.health, client.ping, client.stats):
             with pytest.raises(ConnectionLost):
                 await ask()
         await client.aclose()
+
+
+async def test_the_port_for_pages_is_named(servers: Servers, word: str) -> None:
+    part("connectrpc")
+    address = str(servers["grpc"].page_url).rpartition("/")[2]
+    if word == "grpc-web":
+        async with client_at(word, address) as client:
+            assert (await collect(client.chat("hello"))).status == "completed"
+        return
+    error = await refused(word, address)
+    assert f"{address} is the grpc server's port for pages, not the {word} server" in error.message
+    assert "python -m protocols chat grpc" in error.message
 
 
 @pytest.mark.parametrize("word", [word for word in WORDS if TRANSPORTS[word].scheme == "http"])

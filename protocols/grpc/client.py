@@ -143,9 +143,9 @@ class Client(ChatClient):
         try:
             with failures():
                 yield
-        except (ChatError, NotOurServer):
+        except ChatError:
             raise
-        except ConnectionLost as error:
+        except (ConnectionLost, NotOurServer) as error:
             if not self._answered and (stranger := await self._stranger()):
                 raise NotOurServer(stranger) from error
             raise

@@ -25,6 +25,8 @@ from shared.errors import ChatError
 HEALTH = health_pb2.DESCRIPTOR.services_by_name["Health"]
 REFLECTION_ALPHA = reflection_pb2.DESCRIPTOR.services_by_name["ServerReflection"]
 REFLECTION = "grpc.reflection.v1.ServerReflection"
+# The port for pages has health without the RPC that streams, which no client of that port needs.
+NOT_FOR_PAGES = ("Watch",)
 # How often Watch looks at the chat's readiness.
 _WATCH_S = 1.0
 

@@ -20,6 +20,7 @@ from protocols.grpc.convert import to_fields, to_message
 from protocols.grpc.frames import frame
 from protocols.grpc.handlers import Context, handlers, stall_guarded_writer
 from protocols.grpc.image_service import ImageService
+from protocols.grpc.open_services import HEALTH, NOT_FOR_PAGES, Health
 from shared.chat.turn_log import Reader
 from shared.errors import ChatError
 from shared.events import IMAGE_CHUNK_BYTES, TurnFailed
@@ -154,7 +155,9 @@ async def serve(context: ServerContext, listeners: serving.Listeners, stopping: 
             from protocols.grpc.web import page_app
             from shared.server.http.serving import running
 
-            app = page_app(context, ((CHAT, chat, check_key), (IMAGES, images, None)), without)
+            health = Health(context.service, [CHAT.full_name, IMAGES.full_name, HEALTH.full_name])
+            servicers = ((CHAT, chat, check_key), (IMAGES, images, None), (HEALTH, health, None))
+            app = page_app(context, servicers, (*without, *NOT_FOR_PAGES))
             await pages.enter_async_context(running(app, context, listeners.pages, stopping))
         await serving.run(context, listeners.server, stopping, [CHAT.full_name, IMAGES.full_name])
 

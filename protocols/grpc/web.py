@@ -108,7 +108,7 @@ class _Health:
             await self._app(scope, receive, send)
             return
         ready = await self._context.service.ready()
-        about = {"status": "ok" if ready else "unavailable", "transport": self._context.transport.page_word}
+        about = {"status": "ok" if ready else "unavailable", "transport": "grpc-web", "for_pages_of": "grpc"}
         await json_response(about, 200 if ready else 503)(scope, receive, send)
 
 

@@ -23,16 +23,19 @@ from google.protobuf.message_factory import GetMessageClass
 from google.rpc.status_pb2 import Status  # type: ignore[import-untyped]
 from grpc.aio import Metadata
 from pyqwest import Client as Sender
-from pyqwest import HTTPTransport, HTTPVersion
+from pyqwest import HTTPTransport, HTTPVersion, ReadError, RemoteProtocolError, WriteError
 
+from protocols import TRANSPORTS
 from protocols.grpc import chat_pb2 as pb
 from protocols.grpc import client
 from protocols.grpc.status import DETAILS
 from shared.client.protocol import ChatClient, ClientCounts
+from shared.client.strangers import stranger_at
 from shared.client.tls import trusted_certificates
 from shared.client.transport import Watched
 from shared.errors import NotOurServer
 
+WORD = TRANSPORTS["grpc"].page_word
 _CHAT = pb.DESCRIPTOR.services_by_name["ChatService"]
 _STREAMS = {False: StreamType.UNARY, True: StreamType.SERVER_STREAM}
 Given = Iterable[tuple[str, str]]
@@ -64,9 +67,15 @@ class Client(client.Client):
             answer = await self._web.get("/health")
             try:
                 health = msgspec.json.decode(answer, type=_Health)
-            except msgspec.MsgspecError as error:
-                raise NotOurServer(f"{self.address} is not the port for pages of a gRPC server") from error
+            except msgspec.MsgspecError:
+                health = None
+            if health is None or health.transport != WORD:
+                stranger = await self._stranger()
+                raise NotOurServer(stranger or f"{self.address} is not the port for pages of a gRPC server")
         return {"status": health.status, "transport": self.transport}
+
+    async def _stranger(self) -> str | None:
+        return await stranger_at(self.address, WORD or "", http2_word=self.transport, hidden=True, tls=self._tls)
 
     async def services(self) -> list[str]:
         return [_CHAT.full_name]
@@ -88,6 +97,7 @@ class WebChannel:
         self._roots = roots
         self._calls: set[asyncio.Task[None]] = set()
         self._sender: Sender | None = None
+        self._connections: HTTPTransport | None = None
         self.chat = _Methods({method.name: _method(self, method) for method in _CHAT.methods})
 
     @property
@@ -99,9 +109,10 @@ class WebChannel:
                 http_version=HTTPVersion.HTTP1,
                 read_timeout=self._silence_s,
                 connect_timeout=5.0,
+                follow_redirects=False,
                 enable_otel=False,
             )
-            self._sender = Sender(transport=transport)
+            self._sender, self._connections = Sender(transport=transport), transport
             self._counts.connections += 1
         return self._sender
 
@@ -121,7 +132,7 @@ class WebChannel:
         try:
             async with asyncio.timeout(self._silence_s):
                 answer = await self.sender.get(f"{self._address}{path}")
-        except (OSError, ConnectionError, TimeoutError) as error:
+        except (OSError, ReadError, RemoteProtocolError, WriteError) as error:
             _fail(ConnectError(Code.UNAVAILABLE, str(error)))
         return bytes(answer.content)
 
@@ -133,11 +144,15 @@ class WebChannel:
         return task
 
     async def aclose(self) -> None:
-        """Cancel the calls that run; their readers fail as those of a lost connection."""
-        calls, self._sender = tuple(self._calls), None
+        """Cancel the calls that run, whose readers fail as those of a lost connection, and close the connections."""
+        calls, connections = tuple(self._calls), self._connections
+        self._sender = self._connections = None
         for call in calls:
             call.cancel()
         await asyncio.gather(*calls, return_exceptions=True)
+        if connections is not None:
+            # Without this the library keeps an idle connection open for 90 s.
+            await connections.aclose()
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,21 +31,28 @@ _TITLE = re.compile(rb"<title[^>]*>\s*(.*?)\s*</title", re.IGNORECASE | re.DOTAL
 
 class _Health(msgspec.Struct):
     transport: str
+    for_pages_of: str | None = None
 
 
 async def stranger_at(
-    address: str, word: str, *, http2_word: str | None = None, tls: ssl.SSLContext | None = None
+    address: str,
+    word: str,
+    *,
+    http2_word: str | None = None,
+    hidden: bool = False,
+    tls: ssl.SSLContext | None = None,
 ) -> str | None:
     """One line about what answers at ``address`` (HOST:PORT or a URL) in place of the ``word`` server.
 
-    ``http2_word``: the transport whose server speaks HTTP/2 alone. ``tls``: the TLS that the client speaks, or None.
+    ``http2_word``: the transport whose server speaks HTTP/2 alone. ``hidden``: the client's library hides what an HTTP/1.1 server
+    answers, as an HTTP/2 client's does in any case. ``tls``: the TLS that the client speaks, or None.
     The result is None when nothing answers, when the server of ``word`` does, or when the answer tells nothing.
     """
     url = urlsplit(address if "://" in address else f"//{address}")
     if url.hostname is None:
         return None
     there = _There(url.hostname, url.port or (80 if tls is None else 443), url.netloc)
-    wanted = _Wanted(word, http2_word)
+    wanted = _Wanted(word, http2_word, hidden or word == http2_word)
     what = await (_without_tls(there, wanted) if tls is None else _with_tls(there, wanted, tls))
     return what and f"{url.netloc} {what}"
 
@@ -61,11 +68,17 @@ class _There:
 class _Wanted:
     word: str
     http2_word: str | None
+    hidden: bool
 
-    def instead(self, found: str, port: int) -> str | None:
+    def instead(self, found: str, port: int, for_pages_of: str | None = None) -> str | None:
         """What to say of the server of the transport ``found``; None when it is the wanted one."""
         if found == self.word:
             return None
+        if for_pages_of is not None:
+            return (
+                f"is the {for_pages_of} server's port for pages, not the {self.word} server; the {for_pages_of} server's own port"
+                f" is by default the one before: python -m protocols chat {for_pages_of} --port {port - 1}"
+            )
         return f"is the {found} server, not the {self.word} server; use: python -m protocols chat {found} --port {port}"
 
 
@@ -140,9 +153,10 @@ def _named(said: bytes, wanted: _Wanted, port: int) -> str | None:
     if said.startswith(b"HTTP/"):
         head, _, body = said.partition(b"\r\n\r\n")
         with contextlib.suppress(msgspec.MsgspecError):
-            return wanted.instead(msgspec.json.decode(body, type=_Health).transport, port)
-        # An HTTP/1.1 client reports this answer by itself. An HTTP/2 client never saw the answer.
-        return _http_answer(head, body) if wanted.word == wanted.http2_word else None
+            health = msgspec.json.decode(body, type=_Health)
+            return wanted.instead(health.transport, port, health.for_pages_of)
+        # Most HTTP/1.1 clients report this answer by themselves. An HTTP/2 client never saw the answer.
+        return _http_answer(head, body) if wanted.hidden else None
     if len(said) > _TYPE_AT and said[_TYPE_AT] == _SETTINGS:
         if wanted.http2_word is None:
             return f"speaks HTTP/2, which the {wanted.word} server does not"

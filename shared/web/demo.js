@@ -1,4 +1,5 @@
 // The chat page, the same on the four HTTP servers; only the wire differs: the page uses the wire of the server that gave the page.
+// No server of pages speaks gRPC, so ?wire=grpc-web makes the page use the gRPC server's port for pages, for everything it asks.
 
 import { Api, Refused, requestKey } from "./api.js";
 import { Bubble, isAtEnd, seam, toEnd } from "./bubble.js";
@@ -19,14 +20,19 @@ const SUGGESTIONS = [
 ];
 /** The name of the session in the page's address. */
 const WHERE = "session";
-const SHORT = { ndjson: "NDJSON", sse: "SSE" };
+/** The name in the page's address of a wire to another server than the page's own. */
+const WIRE = "wire";
+const GRPC_WEB = "grpc-web";
+const SHORT = { ndjson: "NDJSON", sse: "SSE", [GRPC_WEB]: "gRPC-Web" };
 const FRAMES_KEPT = 300;
 const LOOK_MS = 1000;
 
-const api = new Api();
+let api = new Api();
 let wire = null;
+let word = ""; // the word of the wire
+let note = ""; // what the wire does, in a sentence
 let here = null; // what this server says of itself
-let others = []; // the servers of this machine that have this page
+let others = []; // the ways of this machine to have this page
 let session = null;
 let lastSent = "";
 let choosing = 0; // while a session is being drawn, nothing of it is read beside
@@ -236,11 +242,15 @@ function moment(at) {
   return then.toDateString() === new Date().toDateString() ? then.toLocaleTimeString() : then.toLocaleDateString();
 }
 
-/** The same page on the other servers that run, in the same session. */
+/** The same page over the other wires that run, in the same session. */
 function linkTransports() {
-  $("transports").replaceChildren(...others.map(({ word, title, port }) => {
-    const link = make("a", { href: `${location.protocol}//${location.hostname}:${port}/demo${location.search}`, text: SHORT[word] ?? title, title });
-    if (word === here.transport) link.setAttribute("aria-current", "page");
+  $("transports").replaceChildren(...others.map((other) => {
+    const address = new URL("/demo", location);
+    if (session) address.searchParams.set(WHERE, session);
+    if (other.word === GRPC_WEB) address.searchParams.set(WIRE, GRPC_WEB);
+    else address.port = other.port;
+    const link = make("a", { href: address, text: SHORT[other.word] ?? other.title, title: other.title });
+    if (other.word === word) link.setAttribute("aria-current", "page");
     return link;
   }));
 }
@@ -456,6 +466,8 @@ $("keyform").addEventListener("submit", attempt(async (event) => {
 async function start() {
   choosing++;
   try {
+    const about = await api.about();
+    $("note").textContent = `${note}. ${about.model} (${about.provider}).`;
     await list();
     await choose(session, true);
   } catch (error) {
@@ -471,17 +483,24 @@ async function start() {
 }
 
 await attempt(async () => {
-  const [about, servers] = await Promise.all([api.about(), neighbours()]);
-  here = await settings();
-  others = servers.filter((one) => one.scheme === "http" && (one.up || one.word === here.transport));
-  session = new URLSearchParams(location.search).get(WHERE);
-  api.heartbeatS = here.heartbeat_s;
+  const [settled, servers] = await Promise.all([settings(), neighbours()]);
+  here = settled;
+  others = servers.filter((one) => (one.scheme === "http" || one.word === GRPC_WEB) && (one.up || one.word === here.transport));
+  const asked = new URLSearchParams(location.search);
+  session = asked.get(WHERE);
   $("cut").hidden = !here.cut;
-  const module = await import(`./wires/${here.transport}.js`);
+  word = asked.get(WIRE) === GRPC_WEB ? GRPC_WEB : here.transport;
+  const module = await import(`./wires/${word.replace("-", "_")}.js`);
+  if (word === GRPC_WEB) {
+    const there = others.find((one) => one.word === GRPC_WEB);
+    if (!there) throw new Error("The gRPC server does not answer pages. Start it with: python -m protocols serve grpc");
+    api = new module.Api(`${location.protocol}//${location.hostname}:${there.port}`);
+  }
+  api.heartbeatS = here.heartbeat_s;
   wire = new module.Wire(api, frame);
   $("title").textContent = module.title;
   $("welcome-transport").textContent = module.title;
-  $("note").textContent = `${module.note}. ${about.model} (${about.provider}).`;
+  note = module.note;
   document.title = `${module.title} · GenAI chat`;
   if (wire.join) subscribe();
   else look();

@@ -27,20 +27,23 @@ export function partsOf(frame) {
   return parts.filter(([, text]) => text);
 }
 
+/** Wires whose messages are no text: a page shows them as JSON, and the number of their bytes comes from the message. */
+const BINARY = new Set(["grpc-web"]);
+
 /** What each wire puts around the text of a frame that a page sees, in bytes. HTTP's own heads and chunk sizes are not among them. */
 const AROUND = {
   // A line feed ends the event.
   ndjson: () => 1,
   // The line feed after the last field, and the empty line that ends the event.
   sse: () => 2,
-  // RFC 6455, section 5.2: a server's frame is not masked.
   // The length prefix.
   "grpc-web": () => 5,
+  // RFC 6455, section 5.2: a server's frame is not masked.
   websocket: (size) => (size < 126 ? 2 : size < 65536 ? 4 : 10),
 };
 
-/** The bytes of a frame that arrived: `{text, fields, framing}`. `word` is the lane's. */
-export function countParts(word, frame) {
+/** The bytes of a frame that arrived: `{text, fields, framing}`. `word` is the lane's; `size` counts where a frame is shown otherwise than it was sent. */
+export function countParts(word, frame, size) {
   const count = { text: 0, fields: 0, framing: 0 };
   for (const [kind, part] of partsOf(frame)) {
     // What JSON escapes is text as a person reads it, and the escapes are fields.
@@ -49,6 +52,7 @@ export function countParts(word, frame) {
     count[kind === "framing" ? "framing" : "fields"] += bytesOf(part) - shown;
   }
   count.framing += AROUND[word]?.(bytesOf(frame)) ?? 0;
+  if (BINARY.has(word)) count.fields = size - count.text - count.framing;
   return count;
 }
 

@@ -68,7 +68,7 @@ export class Lane {
   async race(prompt, api, begun) {
     this.#clear();
     this.say("status", "asking");
-    this.wire = new this.module.Wire(api, (direction, frame) => { if (direction === "down") this.#weigh(frame); });
+    this.wire = new this.module.Wire(api, (direction, frame, size) => { if (direction === "down") this.#weigh(frame, size); });
     const key = requestKey();
     try {
       for await (const item of follow(this.wire, () => this.wire.chat({ message: prompt, session_id: null }, key))) {
@@ -115,8 +115,8 @@ export class Lane {
     this.reply_.scrollTop = this.reply_.scrollHeight;
   }
 
-  #weigh(frame) {
-    const count = countParts(this.word, frame);
+  #weigh(frame, size) {
+    const count = countParts(this.word, frame, size);
     for (const kind of KINDS) this.bytes[kind] += count[kind];
     this.counting ??= requestAnimationFrame(() => this.#count());
   }

@@ -22,7 +22,7 @@ from shared.server.http.uvicorn_adapter import HttpProtocol
 _UNREAD_BYTES = 64 * 1024
 # A client that resets so many streams in a row before their answers end is refused (CVE-2023-44487).
 _RESETS_IN_A_ROW = 200
-_CANCEL = 0x8
+_PROTOCOL_ERROR = 0x1
 _ENHANCE_YOUR_CALM = 0xB
 _USED: dict[type, tuple[str, ...]] = {
     AutoZttpProtocol: ("_switch", "app_state", "config", "loop", "server_state", "transport"),
@@ -43,7 +43,7 @@ _USED: dict[type, tuple[str, ...]] = {
         "timeout_keep_alive_task",
         "transport",
     ),
-    RequestResponseCycle: ("abort_stream", "disconnected", "message_event", "response_complete", "stream"),
+    RequestResponseCycle: ("abort_stream", "disconnected", "message_event", "more_body", "response_complete", "stream"),
 }
 
 
@@ -69,12 +69,13 @@ class EitherProtocol(AutoZttpProtocol):
 
 
 class Http2Protocol(ZttpH2Protocol):
-    """uvicorn's HTTP/2 with four differences.
+    """uvicorn's HTTP/2 with five differences.
 
     - What a stream's reader leaves unread is bounded, and a reader that takes nothing for ``STALL_TIMEOUT_S`` is cut: its stream
       is reset, and the other streams of the connection go on.
     - A connection without an open stream has a limited time for the head of the next request (slow-loris).
     - A client that resets 200 streams in a row is refused.
+    - A request whose head is its end has no body to wait for.
     - An answer whose line breaks on purpose ends with a reset of its stream.
     """
 
@@ -101,11 +102,19 @@ class Http2Protocol(ZttpH2Protocol):
 
     def handle_request(self, event: zttp.Request) -> None:
         self._unlimit_head()
+        if not (event.path + event.method).isascii():
+            # uvicorn would raise here, and the connection with all its streams would break.
+            self.conn.stream(event.stream_id).reset(_PROTOCOL_ERROR)
+            return
         answer = self._answers[event.stream_id] = _BoundedAnswer(self, self._asgi, event.stream_id)
         # The library's cycle calls the app of its connection.
         self.app = answer
         super().handle_request(event)
         answer.cycle = self.cycles.get(event.stream_id)
+        if event.end_stream and answer.cycle is not None:
+            # uvicorn waits for an event of the body's end, which zttp does not give when the head ends the request.
+            answer.cycle.more_body = False
+            answer.cycle.message_event.set()
 
     def handle_rst_stream(self, event: zttp.RstStream) -> None:
         answer = self._answers.get(event.stream_id)

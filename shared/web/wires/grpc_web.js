@@ -1,21 +1,67 @@
 // gRPC in a browser: gRPC-Web by the official connect-web over fetch, protobuf messages, the status at the end of the body.
 
-import { Lost, Refused, Silent } from "../api.js";
+import { Api as HttpApi, Lost, Refused, Silent } from "../api.js";
 import { Watch } from "../patience.js";
-import { ChatService, Code, ConnectError, createClient, createGrpcWebTransport, ErrorInfoSchema } from "../vendor/connect-web.mjs";
+import {
+  ChatService, Code, ConnectError, createClient, createGrpcWebTransport, ErrorInfoSchema, EventSchema, toBinary,
+} from "../vendor/connect-web.mjs";
 
 export const title = "gRPC-Web";
 export const note = "connect-web over fetch: protobuf messages, the status at the end of the body, resume by ResumeTurn";
 
+/** A message has a length prefix of this size: a flag and four bytes. */
+const PREFIX_BYTES = 5;
 /** Statuses of a broken connection, where the server has not named an error of its own. */
 const BROKEN = new Set([Code.Canceled, Code.Unknown, Code.Unavailable, Code.Internal, Code.DeadlineExceeded]);
+
+/** What the chat page asks besides turns, by the RPCs of the same service. */
+export class Api extends HttpApi {
+  constructor(base) {
+    super(base);
+    this.service = serviceAt(base);
+  }
+
+  about() { return this.#call("getServerStats"); }
+  createSession() { return this.#call("createSession"); }
+  sessions() { return this.#call("listSessions", { limit: 30 }); }
+  session(id) { return this.#call("getSessionInfo", { sessionId: id }); }
+  messages(id) { return this.#call("listMessages", { sessionId: id }); }
+  clear(id) { return this.#call("clearSession", { sessionId: id }); }
+  remove(id) { return this.#call("deleteSession", { sessionId: id }); }
+  turn(id) { return this.#call("getTurn", { turnId: id }); }
+  cancel(turnId) { return this.#call("cancelTurn", { turnId }); }
+
+  async image(imageId) {
+    const pieces = [];
+    let type = "";
+    try {
+      for await (const { info, data } of this.service.getImage({ imageId }, this.#options())) {
+        if (info) type = info.mimeType;
+        pieces.push(data);
+      }
+    } catch (error) {
+      throw failure(error);
+    }
+    return new Blob(pieces, { type });
+  }
+
+  async #call(method, request = {}) {
+    try {
+      return plain(await this.service[method](request, this.#options()));
+    } catch (error) {
+      throw failure(error);
+    }
+  }
+
+  #options() { return { headers: this.headers(), signal: AbortSignal.timeout(this.patienceMs) }; }
+}
 
 export class Wire {
   constructor(api, onFrame) {
     this.api = api;
     this.onFrame = onFrame;
     this.open = new Set();
-    this.service = createClient(ChatService, createGrpcWebTransport({ baseUrl: api.base }));
+    this.service = serviceAt(api.base);
   }
 
   chat({ message, session_id, model_id }, key) {
@@ -42,7 +88,7 @@ export class Wire {
     try {
       for await (const message of this.service[method](request, { headers: this.api.headers(), signal: abort.signal })) {
         watch.heard();
-        this.onFrame("down", JSON.stringify(message, shown), 0);
+        this.onFrame("down", JSON.stringify(message, shown), PREFIX_BYTES + toBinary(EventSchema, message).length);
         if (message.body.case === "heartbeat") continue;
         const event = eventFrom(message);
         [turnId, after] = [event.turn_id, event.seq];
@@ -73,6 +119,8 @@ export class Wire {
   close() { this.cut(); }
 }
 
+function serviceAt(base) { return createClient(ChatService, createGrpcWebTransport({ baseUrl: base })); }
+
 function named(sessionId, modelId) {
   return { sessionId: sessionId ?? undefined, modelId: modelId ?? undefined };
 }
@@ -85,6 +133,7 @@ function eventFrom({ turnId, seq, at, body }) {
 
 function plain(value) {
   if (typeof value === "bigint") return Number(value);
+  if (Array.isArray(value)) return value.map(plain);
   if (value === null || typeof value !== "object" || value instanceof Uint8Array) return value;
   const fields = Object.entries(value).filter(([name]) => !name.startsWith("$"));
   return Object.fromEntries(fields.map(([name, field]) => [snake(name), plain(field)]));
