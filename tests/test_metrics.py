@@ -112,6 +112,8 @@ def test_every_formula_on_a_whole_reply(name: str, value: float | None) -> None:
 def test_every_metric_is_either_of_a_turn_or_a_sample_and_says_its_formula() -> None:
     tested = {"ttfe", "ttft", "icl_p50", "icl_p90", "icl_p99", "jitter", "tpot", "e2e", "delay_p50", "delay_p99"}
     tested |= {"coalescing", "down_per_token", "up_bytes", "framing", "lost", "twice", "again", "detect", "back"}
+    # tests/test_phases.py measures these two.
+    tested |= {"first_output", "tokens_per_chunk"}
     assert {name for name, metric in METRICS.items() if metric.of_turn is not None} == tested
     assert all(metric.formula and metric.points and metric.unit for metric in METRICS.values())
 
