@@ -41,15 +41,15 @@ _LEAVING = {"OFFLINE_TOKENS_PER_S": "300", "DISCONNECT_GRACE_S": "1"}
 CHECKS: dict[str, Check] = {
     check.name: check
     for check in (
-        Check("events", lines.cuts_at_events, 0.02, _PLAIN),
-        Check("bytes", lines.cuts_at_bytes, 0.015, _PLAIN),
-        Check("duplicates", keys.duplicates, 0.06, _PLAIN),
-        Check("cancels", keys.cancels, 0.05, _PLAIN, 12),
-        Check("kills", crashes.kills, 0.025, _PLAIN),
-        Check("hand-over", lines.handovers, 0.1, _SLOW, 16),
+        Check("events", lines.cuts_at_events, 0.01, _PLAIN),
+        Check("bytes", lines.cuts_at_bytes, 0.01, _PLAIN),
+        Check("duplicates", keys.duplicates, 0.03, _PLAIN),
+        Check("cancels", keys.cancels, 0.03, _PLAIN, 12),
+        Check("kills", crashes.kills, 0.015, _PLAIN),
+        Check("hand-over", lines.handovers, 0.05, _SLOW, 16),
         Check("sleepers", crashes.sleepers, 0.05, _SLOW),
-        Check("restarts", crashes.restarts, 0.1, _SLOW),
-        Check("faults", lines.relay_faults, 0.05, _IMPATIENT),
+        Check("restarts", crashes.restarts, 0.06, _SLOW),
+        Check("faults", lines.relay_faults, 0.03, _IMPATIENT),
         Check("unfinished", peers.unfinished, 1.0, _IMPATIENT),
         Check("half-open", peers.half_open, 0.2, _IMPATIENT),
         Check("stalled", peers.stalled_readers, 0.2, _FLOODING),
