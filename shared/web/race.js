@@ -186,6 +186,7 @@ offerPaths();
 const there = lanes.filter((lane) => lane.up).length;
 state(there === lanes.length ? "good" : "bad", `${there} of ${lanes.length} lanes have a server`);
 for (const lane of lanes) lane.say("status", lane.up ? "ready" : "not running");
+for (const id of ["go", "seventh"]) $(id).disabled = false;
 
 run = unpacked(location.hash);
 if (run) {
