@@ -71,7 +71,7 @@ async def measured(word: str, load: Load, seconds: float) -> LoadPoint:
 
 
 def misses(known: Coefficients, load: Load, found: LoadPoint, what: Sequence[str]) -> list[str]:
-    """What was predicted wrong: bytes, CPU and memory by more than 15 %, the wait by more than that and 5 ms."""
+    """The predictions that miss: bytes, CPU and memory by more than 15 %, the wait by more than 15 % and more than 5 ms."""
     given = {"users": load.users, "tokens": load.tokens, "rate": load.rate, "rtt": load.rtt, "loss": load.loss}
     said = predict(known, {**given, "cuts": 1.0, "picture": 1.0, "price": 1.0})
     pairs = {

@@ -17,6 +17,8 @@ from compare.measuring.turns import Arrival, TurnRecord
 from compare.showing.ladder import SHADES, ladder
 
 MODEL_MS = 150.0
+# A busy machine delays the first event of a turn too, which shortens what is measured as the wait of the model.
+TRIES = 3
 SPEC = TurnSpec(experiment="phases", tokens=2, rate=100.0)
 END = {"first_byte", "first_event", "first_token"}
 TOLD = {
@@ -43,18 +45,24 @@ def in_order(marks: Marks) -> bool:
     return times == sorted(times)
 
 
+def model_wait_ms(marks: Marks) -> float:
+    return marks.at["first_token"] - marks.at["first_event"]
+
+
 @pytest.mark.parametrize("name", TOLD)
 async def test_each_lane_tells_its_phases_in_their_order(lanes: dict[str, RunningLane], name: str) -> None:
-    found = await cold_and_warm(lanes[name], SPEC, 0, tls=False)
-    cold, warm = found["cold"], found["warm"]
+    for number in range(TRIES):
+        found = await cold_and_warm(lanes[name], SPEC, number, tls=False)
+        cold, warm = found["cold"], found["warm"]
+        if name == "rest" or min(model_wait_ms(cold), model_wait_ms(warm)) > MODEL_MS / 2:
+            break
     assert (set(cold.at), set(warm.at)) == TOLD[name]
     assert in_order(cold)
     assert in_order(warm)
     # The model's wait lies between the first event and the first token, where a lane tells both.
     if name != "rest":
         for marks in (cold, warm):
-            # A busy machine delays the first event too.
-            assert marks.at["first_token"] - marks.at["first_event"] > MODEL_MS / 5
+            assert model_wait_ms(marks) > MODEL_MS / 2
             assert marks.at["first_token"] >= MODEL_MS
 
 

@@ -105,7 +105,7 @@ async def test_a_delay_of_50_ms_is_booked_on_its_own_hop(lanes: dict[str, dict[s
             ready.append((planted, client, through))
 
         async def play_round(number: int) -> None:
-            # Who begins waits for nobody, so each line begins in its turn.
+            # The line that begins a round waits for no other line, so another line begins each round.
             first = number % len(ready)
             order = [*ready[first:], *ready[:first]]
             await asyncio.gather(*(planted.play(client, through, number) for planted, client, through in order))

@@ -28,7 +28,7 @@ class LoadShape(msgspec.Struct, frozen=True):
 
 
 class LoadPoint(msgspec.Struct, frozen=True, kw_only=True):
-    """What was measured while ``users`` streams asked again and again for ``tokens`` tokens at ``rate`` a second.
+    """The load of a server while ``users`` streams asked again and again for ``tokens`` tokens at ``rate`` a second.
 
     ``tokens_s`` is what the server delivered in all, ``answers_s`` how many answers ended a second. ``cpu_s`` is the CPU time
     of the server a second. ``answer_bytes`` is TCP payload down, an answer. ``first_ms`` is the median wait until the first

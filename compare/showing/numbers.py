@@ -116,7 +116,7 @@ FORMULAS = (
     Formula("picture_ms", "a picture, from the log", "ms", "picture_own_ms + rtt + picture * picture_mb_ms"),
     Formula("picture_down", "bytes of a picture", "MB", "picture * picture_wire"),
 )
-# What no run measures.
+# These values are assumed, because no run measures them.
 CONSTANTS = {"retransmission_ms": RETRANSMISSION_MS, "full_share": FULL_SHARE, "packet_bytes": PACKET_BYTES}
 
 

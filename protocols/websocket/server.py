@@ -65,13 +65,13 @@ _decoder: msgspec.json.Decoder[ClientMessage] = msgspec.json.Decoder(ClientMessa
 # A plain route: FastAPI's own route keeps 4 KiB for its dependencies as long as a connection lasts.
 @router.websocket_route("/ws")
 async def chat(socket: WebSocket) -> None:
-    """The handshake of a connection, whose conversation follows."""
+    """Answer the handshake of a connection. ``converse`` goes on with the connection."""
     await socket.accept(SUBPROTOCOL if SUBPROTOCOL in socket.scope["subprotocols"] else None)
     await http.open_socket(socket, converse)
 
 
 async def converse(socket: WebSocket) -> None:
-    """One connection, from the handshake to the close."""
+    """One connection, after the handshake until the close."""
     context: ServerContext = socket.app.state.context
     try:
         if not socket.state.authenticated:

@@ -46,7 +46,7 @@ SETTINGS = {
     "OFFLINE_FIRST_TOKEN_MS": "0",
 }
 # On a line that did not break, an event that is shown this long after its append is a fault.
-LATE_S = 20.0
+LATE_S = 10.0
 
 
 @dataclass

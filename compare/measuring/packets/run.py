@@ -41,7 +41,7 @@ _SPARE_ADDRESS = "198.18.1.2"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PacketPlan:
-    """What is measured. ``losses`` are shares; ``move_rounds`` 0 leaves out the change of the address."""
+    """The size of a run. ``losses`` are shares; with ``move_rounds`` 0 the run does not change the client's address."""
 
     ways: Sequence[str]
     losses: Sequence[float]
@@ -133,7 +133,7 @@ async def measure(plan: PacketPlan, tell: Callable[[str], None]) -> PacketRun:
                 made = await _cell_round(line, clients, plan, targets[way.name], (way, connections, loss), number)
                 dropped += made.packets.dropped
                 rounds.append(made)
-        # What is still on its way would count as lost.
+        # A packet that is still on its way has been sent and not received, so the counters would book it as lost.
         await line.set_loss(0, plan.seed)
         await asyncio.sleep(4 * plan.delay_s)
         now_sent, now_received = await line.kernel_packets()
