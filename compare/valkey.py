@@ -128,9 +128,11 @@ class Replicated:
     """
 
     def __init__(self, folder: Path, settings: Sequence[str] = (), *, down_s: float = 1.0) -> None:
+        # A primary waits 5 s for further replicas before it sends its data, unless this delay is 0.
+        settings = (*settings, "repl-diskless-sync-delay 0")
         self.primary = Valkey(folder / "one", settings)
         host = f"127.0.0.1 {self.primary.port}"
-        self._replica = Valkey(folder / "other", (*settings, "repl-diskless-sync-delay 0", f"replicaof {host}"))
+        self._replica = Valkey(folder / "other", (*settings, f"replicaof {host}"))
         self._sentinel = Valkey(
             folder / "sentinel",
             (
@@ -179,7 +181,20 @@ class Replicated:
             server.kill()
 
     def _copied(self) -> bool:
-        return b"state=online" in self.primary.ask("INFO", "replication")
+        """Whether the replica has loaded the primary's data and follows it.
+
+        Only the replica can tell. The primary calls a replica online as soon as the data is sent, and a replica that is
+        promoted before it has loaded them goes on with older ones.
+        """
+        sent = self._offset(self.primary)
+        link = self._replica.ask("INFO", "replication").split(b"\r\n")
+        copies = {b"role:slave", b"master_port:%d" % self.primary.port, b"master_link_status:up"} <= set(link)
+        return copies and sent <= self._offset(self._replica)
+
+    def _offset(self, server: Valkey) -> int:
+        """How far a server is in the stream of its commands, bytes."""
+        _, found, rest = server.ask("INFO", "replication").partition(b"\r\nmaster_repl_offset:")
+        return int(rest.partition(b"\r\n")[0]) if found else -1
 
     def _settled(self) -> bool:
         said = self._sentinel.ask("SENTINEL", "MASTER", "chat").split(b"\r\n")
