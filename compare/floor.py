@@ -11,28 +11,34 @@ import asyncio
 import os
 import platform
 import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
 from rich.console import Console
 
-from compare.measuring.floors.plan import SIDES, WORDS, FloorPlan, FloorRun, SideResult
+from compare.measuring.floors.cells import Cell, cells
+from compare.measuring.floors.grpcio_layer import grpcio_layer
+from compare.measuring.floors.plan import LANES, SIDES, WORDS, FloorPlan, FloorRun, SideResult
 from compare.measuring.floors.rows import ROWS
 from compare.showing.floor_table import show_floors
+from compare.showing.progress import minutes, progress
 from shared.errors import ChatError, ConnectionLost
 
 
 def parse(argv: Sequence[str] | None) -> tuple[FloorPlan, Path | None]:
     """The plan, and the file for the figures."""
     parser = argparse.ArgumentParser(prog="python -m compare floor", description=__doc__)
-    parser.add_argument("--only", help=f"transports, comma-separated, of {', '.join(WORDS)}")
+    parser.add_argument(
+        "--only",
+        help=f"lanes, comma-separated, of {', '.join(LANES)}, or all (default: {', '.join(WORDS)}, and grpc-asgi beside gRPC"
+        " in the row saturated)",
+    )
     parser.add_argument("--rows", help=f"rows, comma-separated, of {', '.join(ROWS)}")
-    parser.add_argument("--sides", default=",".join(SIDES), help=f"of {', '.join(SIDES)} (default: all)")
+    parser.add_argument("--sides", help=f"of {', '.join(SIDES)} (default: all)")
     parser.add_argument("--streams", type=int, default=64, help="saturated streams (default: 64)")
     parser.add_argument("--events", type=int, default=200, help="chunk events a turn (default: 200)")
-    parser.add_argument("--seconds", type=float, help="length of a window (default: 3, with --quick 1.5)")
+    parser.add_argument("--seconds", type=float, help="length of a window (default: 2.5, with --quick 1.5)")
     parser.add_argument("--rounds", type=int, help="rounds of each (default: 3, with --quick 1)")
     parser.add_argument("--idle-streams", type=int, help="open streams (default: 5000, with --quick 1000)")
     parser.add_argument("--readers", type=int, default=1000, help="readers of one turn (default: 1000)")
@@ -41,10 +47,10 @@ def parse(argv: Sequence[str] | None) -> tuple[FloorPlan, Path | None]:
     parser.add_argument("--seed", type=int, default=1, help="for the order of the sides (default: 1)")
     parser.add_argument("--out", type=Path, help="write the figures as JSON")
     args = parser.parse_args(argv)
-    words = tuple(args.only.split(",")) if args.only else WORDS
+    words = {None: WORDS, "all": LANES}.get(args.only) or tuple(args.only.split(","))
     rows = tuple(args.rows.split(",")) if args.rows else tuple(ROWS)
-    sides = tuple(args.sides.split(","))
-    for given, known in ((words, WORDS), (rows, tuple(ROWS)), (sides, SIDES)):
+    sides = tuple(args.sides.split(",")) if args.sides else SIDES
+    for given, known in ((words, LANES), (rows, tuple(ROWS)), (sides, SIDES)):
         if unknown := set(given) - set(known):
             parser.error(f"unknown: {', '.join(sorted(unknown))}; there are {', '.join(known)}")
     plan = FloorPlan(
@@ -53,12 +59,13 @@ def parse(argv: Sequence[str] | None) -> tuple[FloorPlan, Path | None]:
         sides=sides,
         streams=args.streams,
         events=args.events,
-        seconds=args.seconds or (1.5 if args.quick else 3.0),
+        seconds=args.seconds or (1.5 if args.quick else 2.5),
         rounds=args.rounds or (1 if args.quick else 3),
         idle_streams=args.idle_streams or (1000 if args.quick else 5000),
         readers=args.readers,
         pin=not args.no_pin,
         seed=args.seed,
+        usual=args.only is None and args.sides is None,
     )
     return plan, args.out
 
@@ -74,30 +81,35 @@ def main(argv: Sequence[str] | None = None) -> int:
         f"windows of {plan.seconds:g} s, {plan.rounds} rounds, medians (lowest–highest)",
         markup=False,
     )
-    results = asyncio.run(measure(plan, console))
+    planned = cells(plan)
+    expected_s = sum(cell.expected_s for cell in planned)
+    console.print(f"{len(plan.rows)} rows, {len(planned)} lanes in them, about {minutes(expected_s)}", markup=False)
+    results = asyncio.run(measure(plan, planned, console))
     if out is not None:
         out.write_bytes(msgspec.json.format(msgspec.json.encode(results), indent=1))
     return 0
 
 
-async def measure(plan: FloorPlan, console: Console) -> list[SideResult]:
-    """All rows of all transports of the plan; each row is printed when it is done.
+async def measure(plan: FloorPlan, planned: Sequence[Cell], console: Console) -> list[SideResult]:
+    """All cells of the plan; each row is printed when it is done, and what it says of grpcio.
 
-    A row that cannot be measured for a transport says why, and the others go on.
+    A lane that cannot be measured in a row says why, and the others go on.
     """
     results: list[SideResult] = []
-    began = time.monotonic()
-    with console.status("starting") as status:
+    with progress(console, sum(cell.expected_s for cell in planned)) as tick:
         for name in plan.rows:
-            run = FloorRun(plan, lambda text: status.update(f"{time.monotonic() - began:4.0f} s  {text}"))
-            row, words = ROWS[name]
-            for word in words:
-                if word not in plan.words:
+            run = FloorRun(plan, lambda text: tick(text, 0))
+            for cell in planned:
+                if cell.row != name:
                     continue
+                run.sides = cell.sides
                 try:
-                    await row(run, word)
+                    await ROWS[name][0](run, cell.word)
                 except (RuntimeError, OSError, ChatError, ConnectionLost) as error:
-                    console.print(f"{name} {word}: not measured here: {error}", markup=False)
+                    console.print(f"{name} {cell.word}: not measured here: {error}", markup=False)
+                tick(f"{name} {cell.word}", cell.expected_s)
             show_floors(console, run)
+            for sentence in grpcio_layer(run.results.values()):
+                console.print(sentence, markup=False)
             results += run.results.values()
     return results

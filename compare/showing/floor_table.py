@@ -8,10 +8,11 @@ from collections.abc import Sequence
 from rich.console import Console
 from rich.table import Table
 
+from compare.measuring.floors.further import NO_MEANING
 from compare.measuring.floors.plan import (
+    LANES,
     PACED_PER_S,
     PACED_STREAMS,
-    WORDS,
     FloorPlan,
     FloorRun,
     SideResult,
@@ -27,7 +28,7 @@ _TITLES = {
     "image": ("MB", "a picture, read from the log (REST: GET /images)"),
     "slow-model": ("s", "16 chats at once, the model waits 1 s: seconds until all are done"),
 }
-_TO_THE_LEFT = ("transport", "side", "goal")
+_TO_THE_LEFT = ("lane", "side", "goal")
 
 
 def show_floors(console: Console, run: FloorRun) -> None:
@@ -38,12 +39,15 @@ def show_floors(console: Console, run: FloorRun) -> None:
             unit, template = _TITLES[name]
             title = template.format(**{key: getattr(run.plan, key) for key in FloorPlan.__slots__})
         table = Table(title=title, title_justify="left")
-        for column in ("transport", "side", *_columns(name, unit)):
+        for column in ("lane", "side", *_columns(name, unit)):
             table.add_column(column, justify="left" if column in _TO_THE_LEFT else "right")
         found = [result for result in run.results.values() if result.row == name]
-        for result in sorted(found, key=lambda result: (WORDS.index(result.word), result.side)):
+        for result in sorted(found, key=lambda result: (LANES.index(result.word), result.side)):
             table.add_row(result.word, result.side, *_cells(result, run.floor_of(result)))
         console.print(table)
+        for word, reason in NO_MEANING.get(name if name in _TITLES else "rest", {}).items():
+            if word in run.plan.words:
+                console.print(f"  {word}: not in this row: {reason}", markup=False)
 
 
 def _columns(row: str, unit: str) -> list[str]:

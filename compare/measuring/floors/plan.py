@@ -8,13 +8,17 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
+from compare.measuring.floors.further import FURTHER
 from compare.measuring.floors.goals import GOALS, Goal
 from compare.measuring.floors.load.job import Result
+from protocols.processes import Server
 
 T = TypeVar("T")
 
 STREAMING = ("ndjson", "sse", "websocket", "grpc")
 WORDS = ("rest", *STREAMING)
+# The transports and the further lanes.
+LANES = (*WORDS, *FURTHER)
 SIDES = ("floor", "memory", "sqlite")
 PACED_STREAMS = 128
 PACED_PER_S = 50.0
@@ -22,9 +26,10 @@ PACED_PER_S = 50.0
 
 @dataclass(frozen=True, slots=True)
 class FloorPlan:
-    """How much to measure, of which transports, rows and sides. ``seconds`` is the length of a window.
+    """How much to measure, of which lanes (``words``), rows and sides. ``seconds`` is the length of a window.
 
-    ``pin`` keeps server and load generator on a core each.
+    ``pin`` keeps server and load generator on a core each. ``usual``: nothing was asked for by name, so the lane that explains a
+    row stands in it.
     """
 
     words: tuple[str, ...]
@@ -38,16 +43,21 @@ class FloorPlan:
     readers: int
     pin: bool
     seed: int
+    usual: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Side:
-    """A running server of the transport ``word``: ``floor``, or the real one on the store ``memory`` or ``sqlite``."""
+    """A running server of the lane ``word``: ``floor``, or the real one on the store ``memory`` or ``sqlite``.
+
+    ``server`` is the real one; a floor has none.
+    """
 
     name: str
     word: str
     address: str
     pid: int
+    server: Server | None = None
 
 
 @dataclass(slots=True)
@@ -83,10 +93,14 @@ class SideResult:
 
 @dataclass(slots=True)
 class FloorRun:
-    """The state of a run: the plan, the results by row, word and side, and ``say``, which shows progress."""
+    """The state of a run: the plan, the results by row, word and side, and ``say``, which shows progress.
+
+    ``sides`` are those of the cell that is being measured.
+    """
 
     plan: FloorPlan
     say: Callable[[str], None]
+    sides: tuple[str, ...] = ()
     results: dict[tuple[str, str, str], SideResult] = field(default_factory=dict)
 
     def result(self, row: str, side: Side) -> SideResult:

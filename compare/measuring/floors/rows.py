@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
-from compare.measuring.floors.plan import PACED_PER_S, PACED_STREAMS, STREAMING, WORDS, FloorRun, Side
+from compare.measuring.floors.further import WITH_STREAMS
+from compare.measuring.floors.plan import LANES, PACED_PER_S, PACED_STREAMS, STREAMING, FloorRun, Side
 from compare.measuring.floors.sides import client, job, load, running_sides
 from shared.client.protocol import Ask, collect, collect_picture
 
@@ -13,6 +14,8 @@ _IMAGE_SIZE = "1936x1936"
 _FLOOR_IMAGE_BYTES = 4_000_000
 # The turn of a floor; a floor answers every turn_id.
 _FLOOR_TURN = "floor"
+# The lanes whose answers are one whole reply.
+_WHOLE = ("rest", "rest-h2")
 _FASTEST = {"OFFLINE_TOKENS_PER_S": "0"}
 _PACED = {"OFFLINE_TOKENS_PER_S": str(PACED_PER_S)}
 # A saturated window must hold this share of its length in CPU time of the server.
@@ -23,7 +26,7 @@ async def saturated(run: FloorRun, word: str) -> None:
     """Every stream asks again as soon as it has its answer; the model does not wait."""
     plan = run.plan
     message = f"/tokens {plan.events} floor"
-    async with running_sides(plan, word, ["--tokens", str(plan.events)], _FASTEST) as sides:
+    async with running_sides(run, word, ["--tokens", str(plan.events)], _FASTEST) as sides:
         for side in run.rounds("saturated", sides):
             fields = {"message": message, "seconds": plan.seconds, "least_cpu_s": plan.seconds * _LEAST_CPU}
             run.result("saturated", side).add(await load(plan, job(side, "loop", plan.streams, **fields)))
@@ -48,7 +51,7 @@ async def paced(run: FloorRun, word: str) -> None:
         "stamps": True,
         "spread_s": 1.0,
     }
-    async with running_sides(plan, word, arguments, _PACED) as sides:
+    async with running_sides(run, word, arguments, _PACED) as sides:
         for side in run.rounds("paced", sides):
             run.result("paced", side).add(await load(plan, job(side, "loop", PACED_STREAMS, **fields)))
 
@@ -57,17 +60,20 @@ async def readers(run: FloorRun, word: str) -> None:
     """Many readers of one turn at 50 tokens a second; the floor sends the same to as many streams."""
     plan = run.plan
     tokens = int(PACED_PER_S * 4)
-    # The turn waits until all readers are connected; the floor waits for them by their number.
-    hold_s = 3 + plan.readers / 250
     arguments = ["--tokens", str(tokens), "--rate", str(PACED_PER_S), "--gate", str(plan.readers)]
-    names = [name for name in plan.sides if name != "sqlite" or len(plan.sides) == 2]
+    names = [name for name in run.sides if name != "sqlite" or len(run.sides) == 2]
     for number, order in enumerate(run.orders(names)):
         for name in order:
             run.say(f"readers {word} {name}, round {number + 1} of {plan.rounds}")
-            async with running_sides(plan, word, arguments, _PACED, [name]) as (side,):
-                turn_id = await _start(side, f"/slow {hold_s:g} /tokens {tokens} floor")
+            async with running_sides(run, word, arguments, _PACED, [name]) as (side,):
+                turn_id = await _start(side, f"/slow {hold_s(plan.readers):g} /tokens {tokens} floor")
                 fields = {"turn_id": turn_id, "stamps": True, "warm_s": 0.0}
                 run.result("readers", side).add(await load(plan, job(side, "once", plan.readers, **fields)))
+
+
+def hold_s(readers: int) -> float:
+    """How long a turn waits until all readers are connected; the floor waits for them by their number."""
+    return 3 + readers / 250
 
 
 async def _start(side: Side, message: str) -> str:
@@ -85,13 +91,13 @@ async def rest(run: FloorRun, word: str) -> None:
         (1, False, "POST /chat, 1 token"),
         (1, True, "GET /turns/…"),
     ):
-        await _rest(run, tokens, row, small=small)
+        await _rest(run, word, tokens, row, small=small)
 
 
-async def _rest(run: FloorRun, tokens: int, row: str, *, small: bool) -> None:
+async def _rest(run: FloorRun, word: str, tokens: int, row: str, *, small: bool) -> None:
     plan = run.plan
     message = f"/tokens {tokens} floor"
-    async with running_sides(plan, "rest", ["--tokens", str(tokens)], _FASTEST) as sides:
+    async with running_sides(run, word, ["--tokens", str(tokens)], _FASTEST) as sides:
         paths = {side.name: f"/turns/{await _ended_turn(side)}" if small else None for side in sides}
         for side in run.rounds(f"REST {row}", sides):
             fields = {
@@ -113,7 +119,7 @@ async def _ended_turn(side: Side) -> str:
 async def idle(run: FloorRun, word: str) -> None:
     """The memory of an open stream that waits for its next event."""
     plan = run.plan
-    async with running_sides(plan, word, ["--hold"], {}, [name for name in plan.sides if name != "sqlite"]) as sides:
+    async with running_sides(run, word, ["--hold"], {}, [name for name in run.sides if name != "sqlite"]) as sides:
         for side in sides:
             run.say(f"{plan.idle_streams} idle streams {word} {side.name}")
             turn_id = await _start(side, "/slow 3600 floor")
@@ -126,12 +132,12 @@ async def idle(run: FloorRun, word: str) -> None:
 async def image(run: FloorRun, word: str) -> None:
     """A picture of 4 MB, read again and again; CPU a MB. On REST it is the bytes of ``GET /images/{image_id}``."""
     plan = run.plan
-    async with running_sides(plan, word, ["--image-bytes", str(_FLOOR_IMAGE_BYTES)], {}) as sides:
+    async with running_sides(run, word, ["--image-bytes", str(_FLOOR_IMAGE_BYTES)], {}) as sides:
         drawn = {side.name: await _draw(side) for side in sides}
         for side in run.rounds("image", sides):
             picture = drawn[side.name]
             fields = {"turn_id": picture.turn_id, "seconds": plan.seconds}
-            if word == "rest":
+            if word in _WHOLE:
                 fields = {"path": f"/images/{picture.image_id}", "seconds": plan.seconds}
             result = await load(plan, job(side, "loop", 4, **fields))
             found = run.result("image", side)
@@ -159,21 +165,22 @@ async def _draw(side: Side) -> _Drawn:
 async def slow_model(run: FloorRun, word: str) -> None:
     """16 chats at once on a model that waits a second before its first token."""
     plan = run.plan
-    async with running_sides(plan, word, [], _FASTEST, [name for name in plan.sides if name != "floor"]) as sides:
+    async with running_sides(run, word, [], _FASTEST, [name for name in run.sides if name != "floor"]) as sides:
         for side in sides:
             run.say(f"16 chats on a slow model {word} {side.name}")
             result = await load(plan, job(side, "burst", 16, message="/slow 1 /tokens 5 floor"))
             run.result("slow-model", side).per_s.append(result.seconds)
 
 
+_STREAMS = (*STREAMING, *WITH_STREAMS)
 Row = Callable[[FloorRun, str], Awaitable[None]]
-# Every row with the words of its transports.
+# Every row with the lanes for which it has a meaning.
 ROWS: dict[str, tuple[Row, tuple[str, ...]]] = {
-    "saturated": (saturated, STREAMING),
-    "paced": (paced, STREAMING),
-    "readers": (readers, STREAMING),
-    "rest": (rest, ("rest",)),
-    "idle": (idle, STREAMING),
-    "image": (image, WORDS),
-    "slow-model": (slow_model, WORDS),
+    "saturated": (saturated, _STREAMS),
+    "paced": (paced, _STREAMS),
+    "readers": (readers, _STREAMS),
+    "rest": (rest, _WHOLE),
+    "idle": (idle, _STREAMS),
+    "image": (image, LANES),
+    "slow-model": (slow_model, LANES),
 }

@@ -10,12 +10,14 @@ import tempfile
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
+from compare.measuring.floors.further import FURTHER, request_of
 from compare.measuring.floors.load.job import Job, Result
-from compare.measuring.floors.plan import FloorPlan, Side
-from protocols import TRANSPORTS
+from compare.measuring.floors.plan import FloorPlan, FloorRun, Side
+from compare.measuring.lanes import LANES
 from protocols.processes import serving
 from shared.client.protocol import ChatClient
 
@@ -45,37 +47,55 @@ async def floor_server(word: str, *arguments: str) -> AsyncIterator[Side]:
 
 @asynccontextmanager
 async def _our_server(word: str, store: str, env: Mapping[str, str]) -> AsyncIterator[Side]:
-    """The real server of a transport, on the in-memory store or on a SQLite file of its own."""
+    """The real server of a lane, on the in-memory store or on a SQLite file of its own.
+
+    Raises RuntimeError where a package or the port for pages is missing.
+    """
+    lane = FURTHER.get(word) or LANES[word]
+    if lane.missing:
+        raise RuntimeError(f'{word} needs {", ".join(lane.missing)}: pip install -e ".[web,http2]"')
     with tempfile.TemporaryDirectory(prefix="floor-") as folder:
         url = "sqlite://" if store == "memory" else f"sqlite:///{folder}/chat.db"
         offline = {"GENAI_PROVIDER": "offline", "IMAGE_PROVIDER": "offline", "OFFLINE_FIRST_TOKEN_MS": "0"}
-        async with serving(word, env={**offline, "STORE_URL": url, **env}) as server:
-            yield Side(store, word, server.address, server.process.pid)
+        settings = {**offline, "STORE_URL": url, "HTTP2": "on" if lane.http2 else "off", **env}
+        async with serving(lane.word, env=settings) as server:
+            there = server.page_url if lane.for_pages else server.url
+            if there is None:
+                raise RuntimeError(f"{word}: the {lane.word} server has no port for pages")
+            yield Side(store, word, there.rpartition("/")[2], server.process.pid, server)
 
 
 @asynccontextmanager
 async def running_sides(
-    plan: FloorPlan,
+    run: FloorRun,
     word: str,
     floor_arguments: Sequence[str],
     env: Mapping[str, str],
     names: Sequence[str] | None = None,
 ) -> AsyncIterator[list[Side]]:
-    """The sides of one transport, all up at once; ``names`` selects some of the plan's."""
+    """The sides of one lane, all up at once; ``names`` selects some of the run's. Raises RuntimeError when one does not start."""
+
+    def server(name: str) -> contextlib.AbstractAsyncContextManager[Side]:
+        return floor_server(word, *floor_arguments) if name == "floor" else _our_server(word, name, env)
+
     async with contextlib.AsyncExitStack() as stack:
+        starting = (stack.enter_async_context(server(name)) for name in names or run.sides)
+        # Every start is awaited, so that the stack stops all servers that have started.
+        started = await asyncio.gather(*starting, return_exceptions=True)
         sides = []
-        for name in names or plan.sides:
-            server = floor_server(word, *floor_arguments) if name == "floor" else _our_server(word, name, env)
-            side = await stack.enter_async_context(server)
-            if plan.pin:
+        for side in started:
+            if isinstance(side, BaseException):
+                raise side
+            if run.plan.pin:
                 pin(side.pid, 0)
             sides.append(side)
         yield sides
 
 
 def client(side: Side) -> ChatClient:
-    """A client of the real server; a floor has no chat."""
-    return TRANSPORTS[side.word].client(side.address)
+    """The transport's own client of the real server; a floor has no chat."""
+    assert side.server is not None
+    return side.server.client()
 
 
 def pin(pid: int, core: int) -> None:
@@ -113,5 +133,13 @@ async def load(plan: FloorPlan, job: Job) -> Result:
 
 def job(side: Side, mode: str, streams: int, **more: object) -> Job:
     """A job on a side; ``more`` are fields of ``Job``."""
-    fields = {"wire": side.word, "address": side.address, "pid": side.pid, "mode": mode, "streams": streams}
-    return msgspec.convert({**fields, **more}, Job)
+    fields: dict[str, Any] = {
+        "wire": side.word,
+        "address": side.address,
+        "pid": side.pid,
+        "mode": mode,
+        "streams": streams,
+        **more,
+    }
+    asked = {"message": fields.get("message", ""), "turn_id": fields.get("turn_id"), "path": fields.get("path")}
+    return msgspec.convert({**fields, **request_of(side.word, **asked)}, Job)

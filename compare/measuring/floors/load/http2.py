@@ -27,17 +27,13 @@ class Http2Connection(LoadConnection):
         self._frames = b""
         self._messages = b""
         self._read_bytes = 0
-        name, message = "SendMessage", chat_pb2.SendMessageRequest(message=job.message).SerializeToString()
-        if job.turn_id is not None:
-            name = "ResumeTurn"
-            message = chat_pb2.ResumeTurnRequest(turn_id=job.turn_id, after=0).SerializeToString()
-        body = b"\x00" + len(message).to_bytes(4, "big") + message
-        self.set_request(f"/chat.ChatService/{name}", "application/grpc", body)
+        path, body = grpc_call(job.message, job.turn_id)
+        self.set_request(path, "application/grpc", body)
 
     def set_request(self, path: str, content_type: str, body: bytes) -> None:
-        """What the connection asks with."""
+        """What the connection asks with: POST with a body, GET without one."""
         fields = (
-            (":method", "POST"),
+            (":method", "POST" if body else "GET"),
             (":scheme", "http"),
             (":path", path),
             (":authority", self.counts.job.address),
@@ -61,6 +57,8 @@ class Http2Connection(LoadConnection):
 
     def request(self) -> bytes:
         self._stream_id += 2
+        if not self._body:
+            return _frame(_HEADERS, _END_HEADERS | _END_STREAM, self._stream_id, self._headers)
         headers = _frame(_HEADERS, _END_HEADERS, self._stream_id, self._headers)
         return headers + _frame(_DATA, _END_STREAM, self._stream_id, self._body)
 
@@ -114,6 +112,14 @@ class Http2Connection(LoadConnection):
         self._messages = data[at:]
         if count:
             self.got(count)
+
+
+def grpc_call(message: str, turn_id: str | None) -> tuple[str, bytes]:
+    """The path of a new turn or of the reading of a turn, and its one message with the length prefix."""
+    name, data = "SendMessage", chat_pb2.SendMessageRequest(message=message).SerializeToString()
+    if turn_id is not None:
+        name, data = "ResumeTurn", chat_pb2.ResumeTurnRequest(turn_id=turn_id, after=0).SerializeToString()
+    return f"/chat.ChatService/{name}", b"\x00" + len(data).to_bytes(4, "big") + data
 
 
 def _frame(kind: int, flags: int, stream_id: int, payload: bytes) -> bytes:

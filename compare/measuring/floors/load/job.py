@@ -13,7 +13,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     """A load on the server at ``address`` with process id ``pid``; ``wire`` is the word of a transport.
 
     With the wires ``marked-http1`` and ``marked-http2`` the request is ``body`` to ``path``, and ``protobuf`` says how the events
-    of the answer are encoded.
+    of the answer are encoded. With ``whole-http2`` the answer is one event. A request without a body is a GET.
 
     Modes:
 

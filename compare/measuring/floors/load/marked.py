@@ -80,3 +80,11 @@ class MarkedHttp2Connection(Http2Connection):
     def count_messages(self, data: bytes) -> None:
         if events := self._marks.feed(data):
             self.got(events)
+
+
+class WholeHttp2Connection(MarkedHttp2Connection):
+    """HTTP/2: the whole answer is one event, which arrives with the first bytes of the body."""
+
+    def count_messages(self, data: bytes) -> None:
+        if not self._seen:
+            self.got(1)

@@ -15,7 +15,7 @@ from compare.measuring.floors.load.counts import Counts
 from compare.measuring.floors.load.http1 import Http1Connection
 from compare.measuring.floors.load.http2 import Http2Connection
 from compare.measuring.floors.load.job import Job, Result
-from compare.measuring.floors.load.marked import MarkedHttp1Connection, MarkedHttp2Connection
+from compare.measuring.floors.load.marked import MarkedHttp1Connection, MarkedHttp2Connection, WholeHttp2Connection
 from compare.measuring.floors.load.websocket import WebSocketConnection
 from compare.measuring.process_cost import cpu_s, rss_bytes
 from compare.measuring.statistics import quantile
@@ -33,6 +33,7 @@ _CONNECTIONS: dict[str, type[LoadConnection]] = {
     "grpc": Http2Connection,
     "marked-http1": MarkedHttp1Connection,
     "marked-http2": MarkedHttp2Connection,
+    "whole-http2": WholeHttp2Connection,
 }
 
 

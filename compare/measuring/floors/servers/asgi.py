@@ -1,4 +1,6 @@
-"""The floor of the four HTTP transports: a raw ASGI app on uvicorn with uvloop and httptools, without any framework.
+"""The floor of the four HTTP transports and of the further lanes: a raw ASGI app on uvicorn with uvloop, without any framework.
+
+httptools parses HTTP/1.1, zttp parses HTTP/2.
 
 ``python -m compare.measuring.floors.servers.asgi --wire WORD`` prints its address on stdout and serves until it is killed.
 """
@@ -15,12 +17,16 @@ import uvicorn
 import uvloop
 
 from compare.measuring.floors.servers.script import AT, TURN_ID, Script, ScriptOptions, events, options
+from protocols.grpc import chat_pb2
+from protocols.grpc.convert import to_event_message
 from shared.events import AnyEvent, Chunk, ImageChunk, event_type, to_json
 
 Message = dict[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Message, Receive, Send], Awaitable[None]]
+WIRES = ("ndjson", "sse", "websocket", "rest", "rest-h2", "ndjson-h2", "sse-h2", "grpc-web", "grpc-asgi")
+_HTTP2 = ("rest-h2", "ndjson-h2", "sse-h2", "grpc-asgi")
 _AT = b"%.3f" % AT
 _MEDIA_TYPE = {"ndjson": b"application/x-ndjson", "sse": b"text/event-stream"}
 
@@ -121,12 +127,63 @@ def rest(script: ScriptOptions) -> App:
     return app
 
 
+def messages(script: ScriptOptions, *, web: bool) -> App:
+    """gRPC and gRPC-Web: a message and a write an event; the status is in the trailers, or in the last message of the body."""
+
+    def encode(event: AnyEvent) -> list[Message]:
+        return [_part(_prefixed(b"\x00", to_event_message(event).SerializeToString()))]
+
+    def stamp(message: Message, at: float) -> Message:
+        event = chat_pb2.Event.FromString(message["body"][5:])
+        event.at = at
+        return _part(_prefixed(b"\x00", event.SerializeToString()))
+
+    turn = Script[Message](script, encode, stamp)
+    media_type = b"application/grpc-web+proto" if web else b"application/grpc"
+    headers = [(b"content-type", media_type)]
+    start = {"type": "http.response.start", "status": 200, "headers": headers, "trailers": not web}
+    end = {"type": "http.response.body", "body": _prefixed(b"\x80", b"grpc-status: 0\r\n") if web else b""}
+    trailers = {"type": "http.response.trailers", "headers": [(b"grpc-status", b"0")]}
+
+    async def app(scope: Message, receive: Receive, send: Send) -> None:
+        await receive()
+        await send(start)
+        await turn.play(send)
+        await send(end)
+        if not web:
+            await send(trailers)
+
+    return app
+
+
+def _part(body: bytes) -> Message:
+    return {"type": "http.response.body", "body": body, "more_body": True}
+
+
+def _prefixed(kind: bytes, data: bytes) -> bytes:
+    return kind + len(data).to_bytes(4, "big") + data
+
+
+def app_of(wire: str, script: ScriptOptions) -> App:
+    """The floor of a lane."""
+    match wire.removesuffix("-h2"):
+        case "rest":
+            return rest(script)
+        case "websocket":
+            return websocket(script)
+        case "grpc-web" | "grpc-asgi":
+            return messages(script, web=wire == "grpc-web")
+        case word:
+            return streaming(word, script)
+
+
 async def serve(wire: str, script: ScriptOptions) -> None:
     """Serve until the process is killed."""
-    app = rest(script) if wire == "rest" else websocket(script) if wire == "websocket" else streaming(wire, script)
+    http2 = wire in _HTTP2
     config = uvicorn.Config(
-        app,
-        http="httptools",
+        app_of(wire, script),
+        http="zttp" if http2 else "httptools",
+        http2=http2,
         ws="websockets-sansio",
         ws_per_message_deflate=False,
         lifespan="off",
@@ -143,7 +200,7 @@ async def serve(wire: str, script: ScriptOptions) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Serve one wire, and return the exit status."""
-    args, script = options("compare.measuring.floors.servers.asgi", argv, wire=["ndjson", "sse", "websocket", "rest"])
+    args, script = options("compare.measuring.floors.servers.asgi", argv, wire=list(WIRES))
     uvloop.run(serve(args.wire, script))
     return 0
 

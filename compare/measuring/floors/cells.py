@@ -1,0 +1,62 @@
+"""The cells of a run of the floors: which sides of which lane are measured in which row, and how long each takes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from compare.measuring.floors.plan import FloorPlan
+from compare.measuring.floors.rows import ROWS, hold_s
+
+# One side of a lane stands in the usual run beside the transports: it shows what grpcio costs in the row of gRPC.
+_BESIDE = {("saturated", "grpc-asgi"): ("floor", "memory")}
+# Seconds that a start takes: of the load generator, of one side, of all sides of a cell at the same time, and of one stream.
+_LOAD_S = 0.8
+_SIDE_S, _SIDES_S = 1.6, 3.0
+_OPEN_S = 0.0012
+_IDLE_S = 3.0
+_WARM_S = 0.5
+_SPREAD_S = 1.0
+_READ_S = 4.5
+_ONE_STREAM_S = 1.0
+_SLOW_MODEL_S = 1.2
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """A lane in a row: the sides that are measured, and the seconds that they are expected to take."""
+
+    row: str
+    word: str
+    sides: tuple[str, ...]
+    expected_s: float
+
+
+def cells(plan: FloorPlan) -> list[Cell]:
+    """All cells of a plan, row by row, in the order of the lanes."""
+    found = []
+    for row in plan.rows:
+        for word in ROWS[row][1]:
+            sides = plan.sides if word in plan.words else _BESIDE.get((row, word), ()) if plan.usual else ()
+            if sides:
+                found.append(Cell(row, word, sides, _expected_s(plan, row, sides)))
+    return found
+
+
+def _expected_s(plan: FloorPlan, row: str, sides: tuple[str, ...]) -> float:
+    without_sqlite = [name for name in sides if name != "sqlite" or len(sides) == 2]
+    ours = [name for name in sides if name != "floor"]
+    windows, window_s = plan.rounds * len(sides), plan.seconds + _WARM_S + _LOAD_S
+    match row:
+        case "saturated":
+            return _SIDES_S + windows * window_s + len(sides) * (_ONE_STREAM_S + _WARM_S + _LOAD_S)
+        case "paced":
+            return _SIDES_S + windows * (max(4.0, plan.seconds) + _SPREAD_S + _WARM_S + _LOAD_S)
+        case "readers":
+            return plan.rounds * len(without_sqlite) * (_SIDE_S + _LOAD_S + hold_s(plan.readers) + _READ_S)
+        case "rest":
+            return 3 * (_SIDES_S + windows * window_s)
+        case "idle":
+            return _SIDES_S + len(without_sqlite) * (_LOAD_S + _IDLE_S + plan.idle_streams * _OPEN_S)
+        case "image":
+            return _SIDES_S + windows * window_s
+    return _SIDES_S + len(ours) * (_LOAD_S + _SLOW_MODEL_S)

@@ -1,0 +1,75 @@
+"""The benchmark of the floors: every lane is driven alike, the plan is stated, and its sentences follow from its figures."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+
+import pytest
+
+from compare import floor
+from compare.measuring.floors.cells import cells
+from compare.measuring.floors.further import FURTHER
+from compare.measuring.floors.grpcio_layer import grpcio_layer
+from compare.measuring.floors.load.run import run as load
+from compare.measuring.floors.plan import LANES, FloorRun, Side, SideResult
+from compare.measuring.floors.sides import floor_server, job, running_sides
+from tests.parts import part
+
+
+async def test_the_load_counts_what_the_floor_of_each_further_lane_sends() -> None:
+    part("zttp")
+    part("connectrpc")
+
+    async def counted(word: str) -> tuple[int, int]:
+        async with floor_server(word, "--tokens", "7") as side:
+            result = await load(job(side, "burst", 5, message="/tokens 7 x"))
+        return result.turns, result.events
+
+    found = dict(zip(FURTHER, await asyncio.gather(*map(counted, FURTHER)), strict=True))
+    assert found == {word: (5, 5 if word == "rest-h2" else 5 * 9) for word in FURTHER}
+
+
+async def test_one_server_answers_the_load_of_all_its_lanes_alike() -> None:
+    """The server of gRPC behind gRPC-Web and behind gRPC on uvicorn; two reads of a turn that has ended come from its log."""
+    part("zttp")
+    part("connectrpc")
+    plan, _ = floor.parse(["--only", "grpc-web", "--sides", "memory", "--no-pin"])
+    run = FloorRun(plan, lambda text: None, plan.sides)
+    async with running_sides(run, "grpc-web", [], {"HTTP2": "on", "OFFLINE_TOKENS_PER_S": "0"}) as (web,):
+        asgi = Side(web.name, "grpc-asgi", web.address, web.pid, web.server)
+        for side in (web, asgi):
+            result = await load(job(side, "burst", 3, message="/tokens 7 x", stamps=True))
+            assert (result.turns, result.events) == (3, 3 * 9)
+            assert result.delay_p50_ms is not None
+            assert result.delay_p50_ms > 0
+
+
+def test_the_usual_plan_has_grpc_asgi_beside_grpc_and_takes_about_twenty_minutes() -> None:
+    plan, _ = floor.parse([])
+    planned = cells(plan)
+    assert {cell.row for cell in planned if cell.word in FURTHER} == {"saturated"}
+    assert sum(cell.expected_s for cell in planned) < 21 * 60
+    every, _ = floor.parse(["--only", "all"])
+    assert {cell.word for cell in cells(every)} == set(LANES)
+    only, _ = floor.parse(["--only", "sse-h2"])
+    assert {cell.word for cell in cells(only)} == {"sse-h2"}
+    with pytest.raises(SystemExit):
+        floor.parse(["--only", "carrier-pigeon"])
+
+
+def _saturated(costs: Mapping[tuple[str, str], list[float]]) -> list[SideResult]:
+    return [SideResult("saturated", word, side, cpu_us=values) for (word, side), values in costs.items()]
+
+
+def test_grpcio_is_named_only_where_the_rounds_do_not_overlap() -> None:
+    apart = {("grpc", "memory"): [50.0, 52.0, 49.0], ("grpc-asgi", "memory"): [20.0, 19.0, 22.0]}
+    (sentence,) = grpcio_layer(_saturated(apart))
+    assert "50.0 (49.0–52.0) µs on grpcio, 20.0 (19.0–22.0) µs with the same servicer" in sentence
+    assert "the rest, 30.0 µs (60%), is grpcio" in sentence
+    assert len(grpcio_layer(_saturated({**apart, ("grpc", "floor"): [40.0, 41.0]}))) == 2
+    assert len(grpcio_layer(_saturated({**apart, ("grpc", "floor"): [21.0, 41.0]}))) == 1
+    overlap = {("grpc", "memory"): [50.0, 21.0], ("grpc-asgi", "memory"): [20.0, 22.0]}
+    (sentence,) = grpcio_layer(_saturated(overlap))
+    assert "does not show that grpcio is the cost" in sentence
+    assert grpcio_layer(_saturated({("grpc", "memory"): [50.0]})) == []
