@@ -1,7 +1,8 @@
 """``python -m compare floor``: each transport's floor and the real server, under the same load in the same run.
 
 A floor is the smallest server that can do a transport's job. Rounds are interleaved and shuffled; medians are printed with their
-range and their goal. Server and load generator get a core each where there are two.
+range and their goal. Server and load generator get a core each where there are two. ``--scale`` shows instead how cost grows with
+streams, readers, history, the store's size and processes.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import argparse
 import asyncio
 import os
 import platform
+import random
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,36 +23,49 @@ from compare.measuring.floors.cells import Cell, cells
 from compare.measuring.floors.grpcio_layer import grpcio_layer
 from compare.measuring.floors.plan import LANES, SIDES, WORDS, FloorPlan, FloorRun, SideResult
 from compare.measuring.floors.rows import ROWS
+from compare.measuring.floors.scale.axes import AXES, expected_s, sides_of
+from compare.measuring.floors.scale.plan import QUICK, SIZES, GrowthLine, ScalePlan, ScaleRun
 from compare.showing.floor_table import show_floors
+from compare.showing.growth import pictures, show_growth
 from compare.showing.progress import minutes, progress
 from shared.errors import ChatError, ConnectionLost
 
 
-def parse(argv: Sequence[str] | None) -> tuple[FloorPlan, Path | None]:
-    """The plan, and the file for the figures."""
+def parse(argv: Sequence[str] | None) -> tuple[FloorPlan, Path | None, ScalePlan | None]:
+    """The plan, the file for the figures, and the plan of growth with ``--scale``."""
     parser = argparse.ArgumentParser(prog="python -m compare floor", description=__doc__)
     parser.add_argument(
         "--only",
         help=f"lanes, comma-separated, of {', '.join(LANES)}, or all (default: {', '.join(WORDS)}, and grpc-asgi beside gRPC"
         " in the row saturated)",
     )
+    parser.add_argument(
+        "--scale",
+        nargs="?",
+        const="all",
+        metavar="AXES",
+        help=f"show how cost grows, by all or some of {', '.join(AXES)}",
+    )
     parser.add_argument("--rows", help=f"rows, comma-separated, of {', '.join(ROWS)}")
     parser.add_argument("--sides", help=f"of {', '.join(SIDES)} (default: all)")
     parser.add_argument("--streams", type=int, default=64, help="saturated streams (default: 64)")
     parser.add_argument("--events", type=int, default=200, help="chunk events a turn (default: 200)")
     parser.add_argument("--seconds", type=float, help="length of a window (default: 2.5, with --quick 1.5)")
-    parser.add_argument("--rounds", type=int, help="rounds of each (default: 3, with --quick 1)")
+    parser.add_argument("--rounds", type=int, help="rounds of each (default: 3, with --quick or --scale 1)")
     parser.add_argument("--idle-streams", type=int, help="open streams (default: 5000, with --quick 1000)")
     parser.add_argument("--readers", type=int, default=1000, help="readers of one turn (default: 1000)")
     parser.add_argument("--quick", action="store_true", help="one short round")
     parser.add_argument("--no-pin", action="store_true", help="let the scheduler place the processes")
     parser.add_argument("--seed", type=int, default=1, help="for the order of the sides (default: 1)")
-    parser.add_argument("--out", type=Path, help="write the figures as JSON")
+    parser.add_argument(
+        "--out", type=Path, help="write the figures as JSON; with --scale, the pictures are beside that file"
+    )
     args = parser.parse_args(argv)
     words = {None: WORDS, "all": LANES}.get(args.only) or tuple(args.only.split(","))
     rows = tuple(args.rows.split(",")) if args.rows else tuple(ROWS)
     sides = tuple(args.sides.split(",")) if args.sides else SIDES
-    for given, known in ((words, LANES), (rows, tuple(ROWS)), (sides, SIDES)):
+    axes = tuple(AXES) if args.scale in (None, "all") else tuple(args.scale.split(","))
+    for given, known in ((words, LANES), (rows, tuple(ROWS)), (sides, SIDES), (axes, tuple(AXES))):
         if unknown := set(given) - set(known):
             parser.error(f"unknown: {', '.join(sorted(unknown))}; there are {', '.join(known)}")
     plan = FloorPlan(
@@ -60,19 +75,20 @@ def parse(argv: Sequence[str] | None) -> tuple[FloorPlan, Path | None]:
         streams=args.streams,
         events=args.events,
         seconds=args.seconds or (1.5 if args.quick else 2.5),
-        rounds=args.rounds or (1 if args.quick else 3),
+        rounds=args.rounds or (1 if args.quick or args.scale else 3),
         idle_streams=args.idle_streams or (1000 if args.quick else 5000),
         readers=args.readers,
         pin=not args.no_pin,
         seed=args.seed,
         usual=args.only is None and args.sides is None,
     )
-    return plan, args.out
+    sizes = {axis: (QUICK if args.quick else SIZES)[axis] for axis in axes}
+    return plan, args.out, ScalePlan(sizes, plan) if args.scale else None
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure and print, and return the exit status."""
-    plan, out = parse(argv)
+    plan, out, scale = parse(argv)
     console = Console(width=None if sys.stdout.isatty() else 160)
     pinned = plan.pin and hasattr(os, "sched_getaffinity") and len(os.sched_getaffinity(0)) > 1
     console.print(
@@ -81,13 +97,24 @@ def main(argv: Sequence[str] | None = None) -> int:
         f"windows of {plan.seconds:g} s, {plan.rounds} rounds, medians (lowest–highest)",
         markup=False,
     )
+    if scale is not None:
+        lines = asyncio.run(measure_growth(scale, console))
+        if out is not None:
+            _write(out, lines)
+            for name, svg in pictures(lines).items():
+                out.with_name(f"{out.stem}-{name}.svg").write_text(svg, encoding="utf-8")
+        return 0
     planned = cells(plan)
-    expected_s = sum(cell.expected_s for cell in planned)
-    console.print(f"{len(plan.rows)} rows, {len(planned)} lanes in them, about {minutes(expected_s)}", markup=False)
+    expected = minutes(sum(cell.expected_s for cell in planned))
+    console.print(f"{len(plan.rows)} rows, {len(planned)} lanes in them, about {expected}", markup=False)
     results = asyncio.run(measure(plan, planned, console))
     if out is not None:
-        out.write_bytes(msgspec.json.format(msgspec.json.encode(results), indent=1))
+        _write(out, results)
     return 0
+
+
+def _write(out: Path, found: Sequence[SideResult] | Sequence[GrowthLine]) -> None:
+    out.write_bytes(msgspec.json.format(msgspec.json.encode(found), indent=1))
 
 
 async def measure(plan: FloorPlan, planned: Sequence[Cell], console: Console) -> list[SideResult]:
@@ -113,3 +140,44 @@ async def measure(plan: FloorPlan, planned: Sequence[Cell], console: Console) ->
                 console.print(sentence, markup=False)
             results += run.results.values()
     return results
+
+
+async def measure_growth(plan: ScalePlan, console: Console) -> list[GrowthLine]:
+    """All axes of the plan; each axis is printed with the shapes of its lines when it is done.
+
+    A size that cannot be measured says why, and the others go on.
+    """
+    points = {
+        axis: [
+            (lane, side, size)
+            for _ in range(plan.floors.rounds)
+            for lane, side in sides_of(axis, plan.floors.words)
+            for size in sizes
+        ]
+        for axis, sizes in plan.sizes.items()
+    }
+    expected = {
+        axis: [expected_s(axis, size, plan.floors.seconds) for _, _, size in found] for axis, found in points.items()
+    }
+    total_s = sum(map(sum, expected.values()))
+    console.print(
+        f"{len(points)} axes, {sum(map(len, points.values()))} points, about {minutes(total_s)}", markup=False
+    )
+    dice = random.Random(plan.floors.seed)
+    lines: list[GrowthLine] = []
+    with progress(console, total_s) as tick:
+        for axis, found in points.items():
+            run = ScaleRun(plan, lambda text: tick(text, 0))
+            # Shuffled, so that a machine that gets busier does not look like growth.
+            order = list(zip(found, expected[axis], strict=True))
+            dice.shuffle(order)
+            for (lane, side, size), seconds in order:
+                try:
+                    await AXES[axis](run, lane, side, size)
+                except (RuntimeError, OSError, ChatError, ConnectionLost) as error:
+                    console.print(f"{axis} {size:,}, {lane} {side}: not measured here: {error}", markup=False)
+                tick(f"{axis} {size:,}, {lane} {side}", seconds)
+            run.classify()
+            lines += run.lines.values()
+            show_growth(console, axis, list(run.lines.values()))
+    return lines

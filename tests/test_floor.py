@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import io
 from collections.abc import Mapping
+from dataclasses import replace
+from xml.etree import ElementTree
 
 import pytest
+from rich.console import Console
 
 from compare import floor
 from compare.measuring.floors.cells import cells
@@ -13,7 +17,9 @@ from compare.measuring.floors.further import FURTHER
 from compare.measuring.floors.grpcio_layer import grpcio_layer
 from compare.measuring.floors.load.run import run as load
 from compare.measuring.floors.plan import LANES, FloorRun, Side, SideResult
+from compare.measuring.floors.scale.shape import shape_of
 from compare.measuring.floors.sides import floor_server, job, running_sides
+from compare.showing.growth import pictures
 from tests.parts import part
 
 
@@ -34,7 +40,7 @@ async def test_one_server_answers_the_load_of_all_its_lanes_alike() -> None:
     """The server of gRPC behind gRPC-Web and behind gRPC on uvicorn; two reads of a turn that has ended come from its log."""
     part("zttp")
     part("connectrpc")
-    plan, _ = floor.parse(["--only", "grpc-web", "--sides", "memory", "--no-pin"])
+    plan, _, _ = floor.parse(["--only", "grpc-web", "--sides", "memory", "--no-pin"])
     run = FloorRun(plan, lambda text: None, plan.sides)
     async with running_sides(run, "grpc-web", [], {"HTTP2": "on", "OFFLINE_TOKENS_PER_S": "0"}) as (web,):
         asgi = Side(web.name, "grpc-asgi", web.address, web.pid, web.server)
@@ -46,13 +52,13 @@ async def test_one_server_answers_the_load_of_all_its_lanes_alike() -> None:
 
 
 def test_the_usual_plan_has_grpc_asgi_beside_grpc_and_takes_about_twenty_minutes() -> None:
-    plan, _ = floor.parse([])
+    plan, _, _ = floor.parse([])
     planned = cells(plan)
     assert {cell.row for cell in planned if cell.word in FURTHER} == {"saturated"}
     assert sum(cell.expected_s for cell in planned) < 21 * 60
-    every, _ = floor.parse(["--only", "all"])
+    every, _, _ = floor.parse(["--only", "all"])
     assert {cell.word for cell in cells(every)} == set(LANES)
-    only, _ = floor.parse(["--only", "sse-h2"])
+    only, _, _ = floor.parse(["--only", "sse-h2"])
     assert {cell.word for cell in cells(only)} == {"sse-h2"}
     with pytest.raises(SystemExit):
         floor.parse(["--only", "carrier-pigeon"])
@@ -73,3 +79,51 @@ def test_grpcio_is_named_only_where_the_rounds_do_not_overlap() -> None:
     (sentence,) = grpcio_layer(_saturated(overlap))
     assert "does not show that grpcio is the cost" in sentence
     assert grpcio_layer(_saturated({("grpc", "memory"): [50.0]})) == []
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ([20, 21, 19, 22], "flat"),
+        ([20, 21, 19, 29], "flat"),
+        ([60 + 0.01 * size for size in (1, 10, 1000, 5000)], "linear"),
+        ([70, 140, 10_000, 51_000], "linear"),
+        ([200, 22, 2.2, 2.0], "falls"),
+        ([10, 10, 10, 400], "other"),
+        ([10, 100, 10, 400], "other"),
+    ],
+)
+def test_the_shape_of_a_line_is_found_by_a_fit(values: list[float], expected: str) -> None:
+    assert shape_of(list(zip((1, 10, 1000, 5000), values, strict=True)), "µs").name == expected
+
+
+def test_a_line_that_no_fit_describes_has_its_reason() -> None:
+    points = [(1, 10.0), (10, 10.0), (1000, 10.0), (5000, 400.0)]
+    assert "most of it between 1000 and 5000" in shape_of(points, "ms").words
+    assert "core is full from 5000 on" in shape_of(points, "ms", cores={1: 0.1, 5000: 0.97}).words
+    assert "the floor changes likewise, × 30.00" in shape_of(points, "ms", floor=[(1, 1.0), (5000, 30.0)]).words
+    assert "so the server is the cause" in shape_of(points, "ms", floor=[(1, 1.0), (5000, 1.1)]).words
+    assert shape_of([(1, 0.2), (5000, 1.9)], "ms", resolution=2.0).name == "flat"
+    assert shape_of([(1, 10.0), (2, 30.0)], "µs").words == "× 3.00; two sizes allow no fit"
+
+
+async def test_growth_is_measured_printed_and_drawn() -> None:
+    _, _, scale = floor.parse(["--scale", "--only", "ndjson", "--seconds", "0.2", "--quick", "--no-pin"])
+    assert scale is not None
+    sizes = {"streams": (3,), "readers": (3,), "history": (1, 3), "store": (10,)}
+    said = io.StringIO()
+    lines = await floor.measure_growth(replace(scale, sizes=sizes), Console(file=said, width=200))
+    assert "not measured here" not in said.getvalue()
+    assert "axes" in said.getvalue().partition("\n")[0]
+    figures = {(line.axis, line.figure) for line in lines}
+    assert {
+        ("streams", "delay p99"),
+        ("readers", "memory"),
+        ("history", "turn p50"),
+        ("store", "purge, a step p50"),
+    } <= figures
+    assert all((line.shape is not None) == (line.axis == "history") for line in lines)
+    drawn = pictures(lines)
+    assert "history-turn-p50" in drawn
+    for svg in drawn.values():
+        ElementTree.fromstring(svg)

@@ -7,18 +7,16 @@ Beside them one turn of 200,000 events runs, whose snapshot is asked for again a
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import time
-import uuid
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from contextlib import aclosing
 from pathlib import Path
 from typing import Any
 
 import apsw
-import msgspec
 
 from compare.measuring.lanes import LANES
+from compare.measuring.stores.fill import DAY_MS, fill
 from shared.client.protocol import Ask, ChatClient
 from shared.store.sqlite import purge
 from shared.store.sqlite.connection import WAL_BYTES
@@ -29,21 +27,11 @@ TURNS = 1_000_000
 TURNS_A_SESSION = 10
 LONG_TURN_EVENTS = 200_000
 READERS = 10
-DAYS = 9.0
-_HOUR_MS = 3_600_000.0
-_DAY_MS = 24 * _HOUR_MS
-# The newest turns that the purge has to drop are so much older than its limits.
-_OVERDUE_MS = 2 * _HOUR_MS
-_TEXT = "x" * 200
 # SQLite's virtual machine takes 10 to 100 steps a row; a step that looks through a large table takes millions.
 _MAX_ROWS = 500
 _MAX_VM_STEPS = 100 * _MAX_ROWS
 # A client beside the others may wait for so long, or five times as long as without them.
 _MAX_WAIT_MS, _MAX_RATIO = 250.0, 5.0
-_TURN = (
-    "INSERT INTO turns (turn_id, session_id, kind, input, status, last_seq, owner, lease_until, last_read_at, created_at,"
-    " ended_at, text, expired) VALUES (?, ?, 'chat', 'hello', 'completed', 3, 'past', 0, ?, ?, ?, ?, ?)"
-)
 
 
 async def big_history(world: World, plan: Plan) -> Totals:
@@ -53,7 +41,7 @@ async def big_history(world: World, plan: Plan) -> Totals:
     words = ("rest", "ndjson", "sse")
     async with timed(totals):
         await asyncio.gather(*(world.stop(word) for word in world.words))
-        session_ids = await asyncio.to_thread(_fill, world.store, turns)
+        session_ids = await asyncio.to_thread(fill, world.store, turns, max(4, turns // TURNS_A_SESSION))
         totals.notes[f"{turns} turns"] += 1
         _check_statements(totals, world.store, session_ids[0], session_ids[1])
         begun = time.monotonic()
@@ -76,75 +64,9 @@ def _wal_bytes(store: Path) -> int:
     return wal.stat().st_size if wal.exists() else 0
 
 
-def _fill(store: Path, turns: int) -> list[str]:
-    """Insert the turns; the ids of their sessions."""
-    session_ids = [str(uuid.uuid4()) for _ in range(max(4, turns // TURNS_A_SESSION))]
-    now_ms = time.time() * 1000
-    connection = apsw.Connection(str(store))
-    try:
-        connection.execute("PRAGMA synchronous = OFF")
-        with connection:
-            sessions = (
-                (one, None, now_ms - number * 10, now_ms - number * 10) for number, one in enumerate(session_ids)
-            )
-            connection.executemany("INSERT INTO sessions VALUES (?, ?, ?, ?)", sessions)
-            connection.executemany(_TURN, _turn_rows(turns, session_ids, now_ms))
-            recent = "SELECT turn_id, session_id, created_at FROM turns WHERE expired = 0"
-            logs = ((turn_id, 1, 3, _log(turn_id, *rest)) for turn_id, *rest in connection.execute(recent))
-            connection.executemany("INSERT INTO segments VALUES (?, ?, ?, ?)", logs)
-        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-    finally:
-        connection.close()
-    return session_ids
-
-
-def _turn_rows(turns: int, session_ids: list[str], now_ms: float) -> Iterator[tuple[Any, ...]]:
-    for number in range(turns):
-        age_ms = number / turns * DAYS * _DAY_MS
-        at = now_ms - age_ms
-        kept, seen = age_ms < _DAY_MS + _OVERDUE_MS, age_ms < 8 * _DAY_MS + _OVERDUE_MS
-        yield (
-            str(uuid.uuid4()),
-            session_ids[number % len(session_ids)],
-            at,
-            at,
-            at,
-            _TEXT,
-            0 if kept else 1 if seen else 2,
-        )
-
-
-def _log(turn_id: str, session_id: str, at: float) -> bytes:
-    event = {"turn_id": turn_id, "at": at}
-    events = (
-        {
-            "type": "turn_started",
-            **event,
-            "seq": 1,
-            "session_id": session_id,
-            "kind": "chat",
-            "input": "hello",
-            "model": "m",
-        }
-        | {"context_messages": 0, "request_id": None},
-        {"type": "chunk", **event, "seq": 2, "text": _TEXT},
-        {
-            "type": "turn_completed",
-            **event,
-            "seq": 3,
-            "finish_reason": "stop",
-            "usage": {},
-            "chunks": 1,
-            "message_count": 2,
-        }
-        | {"elapsed_ms": 1.0, "sha256": hashlib.sha256(_TEXT.encode()).hexdigest()},
-    )
-    return b"\n".join(msgspec.json.encode(one) for one in events)
-
-
 def _overdue(store: Path) -> int:
     """Turns whose logs are due to be dropped, or are being dropped."""
-    kept_ms = time.time() * 1000 - _DAY_MS
+    kept_ms = time.time() * 1000 - DAY_MS
     old = "SELECT count(*) FROM (SELECT 1 FROM turns WHERE expired = 0 AND ended_at < ? LIMIT 1)"
     doomed = "SELECT count(*) FROM (SELECT 1 FROM doomed LIMIT 1)"
     return int(rows(store, old, kept_ms)[0][0] + rows(store, doomed)[0][0])
@@ -162,8 +84,8 @@ def _check_statements(totals: Totals, store: Path, session_id: str, purged_sessi
         if scanned > _MAX_ROWS or steps > _MAX_VM_STEPS:
             slow[told["sql"]] = max(scanned, steps)
 
-    kept_ms = time.time() * 1000 - _DAY_MS
-    times = {"signals_before": kept_ms, "logs_before": kept_ms, "turns_before": kept_ms - 7 * _DAY_MS}
+    kept_ms = time.time() * 1000 - DAY_MS
+    times = {"signals_before": kept_ms, "logs_before": kept_ms, "turns_before": kept_ms - 7 * DAY_MS}
     ended = "SELECT turn_id FROM turns WHERE session_id = ? AND cleared = 0 LIMIT 1"
     (turn_id,) = connection.execute(ended, (session_id,)).fetchall()[0]
     connection.trace_v2(apsw.SQLITE_TRACE_PROFILE, finished)

@@ -66,7 +66,7 @@ async def readers(run: FloorRun, word: str) -> None:
         for name in order:
             run.say(f"readers {word} {name}, round {number + 1} of {plan.rounds}")
             async with running_sides(run, word, arguments, _PACED, [name]) as (side,):
-                turn_id = await _start(side, f"/slow {hold_s(plan.readers):g} /tokens {tokens} floor")
+                turn_id = await start(side, f"/slow {hold_s(plan.readers):g} /tokens {tokens} floor")
                 fields = {"turn_id": turn_id, "stamps": True, "warm_s": 0.0}
                 run.result("readers", side).add(await load(plan, job(side, "once", plan.readers, **fields)))
 
@@ -76,7 +76,7 @@ def hold_s(readers: int) -> float:
     return 3 + readers / 250
 
 
-async def _start(side: Side, message: str) -> str:
+async def start(side: Side, message: str) -> str:
     """Start a turn that goes on without a reader, and return the turn's id."""
     if side.name == "floor":
         return _FLOOR_TURN
@@ -122,7 +122,7 @@ async def idle(run: FloorRun, word: str) -> None:
     async with running_sides(run, word, ["--hold"], {}, [name for name in run.sides if name != "sqlite"]) as sides:
         for side in sides:
             run.say(f"{plan.idle_streams} idle streams {word} {side.name}")
-            turn_id = await _start(side, "/slow 3600 floor")
+            turn_id = await start(side, "/slow 3600 floor")
             result = await load(plan, job(side, "idle", plan.idle_streams, turn_id=turn_id))
             found = run.result("idle", side)
             if result.rss_bytes is not None:

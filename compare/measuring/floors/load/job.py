@@ -45,7 +45,10 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Result(msgspec.Struct, kw_only=True):
-    """What happened inside the window; None: not measured here. ``cpu_s`` is the server's, ``load_cpu_s`` the generator's own."""
+    """What happened inside the window; None: not measured here. ``cpu_s`` is the server's, ``load_cpu_s`` the generator's own.
+
+    ``rss_bytes`` is the server's memory at the end of the window, in the mode ``idle`` what the streams added to it.
+    """
 
     events: int
     turns: int

@@ -118,8 +118,10 @@ async def _idle(counts: Counts, connections: list[LoadConnection]) -> Result:
     await asyncio.sleep(0.7)
     before = _Mark.now(counts)
     rss_before = rss_bytes(job.pid)
-    for connection in await _open(counts, job.streams, connections):
-        connection.ask()
+    # Each batch asks at once, because a server closes a connection over HTTP/2 that nothing was asked on for some seconds.
+    for start in range(0, job.streams, _CONNECTS_AT_ONCE):
+        for connection in await _open(counts, min(_CONNECTS_AT_ONCE, job.streams - start), connections):
+            connection.ask()
     await counts.all_begun(_FIRST_STREAMS + job.streams)
     await asyncio.sleep(1)
     result = _result(counts, before, _Mark.now(counts))
@@ -159,7 +161,7 @@ def _result(counts: Counts, before: _Mark, after: _Mark) -> Result:
         events=after.events - before.events,
         turns=after.turns - before.turns,
         bytes=after.bytes - before.bytes,
-        rss_bytes=None,
+        rss_bytes=rss_bytes(counts.job.pid),
         first_p50_ms=quantile(counts.first_ms, 0.5),
         ttft_p50_ms=quantile(counts.ttft_ms, 0.5),
         delay_p50_ms=quantile(counts.delays_ms, 0.5),

@@ -187,6 +187,8 @@ async def serve(wire: str, script: ScriptOptions) -> None:
         ws="websockets-sansio",
         ws_per_message_deflate=False,
         lifespan="off",
+        # The load generator opens all connections before it asks.
+        timeout_keep_alive=600,
         log_config=None,
         log_level="critical",
         access_log=False,
