@@ -4,8 +4,9 @@
 PYTHON ?= python3
 VENV ?= .venv
 TESTS ?= tests
-# Two workers: each starts servers of its own, and a file's tests share them.
-PYTEST ?= $(VENV)/bin/python -m pytest -n 2 --dist loadfile --ignore tests/browser
+# Three workers, also on two cores, because the tests wait more than they compute. Each worker starts servers of its own, and a
+# file's tests share them. tests/conftest.py has the order of the files.
+PYTEST ?= $(VENV)/bin/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder --ignore tests/browser
 
 RUN := $(VENV)/bin/python
 STAMP := $(VENV)/.complete

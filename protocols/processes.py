@@ -151,6 +151,21 @@ async def serving_all(
                 server.send(signal.SIGINT)
 
 
+async def start_process(
+    command: Sequence[str], env: Mapping[str, str], *, apart: bool, limit: int
+) -> asyncio.subprocess.Process:
+    """A process whose stderr is read here, in lines of at most ``limit`` bytes; ``apart``: in a process group of its own."""
+    return await asyncio.create_subprocess_exec(
+        *command,
+        env=env,
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.DEVNULL,
+        stderr=asyncio.subprocess.PIPE,
+        limit=limit,
+        process_group=0 if apart else None,
+    )
+
+
 async def _start(
     word: str,
     *,
@@ -163,21 +178,8 @@ async def _start(
     """Start a server and read its stderr up to the line ``listening``."""
     environment = {**os.environ, "TLS_CERT": "", "TLS_KEY": "", **(env or {})}
     ca = environment.get("TLS_CA")
-    process = await asyncio.create_subprocess_exec(
-        *within,
-        sys.executable,
-        "-m",
-        f"protocols.{TRANSPORTS[word].folder}.server",
-        "--port",
-        str(port),
-        *arguments,
-        env=environment,
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.DEVNULL,
-        stderr=asyncio.subprocess.PIPE,
-        limit=_LONGEST_LINE_BYTES,
-        process_group=0 if apart else None,
-    )
+    command = [*within, sys.executable, "-m", f"protocols.{TRANSPORTS[word].folder}.server", "--port", str(port)]
+    process = await start_process([*command, *arguments], environment, apart=apart, limit=_LONGEST_LINE_BYTES)
     assert process.stderr is not None
     said = []
     try:

@@ -27,9 +27,16 @@ from shared.config import Settings
 from tests.certificates import tls_settings
 from tests.lanes import SETTINGS as LANE_SETTINGS
 from tests.lanes import lane_client, transport_of
+from tests.preloaded import preloaded_servers
 
 T = TypeVar("T")
 _SLOWEST_FILES = 25
+# Few tests that take long: these files begin first, so that no worker is alone with such a file at the end.
+_LONG_FILES = (
+    *("test_faults_sample", "test_chaos_sample", "test_plants", "test_others", "test_running", "test_sixth"),
+    *("test_diagrams", "test_planted_delays", "test_providers_five", "test_probe_command", "test_launch"),
+    *("test_conformance", "test_standalone", "test_cli", "test_compare", "test_outages", "test_errors"),
+)
 _STORE_URL = os.environ.get("STORE_URL")
 _TLS = bool(os.environ.get("TLS"))
 
@@ -154,6 +161,13 @@ def plain_settings() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(scope="session", autouse=True)
+def quick_starts() -> Iterator[None]:
+    """The servers that a test starts share the imports of one process. Tests of the start itself run the commands."""
+    with preloaded_servers():
+        yield
+
+
 @pytest.fixture(scope="module", autouse=True)
 def nothing_left_open() -> Iterator[None]:
     """Collect garbage at the end of each file: a socket that a test left unclosed fails this file, not a later one."""
@@ -168,13 +182,12 @@ def backstage(plain_settings: None) -> Iterator[Backstage]:
     running.close()
 
 
-@pytest.fixture(scope="session")
-def make_servers(backstage: Backstage, tmp_path_factory: pytest.TempPathFactory) -> Iterator[MakeServers]:
-    """``make_servers(NAME="value", …)``: servers with these settings on a store file of their own; stopped at the end."""
+@contextlib.contextmanager
+def _making_servers(backstage: Backstage, folders: pytest.TempPathFactory) -> Iterator[MakeServers]:
     made: list[Servers] = []
 
     def make(*, store: Path | None = None, **env: str) -> Servers:
-        made.append(Servers(backstage, store or tmp_path_factory.mktemp("store") / "chat.db", env))
+        made.append(Servers(backstage, store or folders.mktemp("store") / "chat.db", env))
         return made[-1]
 
     yield make
@@ -185,18 +198,30 @@ def make_servers(backstage: Backstage, tmp_path_factory: pytest.TempPathFactory)
     backstage.run(stop_all())
 
 
+@pytest.fixture(scope="module")
+def make_servers(backstage: Backstage, tmp_path_factory: pytest.TempPathFactory) -> Iterator[MakeServers]:
+    """``make_servers(NAME="value", …)``: servers with these settings on a store file of their own.
+
+    They are stopped at the end of the file, because a hundred idle servers take most of a core from the tests that run.
+    """
+    with _making_servers(backstage, tmp_path_factory) as make:
+        yield make
+
+
 @pytest.fixture(scope="session")
-def servers(make_servers: MakeServers) -> Iterator[Servers]:
+def servers(backstage: Backstage, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
     """The five, without a key, as fast as they can. At the end none of them may have logged an error."""
-    five = make_servers()
-    yield five
-    assert not five.errors()
+    with _making_servers(backstage, tmp_path_factory) as make:
+        five = make()
+        yield five
+        assert not five.errors()
 
 
 @pytest.fixture(scope="session")
-def keyed(make_servers: MakeServers) -> Servers:
+def keyed(backstage: Backstage, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
     """The five with ``API_SECRET_KEY`` set to ``KEY``."""
-    return make_servers(API_SECRET_KEY=KEY)
+    with _making_servers(backstage, tmp_path_factory) as make:
+        yield make(API_SECRET_KEY=KEY)
 
 
 @pytest.fixture(params=WORDS)
@@ -231,6 +256,12 @@ async def until(condition: Callable[[], Awaitable[Any] | Any], timeout_s: float 
             if answer:
                 return answer
             await asyncio.sleep(0.01)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the long files. Run with ``--no-loadscope-reorder``, the workers take the files in this order."""
+    order = {name: number for number, name in enumerate(_LONG_FILES)}
+    items.sort(key=lambda item: order.get(item.path.stem, len(order)))
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
