@@ -20,7 +20,10 @@ from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from rich.console import Console
+
 from compare.lines.balancer import balancer
+from compare.showing.progress import progress
 from compare.valkey import Replicated, free_port
 from protocols import TRANSPORTS
 from protocols.processes import Server, serving
@@ -31,6 +34,7 @@ from shared.reply import Reply
 
 _PAUSE_S = 0.2
 _TURN_S = 120.0
+_TELL_S = 5.0
 # The share of the kills that hit the primary of the store.
 _STORE_SHARE = 0.2
 
@@ -249,6 +253,8 @@ async def run(words: Sequence[str], count: int, seconds: float, kill_every_s: fl
     """Run nodes and clients and kill nodes for ``seconds``. Returns the score."""
     score = Score()
     env = {"OFFLINE_TOKENS_PER_S": "50"}
+    console = Console(stderr=True)
+    console.print(f"{len(words) * count} nodes and their store start …")
     async with cluster(words, count, env=env, generated=score.generated) as made:
         shown = ", ".join(f"{word} on {made.addresses[word]}" for word in words)
         print(f"{len(made.all_nodes)} nodes behind {made.balancer}: {shown}")
@@ -263,8 +269,15 @@ async def run(words: Sequence[str], count: int, seconds: float, kill_every_s: fl
                 except TimeoutError:
                     score.hung += 1
 
+        async def tell() -> None:
+            with progress(console, seconds) as tick:
+                while time.monotonic() < until_s:
+                    await asyncio.sleep(_TELL_S)
+                    tick(f"turns {score.turns}, nodes killed {score.kills}, failovers {score.failovers}", _TELL_S)
+                tick("no new turns; the last ones go on to their ends", 0.1)
+
         kills = kill_until(until_s, kill_every_s, made, score)
-        await asyncio.gather(kills, *(ask_until(word) for word in words for _ in range(2)))
+        await asyncio.gather(kills, tell(), *(ask_until(word) for word in words for _ in range(2)))
     return score
 
 

@@ -115,6 +115,11 @@ class Committer:
         if standing.cancel:
             turn.stop("cancelled")
 
+    def append_again(self, turn: RunningTurn, standing: Appended) -> None:
+        """Commit again the last events of an ended turn, which is running by what the store says."""
+        if standing.done and standing.last_seq < turn.seq:
+            self._again(turn, standing.last_seq)
+
     def _drop(self, turn: RunningTurn, why: str) -> None:
         """Give up a turn that the store refuses, and end its streams. Their clients resume, here or at another server."""
         self._dependencies.logger.error("cannot commit", turn=short(turn.turn_id), why=why)

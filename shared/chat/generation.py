@@ -7,6 +7,7 @@ import contextlib
 
 from shared.chat.committer import Committer
 from shared.chat.dependencies import Dependencies
+from shared.chat.ended_turns import EndedTurns
 from shared.chat.producer import Producer
 from shared.chat.request import TurnRequest
 from shared.chat.running_turn import RunningTurn, StopReason
@@ -19,10 +20,14 @@ _LAST_EVENTS_S = 1.5
 
 
 class Generation:
-    """The turns that this process generates, by turn id in ``running``."""
+    """The turns that this process generates, by turn id in ``running``.
+
+    ``ended`` has the turns that ended lately, where the store may lose their ends.
+    """
 
     def __init__(self, dependencies: Dependencies, committer: Committer) -> None:
         self.running: dict[str, RunningTurn] = {}
+        self.ended = EndedTurns()
         self._dependencies = dependencies
         self._committer = committer
         self._producer = Producer(dependencies, committer)
@@ -68,6 +73,8 @@ class Generation:
             self._committer.dropped.add(turn.turn_id)
         finally:
             del self.running[turn.turn_id]
+            if turn.end is not None and not turn.fenced and self._dependencies.store.goes_back:
+                self.ended.add(turn)
             self._dependencies.turn_logs.release(turn.turn_log)
         await self._tell_ended(turn, error)
 

@@ -14,6 +14,8 @@ from shared.session import short
 
 _PURGE_S = 60.0
 _BETWEEN_PURGES_S = 0.01
+# A start that the store has recorded may take so long until its turn is generated here.
+_UNKNOWN_S = 10.0
 
 
 class Housekeeping:
@@ -25,10 +27,13 @@ class Housekeeping:
         self._dependencies = dependencies
         self._generation = generation
         self._committer = committer
+        self._unknown_since: dict[str, float] = {}
+        self._unknown_s = max(2 * lease_s, _UNKNOWN_S)
         # Each task and its period in seconds.
         self._duties: dict[Callable[[], Awaitable[None]], float] = {
             self._tick: min(settings.heartbeat_s / 4, 1.0),
             self._renew: min(lease_s, grace_s or lease_s) / 3,
+            self._look_for_lost_ends: lease_s,
             self._reap: lease_s / 6,
             self._cancel_unread: min(grace_s / 4 if grace_s else 0.05, 1.0),
             self._end_stuck_streams: min(settings.store_patience_s / 4, 1.0),
@@ -87,6 +92,30 @@ class Housekeeping:
         self._committer.dropped.difference_update(dropped)
         for (turn, committed_seq), standing in zip(running, standings, strict=True):
             self._committer.compare(turn, committed_seq, standing)
+
+    async def _look_for_lost_ends(self) -> None:
+        """Find the turns of this process that are running in the store and not generated here: the store has lost their ends.
+
+        Their last events are committed again while this process has them. A turn that this process does not know for
+        some seconds is given up, and any process ends it.
+        """
+        store, owner, ended = self._dependencies.store, self._dependencies.owner, self._generation.ended
+        ended.forget_old()
+        unknown = set(await store.owned(owner)) - self._generation.running.keys() - self._committer.dropped
+        lost = [turn for turn in map(ended.get, unknown) if turn is not None]
+        if lost:
+            standings = await store.renew(owner, [turn.turn_id for turn in lost], [])
+            for turn, standing in zip(lost, standings, strict=True):
+                self._committer.append_again(turn, standing)
+        now = time.monotonic()
+        unknown -= {turn.turn_id for turn in lost}
+        self._unknown_since = {turn_id: self._unknown_since.get(turn_id, now) for turn_id in unknown}
+        for turn_id, since in self._unknown_since.items():
+            if now - since >= self._unknown_s:
+                self._dependencies.logger.warning(
+                    "given up", turn=short(turn_id), why="its events are not here any more"
+                )
+                self._committer.dropped.add(turn_id)
 
     async def _reap(self) -> None:
         """End the turns of processes that are gone, and read again the logs that could not be read."""

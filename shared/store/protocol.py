@@ -200,11 +200,13 @@ class Store(Protocol):
 
     Every method may raise ChatError ``storage_unavailable``, besides the codes that its docstring names. Leases and
     last reads are by the store's clock; ``clock_offset_ms`` moves it in tests, for this store object alone.
-    ``committed`` says in one line what a committed event survives.
+    ``committed`` says in one line what a committed event survives. ``goes_back``: the store can lose what it has
+    acknowledged while this process lives, because it runs on another machine.
     """
 
     clock_offset_ms: float
     committed: str
+    goes_back: bool
 
     async def create_session(self, session_id: str, model_id: str | None, now: float) -> None:
         """Make a session."""
@@ -290,6 +292,10 @@ class Store(Protocol):
         The leases of the turns in ``dropped`` end now. The turns in ``read`` have a reader in this process now; the
         store notes the time.
         """
+        ...
+
+    async def owned(self, owner: str) -> list[str]:
+        """The ids of the running turns that belong to ``owner``."""
         ...
 
     async def reap(self) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -126,3 +127,33 @@ async def test_a_cluster_pushes_to_the_other_nodes(start: Start) -> None:
     assert ([session.session_id for session in sessions], active) == (["s1"], 1)
     await owner.close()
     await other.close()
+
+
+async def test_a_primary_that_was_replaced_is_left(tmp_path: Path) -> None:
+    """The primary stands still, its replica is promoted, and the primary goes on: for 10 s it takes writes that are lost.
+
+    The connections to it are as good as before. The node leaves them when a Sentinel names another primary.
+    """
+    pair = await asyncio.to_thread(Replicated(tmp_path, ["save ''"], down_s=0.5).start)
+    old, new = pair.primary, pair._replica
+    owner, other = [await asyncio.to_thread(RedisStore, pair.url, Options()) for _ in range(2)]
+    owner.keep_leases("me")
+    started = await owner.start_turn(asked(new_session_id="s1"))
+    turn_id = started.turn.turn_id
+    async with following(owner, turn_id), following(other, turn_id) as follower:
+        await until(lambda: turn_id.encode() in new.ask("KEYS", "*" + turn_id))
+        old.send(signal.SIGSTOP)
+        await until(lambda: b"role:master" in new.ask("INFO", "replication"), timeout_s=30)
+        old.send(signal.SIGCONT)
+
+        async def left() -> bool:
+            with contextlib.suppress(ChatError):
+                await owner.append([entry(started, chunks(turn_id, 2, "after"))])
+            return new.ask("HGET", "{genai}:t:" + turn_id, "last_seq") == b"$1\r\n2\r\n"
+
+        await until(left)
+        await until(lambda: len(follower.lines) == 2)
+    assert b"role:master" in old.ask("INFO", "replication")
+    await owner.close()
+    await other.close()
+    pair.kill()

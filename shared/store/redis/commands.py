@@ -12,7 +12,7 @@ from redis.exceptions import NoScriptError
 
 from shared.errors import ChatError
 from shared.store.redis.address import Address
-from shared.store.redis.connections import ANSWER_TIMEOUT_S, async_client, close_client
+from shared.store.redis.connections import ANSWER_TIMEOUT_S, async_client, close_client, primary_of
 from shared.store.redis.contact import Contact
 from shared.store.redis.errors import FAILURES, lost_line, unavailable
 
@@ -74,6 +74,24 @@ class Commands:
         for channel, message in messages:
             pipeline.execute_command(self._publish, channel, message)
         await self._run(pipeline.execute, repeats=True)
+
+    async def leave_old_primary(self) -> bool:
+        """Ask a Sentinel for the primary. Close the connections if it is another one than before; returns whether it is.
+
+        A primary that was replaced may be back, and takes writes until the Sentinels make it a replica (10 s later).
+        These writes are lost. A command that is on its way fails, and is repeated like every command whose line broke.
+        """
+        try:
+            primary = await primary_of(self._client)
+        except FAILURES:
+            # The Sentinels are away, or are replacing the primary now.
+            return False
+        before, self.contact.primary = self.contact.primary, primary
+        if before in (None, primary):
+            return False
+        for client in (self._client, self._append_client):
+            await client.connection_pool.disconnect()
+        return True
 
     async def close(self) -> None:
         """Close the connections."""

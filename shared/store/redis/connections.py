@@ -69,6 +69,11 @@ async def close_client(client: AsyncClient) -> None:
         await sentinels.aclose()
 
 
+async def primary_of(client: AsyncClient) -> object:
+    """The address of the primary, which a Sentinel names to a client that was opened with Sentinels. Raises RedisError."""
+    return await client.connection_pool.get_master_address()
+
+
 async def subscription_client(address: Address, key: str) -> AsyncClient:
     """A client whose connection is used for subscriptions: with the primary, or with the cluster's node that has ``key``."""
     if address.form != "cluster":

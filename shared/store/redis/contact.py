@@ -12,10 +12,13 @@ class Contact:
     A lease that ended while this node, or the store, was away proves nothing about the node that held it: no node could
     renew. So a node ends another's turn only after a whole lease of unbroken contact. The thread that renews the lease
     asks three times a lease, so a silence of two thirds of it is a break (a machine that was suspended).
+
+    ``primary`` is the address that the Sentinels name, as far as this node has asked them.
     """
 
     def __init__(self, lease_s: float) -> None:
         self.offset_s = 0.0
+        self.primary: object = None
         self._lease_s = lease_s
         self._since_s = self._last_s = time.monotonic()
 

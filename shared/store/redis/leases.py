@@ -39,9 +39,13 @@ class LeaseThread:
 
     def _renew_forever(self) -> None:
         client: Any = None
+        primary = self._contact.primary
         while not self._closed.is_set():
             pause_s = self._pause_s
             try:
+                if client is not None and primary != self._contact.primary:
+                    client.connection_pool.disconnect()
+                primary = self._contact.primary
                 # A cluster's client connects when it is made.
                 client = client or sync_client(self._address, self._answer_timeout_s)
                 try:

@@ -27,6 +27,8 @@ _OVERDUE = LuaScript("overdue")
 class RedisStore:
     """Raises ValueError with one clear sentence when the server cannot be used."""
 
+    goes_back = True
+
     def __init__(self, url: str, options: Options) -> None:
         address = parse_address(url, options.password)
         keys = Keys(address.prefix, address.database)
@@ -117,6 +119,9 @@ class RedisStore:
         )
         self._turns.unsure.difference_update(unsure)
         return [Appended(not why, last_seq, why.decode(), cancel == b"1") for why, last_seq, cancel in answers]
+
+    async def owned(self, owner: str) -> list[str]:
+        return await self._turns.running(owner)
 
     async def reap(self) -> list[str]:
         overdue = await self._overdue("")

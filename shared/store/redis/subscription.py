@@ -117,6 +117,8 @@ class Subscription:
         async with asyncio.TaskGroup() as group:
             group.create_task(self._listen(pubsub))
             group.create_task(self._check_forever(pubsub))
+            if self._address.form == "sentinel":
+                group.create_task(self._check_primary_forever())
 
     def _close_pubsub(self) -> None:
         self._pubsub = None
@@ -172,6 +174,12 @@ class Subscription:
                 await self._send("unsubscribe", *gone)
             with contextlib.suppress(ChatError):
                 await self._check_positions()
+
+    async def _check_primary_forever(self) -> None:
+        while True:
+            if await self._commands.leave_old_primary():
+                raise _Broken
+            await asyncio.sleep(_CHECK_S)
 
     async def _check_positions(self) -> None:
         """Compare the store's last seq with the last pushed seq, for the turns without news since the last check."""

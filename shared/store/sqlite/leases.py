@@ -90,6 +90,12 @@ def select_leases(connection: apsw.Connection) -> dict[str, Lease]:
     return {owner: Lease(until, bool(has_released)) for owner, until, has_released in rows}
 
 
+def select_owned(connection: apsw.Connection, owner: str) -> list[str]:
+    """The ids of the running turns of ``owner``."""
+    rows = connection.execute("SELECT turn_id FROM turns WHERE status = 'running' AND owner = ?", (owner,))
+    return [str(turn_id) for (turn_id,) in rows]
+
+
 def select_orphans(connection: apsw.Connection, overdue: Mapping[str, float], limit: int) -> list[Orphan]:
     """Running turns whose leases end no later than ``overdue`` says for their owner; at most ``limit``."""
     found: list[Orphan] = []

@@ -20,7 +20,7 @@ from shared.store.record import Record
 from shared.store.sqlite import logs, rows, sessions, turns
 from shared.store.sqlite import purge as purging
 from shared.store.sqlite.connection import BUSY_TIMEOUT_MS, WAL_BYTES, connect, why_not
-from shared.store.sqlite.leases import LeaseWatch, Orphan, select_leases, select_orphans
+from shared.store.sqlite.leases import LeaseWatch, Orphan, select_leases, select_orphans, select_owned
 from shared.store.sqlite.news import NewsWatch
 from shared.store.sqlite.running_texts import RunningTexts
 from shared.store.sqlite.unchanged import Unchanged
@@ -37,6 +37,8 @@ class SqliteStore:
 
     Raises ValueError, with one sentence for the operator, when the file cannot be used.
     """
+
+    goes_back = False
 
     def __init__(self, path: str | None, options: Options | None = None) -> None:
         self.clock_offset_ms = 0.0
@@ -158,6 +160,9 @@ class SqliteStore:
         last_reads = {turn_id: last_read for turn_id, (_, last_read) in zip(running, standings, strict=True)}
         self._last_reads.look(last_reads, self._elapsed_ms())
         return [standing for standing, _ in standings]
+
+    async def owned(self, owner: str) -> list[str]:
+        return await self._reader.run(lambda connection: select_owned(connection, owner))
 
     async def reap(self) -> list[str]:
         # A read comes first: every process looks often, and there is hardly ever anything to write.
