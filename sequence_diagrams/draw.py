@@ -18,6 +18,7 @@ import mmdr
 
 from sequence_diagrams.moments import BALANCER, CLIENT, MODEL, OTHER, PART, SERVER, STORE, Moment
 from sequence_diagrams.script import LEAVING
+from sequence_diagrams.squeeze import squeezed
 
 # The colour of a phase says what happens in it: health, sessions, a turn, a failure, leaving.
 _COLOURS = {
@@ -50,7 +51,14 @@ _DARK = (
 _CHAR_PX = 7.9
 # An arrow ends so far before a lifeline, at most.
 _ARROW_PX = 12.0
+# A viewer's letters may be wider than these; so far from a lifeline a label still moves away.
+_BESIDE_PX = 12.0
 _LOOP_WORDS_PX = 7.0
+# The box that names a loop is so wide.
+_LOOP_BOX_PX = 50.0
+# Lines of a label, and of a note over the whole width, stand on one line up to so many characters, times and sizes not counted.
+_LABEL_CHARS = 44
+_NOTE_CHARS = 80
 _NAMES = {CLIENT: "Client", SERVER: "Server", STORE: "Store", MODEL: "Model"}
 _NAMES_OF_NODES = {
     CLIENT: "Client",
@@ -116,7 +124,7 @@ def _phase(moments: list[Moment]) -> Iterator[str]:
         return
     yield f"    rect {_COLOURS[head.colour]}"
     if head.text:
-        yield f"    Note over {CLIENT},{MODEL}: {_safe(head.text)}"
+        yield f"    Note over {CLIENT},{MODEL}: {joined(_safe(head.text), ' ', _NOTE_CHARS)}"
     begun = rest[0].at
     for looped, group in _grouped(rest):
         if not looped:
@@ -177,7 +185,7 @@ def _span(group: list[Moment], begun: float, times: int) -> str:
     first, last = group[0].at - begun, max(moment.at for moment in group) - begun
     what = "for each token" if group[0].source == MODEL else "for each event that is there already"
     if group[0].text == PART:
-        what = "for each preview and piece"
+        what = "for each part"
     return f"{what}, {times} times, {first:.0f}–{last:.0f} ms"
 
 
@@ -195,7 +203,21 @@ def _arrow(moment: Moment, text: str) -> str:
     line = "-->>" if moment.target == CLIENT or moment.source == MODEL else "->>"
     if moment.lost:
         line = line.replace(">>", "x")
-    return f"    {moment.source}{line}{moment.target}: {_safe(text)}"
+    return f"    {moment.source}{line}{moment.target}: {joined(_safe(text), ' · ', _LABEL_CHARS)}"
+
+
+def joined(text: str, between: str, most_chars: int) -> str:
+    """The text with its lines on as few lines as ``most_chars`` allows; numbers, times and sizes do not change the result."""
+    lines: list[str] = []
+    for line in text.split("<br/>"):
+        together = (
+            (lines[-1] if lines[-1].endswith(",") else lines[-1] + between.rstrip()) + " " + line if lines else ""
+        )
+        if lines and len(canonical(together)) <= most_chars:
+            lines[-1] = together
+        else:
+            lines.append(line)
+    return "<br/>".join(lines)
 
 
 def _safe(text: str) -> str:
@@ -222,12 +244,12 @@ def _beside_the_lifelines(svg: str) -> str:
     """The SVG with each label that lies on a lifeline moved to the nearest space between two lifelines that holds the label."""
     lifelines = sorted(float(x) for x in re.findall(r'<line id="actor\d+" x1="([^"]+)"', svg))
 
-    def moved(texts: str, left: float, right: float, down: float = 0.0) -> str:
+    def moved(texts: str, left: float, right: float, down: float = 0.0, beside: float = 0.0) -> str:
         lines = re.findall(r'<text x="([^"]+)"[^>]*>(.*?)</text>', texts)
         x = float(lines[0][0])
-        room = max(_CHAR_PX * len(html.unescape(re.sub(r"<[^>]*>", "", words))) for _, words in lines)
+        room = max(_CHAR_PX * len(html.unescape(re.sub(r"<[^>]*>", "", words))) for _, words in lines) + 2 * beside
         spaces = [(a + b) / 2 for a, b in itertools.pairwise(lifelines) if b - a >= room and left <= a and b <= right]
-        if spaces and any(abs(line - x) <= room / 2 for line in lifelines):
+        if spaces and any(abs(line - x) <= room / 2 + _BESIDE_PX for line in lifelines):
             x = min(spaces, key=lambda middle: abs(middle - x))
         texts = re.sub(r'(<t(?:ext|span) x=")[^"]+', rf"\g<1>{x:g}", texts)
         return re.sub(r'( y=")([^"]+)', lambda found: f"{found[1]}{float(found[2]) + down:g}", texts)
@@ -240,13 +262,13 @@ def _beside_the_lifelines(svg: str) -> str:
     svg = re.sub(rf'((?:<text[^>]*class="messageText"[^>]*>[^<]*</text>)+){arrow}', of_arrow, svg)
     # The words of a loop begin on its upper edge.
     loop = r'<text[^>]*class="loopText"[^>]*>.*?</text>'
-    return re.sub(loop, lambda found: moved(found[0], lifelines[0], lifelines[-1], _LOOP_WORDS_PX), svg)
+    return re.sub(loop, lambda found: moved(found[0], lifelines[0], lifelines[-1], _LOOP_WORDS_PX, _LOOP_BOX_PX), svg)
 
 
 def _polished(svg: str) -> str:
     """The SVG with a larger title, a background, words beside the lifelines and not on them, and a dark variant."""
     # The filter of the boxes' shadows is not in the file; some viewers show nothing where a filter is missing.
-    svg = _beside_the_lifelines(re.sub(r' filter="url\(#[^"]*\)"', "", svg))
+    svg = squeezed(_beside_the_lifelines(re.sub(r' filter="url\(#[^"]*\)"', "", svg)))
     left, top, width, height = re.findall(r'viewBox="(\S+) (\S+) (\S+) (\S+)"', svg)[0]
     paper = f'<rect class="paper" x="{left}" y="{top}" width="{width}" height="{height}" fill="#ffffff"/>'
     middle = float(left) + float(width) / 2

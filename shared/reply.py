@@ -135,7 +135,7 @@ class Fold:
         """The turn as one object. Raises ChatError with the code of a failed turn, ``internal`` for an incomplete log."""
         started, end = self.started, self.terminal
         if started is None or end is None:
-            raise ChatError("internal", "The log of this turn is incomplete.")
+            raise ChatError("internal", "The log of this turn is incomplete; send the message again, with a new key.")
         if isinstance(end, TurnFailed):
             raise ChatError.received(end.code, end.message)
         completed = end if isinstance(end, TurnCompleted) else None

@@ -7,13 +7,15 @@ import itertools
 import re
 from pathlib import Path
 
+import mmdr
 import pytest
 
 from compare.lines.balancer import caddy_program
 from protocols import TRANSPORTS
 from sequence_diagrams.__main__ import HERE, differences, record
-from sequence_diagrams.draw import canonical
+from sequence_diagrams.draw import canonical, joined
 from sequence_diagrams.script import FILES, NODE_DIES, SCRIPTS
+from sequence_diagrams.squeeze import squeezed
 
 NAMES = [FILES[word] + script for word in TRANSPORTS for script in SCRIPTS]
 
@@ -56,12 +58,34 @@ def test_only_times_sizes_and_counts_are_left_out() -> None:
     assert canonical(line) == "    S-->>C: event: chunk<br/>id: {turn}/N\n"
 
 
+def test_lines_are_joined_whatever_the_numbers_are() -> None:
+    for seq, at in ((2, 8), (1234, 5678901)):
+        label = f"event: chunk<br/>id: {{turn}}/{seq} · {at} ms · 178 B"
+        assert joined(label, " · ", 44) == label.replace("<br/>", " · ")
+    long = "Sec-WebSocket-Protocol: genai.chat.v1<br/>GET /ws, Upgrade: websocket"
+    assert joined(long, " · ", 44) == long
+
+
+def test_squeezing_moves_nothing_over_another_thing() -> None:
+    """The middles of the texts keep their order, and two texts over each other at one place keep a line between them."""
+    drawn = mmdr.render((HERE / "websockets_resume.mmd").read_text(encoding="utf-8")).svg()
+    rows = re.compile(r'<text x="([^"]+)" y="([^"]+)"[^>]*class="(?:messageText|noteText)"')
+    before, after = ([(float(x), float(y)) for x, y in rows.findall(svg)] for svg in (drawn, squeezed(drawn)))
+    assert [x for x, _ in before] == [x for x, _ in after]
+    assert sorted(after, key=lambda at: at[1]) == [
+        after[before.index(at)] for at in sorted(before, key=lambda at: at[1])
+    ]
+    assert all(b[1] - a[1] >= 16 for a, b in itertools.pairwise(after) if a[0] == b[0])
+    height = [float(re.findall(r'viewBox="\S+ \S+ \S+ (\S+)"', svg)[0]) for svg in (drawn, squeezed(drawn))]
+    assert height[1] < 0.8 * height[0]
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_a_picture_fits_a_screen_or_two(name: str) -> None:
     """At the width of a README, 830 px, a picture is no taller than two small screens, and says where its clocks begin."""
     svg = (HERE / f"{name}.svg").read_text(encoding="utf-8")
     width, height = (float(size) for size in re.findall(r'viewBox="\S+ \S+ (\S+) (\S+)"', svg)[0])
-    assert 830 * height / width < 1000
+    assert 830 * height / width < 750
     assert "Times count from the beginning of each coloured block." in svg
     assert "prefers-color-scheme:dark" in svg
 

@@ -6,13 +6,16 @@ it.
 
 from __future__ import annotations
 
+import ast
 import asyncio
+import re
 import signal
 import sqlite3
 import uuid
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import aclosing, nullcontext, suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import apsw
@@ -24,6 +27,8 @@ from protocols.grpc import image_generation_pb2
 from shared.client.protocol import Ask, ChatClient, Item, collect, collect_picture
 from shared.errors import ERRORS, ChatError, ConnectionLost, ErrorCode, known_code
 from shared.events import Event, event_type
+from shared.llm.gemini import PROVIDER
+from shared.llm.provider import provider_error
 from shared.store.open import open_store
 from shared.store.protocol import Options
 from tests.conftest import KEY, WORDS, Connect, MakeServers, Servers, until
@@ -96,6 +101,46 @@ def test_nothing_here_is_rate_limited() -> None:
         True,
         1,
     )
+
+
+NEXT = re.compile(
+    r"\b([Gg]ive|open|make|add|ask|check|choose|connect|correct|give|join|must|raise|read|[Ss]end|set|shorten|start|takes|try|use|wait|restart"
+    r"|log names|has one at|replicas have|it draws|is a new|/docs|docs/|streams it|close)\b|pip install|begins with"
+)
+# The article's repository has these two.
+GIVEN = {"Invalid API key", "Prompt is required"}
+
+
+def words_of_refusals() -> dict[str, str]:
+    """Each text that the servers' code gives to an error, with the file and line; what is computed stands as ``…``."""
+    root = Path(__file__).parents[1]
+    found = {}
+    for path in (*root.glob("shared/**/*.py"), *root.glob("protocols/**/*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if not isinstance(node, ast.Call):
+                continue
+            name = getattr(node.func, "id", getattr(node.func, "attr", ""))
+            if name not in ("ChatError", "AnswerBroken", "sentence"):
+                continue
+            for part in node.args[-2 if name == "ChatError" else -1 :]:
+                pieces = part.values if isinstance(part, ast.JoinedStr) else [part]
+                text = "".join(str(one.value) if isinstance(one, ast.Constant) else "…" for one in pieces)
+                if text.count(" ") > 1:
+                    found[f"{path.relative_to(root)}:{part.lineno}"] = text
+    return found
+
+
+def test_every_error_says_what_to_do_next() -> None:
+    found = words_of_refusals()
+    assert len(found) > 60
+    found |= {code: row.message for code, row in ERRORS.items()}
+    found |= {
+        f"the provider's {status} {code}": provider_error(PROVIDER, status, [code], model="m").message
+        for status in (None, 302, *range(400, 600))
+        for code in ("", "context_length_exceeded")
+    }
+    assert {where: text for where, text in found.items() if text not in GIVEN and not NEXT.search(text)} == {}
+    assert {where: text for where, text in found.items() if not re.match(r"[A-Z…{a-z]", text)} == {}
 
 
 @pytest.fixture(params=WIRES, ids=repr)

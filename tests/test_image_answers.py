@@ -81,7 +81,7 @@ async def test_what_is_no_picture(scenario: str) -> None:
             await drawn(images, scenario)
         error = caught.value
         assert error.code == "model_unavailable"
-        assert error.message == "The OpenAI-compatible server sent something that is not a whole picture."
+        assert error.message == "The OpenAI-compatible server sent something that is not a whole picture; try again."
         assert error.cause
         assert KEY not in repr(error)
         assert len([seen for seen in emulator.seen if seen.path.endswith("/generations")]) == 1

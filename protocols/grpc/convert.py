@@ -67,7 +67,7 @@ def from_chat_request(message: chat_pb2.ChatRequest) -> ClientMessage:
     name = message.WhichOneof("body")
     if name is None:
         raise ChatError(
-            "invalid_request", "A chat.ChatRequest without a body, or with one that this server does not know."
+            "invalid_request", "The chat.ChatRequest has no body that this server knows; set one that chat.proto names."
         )
     return msgspec.convert(to_fields(getattr(message, name)), REQUESTS[name])
 

@@ -109,11 +109,13 @@ async def refuse(context: grpc.aio.ServicerContext[Any, Any], error: ChatError) 
 def parse(data: bytes, kind: type[M], max_bytes: int) -> M:
     """A request's bytes as a message. Raises ``payload_too_large``, and ``invalid_request`` for malformed protobuf."""
     if len(data) > max_bytes:
-        raise ChatError("payload_too_large", f"The request is larger than {max_bytes} bytes.")
+        raise ChatError("payload_too_large", f"The request is larger than {max_bytes} bytes; shorten it.")
     try:
         return kind.FromString(data)
     except DecodeError:
-        raise ChatError("invalid_request", f"This is not a {kind.DESCRIPTOR.full_name}.") from None
+        raise ChatError(
+            "invalid_request", f"This is not a {kind.DESCRIPTOR.full_name}; send a message that chat.proto describes."
+        ) from None
 
 
 @asynccontextmanager

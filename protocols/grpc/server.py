@@ -105,7 +105,7 @@ class ChatService:
             case "image":
                 reader = await self._service.start_image(**to_fields(request.image), attended=False)
             case _:
-                raise ChatError("invalid_request", "Give either chat or image.")
+                raise ChatError("invalid_request", "Give either chat or image, not both.")
         return to_message(await self._service.snapshot(reader), pb.TurnSnapshot)
 
     async def GetTurn(self, request: pb.GetTurnRequest) -> pb.TurnSnapshot:

@@ -76,7 +76,7 @@ def from_status(error: grpc.aio.AioRpcError) -> ChatError | ConnectionLost:
             f"the server speaks HTTP/2 and answers {http[1]}, a redirect; give the chat server's own address"
         )
     if http is not None and http[1] == "429":
-        return ChatError("rate_limited", "The server answered 429.")
+        return ChatError("rate_limited", "A proxy, or another server, answered 429; wait, then try again.")
     if _NO_TRAILERS in words:
         return ConnectionLost("a gateway answered with plain HTTP")
     if status == "UNAVAILABLE" and words.startswith(_NEVER_CONNECTED) and not any(said in words for said in _ACCEPTED):
@@ -85,7 +85,10 @@ def from_status(error: grpc.aio.AioRpcError) -> ChatError | ConnectionLost:
         return ConnectionLost(f"the connection broke ({status})")
     if status == "UNIMPLEMENTED":
         return NotOurServer("the server speaks HTTP/2, but it does not have the service chat.ChatService")
-    return ChatError(_CODE_OF_STATUS.get(status, "internal"), f"The server answered {status}.")
+    return ChatError(
+        _CODE_OF_STATUS.get(status, "internal"),
+        f"The server answered {status}; try again. The server's log names the cause.",
+    )
 
 
 def from_details(trailing: Iterable[Any] | None, message: str) -> ChatError | None:

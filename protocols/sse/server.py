@@ -100,7 +100,9 @@ async def resume(
     if cursor:
         named, after, epoch = _parse(cursor)
         if named != turn_id:
-            raise ChatError("invalid_request", "Last-Event-ID is not a cursor of this turn.")
+            raise ChatError(
+                "invalid_request", "Last-Event-ID is not a cursor of this turn; send the last id of its stream."
+            )
     reader = await service.open(turn_id, after, epoch, rewinds=True)
     if reader.complete:
         return Response(status_code=204)
@@ -133,7 +135,9 @@ def _parse(last_event_id: str) -> Cursor:
     """The cursor in an ``id:`` that a stream has sent. Raises ``invalid_request`` for any other text."""
     match = _CURSOR.fullmatch(last_event_id)
     if match is None:
-        raise ChatError("invalid_request", "Last-Event-ID is not a cursor of this server.")
+        raise ChatError(
+            "invalid_request", "Last-Event-ID is not a cursor of this server; send the last id of the stream."
+        )
     return Cursor(match["turn_id"], bounded_int(match["after"], MAX_SEQ), bounded_int(match["epoch"] or "0", MAX_SEQ))
 
 

@@ -124,7 +124,9 @@ def parse(message: Mapping[str, Any], max_bytes: int | None = None) -> ClientMes
     except msgspec.ValidationError as error:
         raise ChatError("invalid_request", f"{str(error)[:200]}.") from None
     except (msgspec.DecodeError, RecursionError):
-        raise ChatError("invalid_request", "The frame is not JSON in valid Unicode.") from None
+        raise ChatError(
+            "invalid_request", "The frame is not JSON in valid Unicode; send one JSON object a frame."
+        ) from None
 
 
 def _request_id(text: str) -> str | None:

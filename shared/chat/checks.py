@@ -42,7 +42,7 @@ def check_input(text: str, name: str, max_chars: int) -> None:
     """Raise ``invalid_request`` for a message or prompt that ``check_text`` refuses, or that is too long."""
     check_text(text, name)
     if len(text) > max_chars:
-        raise ChatError("invalid_request", f"{name} is longer than {max_chars} characters.")
+        raise ChatError("invalid_request", f"{name} is longer than {max_chars} characters; shorten it.")
 
 
 def parse_size(size: str, max_pixels: int) -> tuple[int, int]:
@@ -52,7 +52,7 @@ def parse_size(size: str, max_pixels: int) -> tuple[int, int]:
         raise ChatError("invalid_request", "size must be WIDTHxHEIGHT in pixels, such as 1024x1024.")
     width, height = int(match[1]), int(match[2])
     if width * height > max_pixels:
-        raise ChatError("invalid_request", f"size is larger than {max_pixels} pixels.")
+        raise ChatError("invalid_request", f"size is larger than {max_pixels} pixels in all; give a smaller one.")
     return width, height
 
 
@@ -60,14 +60,18 @@ def parse_page(cursor: str) -> tuple[float, str]:
     """Time and id of the session after which a page of sessions begins. Raises ``invalid_request``."""
     match = _PAGE.fullmatch(cursor)
     if match is None:
-        raise ChatError("invalid_request", "cursor is not a cursor that this list gave.")
+        raise ChatError(
+            "invalid_request", "cursor is not a cursor that this list gave; send the last next_cursor, or none."
+        )
     return float(match[1]), match[2]
 
 
 def parse_message_cursor(cursor: str) -> str:
     """The id of the message after which a page of messages begins. Raises ``invalid_request``."""
     if _MESSAGE_CURSOR.fullmatch(cursor) is None:
-        raise ChatError("invalid_request", "cursor is not a cursor that this list gave.")
+        raise ChatError(
+            "invalid_request", "cursor is not a cursor that this list gave; send the last next_cursor, or none."
+        )
     return cursor
 
 

@@ -75,7 +75,9 @@ class Producer:
                 self._dependencies.logger.exception("model failed", turn=turn.turn_id)
             else:
                 self._dependencies.logger.error("model failed", turn=turn.turn_id, cause=type(failure).__name__)
-            error = ChatError("internal", "The model failed in an unexpected way.")
+            error = ChatError(
+                "internal", "The model failed in an unexpected way; try again. The server's log names the cause."
+            )
         outcome = turn.stopped or (error.code if error else finish)
         self._dependencies.trace_model(turn.turn_id, "model done", how=outcome)
         if not turn.fenced:
@@ -148,7 +150,7 @@ class Producer:
                 if not part.preview:
                     yield "stop"
                     return
-        raise ChatError("model_unavailable", "The image model ended without a picture.")
+        raise ChatError("model_unavailable", "The image model ended without a picture; try again.")
 
     async def _append_image(self, turn: RunningTurn, part: ImagePart) -> None:
         """Append a preview, or the final picture with ``image_completed`` after its pieces."""

@@ -376,7 +376,7 @@ class ChatService:
         """End this process's streams of a turn without a terminal event, to show how a client comes back."""
         turn_log = self._turn_logs.get(known_id(turn_id, "turn_not_found"))
         if turn_log is None:
-            raise ChatError("turn_not_found", "No stream of this turn is open here.")
+            raise ChatError("turn_not_found", "No stream of this turn is open in this process; open one, then cut it.")
         turn_log.cut()
 
     async def open(self, turn_id: str, after: int, epoch: int = 0, *, rewinds: bool = False) -> Reader:
@@ -397,7 +397,7 @@ class ChatService:
         known_id(turn_id, "turn_not_found")
         for name, number in (("after", after), ("epoch", epoch)):
             if number < 0:
-                raise ChatError("invalid_request", f"{name} must not be negative.")
+                raise ChatError("invalid_request", f"{name} must not be negative; 0 is the beginning.")
         turn_log = await self._turn_logs.open(turn_id)
         lost = turn_log.loses(after, epoch)
         if after > len(turn_log.records) and not turn_log.over:

@@ -186,7 +186,9 @@ def _stdin() -> str:
 async def _image(transport: Transport, args: argparse.Namespace, settings: Settings) -> int:
     address = _address(transport, args, args.port)
     if args.out is not None and not args.out.absolute().parent.is_dir():
-        raise ChatError("invalid_request", f"There is no folder {text.line(str(args.out.absolute().parent))}.")
+        raise ChatError(
+            "invalid_request", f"There is no folder {text.line(str(args.out.absolute().parent))}; make it first."
+        )
     with _absence_explained(transport, address):
         async with transport.client(address, **_options(args, settings)) as client:
             session_id = await find_session(client, args.session) if args.session is not None else None

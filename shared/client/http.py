@@ -327,7 +327,9 @@ def problem_of(body: bytes, status: int) -> ChatError | ConnectionLost | None:
             return Silent(f"a gateway answered {status}")
         if status in _PROXY_REFUSALS:
             return ChatError(
-                _PROXY_REFUSALS[status], f"A proxy, or another server, answered {status}.", http_status=status
+                _PROXY_REFUSALS[status],
+                f"A proxy, or another server, answered {status}; check the address and the proxy's settings.",
+                http_status=status,
             )
         return None
     return ChatError.received(problem.code, problem.detail, http_status=status, last_seq=problem.last_seq)

@@ -53,7 +53,9 @@ class OfflineImages:
     def check_size(self, width: int, height: int) -> None:
         """Raise ChatError ``invalid_request`` for a side below one pixel or more than ``MAX_IMAGE_PIXELS`` in all."""
         if width < 1 or height < 1 or width * height > self._max_pixels:
-            raise ChatError("invalid_request", f"The picture may have 1 to {self._max_pixels} pixels in all.")
+            raise ChatError(
+                "invalid_request", f"The picture may have 1 to {self._max_pixels} pixels in all; give another size."
+            )
 
     async def generate(self, prompt: str, width: int, height: int) -> AsyncGenerator[ImagePart, None]:
         """Two previews, then the picture: PNG of the asked size, drawn in a thread. Raises what a direction asks for."""

@@ -87,7 +87,9 @@ class OpenAIImages:
     def check_size(self, width: int, height: int) -> None:
         """Raise ChatError ``invalid_request``, naming the sizes that the model draws, for any other."""
         if width < 1 or height < 1 or width * height > self._max_pixels:
-            raise ChatError("invalid_request", f"The picture may have 1 to {self._max_pixels} pixels in all.")
+            raise ChatError(
+                "invalid_request", f"The picture may have 1 to {self._max_pixels} pixels in all; give another size."
+            )
         if not self.kind.fits(width, height):
             raise ChatError(
                 "invalid_request", f"{self.default_model} does not draw {width}x{height}; it draws: {self.kind.sizes}."
@@ -111,10 +113,12 @@ class OpenAIImages:
                     async with asyncio.timeout_at(due):
                         part = await anext(parts, None)
                 except TimeoutError:
-                    words = self._provider.sentence(f"drew for longer than {self._timeout_s:g} s.")
+                    words = self._provider.sentence(
+                        f"drew for longer than {self._timeout_s:g} s; ask for a smaller picture, or raise IMAGE_TIMEOUT_S."
+                    )
                     failure = ChatError("model_timeout", words)
                 except NotAnAnswer as error:
-                    words = self._provider.sentence("sent something that is not a whole picture.")
+                    words = self._provider.sentence("sent something that is not a whole picture; try again.")
                     failure = AnswerBroken(words, cause=f"NotAnAnswer: {error}")
                 else:
                     if part is None:

@@ -22,7 +22,7 @@ def setup_words(provider: Provider, error: Exception) -> str:
         name = next((name for name in proxies if os.environ[name].startswith("socks")), proxies[0])
         return f"The proxy in {name} needs a package that is missing: pip install 'httpx2[socks]'."
     if isinstance(error, OSError) and certificates:
-        return f"{certificates[0]} names no certificates that can be read."
+        return f"{certificates[0]} names no certificates that can be read; give the path of a PEM file."
     if proxies and not isinstance(error, OSError):
         return (
             f"The address of the proxy in {' or '.join(proxies)} cannot be used; it begins with http:// or socks5://."

@@ -138,16 +138,18 @@ def read_delta(chunk: types.GenerateContentResponse, spoken: bool = False) -> De
     where Gemini gave up without a text.
     """
     if chunk.prompt_feedback is not None and chunk.prompt_feedback.block_reason is not None:
-        raise ChatError("content_refused", "Gemini refused the prompt (safety).")
+        raise ChatError("content_refused", "Gemini refused the prompt (safety); ask in other words.")
     candidate = chunk.candidates[0] if chunk.candidates else None
     # ``chunk.text`` would warn about every part that is no text.
     parts = (candidate.content.parts if candidate is not None and candidate.content is not None else None) or ()
     said = "".join(part.text for part in parts if part.text and not part.thought)
     reason = candidate.finish_reason.value if candidate is not None and candidate.finish_reason is not None else ""
     if reason in _REFUSED:
-        raise ChatError("content_refused", "Gemini broke off its reply (safety).")
+        raise ChatError("content_refused", "Gemini broke off its reply (safety); ask in other words.")
     if reason in _ABORTED and not (spoken or said):
-        raise AnswerBroken("Gemini gave up before it said a word.", cause=f"finishReason {reason}")
+        raise AnswerBroken(
+            "Gemini ended its answer without a text; try again, or ask in other words.", cause=f"finishReason {reason}"
+        )
     return Delta(
         said,
         finish_reason=_FINISHED.get(reason, "other") if reason else None,

@@ -110,7 +110,7 @@ class GeminiSdk:
         if isinstance(error, httpx2.ConnectError | httpx2.ProxyError | httpx2.UnsupportedProtocol):
             words = connection_words(self._provider, error)
         elif isinstance(error, httpx2.TransportError):
-            words = self._provider.sentence("closed the connection before it answered.")
+            words = self._provider.sentence("closed the connection before it answered; try again.")
         else:
             words = f"The request to {self._provider.name} could not be sent; the server's log names the cause."
         return ChatError("model_unavailable", words, cause=cause_of(error))

@@ -118,9 +118,15 @@ class _Answer:
 
 def _too_late(provider: Provider, limits: TimeLimits, begun: bool, total: bool) -> ChatError:
     if total:
-        words = f"took longer than {limits.total_s:g} s for the whole answer."
+        words = (
+            f"took longer than {limits.total_s:g} s for the whole answer; "
+            "ask for a shorter one, or raise PROVIDER_TOTAL_TIMEOUT_S."
+        )
     elif begun:
-        words = f"fell silent for {limits.between_s:g} s inside its answer."
+        words = (
+            f"fell silent for {limits.between_s:g} s inside its answer; "
+            "try again, or raise PROVIDER_BETWEEN_FRAMES_TIMEOUT_S."
+        )
     else:
-        words = f"said nothing within {limits.first_s:g} s."
+        words = f"said nothing within {limits.first_s:g} s; try again, or raise PROVIDER_FIRST_FRAME_TIMEOUT_S."
     return ChatError("model_timeout", provider.sentence(words))

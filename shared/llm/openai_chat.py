@@ -120,11 +120,15 @@ def read_delta(provider: Provider, frame: Any, spoken: bool = False) -> Delta:
     reason = choice.get("finish_reason")
     word = reason.lower() if isinstance(reason, str) else "other" if reason else ""
     if message.get("refusal") or word in _REFUSED:
-        raise ChatError("content_refused", provider.sentence("refused this content (safety)."))
+        raise ChatError("content_refused", provider.sentence("refused this content (safety); ask in other words."))
     if word == "error":
-        raise AnswerBroken(provider.sentence("broke off its reply with an error."), cause="finish_reason error")
+        raise AnswerBroken(
+            provider.sentence("broke off its reply with an error; try again."), cause="finish_reason error"
+        )
     if word in _TOOLS and not (spoken or said):
-        raise AnswerBroken(provider.sentence("called a tool in place of a reply."), cause=f"finish_reason {word}")
+        raise AnswerBroken(
+            provider.sentence("called a tool in place of a reply; ask in other words."), cause=f"finish_reason {word}"
+        )
     return Delta(
         said,
         finish_reason=_FINISHED.get(word, "other") if word else None,

@@ -141,25 +141,30 @@ def _words(provider: Provider, code: ErrorCode, status: int | None, model: str) 
     words: dict[ErrorCode, str] = {
         "model_unauthorized": f"refused this server's key or account{http}; check {provider.key_setting}.",
         "model_not_found": f"does not serve {model[:80]!r}; set {provider.model_setting} to a model that it serves.",
-        "model_timeout": f"took too long{http}.",
+        "model_timeout": f"took too long{http}; try again.",
         "model_rate_limited": "is limiting this server's requests; try again later.",
         "invalid_request": f"refused the request as invalid{http}; docs/models.md says which settings a server needs.",
-        "content_refused": "refused this content (safety).",
+        "content_refused": "refused this content (safety); ask in other words.",
     }
-    return words.get(code, f"failed to answer{http}.")
+    return words.get(code, f"failed to answer{http}; try again.")
 
 
 def broken_off(provider: Provider, cause: str | None = None) -> AnswerBroken:
     """The error for an answer that ended, or whose connection broke, before its finish reason."""
-    return AnswerBroken(f"The answer of {provider.name} broke off.", cause=cause)
+    return AnswerBroken(f"The answer of {provider.name} broke off; try again.", cause=cause)
 
 
 def unreadable(provider: Provider, error: NotAnAnswer) -> AnswerBroken:
     """The error for an answer that is not of the provider's API."""
     if error.web_page:
-        hint = f"check {provider.address_setting}: {provider.address_hint}"
-        return AnswerBroken(provider.sentence(f"answered with a web page; {hint}."), cause=f"NotAnAnswer: {error}")
-    return AnswerBroken(provider.sentence("sent an answer that cannot be read."), cause=f"NotAnAnswer: {error}")
+        words = f"answered with a web page; check {provider.address_setting}: {provider.address_hint}."
+        return AnswerBroken(provider.sentence(words), cause=f"NotAnAnswer: {error}")
+    return AnswerBroken(
+        provider.sentence(
+            f"sent an answer that cannot be read; try again, and check {provider.model_setting} if it stays so."
+        ),
+        cause=f"NotAnAnswer: {error}",
+    )
 
 
 def is_specific(codes: Iterable[str]) -> bool:

@@ -55,7 +55,7 @@ class AccessPolicy:
             return
         sent = canonical_origin(origin)
         if sent is None or (sent not in self.origins and sent != origin_of(scheme, host)):
-            raise ChatError("permission_denied", "This origin is not allowed; see ALLOWED_ORIGINS.")
+            raise ChatError("permission_denied", "This origin is not allowed; add it to the setting ALLOWED_ORIGINS.")
 
     def check_host(self, host: str) -> None:
         """Check the ``Host`` (RFC 9110, section 7.2), which a page that rebinds its name cannot choose.
@@ -66,7 +66,9 @@ class AccessPolicy:
             return
         name = host_name(host)
         if name is None or (name not in self.hosts and not (self.addresses and is_address(name))):
-            raise ChatError("permission_denied", "This host name is not allowed; see ALLOWED_ORIGINS.")
+            raise ChatError(
+                "permission_denied", "This host name is not allowed; add its origin to the setting ALLOWED_ORIGINS."
+            )
 
     def ticket(self, turn_id: str | None = None) -> tuple[str, float]:
         """A ticket and its life in seconds: for one turn's stream, or for the first message of a WebSocket."""
@@ -82,7 +84,9 @@ class AccessPolicy:
         except BadSignature:
             claims = None
         if not isinstance(claims, dict) or claims.get("turn") != turn_id or claims.get("until", 0) < time.time():
-            raise ChatError("unauthenticated", "The ticket is not valid, or has expired.")
+            raise ChatError(
+                "unauthenticated", "The ticket is not valid, or has expired; ask for a new one with POST /tickets."
+            )
 
     @property
     def _signer(self) -> URLSafeSerializer:

@@ -175,7 +175,7 @@ class Duplex:
                 await self._cancel(message)
             case TypingStart() | TypingStop():
                 if self._member is None:
-                    raise ChatError("invalid_request", "Join a session first.")
+                    raise ChatError("invalid_request", "Join a session first: send join_session, or create_session.")
                 await self._service.typing(self._member, isinstance(message, TypingStart))
             case Ping():
                 await self._send(Pong())

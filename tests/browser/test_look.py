@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import shlex
 from typing import Any
 
@@ -54,6 +55,33 @@ async def test_axe_finds_nothing_serious(browser: Browser, four: dict[str, Serve
                 await say(page, "/tokens 60 Show me some code, please.")
             assert await serious(page) == [], (path, scheme, "after use")
         await context.close()
+
+
+async def test_the_documentation_page(browser: Browser, four: dict[str, Server]) -> None:
+    """Swagger UI as it opens and after "Try it out" and "Execute": the answer is 200, and axe-core finds nothing serious."""
+    axe = (part("axe-core").path / "axe.min.js").read_text(encoding="utf-8")
+    for word, path in (("rest", "/chat"), ("sse", "/chat/stream")):
+        page = await open_page(browser, four[word], "/docs")
+        operation = page.locator(".opblock", has=page.locator(f".opblock-summary-path[data-path='{path}']"))
+        await expect(operation).to_be_visible()
+        await page.evaluate(axe)
+        assert await serious(page) == []
+        await operation.locator(".opblock-summary-control").click()
+        await operation.locator(".try-out__btn").click()
+        assert await serious(page) == []
+        await operation.locator(".execute").click()
+        await expect(operation.locator(".live-responses-table tbody .response-col_status")).to_have_text(
+            re.compile("200")
+        )
+        assert await serious(page) == []
+        for heading in ("Schema", "Example Value"):
+            await operation.locator("button.tablinks", has_text=heading).first.click()
+            assert await serious(page) == [], heading
+        await clean(page)
+        await shot(page, f"docs-{word}")
+        await page.set_viewport_size({"width": 390, "height": 844})
+        assert await page.evaluate(SIDEWAYS) == 0
+        await shot(page, f"docs-{word}-telephone")
 
 
 async def test_the_landing_page_has_five_cards_with_commands_that_work(

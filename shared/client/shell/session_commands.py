@@ -217,5 +217,5 @@ async def delete(shell: Shell, argument: str) -> None:
 
 def _current(shell: Shell) -> str:
     if shell.session.session_id is None:
-        raise ChatError("session_not_found", "You are in no session yet.")
+        raise ChatError("session_not_found", "You are in no session yet; send a message, or enter a session with /use.")
     return shell.session.session_id

@@ -76,7 +76,11 @@ class AccessMiddleware:
             self._access.check_origin(origin, scheme, host)
             scope.setdefault("state", {})["authenticated"] = self._authenticated(headers)
             if scope["path"] not in self._sockets:
-                raise ChatError("invalid_request", "No WebSocket is served on this path.", http_status=404)
+                raise ChatError(
+                    "invalid_request",
+                    "No WebSocket is served on this path; the WebSocket server has one at /ws.",
+                    http_status=404,
+                )
             return
         try:
             self._access.check_host(host)
@@ -97,10 +101,14 @@ class AccessMiddleware:
         Raises ``invalid_request``: with 400 for none and for two; with 505 for another version of HTTP.
         """
         if scope["http_version"] not in _VERSIONS:
-            raise ChatError("invalid_request", "This server speaks HTTP/1.1 and HTTP/1.0.", http_status=505)
+            raise ChatError(
+                "invalid_request",
+                "This server speaks HTTP/1.1 and HTTP/1.0; send the request with one of them.",
+                http_status=505,
+            )
         hosts = headers.getlist("host")
         if len(hosts) > 1 or (not hosts and scope["http_version"] != "1.0"):
-            raise ChatError("invalid_request", "A request must have exactly one Host.", http_status=400)
+            raise ChatError("invalid_request", "A request must have exactly one Host; send it once.", http_status=400)
         # An HTTP/1.0 client names none, because the connection leads to one server.
         return hosts[0] if hosts else "localhost"
 

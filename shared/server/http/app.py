@@ -29,6 +29,10 @@ from shared.server.http.schemas import (
 )
 
 _METHODS = ("GET", "POST", "DELETE")
+_HTTP_WORDS = {
+    404: "There is nothing at this path; /docs lists the paths.",
+    405: "This path does not have this method; send one that the header Allow names.",
+}
 
 
 def create_app(
@@ -41,6 +45,8 @@ def create_app(
     app = FastAPIOffline(
         title=title,
         version="1",
+        # pages.py serves the page; the class brings the files of Swagger UI.
+        docs_url=None,
         redoc_url=None,
         static_url=f"{PUBLIC_FOLDER}swagger",
         redirect_slashes=False,
@@ -97,7 +103,10 @@ async def _on_invalid(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
     first: dict[str, Any] = dict(error.errors()[0])
     if first["type"] == "json_invalid":
-        return _answer(request, ChatError("invalid_request", "The body is not JSON.", http_status=400))
+        return _answer(
+            request,
+            ChatError("invalid_request", "The body is not JSON; send JSON (RFC 8259) in UTF-8.", http_status=400),
+        )
     where = ".".join(str(part) for part in first["loc"] if part != "body")
     return _answer(request, ChatError("invalid_request", f"{where or 'body'}: {first['msg']}."))
 
@@ -105,7 +114,8 @@ async def _on_invalid(request: Request, error: Exception) -> Response:
 async def _on_http_error(request: Request, error: Exception) -> Response:
     """A refusal by the framework itself: unknown paths (404), wrong methods (405), unparseable bodies (400)."""
     assert isinstance(error, HTTPException)
-    answered = _answer(request, ChatError("invalid_request", f"{error.detail}.", http_status=error.status_code))
+    words = _HTTP_WORDS.get(error.status_code, f"{error.detail}.")
+    answered = _answer(request, ChatError("invalid_request", words, http_status=error.status_code))
     answered.headers.update(error.headers or {})
     if error.status_code == 405:
         answered.headers["Allow"] = ", ".join(_allowed(request))

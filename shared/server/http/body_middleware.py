@@ -74,21 +74,27 @@ class BodyMiddleware:
                     if not message.get("more_body", False):
                         break
         except TimeoutError:
-            raise ChatError("invalid_request", "The request was not finished in time.", http_status=408) from None
+            raise ChatError(
+                "invalid_request", "The request was not finished in time; send it again, whole.", http_status=408
+            ) from None
         return bytes(body)
 
 
 def _check_framing(headers: Headers) -> None:
     """Raises ``invalid_request`` with 501 for a transfer coding that is not read (RFC 9112, section 6.1)."""
     if _tokens(headers, "transfer-encoding") - {"chunked"}:
-        raise ChatError("invalid_request", "The one transfer coding that is read is chunked.", http_status=501)
+        raise ChatError(
+            "invalid_request",
+            "Only the transfer coding chunked is read; send the body with it, or with Content-Length.",
+            http_status=501,
+        )
 
 
 def _check_codings(headers: Headers, advice: dict[str, str]) -> None:
     """Raises ``unsupported_media_type`` for a compressed body. ``advice`` takes headers for the answer."""
     if _tokens(headers, "content-encoding") - {"identity"}:
         advice["Accept-Encoding"] = "identity"
-        raise ChatError("unsupported_media_type", "Send the body without Content-Encoding.")
+        raise ChatError("unsupported_media_type", "A compressed body is not read; send it without Content-Encoding.")
 
 
 def _check_media_type(headers: Headers, advice: dict[str, str], *, has_body: bool) -> None:
@@ -126,7 +132,7 @@ def _check_json(body: bytes) -> None:
 
 
 def _refuse_json(_constant: str = "") -> NoReturn:
-    raise ChatError("invalid_request", "The body is not JSON.", http_status=400)
+    raise ChatError("invalid_request", "The body is not JSON; send JSON (RFC 8259) in UTF-8.", http_status=400)
 
 
 def replay(body: bytes, receive: Receive) -> Receive:

@@ -49,6 +49,12 @@ async def race(context: Context, request: Request) -> Response:
     return await page(context, request, "race.html")
 
 
+@router.get("/docs", include_in_schema=False)
+async def documentation(context: Context, request: Request) -> Response:
+    """Swagger UI over this server's ``/openapi.json``."""
+    return await page(context, request, "docs.html", trusted_types=False)
+
+
 @router.get("/web/page.json", include_in_schema=False)
 async def page_settings(context: Context) -> Response:
     """What the pages know of this server beforehand.
@@ -104,9 +110,17 @@ async def _accepts(port: int) -> bool:
 
 
 async def page(
-    context: ServerContext, request: Request, name: str, headers: Mapping[str, str] = MappingProxyType({})
+    context: ServerContext,
+    request: Request,
+    name: str,
+    headers: Mapping[str, str] = MappingProxyType({}),
+    *,
+    trusted_types: bool = True,
 ) -> Response:
-    """A page, or 304, under its policy: scripts and styles of this server; connections to the HTTP servers and their relays."""
+    """A page, or 304, under its policy: scripts and styles of this server; connections to the HTTP servers and their relays.
+
+    Swagger UI sets ``innerHTML`` and runs only without ``trusted_types``.
+    """
     # A policy has no form for IPv6 addresses; a page opened under one reaches its own server as 'self'.
     scheme = context.web_scheme
     origins = sorted(origin for origin in context.access.origins or {f"{scheme}:"} if "[" not in origin)
@@ -128,8 +142,9 @@ async def page(
         "base-uri": "'none'",
         "form-action": "'none'",
         "frame-ancestors": "'none'",
-        "require-trusted-types-for": "'script'",
     }
+    if trusted_types:
+        policy["require-trusted-types-for"] = "'script'"
     headers = {
         **headers,
         "Content-Security-Policy": "; ".join(f"{name} {value}" for name, value in policy.items()),

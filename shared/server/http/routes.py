@@ -159,9 +159,9 @@ async def delete_session(service: Service, session_id: str) -> Response:
 async def start_turn(service: Service, body: TurnBody, key: IdempotencyKey = None) -> Response:
     """Start a turn and do not wait. The turn runs to its end without a reader."""
     if (body.message is None) == (body.prompt is None):
-        raise ChatError("invalid_request", "Give either message or prompt.")
+        raise ChatError("invalid_request", "Give either message or prompt, not both.")
     if body.message is not None and body.size is not None:
-        raise ChatError("invalid_request", "size is for a prompt.")
+        raise ChatError("invalid_request", "size is for a picture; send it with prompt, or leave it out.")
     if body.message is not None:
         reader = await service.start_chat(
             body.message, session_id=body.session_id, model_id=body.model_id, request_id=key, attended=False

@@ -74,7 +74,11 @@ def unavailable(error: BaseException) -> BaseException:
             known = "the store cannot be reached"
         else:
             return error
-    refusal = ChatError("storage_unavailable", f"The store cannot be used now: {known}.", retry_after_s=_RETRY_AFTER_S)
+    refusal = ChatError(
+        "storage_unavailable",
+        f"The store cannot be used now: {known}; try again in a few seconds.",
+        retry_after_s=_RETRY_AFTER_S,
+    )
     refusal.__cause__ = error
     return refusal
 

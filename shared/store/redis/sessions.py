@@ -84,7 +84,9 @@ class Sessions:
         if after is not None:
             turn_id, _, role = after.rpartition(":")
             if turn_id not in turn_ids or role not in ("user", "model"):
-                raise ChatError("invalid_request", "cursor is not a cursor of this session's messages.")
+                raise ChatError(
+                    "invalid_request", "cursor is not a cursor of this session's messages; read from the first page."
+                )
             skip = 1 if role == "user" else 0
             turn_ids = turn_ids[turn_ids.index(turn_id) + (role == "model") :]
         page: list[Message] = []

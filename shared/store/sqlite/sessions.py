@@ -72,7 +72,9 @@ def _position(connection: apsw.Connection, session_id: str, message_id: str) -> 
         "SELECT number FROM turns WHERE turn_id = ? AND session_id = ? AND cleared = 0", (turn_id, session_id)
     ).fetchone()
     if row is None or role not in ("user", "model"):
-        raise ChatError("invalid_request", "cursor is not a cursor of this session's messages.")
+        raise ChatError(
+            "invalid_request", "cursor is not a cursor of this session's messages; read from the first page."
+        )
     return (row[0], 1) if role == "user" else (row[0] + 1, 0)
 
 

@@ -99,7 +99,7 @@ class Connection {
     this.socket.addEventListener("message", ({ data }) => this.#frame(data));
     this.socket.addEventListener("close", ({ code }) => this.lose(
       code === UNAUTHENTICATED
-        ? new Refused({ code: "unauthenticated", detail: "A valid API key is required." })
+        ? new Refused({ code: "unauthenticated", detail: "A valid API key is required; give it in the field API key." })
         : new Lost(`the socket closed (${code})`),
     ));
   }
