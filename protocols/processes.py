@@ -8,21 +8,40 @@ import json
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from protocols import TRANSPORTS
 from shared.client.protocol import ChatClient
 
 START_S = 60.0
 _KEPT_LINES = 2000
-_LONGEST_LINE_BYTES = 4 * 1024 * 1024
+LONGEST_LINE_BYTES = 4 * 1024 * 1024
 
 # Gets the word of a server and a line that the server has logged.
 OnLine = Callable[[str, bytes], None]
+
+
+class RunningProcess(Protocol):
+    """What is used of ``asyncio.subprocess.Process``, which is how a server is started, and of a forked server."""
+
+    pid: int
+
+    @property
+    def stderr(self) -> asyncio.StreamReader | None: ...
+    @property
+    def returncode(self) -> int | None: ...
+    async def wait(self) -> int: ...
+    def send_signal(self, number: int, /) -> None: ...
+    def terminate(self) -> None: ...
+    def kill(self) -> None: ...
+
+
+# Starts a server and gives its process, whose stderr is a pipe.
+Start = Callable[[], Awaitable[RunningProcess]]
 
 
 @dataclass(slots=True)
@@ -35,7 +54,7 @@ class Server:
 
     word: str
     url: str
-    process: asyncio.subprocess.Process
+    process: RunningProcess
     log: list[dict[str, Any]] = field(default_factory=list)
     said: list[str] = field(default_factory=list)
     ca: Path | None = None
@@ -89,15 +108,23 @@ async def serving(
     on_line: OnLine | None = None,
     apart: bool = False,
     within: Sequence[str] = (),
+    start: Start | None = None,
 ) -> AsyncIterator[Server]:
     """One server that is ready for requests. Port 0 means any free port; ``env`` is added to this process's environment.
 
     The server speaks TLS where ``env`` names a certificate, whatever the settings of this process say.
     ``on_line`` gets each line that the server logs. ``apart`` puts the server into a process group of its own, so that Ctrl-C in a
     terminal reaches only this process. ``within``: the beginning of a command line that becomes the server's process, such as
-    ``ip netns exec NAME``. Raises RuntimeError with the server's own words when the server does not start.
+    ``ip netns exec NAME``. ``start`` gives a process that has been started with all these options already. Raises RuntimeError
+    with the server's own words when the server does not start.
     """
-    server = await _start(word, port=port, env=env, arguments=arguments, apart=apart, within=within)
+    environment = {**os.environ, **without_tls(), **(env or {})}
+    if start is None:
+        process = await _start(word, port, environment, arguments, apart=apart, within=within)
+    else:
+        process = await start()
+    ca = environment.get("TLS_CA")
+    server = await _listening(word, process, Path(ca) if ca else None)
     reading = asyncio.create_task(_read_log(server, on_line))
     try:
         yield server
@@ -115,8 +142,9 @@ async def serving_all(
     arguments: Sequence[str] = (),
     on_line: OnLine | None = None,
     apart: bool = False,
+    starts: Mapping[str, Start] | None = None,
 ) -> AsyncIterator[dict[str, Server]]:
-    """Several servers side by side, started and stopped together, with the options of ``serving``; ``ports`` by word.
+    """Several servers side by side, started and stopped together, with the options of ``serving``; ``ports``, ``starts`` by word.
 
     Raises RuntimeError with the words of the first server that does not start, after the others have been stopped.
     """
@@ -131,6 +159,7 @@ async def serving_all(
                         arguments=arguments,
                         on_line=on_line,
                         apart=apart,
+                        start=(starts or {}).get(word),
                     )
                 )
             )
@@ -166,20 +195,26 @@ async def start_process(
     )
 
 
+def without_tls() -> dict[str, str]:
+    """The variables that keep a server from speaking TLS, whatever the settings of this process say."""
+    return {"TLS_CERT": "", "TLS_KEY": ""}
+
+
 async def _start(
     word: str,
-    *,
     port: int,
-    env: Mapping[str, str] | None,
+    environment: Mapping[str, str],
     arguments: Sequence[str],
+    *,
     apart: bool,
     within: Sequence[str],
-) -> Server:
-    """Start a server and read its stderr up to the line ``listening``."""
-    environment = {**os.environ, "TLS_CERT": "", "TLS_KEY": "", **(env or {})}
-    ca = environment.get("TLS_CA")
+) -> RunningProcess:
     command = [*within, sys.executable, "-m", f"protocols.{TRANSPORTS[word].folder}.server", "--port", str(port)]
-    process = await start_process([*command, *arguments], environment, apart=apart, limit=_LONGEST_LINE_BYTES)
+    return await start_process([*command, *arguments], environment, apart=apart, limit=LONGEST_LINE_BYTES)
+
+
+async def _listening(word: str, process: RunningProcess, ca: Path | None) -> Server:
+    """Read a server's stderr up to the line ``listening``."""
     assert process.stderr is not None
     said = []
     try:
@@ -188,7 +223,7 @@ async def _start(
                 with contextlib.suppress(json.JSONDecodeError):
                     entry = json.loads(line)
                     if entry.get("event") == "listening":
-                        return Server(word, str(entry["address"]), process, [entry], ca=Path(ca) if ca else None)
+                        return Server(word, str(entry["address"]), process, [entry], ca=ca)
                 said.append(line.decode(errors="replace").rstrip())
     except TimeoutError:
         process.kill()

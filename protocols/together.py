@@ -9,12 +9,14 @@ import signal
 import sys
 from collections.abc import Mapping, Sequence
 from datetime import datetime
+from functools import partial
 
 import structlog
 from pydantic import ValidationError
 
 from protocols import TRANSPORTS
-from protocols.processes import Server, serving_all
+from protocols.forks import CAN_FORK, Fork, forked, signals_unblocked
+from protocols.processes import LONGEST_LINE_BYTES, Server, serving_all, without_tls
 from shared.config import Settings, settings_problems, tls_environment
 from shared.logger import visible_values
 from shared.server.log_sink import stderr_never_blocks
@@ -37,9 +39,17 @@ def serve_all(host: str = "127.0.0.1", port_base: int | None = None, arguments: 
         return _end(f"the servers cannot start: {settings_problems(error)}", 2)
     if port_base is not None:
         ports = {word: port_base + number for number, word in enumerate(TRANSPORTS)}
-    with stderr_never_blocks():
+    # Each server allows the pages of the other four (ALLOWED_ORIGINS), so each server needs all ports.
+    env = {TRANSPORTS[word].port_setting: str(port) for word, port in ports.items()} | tls_environment(settings)
+    arguments = ["--host", host, *arguments]
+    with contextlib.ExitStack() as stack:
         try:
-            return asyncio.run(_serve_all(settings, ports, ["--host", host, *arguments]))
+            forks = stack.enter_context(forked(ports, without_tls() | env, arguments)) if CAN_FORK else {}
+            # This block starts a thread, and a process with threads must not fork.
+            stack.enter_context(stderr_never_blocks())
+            return asyncio.run(_serve_all(settings, ports, env, arguments, forks))
+        except KeyboardInterrupt:
+            return 0
         except RuntimeError as error:
             return _end(str(error), 2)
 
@@ -49,11 +59,16 @@ def _end(line: str, status: int) -> int:
     return status
 
 
-async def _serve_all(settings: Settings, ports: Mapping[str, int], arguments: Sequence[str]) -> int:
+async def _serve_all(
+    settings: Settings,
+    ports: Mapping[str, int],
+    env: Mapping[str, str],
+    arguments: Sequence[str],
+    forks: Mapping[str, Fork],
+) -> int:
     if settings.store_url == "sqlite://":
         sys.stderr.write("note: STORE_URL=sqlite:// is memory, so each of the five processes has a store of its own\n")
-    # Each server allows the pages of the other four (ALLOWED_ORIGINS), so each server needs all ports.
-    env = {TRANSPORTS[word].port_setting: str(port) for word, port in ports.items()} | tls_environment(settings)
+    starts = {word: partial(fork.attached, LONGEST_LINE_BYTES) for word, fork in forks.items()}
     up = asyncio.Event()
 
     def on_line(word: str, line: bytes) -> None:
@@ -62,8 +77,11 @@ async def _serve_all(settings: Settings, ports: Mapping[str, int], arguments: Se
             _show_line(word, line)
 
     with catching_signals() as signals:
+        signals_unblocked()
         async with contextlib.AsyncExitStack() as stack:
-            serving = serving_all(tuple(ports), env=env, ports=ports, arguments=arguments, on_line=on_line, apart=True)
+            serving = serving_all(
+                tuple(ports), env=env, ports=ports, arguments=arguments, on_line=on_line, apart=True, starts=starts
+            )
             starting = asyncio.create_task(stack.enter_async_context(serving))
             asked_early = asyncio.create_task(signals.get())
             await asyncio.wait((starting, asked_early), return_when=asyncio.FIRST_COMPLETED)

@@ -255,14 +255,24 @@ def test_serve_all_ends_together(number: int, tmp_path: Path) -> None:
 def test_serve_all_says_which_one_died(tmp_path: Path) -> None:
     with all_five(tmp_path) as (process, ports):
         children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-        (victim,) = [
-            int(child) for child in children if b"protocols.sse.server" in Path(f"/proc/{child}/cmdline").read_bytes()
-        ]
+        (victim,) = [int(child) for child in children if Path(f"/proc/{child}/comm").read_text() == "serve sse\n"]
         os.kill(victim, signal.SIGKILL)
         _, said = process.communicate(timeout=30)
     assert process.returncode == 1
     assert said.splitlines()[-1] == "the sse server ended by itself: killed by SIGKILL"
     assert gone(ports)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="counts the threads in /proc")
+def test_serve_all_forks_before_there_is_a_thread() -> None:
+    """A lock that another thread holds during a fork stays locked in the forked process for ever."""
+    code = (
+        "import importlib, os, sys; [importlib.import_module(name) for name in sys.argv[1:]];"
+        "print(len(os.listdir('/proc/self/task')))"
+    )
+    modules = [f"protocols.{transport.folder}.server" for transport in TRANSPORTS.values()]
+    done = subprocess.run([sys.executable, "-c", code, *modules], capture_output=True, text=True, check=True)
+    assert done.stdout == "1\n"
 
 
 def test_serve_all_refuses_when_one_cannot_start(tmp_path: Path) -> None:
