@@ -14,6 +14,7 @@ import platform
 import random
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import msgspec
@@ -21,7 +22,9 @@ from rich.console import Console
 
 from compare.measuring.floors.cells import Cell, cells
 from compare.measuring.floors.grpcio_layer import grpcio_layer
-from compare.measuring.floors.plan import LANES, SIDES, WORDS, FloorPlan, FloorRun, SideResult
+from compare.measuring.floors.language import language
+from compare.measuring.floors.node_floor import NodeMissing, node_folder
+from compare.measuring.floors.plan import LANES, NODE, SIDES, WORDS, FloorPlan, FloorRun, SideResult
 from compare.measuring.floors.rows import ROWS
 from compare.measuring.floors.scale.axes import AXES, expected_s, sides_of
 from compare.measuring.floors.scale.plan import QUICK, SIZES, GrowthLine, ScalePlan, ScaleRun
@@ -47,7 +50,9 @@ def parse(argv: Sequence[str] | None) -> tuple[FloorPlan, Path | None, ScalePlan
         help=f"show how cost grows, by all or some of {', '.join(AXES)}",
     )
     parser.add_argument("--rows", help=f"rows, comma-separated, of {', '.join(ROWS)}")
-    parser.add_argument("--sides", help=f"of {', '.join(SIDES)} (default: all)")
+    parser.add_argument(
+        "--sides", help=f"of {', '.join((*SIDES, NODE))} (default: without {NODE}, but in the row saturated)"
+    )
     parser.add_argument("--streams", type=int, default=64, help="saturated streams (default: 64)")
     parser.add_argument("--events", type=int, default=200, help="chunk events a turn (default: 200)")
     parser.add_argument("--seconds", type=float, help="length of a window (default: 2.5, with --quick 1.5)")
@@ -65,7 +70,7 @@ def parse(argv: Sequence[str] | None) -> tuple[FloorPlan, Path | None, ScalePlan
     rows = tuple(args.rows.split(",")) if args.rows else tuple(ROWS)
     sides = tuple(args.sides.split(",")) if args.sides else SIDES
     axes = tuple(AXES) if args.scale in (None, "all") else tuple(args.scale.split(","))
-    for given, known in ((words, LANES), (rows, tuple(ROWS)), (sides, SIDES), (axes, tuple(AXES))):
+    for given, known in ((words, LANES), (rows, tuple(ROWS)), (sides, (*SIDES, NODE)), (axes, tuple(AXES))):
         if unknown := set(given) - set(known):
             parser.error(f"unknown: {', '.join(sorted(unknown))}; there are {', '.join(known)}")
     plan = FloorPlan(
@@ -104,7 +109,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             for name, svg in pictures(lines).items():
                 out.with_name(f"{out.stem}-{name}.svg").write_text(svg, encoding="utf-8")
         return 0
-    planned = cells(plan)
+    planned = with_node(cells(plan), console)
     expected = minutes(sum(cell.expected_s for cell in planned))
     console.print(f"{len(plan.rows)} rows, {len(planned)} lanes in them, about {expected}", markup=False)
     results = asyncio.run(measure(plan, planned, console))
@@ -117,8 +122,22 @@ def _write(out: Path, found: Sequence[SideResult] | Sequence[GrowthLine]) -> Non
     out.write_bytes(msgspec.json.format(msgspec.json.encode(found), indent=1))
 
 
+def with_node(planned: list[Cell], console: Console) -> list[Cell]:
+    """The cells that this machine can measure: without the floors in Node where Node is missing, and the reason is printed."""
+    if not any(NODE in cell.sides for cell in planned):
+        return planned
+    try:
+        node_folder()
+    except NodeMissing as error:
+        console.print(f"The floors in Node are not measured here. {error}", markup=False)
+    else:
+        return planned
+    without = [replace(cell, sides=tuple(name for name in cell.sides if name != NODE)) for cell in planned]
+    return [cell for cell in without if cell.sides]
+
+
 async def measure(plan: FloorPlan, planned: Sequence[Cell], console: Console) -> list[SideResult]:
-    """All cells of the plan; each row is printed when it is done, and what it says of grpcio.
+    """All cells of the plan; each row is printed when it is done, and what it says of grpcio and of Python.
 
     A lane that cannot be measured in a row says why, and the others go on.
     """
@@ -136,7 +155,7 @@ async def measure(plan: FloorPlan, planned: Sequence[Cell], console: Console) ->
                     console.print(f"{name} {cell.word}: not measured here: {error}", markup=False)
                 tick(f"{name} {cell.word}", cell.expected_s)
             show_floors(console, run)
-            for sentence in grpcio_layer(run.results.values()):
+            for sentence in (*grpcio_layer(run.results.values()), *language(run.results.values())):
                 console.print(sentence, markup=False)
             results += run.results.values()
     return results

@@ -15,8 +15,10 @@ from compare import floor
 from compare.measuring.floors.cells import cells
 from compare.measuring.floors.further import FURTHER
 from compare.measuring.floors.grpcio_layer import grpcio_layer
+from compare.measuring.floors.language import language
 from compare.measuring.floors.load.run import run as load
-from compare.measuring.floors.plan import LANES, FloorRun, Side, SideResult
+from compare.measuring.floors.node_floor import NodeMissing, node_folder, node_server
+from compare.measuring.floors.plan import LANES, SIDES, FloorRun, Side, SideResult
 from compare.measuring.floors.scale.shape import shape_of
 from compare.measuring.floors.sides import floor_server, job, running_sides
 from compare.showing.growth import pictures
@@ -62,6 +64,43 @@ def test_the_usual_plan_has_grpc_asgi_beside_grpc_and_takes_about_twenty_minutes
     assert {cell.word for cell in cells(only)} == {"sse-h2"}
     with pytest.raises(SystemExit):
         floor.parse(["--only", "carrier-pigeon"])
+
+
+async def test_the_load_counts_what_the_floors_in_node_send() -> None:
+    part("node")
+    try:
+        node_folder()
+    except NodeMissing as error:
+        pytest.skip(str(error))
+
+    async def counted(word: str) -> tuple[int, int]:
+        async with node_server(word, "--tokens", "7", "--rate", "500") as side:
+            result = await load(job(side, "burst", 5, message="/tokens 7 x", stamps=True))
+        # The time in an event is the one at which it was sent, not the one of the prepared turn.
+        assert result.delay_p50_ms is not None
+        assert 0 < result.delay_p50_ms < 60_000
+        return result.turns, result.events
+
+    words = ("ndjson", "sse", "websocket", "grpc")
+    found = dict(zip(words, await asyncio.gather(*map(counted, words)), strict=True))
+    assert found == dict.fromkeys(words, (5, 5 * 9))
+
+
+def test_without_node_a_sentence_says_so_and_the_other_sides_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "")
+    plan, _, _ = floor.parse([])
+    said = io.StringIO()
+    planned = floor.with_node(cells(plan), Console(file=said, width=200))
+    assert "The floors in Node are not measured here. Node is not installed: apt install nodejs npm" in said.getvalue()
+    assert {side for cell in planned for side in cell.sides} == set(SIDES)
+
+
+def test_the_language_is_named_only_where_the_rounds_do_not_overlap() -> None:
+    costs = {("sse", "floor"): [9.0, 8.0, 10.0], ("sse", "node"): [4.0, 4.5, 5.0], ("sse", "memory"): [18.0, 4.8, 19.0]}
+    (sentence,) = language(_saturated(costs))
+    assert "floor in Node 4.5 µs, floor in Python 9.0 µs, server in Python 18.0 µs" in sentence
+    assert "The floor in Python costs 2.00 times what the floor in Node costs." in sentence
+    assert "The server against the floor in Node: no difference found" in sentence
 
 
 def _saturated(costs: Mapping[tuple[str, str], list[float]]) -> list[SideResult]:

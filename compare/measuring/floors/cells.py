@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from compare.measuring.floors.plan import FloorPlan
+from compare.measuring.floors.plan import FLOORS, NODE, STREAMING, FloorPlan
 from compare.measuring.floors.rows import ROWS, hold_s
 
-# One side of a lane stands in the usual run beside the transports: it shows what grpcio costs in the row of gRPC.
-_BESIDE = {("saturated", "grpc-asgi"): ("floor", "memory")}
+# Stand in the usual run beside the transports and the usual sides: they tell grpcio, and Python, from the chat.
+_BESIDE = {("saturated", "grpc-asgi"): ("floor", "memory"), **{("saturated", word): (NODE,) for word in STREAMING}}
 # Seconds that a start takes: of the load generator, of one side, of all sides of a cell at the same time, and of one stream.
 _LOAD_S = 0.8
 _SIDE_S, _SIDES_S = 1.6, 3.0
@@ -36,7 +36,10 @@ def cells(plan: FloorPlan) -> list[Cell]:
     found = []
     for row in plan.rows:
         for word in ROWS[row][1]:
-            sides = plan.sides if word in plan.words else _BESIDE.get((row, word), ()) if plan.usual else ()
+            sides = plan.sides if word in plan.words else ()
+            sides += _BESIDE.get((row, word), ()) if plan.usual else ()
+            if word not in STREAMING or row == "slow-model":
+                sides = tuple(name for name in sides if name != NODE)
             if sides:
                 found.append(Cell(row, word, sides, _expected_s(plan, row, sides)))
     return found
@@ -44,7 +47,7 @@ def cells(plan: FloorPlan) -> list[Cell]:
 
 def _expected_s(plan: FloorPlan, row: str, sides: tuple[str, ...]) -> float:
     without_sqlite = [name for name in sides if name != "sqlite" or len(sides) == 2]
-    ours = [name for name in sides if name != "floor"]
+    ours = [name for name in sides if name not in FLOORS]
     windows, window_s = plan.rounds * len(sides), plan.seconds + _WARM_S + _LOAD_S
     match row:
         case "saturated":

@@ -20,6 +20,9 @@ WORDS = ("rest", *STREAMING)
 # The transports and the further lanes.
 LANES = (*WORDS, *FURTHER)
 SIDES = ("floor", "memory", "sqlite")
+# The same floor in Node, to tell the language from the chat.
+NODE = "node"
+FLOORS = ("floor", NODE)
 PACED_STREAMS = 128
 PACED_PER_S = 50.0
 
@@ -48,7 +51,7 @@ class FloorPlan:
 
 @dataclass(frozen=True, slots=True)
 class Side:
-    """A running server of the lane ``word``: ``floor``, or the real one on the store ``memory`` or ``sqlite``.
+    """A running server of the lane ``word``: ``floor``, ``node``, or the real one on the store ``memory`` or ``sqlite``.
 
     ``server`` is the real one; a floor has none.
     """

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from compare.measuring.floors.further import WITH_STREAMS
-from compare.measuring.floors.plan import LANES, PACED_PER_S, PACED_STREAMS, STREAMING, FloorRun, Side
+from compare.measuring.floors.plan import FLOORS, LANES, PACED_PER_S, PACED_STREAMS, STREAMING, FloorRun, Side
 from compare.measuring.floors.sides import client, job, load, running_sides
 from shared.client.protocol import Ask, collect, collect_picture
 
@@ -78,7 +78,7 @@ def hold_s(readers: int) -> float:
 
 async def start(side: Side, message: str) -> str:
     """Start a turn that goes on without a reader, and return the turn's id."""
-    if side.name == "floor":
+    if side.name in FLOORS:
         return _FLOOR_TURN
     async with client(side) as starter:
         return (await starter.start(Ask(text=message))).turn_id
@@ -110,7 +110,7 @@ async def _rest(run: FloorRun, word: str, tokens: int, row: str, *, small: bool)
 
 
 async def _ended_turn(side: Side) -> str:
-    if side.name == "floor":
+    if side.name in FLOORS:
         return _FLOOR_TURN
     async with client(side) as asker:
         return (await collect(asker.chat("/tokens 1 floor"))).turn_id
@@ -155,7 +155,7 @@ class _Drawn:
 
 
 async def _draw(side: Side) -> _Drawn:
-    if side.name == "floor":
+    if side.name in FLOORS:
         return _Drawn(_FLOOR_TURN, _FLOOR_TURN, _FLOOR_IMAGE_BYTES)
     async with client(side) as asker:
         picture = await collect_picture(asker.image("floor", size=_IMAGE_SIZE))
@@ -165,7 +165,7 @@ async def _draw(side: Side) -> _Drawn:
 async def slow_model(run: FloorRun, word: str) -> None:
     """16 chats at once on a model that waits a second before its first token."""
     plan = run.plan
-    async with running_sides(run, word, [], _FASTEST, [name for name in run.sides if name != "floor"]) as sides:
+    async with running_sides(run, word, [], _FASTEST, [name for name in run.sides if name not in FLOORS]) as sides:
         for side in sides:
             run.say(f"16 chats on a slow model {word} {side.name}")
             result = await load(plan, job(side, "burst", 16, message="/slow 1 /tokens 5 floor"))

@@ -16,7 +16,8 @@ import msgspec
 
 from compare.measuring.floors.further import FURTHER, request_of
 from compare.measuring.floors.load.job import Job, Result
-from compare.measuring.floors.plan import FloorPlan, FloorRun, Side
+from compare.measuring.floors.node_floor import node_server
+from compare.measuring.floors.plan import NODE, FloorPlan, FloorRun, Side
 from compare.measuring.lanes import LANES
 from protocols.processes import serving
 from shared.client.protocol import ChatClient
@@ -76,7 +77,8 @@ async def running_sides(
     """The sides of one lane, all up at once; ``names`` selects some of the run's. Raises RuntimeError when one does not start."""
 
     def server(name: str) -> contextlib.AbstractAsyncContextManager[Side]:
-        return floor_server(word, *floor_arguments) if name == "floor" else _our_server(word, name, env)
+        floors = {"floor": floor_server, NODE: node_server}
+        return floors[name](word, *floor_arguments) if name in floors else _our_server(word, name, env)
 
     async with contextlib.AsyncExitStack() as stack:
         starting = (stack.enter_async_context(server(name)) for name in names or run.sides)

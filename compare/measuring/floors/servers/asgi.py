@@ -31,7 +31,8 @@ _AT = b"%.3f" % AT
 _MEDIA_TYPE = {"ndjson": b"application/x-ndjson", "sse": b"text/event-stream"}
 
 
-def _frame(wire: str, event: AnyEvent) -> bytes:
+def written(wire: str, event: AnyEvent) -> bytes:
+    """The bytes of an event on NDJSON or SSE."""
     data = to_json(event)
     if wire == "ndjson":
         return data + b"\n"
@@ -43,7 +44,7 @@ def streaming(wire: str, script: ScriptOptions) -> App:
     """NDJSON and SSE: one answer with one write an event."""
 
     def encode(event: AnyEvent) -> list[Message]:
-        return [{"type": "http.response.body", "body": _frame(wire, event), "more_body": True}]
+        return [{"type": "http.response.body", "body": written(wire, event), "more_body": True}]
 
     def stamp(message: Message, at: float) -> Message:
         return {**message, "body": message["body"].replace(_AT, b"%.3f" % at)}
@@ -64,17 +65,10 @@ def streaming(wire: str, script: ScriptOptions) -> App:
 def websocket(script: ScriptOptions) -> App:
     """WebSocket: one frame an event, two frames for a piece of a picture. Every message from the client starts the turn."""
 
-    def encode(event: AnyEvent) -> list[Message]:
-        if isinstance(event, ImageChunk):
-            head = {"type": "image_chunk", "turn_id": TURN_ID, "seq": event.seq, "at": AT, "image_id": TURN_ID}
-            text = json.dumps({**head, "offset": event.offset, "bytes": len(event.data)}, separators=(",", ":"))
-            return [{"type": "websocket.send", "text": text}, {"type": "websocket.send", "bytes": event.data}]
-        return [{"type": "websocket.send", "text": to_json(event).decode()}]
-
     def stamp(message: Message, at: float) -> Message:
         return {**message, "text": message["text"].replace(_AT.decode(), f"{at:.3f}")}
 
-    turn = Script[Message](script, encode, stamp)
+    turn = Script[Message](script, websocket_messages, stamp)
 
     async def app(scope: Message, receive: Receive, send: Send) -> None:
         await receive()
@@ -84,6 +78,15 @@ def websocket(script: ScriptOptions) -> App:
             await turn.play(send)
 
     return app
+
+
+def websocket_messages(event: AnyEvent) -> list[Message]:
+    """The messages of an event on a WebSocket."""
+    if isinstance(event, ImageChunk):
+        head = {"type": "image_chunk", "turn_id": TURN_ID, "seq": event.seq, "at": AT, "image_id": TURN_ID}
+        text = json.dumps({**head, "offset": event.offset, "bytes": len(event.data)}, separators=(",", ":"))
+        return [{"type": "websocket.send", "text": text}, {"type": "websocket.send", "bytes": event.data}]
+    return [{"type": "websocket.send", "text": to_json(event).decode()}]
 
 
 def rest(script: ScriptOptions) -> App:
