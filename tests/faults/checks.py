@@ -9,7 +9,7 @@ from pathlib import Path
 
 from tests.faults import chaos, crashes, history, keys, lines, outages, peers
 from tests.faults.harness import PATIENCE_S, WORDS, Plan, Totals, World
-from tests.faults.machines import Machines, SlowSentinelMachines
+from tests.faults.machines import Machines, SentinelMachines, SlowSentinelMachines
 
 Function = Callable[[World, Plan], Awaitable[Totals]]
 
@@ -59,6 +59,7 @@ CHECKS: dict[str, Check] = {
         Check("outages", outages.outages, 0.1, _OUTAGES, world=Machines),
         Check("node-kills", outages.machine_kills, 0.025, _DEFAULT_LEASE, world=Machines),
         Check("failovers", outages.store_restarts, 0.06, _OUTAGES, world=SlowSentinelMachines),
+        Check("replacements", outages.store_replacements, 0.05, _OUTAGES, world=SentinelMachines),
     )
 }
 

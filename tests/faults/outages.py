@@ -29,6 +29,7 @@ from tests.faults.machines import Machines, SentinelMachines
 
 KILLS = 200
 STORE_OUTAGES = 50
+REPLACEMENTS = 20
 # Tokens of a turn in a run, and the event at which the outage begins.
 TOKENS, MOMENT = 250, 20
 # A client to which for this long nothing comes, not even a heartbeat, reports a lost line. Some outages are longer.
@@ -75,6 +76,16 @@ async def store_failed_over(machines: Machines, word: str, dice: random.Random) 
     assert isinstance(machines, SentinelMachines)
     async with machines.failover():
         yield
+
+
+@asynccontextmanager
+async def store_back_too_late(machines: Machines, word: str, dice: random.Random) -> AsyncIterator[None]:
+    """The primary dies, and is back when a Sentinel has begun to replace it: for a while two servers take writes."""
+    assert isinstance(machines, SentinelMachines)
+    machines.valkey.kill()
+    yield
+    await asyncio.sleep(machines.down_s + dice.uniform(-0.2, 2.2))
+    await asyncio.to_thread(machines.valkey.start)
 
 
 @asynccontextmanager
@@ -164,6 +175,7 @@ OUTAGES = {
         Outage("store stopped", store_stopped, refuses=True),
         Outage("store cut back", store_cut_back, refuses=True),
         Outage("store failed over", store_failed_over, refuses=True, sentinel=True),
+        Outage("store back too late", store_back_too_late, sentinel=True),
         Outage("store full", store_full, refuses=True),
         Outage("store slow", store_slow, refuses=True),
         Outage("store half open", store_half_open),
@@ -396,12 +408,21 @@ async def _read_on(world: Machines, word: str, turn_id: str, one: Shown) -> None
 
 async def store_restarts(world: World, plan: Plan) -> Totals:
     """The store is killed, cut back, or replaced by its replica, many times, while every transport generates and reads."""
+    names = ("store killed", "store failed over", "store cut back")
+    return await _in_turn(world, plan, Totals("failovers", plan.seed), names, STORE_OUTAGES)
+
+
+async def store_replacements(world: World, plan: Plan) -> Totals:
+    """The store dies and is back while its replica takes its place, many times, as in ``store_restarts``."""
+    return await _in_turn(world, plan, Totals("replacements", plan.seed), ("store back too late",), REPLACEMENTS)
+
+
+async def _in_turn(world: World, plan: Plan, totals: Totals, names: tuple[str, ...], wanted: int) -> Totals:
     assert isinstance(world, SentinelMachines)
-    totals = Totals("failovers", plan.seed)
     shown: list[Shown] = []
-    kinds = [OUTAGES[name] for name in ("store killed", "store failed over", "store cut back")]
+    kinds = [OUTAGES[name] for name in names]
     async with timed(totals):
-        for number in range(plan.count(STORE_OUTAGES, len(kinds))):
+        for number in range(plan.count(wanted, len(kinds))):
             outage, word = kinds[number % len(kinds)], plan.words[number % len(plan.words)]
             shown.append(await endure(world, totals, word, (outage,), plan.random("store", number)))
             totals.notes[outage.name] += 1
