@@ -149,7 +149,7 @@ def test_a_line_that_no_fit_describes_has_its_reason() -> None:
 async def test_growth_is_measured_printed_and_drawn() -> None:
     _, _, scale = floor.parse(["--scale", "--only", "ndjson", "--seconds", "0.2", "--quick", "--no-pin"])
     assert scale is not None
-    sizes = {"streams": (3,), "readers": (3,), "history": (1, 3), "store": (10,)}
+    sizes = {"streams": (3,), "history": (1, 3), "store": (10,)}
     said = io.StringIO()
     lines = await floor.measure_growth(replace(scale, sizes=sizes), Console(file=said, width=200))
     assert "not measured here" not in said.getvalue()
@@ -157,7 +157,6 @@ async def test_growth_is_measured_printed_and_drawn() -> None:
     figures = {(line.axis, line.figure) for line in lines}
     assert {
         ("streams", "delay p99"),
-        ("readers", "memory"),
         ("history", "turn p50"),
         ("store", "purge, a step p50"),
     } <= figures
