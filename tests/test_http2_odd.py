@@ -5,12 +5,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import struct
+import sys
 from collections.abc import Iterator
 
 import pytest
 
 from protocols.processes import Server
 from tests.conftest import MakeServers
+from tests.faults import attacks
+from tests.faults.bombs import resident_mib
 from tests.parts import part
 from tests.test_http2 import line
 
@@ -155,6 +158,16 @@ async def test_floods_do_not_stop_the_server(server: Server) -> None:
             sent = flood + frame(_WINDOW_UPDATE, 0, 0, b"\0" * 4)
             assert (await answered(server, sent, _GOAWAY))[1] in (PROTOCOL, CALM)
         await goes_on(server)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads the memory in /proc")
+@pytest.mark.parametrize("name", ["rapid reset: read", "head: CONTINUATION"])
+async def test_an_attack_leaves_no_error_and_no_memory(server: Server, name: str) -> None:
+    """Two attacks of gRPC: an answer on a closed connection is no error, and a lost connection gives its memory back."""
+    before_mib = resident_mib(server.process.pid)
+    await asyncio.to_thread(attacks.run, attacks.ATTACKS[name], server.address, 2.0)
+    await goes_on(server)
+    assert resident_mib(server.process.pid) < before_mib + 32
 
 
 async def test_more_streams_than_allowed_are_refused_one_by_one(server: Server) -> None:

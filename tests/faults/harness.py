@@ -132,7 +132,10 @@ class Plan:
 
 @dataclass
 class Shown:
-    """What was shown of one turn, in order. A turn that is read on through another client stays one ``Shown``."""
+    """What was shown of one turn, in order. A turn that is read on through another client stays one ``Shown``.
+
+    ``rewound``: how many events were shown and then taken back, because no store has them.
+    """
 
     asked: str
     events: list[AnyEvent] = field(default_factory=list)
@@ -140,6 +143,7 @@ class Shown:
     lost: int = 0
     broken_off: int = 0
     resumed: int = 0
+    rewound: int = 0
     late_s: float = 0.0
     error: Exception | None = None
     done: bool = False
@@ -157,6 +161,7 @@ class Shown:
                         case Reconnected():
                             self.resumed += 1
                         case Rewound():
+                            self.rewound += max(1, item.after - item.last_seq)
                             self.events.clear()
                         case Reply() | Picture():
                             self.whole = item
@@ -209,6 +214,8 @@ def expected(message: str) -> str:
 
 def judge(totals: Totals, shown: Shown, where: str, *, statuses: Iterable[str] = ("completed",)) -> None:
     """Count the faults in what was shown of a turn; ``statuses`` are the ends that are right."""
+    if shown.rewound:
+        totals.blame("lost", f"{where}: {shown.rewound} events were shown and taken back", shown.rewound)
     if shown.error is not None or not shown.done:
         why = f"{type(shown.error).__name__}: {shown.error}" if shown.error else "stopped"
         totals.blame("other", f"{where}: not read to its end ({why})")

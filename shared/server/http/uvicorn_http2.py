@@ -69,7 +69,7 @@ class EitherProtocol(AutoZttpProtocol):
 
 
 class Http2Protocol(ZttpH2Protocol):
-    """uvicorn's HTTP/2 with five differences.
+    """uvicorn's HTTP/2 with seven differences.
 
     - What a stream's reader leaves unread is bounded, and a reader that takes nothing for ``STALL_TIMEOUT_S`` is cut: its stream
       is reset, and the other streams of the connection go on.
@@ -77,6 +77,8 @@ class Http2Protocol(ZttpH2Protocol):
     - A client that resets 200 streams in a row is refused.
     - A request whose head is its end has no body to wait for.
     - An answer whose line breaks on purpose ends with a reset of its stream.
+    - An answer on a connection that was closed meanwhile is no error.
+    - A lost connection gives the library's buffers back at once.
     """
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -93,6 +95,9 @@ class Http2Protocol(ZttpH2Protocol):
         self._unlimit_head()
         super().connection_lost(exc)
         self._wake_answers()
+        if not self.cycles:
+            # The library's buffers, up to some MB a connection, would wait for the garbage collector otherwise.
+            del self.conn
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
@@ -192,7 +197,15 @@ class _BoundedAnswer:
         assert cycle is not None
 
         async def send_bounded(message: Message) -> None:
-            await send(message)
+            try:
+                await send(message)
+            except zttp.LocalProtocolError:
+                if not self._connection.transport.is_closing():
+                    raise
+                # The connection was closed after uvicorn's last look at it: nobody reads the rest.
+                cycle.disconnected = True
+                cycle.message_event.set()
+                return
             if (cycle.stream.pending_bytes or 0) > _UNREAD_BYTES:
                 await self._until_read(cycle)
 
