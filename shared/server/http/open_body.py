@@ -23,6 +23,8 @@ from shared.server.http.answers import problem
 
 # The key in the scope of a request of a list, to which the body of the answer, or the conversation, is added.
 _OPENED = "genai.opened"
+# FastAPI's exit stacks in the scope. They are closed when the framework has returned, and each keeps 0.9 KiB.
+_EXIT_STACKS = ("fastapi_middleware_astack", "fastapi_inner_astack", "fastapi_function_astack")
 
 Conversation = Callable[[WebSocket], Awaitable[None]]
 
@@ -81,6 +83,8 @@ class OpenBodies:
         opened: list[Any] = []
         scope[_OPENED] = opened
         await self._app(scope, receive, send)
+        for name in _EXIT_STACKS if opened else ():
+            scope.pop(name, None)
         if opened and scope["type"] == "websocket":
             socket = WebSocket(scope, receive, send)
             socket.client_state = socket.application_state = WebSocketState.CONNECTED

@@ -23,6 +23,7 @@ from websockets.frames import CloseCode, Frame, Opcode
 from websockets.server import ServerProtocol
 
 from shared.server.http.answer_middleware import BREAK_LINE
+from shared.server.http.received import ReceivedMessages
 
 # A connection whose unsent frames reach this size writes at once: then the transport can say that its reader is slow.
 _WRITE_BYTES = 64 * 1024
@@ -430,7 +431,7 @@ class _Frames(ServerProtocol):
 
 
 class WebSocketProtocol(WebSocketsSansIOProtocol):
-    """uvicorn's WebSocket with eight differences.
+    """uvicorn's WebSocket with nine differences.
 
     - A close between two fragments of a message is answered with the close code that it has.
     - The frames that are sent within one turn of the event loop are one write.
@@ -440,11 +441,13 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
     - Until the app has authenticated the client, a message of more than 64 KiB closes it, too.
     - A handshake with more than 128 headers, or with one of more than 8 KiB, is answered with 431.
     - A connection whose frames cannot be read is closed also before the handshake has ended.
+    - The queue of the messages for the app is smaller.
     """
 
     def __init__(self, config: uvicorn.Config, *args: Any, **kwargs: Any) -> None:
         super().__init__(config, *args, **kwargs)
         self.conn = _Frames(max_size=config.ws_max_size, logger=self.logger)
+        self.queue = ReceivedMessages()  # type: ignore[assignment]
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(_JoiningTransport(cast(asyncio.Transport, transport), self.loop))
