@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from itertools import zip_longest
+
+import msgspec
 
 from compare.lines.faults import Faults
 from compare.lines.relay import Relay
-from compare.measuring.experiments.loads import RATE, loads
+from compare.measuring.experiments.loads import LEAST_CPU_S, RATE, loads
 from compare.measuring.experiments.run import Run, Scale
 from compare.measuring.goodput import Objectives
 from compare.measuring.lanes import running_lanes
-from compare.measuring.loads import LoadPoint, measure_load
+from compare.measuring.loads import LoadPoint, LoadShape, measure_load
 from compare.showing.numbers import RETRANSMISSION_MS, Coefficients, coefficients, predict
 from compare.showing.results import Results
 
@@ -34,6 +38,10 @@ async def calibrated(word: str, scale: Scale, rate: float = RATE) -> Coefficient
     """The coefficients of one transport, from load points alone."""
     run = Run(scale, [word], 1, rate, lambda text: None)
     await loads(run, rate)
+    return _coefficients(word, run.loads)
+
+
+def _coefficients(word: str, points: Sequence[LoadPoint]) -> Coefficients:
     results = Results(
         begun_at=0.0,
         seconds=0.0,
@@ -44,14 +52,57 @@ async def calibrated(word: str, scale: Scale, rate: float = RATE) -> Coefficient
         experiments={},
         unmeasured={},
         objectives=Objectives(),
-        loads=run.loads,
-        connections=run.connections,
+        loads=list(points),
+        connections={word: 1},
     )
     return coefficients(results)[word]
 
 
 async def measured(word: str, load: Load, seconds: float) -> LoadPoint:
     """The same load for real, through a relay that delays and loses packets."""
+    async with _standing(word, load) as (address, pid):
+        return await measure_load(
+            word, address, pid, users=load.users, tokens=load.tokens, rate=load.rate, seconds=seconds
+        )
+
+
+async def side_by_side(
+    word: str, shapes: Sequence[LoadShape], unseen: Sequence[Load], rounds: int, seconds: float
+) -> tuple[Coefficients, list[LoadPoint]]:
+    """The coefficients, and what the unseen loads measured, in rounds in which both take turns.
+
+    Another program that is busy in one round is so for both, and it only adds to a wait: the calmest round of each load counts.
+    Both stand behind a relay, whose own delay is the instrument's. Memory is of the first round, because a process does not
+    give memory back.
+    """
+    known = [Load(shape.users, shape.tokens, RATE) for shape in shapes]
+    found: dict[Load, list[LoadPoint]] = {load: [] for load in (*known, *unseen)}
+    async with AsyncExitStack() as stack:
+        one = await stack.enter_async_context(_standing(word, known[0]))
+        places = dict.fromkeys(known, one)
+        for load in unseen:
+            places[load] = await stack.enter_async_context(_standing(word, load))
+        in_turn = [load for pair in zip_longest(known, unseen) for load in pair if load is not None]
+        for _ in range(rounds):
+            for load in in_turn:
+                address, pid = places[load]
+                point = await measure_load(
+                    word,
+                    address,
+                    pid,
+                    users=load.users,
+                    tokens=load.tokens,
+                    rate=load.rate,
+                    seconds=seconds,
+                    least_cpu_s=LEAST_CPU_S,
+                )
+                found[load].append(point)
+    return _coefficients(word, [_calmest(found[load]) for load in known]), [_calmest(found[load]) for load in unseen]
+
+
+@asynccontextmanager
+async def _standing(word: str, load: Load) -> AsyncIterator[tuple[str, int]]:
+    """A server of its own for a load: the address of the relay before it, and its process."""
     late_s = (RETRANSMISSION_MS + load.rtt) / 1000
     faults = Faults(delay_s=load.rtt / 2000, late_share=load.loss / 100, late_s=late_s)
     with tempfile.TemporaryDirectory(prefix="numbers-") as folder:
@@ -59,15 +110,13 @@ async def measured(word: str, load: Load, seconds: float) -> LoadPoint:
         async with running_lanes([word], rate=load.rate, env=env) as lanes:
             server = lanes[word].server
             async with Relay(server.address, faults) as relay:
-                return await measure_load(
-                    word,
-                    relay.address,
-                    server.process.pid,
-                    users=load.users,
-                    tokens=load.tokens,
-                    rate=load.rate,
-                    seconds=seconds,
-                )
+                yield relay.address, server.process.pid
+
+
+def _calmest(points: Sequence[LoadPoint]) -> LoadPoint:
+    """The round in which the first token waited least, with the memory of the first round."""
+    least = min(points, key=lambda point: point.first_ms)
+    return msgspec.structs.replace(least, memory_mib=points[0].memory_mib)
 
 
 def misses(known: Coefficients, load: Load, found: LoadPoint, what: Sequence[str]) -> list[str]:

@@ -42,5 +42,11 @@ async def test_the_report_on_a_telephone(browser: Browser, tmp_path: Path) -> No
         assert await serious(page) == [], scheme
     await page.emulate_media(media="print")
     await expect(page.locator("#needs")).to_be_hidden()
+    # Every table is printed, also those that are folded on the screen, and the legend keeps its colours.
+    tables = page.locator("#tables details table")
+    assert await tables.count() > 5
+    assert await tables.evaluate_all("all => all.every((one) => one.checkVisibility({ contentVisibilityAuto: true }))")
+    swatch = page.locator("#legend i").first
+    assert await swatch.evaluate("one => getComputedStyle(one).printColorAdjust") == "exact"
     await shot(page, "report-telephone")
     assert failed == []

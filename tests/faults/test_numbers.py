@@ -14,12 +14,13 @@ import pytest
 from compare.measuring.experiments.run import FULL, QUICK
 from compare.measuring.loads import LoadShape
 from protocols import TRANSPORTS
-from tests.predictions import Load, calibrated, measured, misses
+from tests.predictions import Load, calibrated, measured, misses, side_by_side
 
 # As in test_machine.py: set by ``make test-faults``.
 EXAMPLES = int(os.environ.get("MACHINE_EXAMPLES", "0"))
 LOADS = (Load(32, 30, 20.0, rtt=40.0), Load(100, 40, 20.0, rtt=80.0, loss=1.0), Load(24, 150, 50.0, rtt=20.0, loss=2.0))
 TRIES = 3
+ROUNDS, SECONDS = 4, 2.0
 SAMPLE = dataclasses.replace(QUICK, load_s=1.0, load_points=(LoadShape(8, 4), LoadShape(8, 30), LoadShape(24, 30)))
 
 
@@ -35,15 +36,12 @@ async def test_a_sample_of_the_bytes_and_the_memory() -> None:
 async def test_three_loads_that_were_not_measured(word: str) -> None:
     wrong: list[list[str]] = []
     for _ in range(TRIES):
-        known = await calibrated(word, FULL)
-        found = [
-            miss
-            for load in LOADS
-            for miss in misses(
-                known, load, await measured(word, load, 5.0), ("down_kb", "cores", "memory_mib", "first_ms")
-            )
+        known, found = await side_by_side(word, FULL.load_points, LOADS, ROUNDS, SECONDS)
+        everything = ("down_kb", "cores", "memory_mib", "first_ms")
+        missed = [
+            miss for load, point in zip(LOADS, found, strict=True) for miss in misses(known, load, point, everything)
         ]
-        if not found:
+        if not missed:
             return
-        wrong.append(found)
+        wrong.append(missed)
     assert not wrong, wrong

@@ -10,7 +10,7 @@ from compare.measuring.loads import measure_load
 
 RATE = 20.0
 # /proc counts CPU time in steps of 10 ms.
-_LEAST_CPU_S = 0.4
+LEAST_CPU_S = 0.4
 
 
 async def loads(run: Run, rate: float = RATE) -> None:
@@ -32,7 +32,7 @@ async def loads(run: Run, rate: float = RATE) -> None:
                             tokens=point.tokens,
                             rate=rate,
                             seconds=run.scale.load_s,
-                            least_cpu_s=_LEAST_CPU_S,
+                            least_cpu_s=LEAST_CPU_S,
                         )
                     )
                 assert lane.relay is not None
