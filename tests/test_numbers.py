@@ -15,7 +15,7 @@ import pytest
 from compare import numbers as command
 from compare.measuring.loads import LoadPoint
 from compare.measuring.statistics import Figure
-from compare.showing.numbers import CONSTANTS, FORMULAS, INPUTS, OPENING_TRIPS, coefficients, curve, predict
+from compare.showing.numbers import CONSTANTS, FORMULAS, INPUTS, OPENING_TRIPS, coefficients, curve, predict, queue
 from compare.showing.report import write
 from compare.showing.results import Experiment, Results
 from protocols import TRANSPORTS
@@ -118,6 +118,12 @@ def test_the_form_computes_as_python_does() -> None:
     )
     for (one, given), found in zip(cases, json.loads(node.stdout), strict=True):
         assert found == pytest.approx(predict(one, given))
+
+
+def test_a_queue_grows_slowly_at_first() -> None:
+    points = [(1_000.0, 5.0), (4_000.0, 80.0)]
+    assert [queue(points, x) for x in (1, 1_000, 2_000, 4_000, 1e6)] == pytest.approx([5, 5, 20, 80, 80])
+    assert queue([(1_000.0, 0.0)], 1_000) == pytest.approx(0.1)
 
 
 def test_a_curve_is_level_beyond_its_ends() -> None:

@@ -27,6 +27,8 @@ FULL_SHARE = 0.7
 OPENING_TRIPS = {"rest": 1, "ndjson": 1, "sse": 1, "websocket": 2, "grpc": 2}
 PICTURE_MB = {0.1: "100 kB", 1.0: "1 MB", 4.0: "4 MB", 16.0: "16 MB"}
 _FIXED_POINT_STEPS = 30
+# A shorter wait counts as this, because 0 has no logarithm.
+LEAST_WAIT_MS = 0.1
 
 
 class Input(msgspec.Struct, frozen=True):
@@ -96,7 +98,7 @@ FORMULAS = (
         "first_ms",
         "first token",
         "ms",
-        "curve(own_ms, tokens_s / processes) + rtt + whole * (tokens - 1) / rate * 1000",
+        "queue(own_ms, tokens_s / processes) + rtt + whole * (tokens - 1) / rate * 1000",
     ),
     Formula("new_ms", "first token, on a new connection", "ms", "first_ms + opening_trips * rtt"),
     Formula("down_kb", "bytes of an answer", "kB", "(answer_bytes + token_bytes * tokens) / 1000"),
@@ -130,6 +132,11 @@ def curve(points: Sequence[tuple[float, float]], x: float) -> float:
     return points[-1][1]
 
 
+def queue(points: Sequence[tuple[float, float]], x: float) -> float:
+    """The wait at ``x``, in ms: as ``curve``, but straight over ln y too, because a queue grows slowly at first, then fast."""
+    return math.exp(curve([(at, math.log(max(wait, LEAST_WAIT_MS))) for at, wait in points], x))
+
+
 def predict(coefficients: Coefficients, given: Mapping[str, float]) -> dict[str, float | None]:
     """Every result by its name; None where the run did not measure what its formula needs."""
     known: dict[str, Any] = {**CONSTANTS, **msgspec.structs.asdict(coefficients), **given}
@@ -142,12 +149,12 @@ def predict(coefficients: Coefficients, given: Mapping[str, float]) -> dict[str,
 
 
 def _names(text: str) -> set[str]:
-    return {node.id for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Name)} - {"curve", "ceil"}
+    return {node.id for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Name)} - {"curve", "queue", "ceil"}
 
 
 def _value(text: str, known: Mapping[str, Any]) -> float:
     """The value of a formula of this module. No formula comes from outside, so ``eval`` sees no foreign text."""
-    return float(eval(text, {"__builtins__": {}, "curve": curve, "ceil": math.ceil}, dict(known)))
+    return float(eval(text, {"__builtins__": {}, "curve": curve, "queue": queue, "ceil": math.ceil}, dict(known)))
 
 
 def coefficients(results: Results) -> dict[str, Coefficients]:

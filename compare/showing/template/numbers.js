@@ -10,9 +10,14 @@ function curve(points, x) {
   return points.at(-1)[1];
 }
 
+/** The wait at `x`, in ms: as `curve`, but straight over ln y too, because a queue grows slowly at first, then fast. */
+function queue(points, x) {
+  return Math.exp(curve(points.map(([at, wait]) => [at, Math.log(Math.max(wait, 0.1))]), x));
+}
+
 /** Every result by its name; null where the run did not measure what its formula needs. The shape is that of `predict` in Python. */
 function predict({ formulas, constants }, coefficients, given) {
-  const known = { ...constants, ...coefficients, ...given, curve, ceil: Math.ceil };
+  const known = { ...constants, ...coefficients, ...given, curve, queue, ceil: Math.ceil };
   const found = {};
   for (const { name, text } of formulas) {
     const names = [...new Set(text.match(/[a-z_]\w*/g))];
