@@ -105,7 +105,7 @@ def test_nothing_here_is_rate_limited() -> None:
 
 NEXT = re.compile(
     r"\b([Gg]ive|open|make|add|ask|check|choose|connect|correct|give|join|must|raise|read|[Ss]end|set|shorten|start|takes|try|use|wait|restart"
-    r"|log names|has one at|replicas have|it draws|is a new|/docs|docs/|streams it|close)\b|pip install|begins with"
+    r"|log names|has one at|it draws|is a new|/docs|docs/|streams it|close)\b|pip install|begins with"
 )
 # The article's repository has these two.
 GIVEN = {"Invalid API key", "Prompt is required"}

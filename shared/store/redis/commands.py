@@ -145,7 +145,8 @@ class Commands:
             if replicas < ack_replicas:
                 raise ChatError(
                     "storage_unavailable",
-                    f"The store cannot be used now: {replicas} of {ack_replicas} replicas have answered.",
+                    f"The store cannot be used now: {replicas} of {ack_replicas} replicas have answered;"
+                    " try again in a few seconds.",
                 )
             return result
         raise AssertionError("EVAL never answers NOSCRIPT")
