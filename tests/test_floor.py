@@ -112,11 +112,13 @@ def test_grpcio_is_named_only_where_the_rounds_do_not_overlap() -> None:
     (sentence,) = grpcio_layer(_saturated(apart))
     assert "50.0 (49.0–52.0) µs on grpcio, 20.0 (19.0–22.0) µs with the same servicer" in sentence
     assert "the rest, 30.0 µs (60%), is grpcio" in sentence
-    assert len(grpcio_layer(_saturated({**apart, ("grpc", "floor"): [40.0, 41.0]}))) == 2
-    assert len(grpcio_layer(_saturated({**apart, ("grpc", "floor"): [21.0, 41.0]}))) == 1
-    overlap = {("grpc", "memory"): [50.0, 21.0], ("grpc-asgi", "memory"): [20.0, 22.0]}
+    assert len(grpcio_layer(_saturated({**apart, ("grpc", "floor"): [40.0, 41.0, 40.5]}))) == 2
+    assert len(grpcio_layer(_saturated({**apart, ("grpc", "floor"): [21.0, 41.0, 40.5]}))) == 1
+    overlap = {("grpc", "memory"): [50.0, 21.0, 50.0], ("grpc-asgi", "memory"): [20.0, 22.0, 21.0]}
     (sentence,) = grpcio_layer(_saturated(overlap))
     assert "does not show that grpcio is the cost" in sentence
+    once = {("grpc", "memory"): [50.0], ("grpc-asgi", "memory"): [20.0]}
+    assert grpcio_layer(_saturated(once))[0].endswith("A claim needs 3 rounds of both.")
     assert grpcio_layer(_saturated({("grpc", "memory"): [50.0]})) == []
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Iterable
 
-from compare.measuring.floors.plan import SideResult
+from compare.measuring.floors.plan import ENOUGH_ROUNDS, SideResult
 
 
 def grpcio_layer(results: Iterable[SideResult]) -> list[str]:
@@ -23,6 +23,9 @@ def grpcio_layer(results: Iterable[SideResult]) -> list[str]:
         if not library or not plain:
             continue
         both = f"gRPC on {side}, CPU an event: {_range(library)} µs on grpcio, {_range(plain)} µs with the same servicer on uvicorn"
+        if min(len(library), len(plain)) < ENOUGH_ROUNDS:
+            said.append(f"{both}. A claim needs {ENOUGH_ROUNDS} rounds of both.")
+            continue
         if max(plain) >= min(library):
             said.append(
                 f"{both}. The ranges overlap or uvicorn costs more: this run does not show that grpcio is the cost."
@@ -35,7 +38,7 @@ def grpcio_layer(results: Iterable[SideResult]) -> list[str]:
             " asyncio layer."
         )
         bare = found.get(("grpc", "floor"))
-        if bare and min(bare) > max(plain):
+        if bare and len(bare) >= ENOUGH_ROUNDS and min(bare) > max(plain):
             said.append(
                 f"A bare grpc.aio server without any chat costs {_range(bare)} µs, more than the whole chat on uvicorn."
             )
