@@ -31,7 +31,7 @@ async def test_a_sample_of_the_bytes_and_the_memory() -> None:
 
 
 @pytest.mark.skipif(not EXAMPLES, reason="minutes of measuring: make test-faults")
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1800)
 @pytest.mark.parametrize("word", TRANSPORTS)
 async def test_three_loads_that_were_not_measured(word: str) -> None:
     wrong: list[list[str]] = []
