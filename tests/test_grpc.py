@@ -71,7 +71,8 @@ async def test_malformed_protobuf_is_invalid_argument_in_our_words(address: str,
                 continue
             shape = channel.unary_stream if method.server_streaming else channel.unary_unary
             found = await status_of(shape(path)(data))
-            expected = ("INVALID_ARGUMENT", "invalid_request", f"This is not a {method.input_type.full_name}.")
+            words = f"This is not a {method.input_type.full_name}; send a message that chat.proto describes."
+            expected = ("INVALID_ARGUMENT", "invalid_request", words)
             assert found == expected, method.name
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import selectors
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
@@ -35,12 +36,10 @@ WORDS = ("ndjson", "grpc")
 # A token comes when the one before has passed a planted delay.
 RATE = 12.0
 TOKENS = 7
-LEAST_ROUNDS, MOST_ROUNDS = 4, 30
+LEAST_ROUNDS, MOST_ROUNDS = 8, 30
 PLANTED = {"PYTHONPATH": str(Path(__file__).parent / "planted_delays")}
 
 Key = TypeVar("Key")
-
-pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 
 @dataclass(slots=True)
@@ -80,6 +79,7 @@ async def lanes() -> AsyncIterator[dict[str, dict[str, RunningLane]]]:
         yield {"plain": plain, "slow commit": slow}
 
 
+@pytest.mark.asyncio(loop_scope="module")
 async def test_a_delay_of_50_ms_is_booked_on_its_own_hop(lanes: dict[str, dict[str, RunningLane]]) -> None:
     delay_s = DELAY_MS / 1000
     lines = {
@@ -159,8 +159,18 @@ HANDSHAKE_S, LINE_S = 0.03, 0.02
 FIRST = 1
 
 
-async def test_what_is_planted_in_a_chain_returns_in_its_own_column() -> None:
+def exact_timers() -> asyncio.AbstractEventLoop:
+    """A loop on select(), whose time-out has microseconds. That of epoll has milliseconds, so each delay of a line is longer."""
+    return asyncio.SelectorEventLoop(selectors.SelectSelector())
+
+
+def test_what_is_planted_in_a_chain_returns_in_its_own_column() -> None:
     """All at once, each with an amount of its own: a handshake, a bandwidth, a slow store of long messages, a longer line."""
+    with asyncio.Runner(loop_factory=exact_timers) as runner:
+        runner.run(_check_columns())
+
+
+async def _check_columns() -> None:
     usual = ChainSpec(
         turns=CHAIN_TURNS,
         question_bytes=QUESTION_BYTES,

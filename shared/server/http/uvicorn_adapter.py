@@ -257,7 +257,7 @@ class HttpProtocol(HttpToolsProtocol):
     def _linger(self) -> None:
         """Close this side, and drop what the client still sends until it closes its own side or the time is over."""
         self._over = True
-        if self.transport.can_write_eof():
+        if self.transport.can_write_eof() and not self.transport.is_closing():
             self.transport.write_eof()
         self._unset_keepalive_if_required()
         self._head.cancel()
@@ -395,14 +395,19 @@ class _Request:
     async def _send(self, message: Any) -> None:
         """Send; a connection that closes before the request has been read is closed by ``HttpProtocol`` and not by uvicorn."""
         cycle = self._cycle
-        if message["type"] != "http.response.start":
-            await cycle.send(message)
-            return
-        if cycle.waiting_for_100_continue:
+        begins = message["type"] == "http.response.start"
+        if begins and cycle.waiting_for_100_continue:
             # The client may send the body or not, so the next bytes cannot be told from a request.
             cycle.keep_alive = False
-        await cycle.send(message)
-        if not cycle.keep_alive and cycle.more_body:
+        try:
+            await cycle.send(message)
+        except RuntimeError:
+            # uvloop raises it for a write on a connection that was closed a moment before: the client has left.
+            if not cycle.transport.is_closing():
+                raise
+            cycle.disconnected = True
+            return
+        if begins and not cycle.keep_alive and cycle.more_body:
             cycle.keep_alive = self._connection.lingers = True
 
     async def _send_close_delimited(self, message: Any) -> None:
