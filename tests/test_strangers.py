@@ -14,6 +14,7 @@ import pytest
 from compare.lines.programs import free_port
 from protocols import TRANSPORTS
 from shared.client.protocol import ChatClient, Item, Lost, Reconnected, collect
+from shared.client.strangers import stranger_at
 from shared.errors import ChatError, ConnectionLost, NotOurServer
 from shared.events import Chunk, TurnCompleted
 from tests.conftest import WORDS, Servers
@@ -121,6 +122,17 @@ async def test_a_stranger_is_named_at_once(word: str, kind: str) -> None:
         error = await refused(word, address)
     assert address in error.message
     assert re.search(named, error.message), error.message
+
+
+async def test_a_program_that_says_nothing_is_not_named() -> None:
+    """A server that stands still looks like this. Nothing tells whether it speaks TLS."""
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while await reader.read(65_536):
+            pass
+
+    async with listening(answer) as address:
+        assert await stranger_at(address, "sse") is None
 
 
 @pytest.mark.parametrize("word", [word for word in WORDS if TRANSPORTS[word].scheme == "http"])

@@ -85,13 +85,9 @@ class _Wanted:
 async def _without_tls(there: _There, wanted: _Wanted) -> str | None:
     """What answers a client that speaks no TLS."""
     said = await _said(there, None)
-    if not said:
-        # Many TLS servers close a connection without TLS and send nothing. The certificate is not checked here.
-        anyone = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-        anyone.check_hostname, anyone.verify_mode = False, ssl.CERT_NONE
-        with contextlib.suppress(OSError):
-            await _said(there, anyone)
-            return _EXPECTS_TLS
+    if not said and await _speaks_tls(there):
+        # Many TLS servers close a connection without TLS and send nothing.
+        return _EXPECTS_TLS
     return _named(said, wanted, there.port)
 
 
@@ -109,6 +105,20 @@ async def _with_tls(there: _There, wanted: _Wanted, tls: ssl.SSLContext) -> str 
     except OSError:
         plain = await _said(there, None)
         return _SPEAKS_NO_TLS if plain and not plain.startswith(_TLS_ALERT) else None
+
+
+async def _speaks_tls(there: _There) -> bool:
+    """Whether a handshake succeeds in time. The certificate is not checked."""
+    anyone = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    anyone.check_hostname, anyone.verify_mode = False, ssl.CERT_NONE
+    try:
+        async with asyncio.timeout(_LOOK_S):
+            _, writer = await asyncio.open_connection(there.host, there.port, ssl=anyone)
+    except OSError:
+        # TimeoutError is one of them: a program that says nothing at all may be any program.
+        return False
+    writer.transport.abort()
+    return True
 
 
 async def _said(there: _There, tls: ssl.SSLContext | None) -> bytes:
