@@ -1,4 +1,8 @@
-"""``python -m compare diff A B``: two runs side by side; a change is named only where the intervals do not overlap."""
+"""``python -m compare diff A B``: two runs side by side.
+
+A change is named only where the intervals do not overlap and the difference is as large as the report's verdicts ask for.
+The intervals are those of the rounds of one run: another hour of the same machine may lie outside them.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +17,7 @@ from rich.table import Table
 
 from compare.measuring.metrics import METRICS
 from compare.measuring.statistics import ENOUGH_ROUNDS, Figure, differ
-from compare.measuring.verdicts import median_with_interval
+from compare.measuring.verdicts import matters, median_with_interval
 from compare.showing.results import Results, read
 
 
@@ -42,7 +46,7 @@ def show(console: Console, before: Results, after: Results, *, everything: bool)
         console.print(
             "One of them is a quick run: experiments of the same name are not of the same size.", soft_wrap=True
         )
-    compared = changed = 0
+    compared = apart = changed = 0
     for name, experiment in after.experiments.items():
         other = before.experiments.get(name)
         if other is None:
@@ -57,15 +61,20 @@ def show(console: Console, before: Results, after: Results, *, everything: bool)
                 if then is None:
                     continue
                 compared += 1
-                changed += differ(then, now)
-                if everything or differ(then, now):
+                apart += differ(then, now)
+                changed += matters(METRICS[metric], then, now)
+                if everything or matters(METRICS[metric], then, now):
                     table.add_row(lane, *_row(metric, then, now))
         if table.row_count:
             console.print(table)
     for name in before.experiments:
         if name not in after.experiments:
             console.print(f"{name}: only in the first", markup=False)
-    console.print(f"{compared} figures compared, {changed} differ; for the rest no difference was found.")
+    console.print(
+        f"{compared} figures compared, {changed} differ by as much as matters; of the others the intervals of"
+        f" {compared - apart} overlap.",
+        soft_wrap=True,
+    )
 
 
 def _row(metric: str, then: Figure, now: Figure) -> tuple[str, ...]:
@@ -76,11 +85,13 @@ def _row(metric: str, then: Figure, now: Figure) -> tuple[str, ...]:
 
 
 def judge(metric: str, before: Figure, after: Figure) -> str:
-    """One of: better, worse, changed, no difference found, too few rounds."""
+    """One of: better, worse, changed, no difference found, no difference that matters, too few rounds."""
     if min(before.n, after.n) < ENOUGH_ROUNDS:
         return "too few rounds"
     if not differ(before, after):
         return "no difference found"
+    if not matters(METRICS[metric], before, after):
+        return "no difference that matters"
     better = METRICS[metric].better
     if better == "neither":
         return "changed"
