@@ -29,7 +29,7 @@ from protocols import processes
 _SERVERS = tuple(
     f"protocols.{folder}.server" for folder in ("http_rest", "streamable_http", "sse", "websocket", "grpc")
 )
-# Modules that a server imports when it starts.
+# Modules that a server imports when it starts. One whose optional library is not installed is left out.
 _MODULES = (
     *_SERVERS,
     *("protocols.grpc.web", "shared.images.offline", "shared.llm.offline", "shared.store.sqlite.store"),
@@ -233,7 +233,8 @@ def _main(descriptor: int) -> int:
     os.dup2(nowhere, 1)
     os.close(nowhere)
     for module in _MODULES:
-        importlib.import_module(module)
+        with contextlib.suppress(ModuleNotFoundError):
+            importlib.import_module(module)
     gc.collect()
     gc.freeze()
     try:
