@@ -274,7 +274,7 @@ async def run(words: Sequence[str], count: int, seconds: float, kill_every_s: fl
                 while time.monotonic() < until_s:
                     await asyncio.sleep(_TELL_S)
                     tick(f"turns {score.turns}, nodes killed {score.kills}, failovers {score.failovers}", _TELL_S)
-                tick("no new turns; the last ones go on to their ends", 0.1)
+            console.print("no new turns; the running ones go on to their ends")
 
         kills = kill_until(until_s, kill_every_s, made, score)
         await asyncio.gather(kills, tell(), *(ask_until(word) for word in words for _ in range(2)))

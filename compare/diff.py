@@ -46,7 +46,7 @@ def show(console: Console, before: Results, after: Results, *, everything: bool)
         console.print(
             "One of them is a quick run: experiments of the same name are not of the same size.", soft_wrap=True
         )
-    compared = apart = changed = 0
+    compared = few = apart = changed = 0
     for name, experiment in after.experiments.items():
         other = before.experiments.get(name)
         if other is None:
@@ -61,6 +61,7 @@ def show(console: Console, before: Results, after: Results, *, everything: bool)
                 if then is None:
                     continue
                 compared += 1
+                few += min(then.n, now.n) < ENOUGH_ROUNDS
                 apart += differ(then, now)
                 changed += matters(METRICS[metric], then, now)
                 if everything or matters(METRICS[metric], then, now):
@@ -71,8 +72,8 @@ def show(console: Console, before: Results, after: Results, *, everything: bool)
         if name not in after.experiments:
             console.print(f"{name}: only in the first", markup=False)
     console.print(
-        f"{compared} figures compared, {changed} differ by as much as matters; of the others the intervals of"
-        f" {compared - apart} overlap.",
+        f"{compared} figures compared, {changed} differ by as much as matters, {apart - changed} by less; the intervals of"
+        f" {compared - apart - few} overlap; {few} have too few rounds to tell ({ENOUGH_ROUNDS} are the least).",
         soft_wrap=True,
     )
 

@@ -26,7 +26,7 @@ OnLine = Callable[[str, bytes], None]
 
 
 class RunningProcess(Protocol):
-    """What is used of ``asyncio.subprocess.Process``, which is how a server is started, and of a forked server."""
+    """A server's process: the part of ``asyncio.subprocess.Process`` that is used here, which a forked server has too."""
 
     pid: int
 

@@ -54,6 +54,12 @@ def figure(values: Sequence[float], seed: int = 1) -> Figure | None:
     return Figure(middle, low, high, len(values), max(values))
 
 
+def median_with_range(values: Sequence[float], digits: int) -> str:
+    """The median of at least one value, and in brackets the lowest and the highest."""
+    middle = f"{statistics.median(values):,.{digits}f}"
+    return middle if len(values) == 1 else f"{middle} ({min(values):,.{digits}f}–{max(values):,.{digits}f})"
+
+
 def differ(a: Figure, b: Figure) -> bool:
     """Whether the two intervals do not overlap; False when one figure has fewer than six rounds."""
     return min(a.n, b.n) >= ENOUGH_ROUNDS and (a.high < b.low or b.high < a.low)

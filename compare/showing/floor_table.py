@@ -18,6 +18,7 @@ from compare.measuring.floors.plan import (
     SideResult,
     ratio_to,
 )
+from compare.measuring.statistics import median_with_range
 
 # The unit of a row, and its title with the plan's values in it.
 _TITLES = {
@@ -90,10 +91,7 @@ def _cells(result: SideResult, floor: SideResult | None) -> list[str]:
 
 
 def _range(values: Sequence[float], digits: int) -> str:
-    if not values:
-        return "not measured here"
-    middle = f"{statistics.median(values):,.{digits}f}"
-    return middle if len(values) == 1 else f"{middle} ({min(values):,.{digits}f}–{max(values):,.{digits}f})"
+    return median_with_range(values, digits) if values else "not measured here"
 
 
 def _met(result: SideResult, ratio: float | None) -> str:

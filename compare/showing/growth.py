@@ -12,7 +12,7 @@ from rich.table import Table
 
 from compare.measuring.floors.scale.plan import WHAT, GrowthLine
 from compare.measuring.verdicts import number
-from compare.showing.page import LANE_COLOURS
+from compare.showing.page import lane_rules
 
 _WIDTH, _HEIGHT, _LEFT, _RIGHT, _TOP, _BOTTOM = 640.0, 330.0, 70.0, 170.0, 40.0, 46.0
 _LABEL = 15.0
@@ -88,9 +88,7 @@ def growth_picture(axis: str, figure: str, lines: Sequence[GrowthLine]) -> str:
 
 
 def _style(lanes: Iterable[str]) -> str:
-    colours = {lane: LANE_COLOURS.get(lane) or LANE_COLOURS[lane.partition("-")[0]] for lane in sorted(lanes)}
-    light = "".join(f".{lane}{{stroke:{colour[0]}}}" for lane, colour in colours.items())
-    dark = "".join(f".{lane}{{stroke:{colour[1]}}}" for lane, colour in colours.items())
+    light, dark = lane_rules(sorted(lanes), "stroke")
     return (
         "text{font:12px system-ui,sans-serif;fill:#1d2430}.t{font-weight:600;font-size:14px}.m{text-anchor:middle;fill:#5b6675}"
         ".v{text-anchor:end;fill:#5b6675}.a{stroke:#d8dee7}.b{fill:#fff}.c{fill:none;stroke-width:2}.floor{stroke-dasharray:5 4}"

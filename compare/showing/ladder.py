@@ -8,7 +8,7 @@ from html import escape
 from compare.measuring.ladder import PHASES
 from compare.measuring.statistics import Figure
 from compare.measuring.verdicts import number
-from compare.showing.page import LANE_COLOURS
+from compare.showing.page import lane_rules
 from compare.showing.plots import round_ticks
 from compare.showing.results import Results
 
@@ -93,9 +93,7 @@ def _legend(lanes: Mapping[str, Mapping[str, float]]) -> list[str]:
 
 
 def _style(lanes: list[str]) -> str:
-    colours = {lane: LANE_COLOURS.get(lane, LANE_COLOURS[lane.partition("-")[0]]) for lane in lanes}
-    light = "".join(f".{lane}{{fill:{colour[0]}}}" for lane, colour in colours.items())
-    dark = "".join(f".{lane}{{fill:{colour[1]}}}" for lane, colour in colours.items())
+    light, dark = lane_rules(lanes, "fill")
     return (
         "text{font:12px system-ui,sans-serif;fill:#1d2430}.t{font-weight:600;font-size:14px}.m{text-anchor:middle;fill:#5b6675}"
         ".e{text-anchor:end}.a{stroke:#d8dee7}.b{fill:#fff}.k{fill:#1d2430}"

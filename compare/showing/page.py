@@ -54,6 +54,16 @@ LANE_COLOURS = _lane_colours()
 _GUIDE_JS = (files("shared") / "web" / "guide.js").read_text(encoding="utf-8").replace("export ", "")
 
 
+def lane_rules(lanes: Iterable[str], attribute: str) -> tuple[str, str]:
+    """CSS rules that give each lane's class its colour: for a light page, and for a dark page.
+
+    A lane without a colour of its own, such as ``ndjson-h2``, has that of its transport. ``attribute``: ``fill`` or ``stroke``.
+    """
+    colours = {lane: LANE_COLOURS.get(lane) or LANE_COLOURS[lane.partition("-")[0]] for lane in lanes}
+    light, dark = ("".join(f".{lane}{{{attribute}:{pair[page]}}}" for lane, pair in colours.items()) for page in (0, 1))
+    return light, dark
+
+
 def page(results: Results, when: str, guide: Guide, turns: Sequence[TurnRecord], beside: Sequence[Section] = ()) -> str:
     """The page, from the templates and the run's data; ``when`` is its first line, ``beside`` are further sections."""
     data = {

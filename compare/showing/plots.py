@@ -6,11 +6,10 @@ import math
 from collections.abc import Mapping, Sequence
 from html import escape
 
-from compare.measuring.lanes import ALL_LANES
 from compare.measuring.metrics import METRICS
 from compare.measuring.statistics import Figure
 from compare.measuring.verdicts import number
-from compare.showing.page import LANE_COLOURS
+from compare.showing.page import lane_rules
 from compare.showing.results import Results
 
 # The cells that are drawn, as the report has them; the first experiment of each row that was measured.
@@ -75,14 +74,8 @@ def bars(title: str, figures: Mapping[str, Figure], unit: str) -> str:
     )
 
 
-def _colours(lane: str) -> tuple[str, str]:
-    """The lane's colours, or those of its transport's usual lane."""
-    return LANE_COLOURS.get(lane) or LANE_COLOURS[ALL_LANES[lane].word]
-
-
 def _style(lanes: Sequence[str]) -> str:
-    light = "".join(f".{lane}{{fill:{_colours(lane)[0]}}}" for lane in lanes)
-    dark = "".join(f".{lane}{{fill:{_colours(lane)[1]}}}" for lane in lanes)
+    light, dark = lane_rules(lanes, "fill")
     return (
         "text{font:12px system-ui,sans-serif;fill:#1d2430}.t{font-weight:600;font-size:14px}.m{text-anchor:middle;fill:#5b6675}"
         ".e{text-anchor:end}.a{stroke:#d8dee7}.i{stroke:#1d2430;stroke-width:1.6}.b{fill:#fff}"

@@ -15,7 +15,7 @@ _MAX_BYTES = 32 * 1024 * 1024
 
 
 class EndedTurns:
-    """Keeps each turn for a minute, and at most 32 MiB of events; the oldest go first."""
+    """Keeps each turn for a minute, and at most 32 MiB of events and pictures; the oldest go first."""
 
     def __init__(self) -> None:
         self._turns: dict[str, tuple[RunningTurn, int, float]] = {}
@@ -23,7 +23,9 @@ class EndedTurns:
 
     def add(self, turn: RunningTurn) -> None:
         """Keep a turn whose terminal event is committed."""
-        size = sum(len(record.stored) for record in turn.turn_log.records)
+        # A record refers to the bytes of its picture and does not hold them.
+        pictures = sum(len(image.data) for image in turn.images)
+        size = pictures + sum(len(record.stored) for record in turn.turn_log.records)
         self._turns[turn.turn_id] = (turn, size, time.monotonic())
         self._bytes += size
         while self._bytes > _MAX_BYTES:

@@ -71,6 +71,7 @@ class Producer:
             # until the garbage collector runs.
             error = refusal.with_traceback(None)
         except Exception as failure:
+            # Whatever a provider's library raises, the turn gets its terminal event.
             if self._dependencies.trace.text:
                 self._dependencies.logger.exception("model failed", turn=turn.turn_id)
             else:

@@ -22,8 +22,8 @@ new MutationObserver(complete).observe(api, { childList: true, subtree: true });
 SwaggerUIBundle({
   domNode: api,
   url: "/openapi.json",
-  // With it, each operation is a button with a link inside, which a keyboard cannot reach.
+  // With deep links, each operation is a button with a link inside, which a keyboard cannot reach.
   deepLinking: false,
-  // Its colours are too pale to read.
+  // The colours of the highlighted code are too pale to read.
   syntaxHighlight: false,
 });

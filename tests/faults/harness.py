@@ -132,7 +132,7 @@ class Plan:
 
 @dataclass
 class Shown:
-    """What was shown of one turn, in order. A turn that is read on through another client stays one ``Shown``.
+    """The events of one turn that a client was shown, in order. A turn that another client reads on stays one ``Shown``.
 
     ``rewound``: how many events were shown and then taken back, because no store has them.
     """

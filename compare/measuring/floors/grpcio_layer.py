@@ -6,6 +6,7 @@ import statistics
 from collections.abc import Iterable
 
 from compare.measuring.floors.plan import ENOUGH_ROUNDS, SideResult
+from compare.measuring.statistics import median_with_range
 
 
 def grpcio_layer(results: Iterable[SideResult]) -> list[str]:
@@ -22,7 +23,8 @@ def grpcio_layer(results: Iterable[SideResult]) -> list[str]:
         library, plain = found.get(("grpc", side)), found.get(("grpc-asgi", side))
         if not library or not plain:
             continue
-        both = f"gRPC on {side}, CPU an event: {_range(library)} µs on grpcio, {_range(plain)} µs with the same servicer on uvicorn"
+        costs = median_with_range(library, 1), median_with_range(plain, 1)
+        both = f"gRPC on {side}, CPU an event: {costs[0]} µs on grpcio, {costs[1]} µs with the same servicer on uvicorn"
         if min(len(library), len(plain)) < ENOUGH_ROUNDS:
             said.append(f"{both}. A claim needs {ENOUGH_ROUNDS} rounds of both.")
             continue
@@ -40,11 +42,7 @@ def grpcio_layer(results: Iterable[SideResult]) -> list[str]:
         bare = found.get(("grpc", "floor"))
         if bare and len(bare) >= ENOUGH_ROUNDS and min(bare) > max(plain):
             said.append(
-                f"A bare grpc.aio server without any chat costs {_range(bare)} µs, more than the whole chat on uvicorn."
+                f"A bare grpc.aio server without any chat costs {median_with_range(bare, 1)} µs,"
+                " more than the whole chat on uvicorn."
             )
     return said
-
-
-def _range(values: list[float]) -> str:
-    middle = f"{statistics.median(values):.1f}"
-    return middle if len(values) == 1 else f"{middle} ({min(values):.1f}–{max(values):.1f})"

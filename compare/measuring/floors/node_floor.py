@@ -19,7 +19,8 @@ from typing import Any
 
 import msgspec
 
-from compare.measuring.floors.plan import STREAMING, Side
+from compare.measuring.floors.floor_process import floor_process
+from compare.measuring.floors.plan import NODE, STREAMING, Side
 from compare.measuring.floors.servers.asgi import websocket_messages, written
 from compare.measuring.floors.servers.script import AT, ScriptOptions, events, options
 from protocols.grpc.convert import to_event_message
@@ -71,23 +72,9 @@ async def node_server(word: str, *arguments: str) -> AsyncIterator[Side]:
         raise RuntimeError(f"there is no floor of {word} in Node")
     folder = await asyncio.to_thread(node_folder)
     _, script = options("node", list(arguments))
-    process = await asyncio.create_subprocess_exec(
-        "node", "server.js", cwd=folder, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE
-    )
-    assert process.stdin is not None and process.stdout is not None
-    try:
-        process.stdin.write(msgspec.json.encode(_turn(word, script)))
-        with contextlib.suppress(ConnectionError):
-            await process.stdin.drain()
-        process.stdin.close()
-        address = (await process.stdout.readline()).decode().strip()
-        if not address:
-            raise RuntimeError(f"the floor of {word} in Node did not start")
-        yield Side("node", word, address, process.pid)
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            process.kill()
-        await process.wait()
+    given = msgspec.json.encode(_turn(word, script))
+    async with floor_process(("node", "server.js"), NODE, word, given=given, folder=folder) as side:
+        yield side
 
 
 def _turn(word: str, script: ScriptOptions) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from typing import Any
 
 import msgspec
 
+from compare.measuring.floors.floor_process import floor_process
 from compare.measuring.floors.further import FURTHER, request_of
 from compare.measuring.floors.load.job import Job, Result
 from compare.measuring.floors.node_floor import node_server
@@ -31,19 +32,8 @@ _LOAD_TRIES = 2
 async def floor_server(word: str, *arguments: str) -> AsyncIterator[Side]:
     """A running floor. Raises RuntimeError when it does not start."""
     module = (f"{_SERVERS}.bare_grpc",) if word == "grpc" else (f"{_SERVERS}.asgi", "--wire", word)
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", *module, *arguments, stdout=asyncio.subprocess.PIPE
-    )
-    assert process.stdout is not None
-    try:
-        address = (await process.stdout.readline()).decode().strip()
-        if not address:
-            raise RuntimeError(f"the floor of {word} did not start")
-        yield Side("floor", word, address, process.pid)
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            process.kill()
-        await process.wait()
+    async with floor_process((sys.executable, "-m", *module, *arguments), "floor", word) as side:
+        yield side
 
 
 @asynccontextmanager
