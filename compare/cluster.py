@@ -24,8 +24,9 @@ from rich.console import Console
 
 from compare.lines.balancer import balancer
 from compare.showing.progress import progress
-from compare.valkey import Replicated, free_port
+from compare.valkey import Replicated
 from protocols import TRANSPORTS
+from protocols.ports import free_port
 from protocols.processes import Server, serving
 from shared.client.protocol import Rewound
 from shared.errors import ChatError, ConnectionLost

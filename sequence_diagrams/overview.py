@@ -17,6 +17,7 @@ from pathlib import Path
 from compare.showing.page import LANE_COLOURS
 from compare.showing.plots import round_ticks
 from protocols import TRANSPORTS
+from protocols.ports import free_port
 from protocols.processes import Server, serving
 from shared.client.protocol import Ask, ChatClient, Lost, Reconnected
 from shared.events import TERMINAL, Chunk
@@ -127,7 +128,7 @@ async def _stage(word: str) -> AsyncIterator[Stage]:
     with tempfile.TemporaryDirectory() as folder:
         env = {**SETTINGS, "STORE_URL": f"sqlite:///{folder}/chat.db"}
         async with contextlib.AsyncExitStack() as stack:
-            server = await stack.enter_async_context(serving(word, env=env))
+            server = await stack.enter_async_context(serving(word, port=free_port(), env=env))
             client = await stack.enter_async_context(TRANSPORTS[word].client(server.address))
             yield Stage(word, server, client, stack, env)
 

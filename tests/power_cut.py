@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, closing
 from pathlib import Path
 
+from protocols.ports import free_port
 from protocols.processes import Server, serving
 from tests.conftest import FAST
 
@@ -19,18 +20,17 @@ class Machine:
         self.servers: dict[str, Server] = {}
         self._store = store
         self._kept = store.with_name("kept.db")
-        self._ports = ports
+        self._ports = {word: port or free_port() for word, port in ports.items()}
         self._env = {**FAST, "STORE_URL": f"sqlite:///{store}", **env}
         self._stack = stack
 
     async def start(self) -> None:
-        """Start the servers, each on its port, which is any free one (0) at first."""
+        """Start the servers, each on its port."""
         starting = [
             self._stack.enter_async_context(serving(word, port=port, env=self._env))
             for word, port in self._ports.items()
         ]
         self.servers = dict(zip(self._ports, await asyncio.gather(*starting), strict=True))
-        self._ports = {word: int(server.address.rpartition(":")[2]) for word, server in self.servers.items()}
 
     def remember(self) -> None:
         """Copy the committed store."""

@@ -13,7 +13,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from compare.lines.programs import free_port
+from protocols.ports import free_port
 from tests.conftest import KEY, MakeServers, Servers, until
 from tests.event_streams import events_of, whole_events
 from tests.parts import part

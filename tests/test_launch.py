@@ -11,13 +11,14 @@ import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import ExitStack, asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from protocols import TRANSPORTS
+from protocols.ports import free_ports_in_a_row
 from shared.events import TurnCompleted, TurnInterrupted
 from shared.reply import Reply
 from tests.conftest import FAST, WORDS, until
@@ -87,19 +88,6 @@ def ended(process: subprocess.Popen[str], number: int) -> tuple[int, float, str]
     process.send_signal(number)
     _, said = process.communicate(timeout=30)
     return process.returncode, time.monotonic() - begun, said
-
-
-def free_ports(count: int) -> int:
-    """The first of ``count`` free ports in a row."""
-    for base in range(21_000 + os.getpid() % 5_000, 60_000, count):
-        with ExitStack() as stack:
-            try:
-                for port in range(base, base + count):
-                    stack.enter_context(socket.socket()).bind(("127.0.0.1", port))
-            except OSError:
-                continue
-            return base
-    raise AssertionError("no free ports")
 
 
 @pytest.mark.parametrize(("word", "way", "folder"), STARTS)
@@ -223,7 +211,7 @@ async def test_sigterm_lets_a_running_turn_finish(word: str, tmp_path: Path) -> 
 
 @contextmanager
 def all_five(tmp: Path) -> Iterator[tuple[subprocess.Popen[str], dict[str, int]]]:
-    base = free_ports(len(WORDS))
+    base = free_ports_in_a_row(len(WORDS))
     command = ["-m", "protocols", "serve", "all", "--port-base", str(base)]
     with started(command, cwd=tmp, env=environment(tmp)) as process:
         entries = [listening(process) for _ in WORDS]
@@ -276,7 +264,7 @@ def test_serve_all_forks_before_there_is_a_thread() -> None:
 
 
 def test_serve_all_refuses_when_one_cannot_start(tmp_path: Path) -> None:
-    base = free_ports(len(WORDS))
+    base = free_ports_in_a_row(len(WORDS))
     with socket.create_server(("127.0.0.1", base + 2)):
         done = subprocess.run(
             [sys.executable, "-m", "protocols", "serve", "all", "--port-base", str(base)],

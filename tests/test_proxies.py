@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from compare.lines.programs import free_port
 from compare.probing.planted.readmes import readme_config
 from protocols import TRANSPORTS
+from protocols.ports import free_port
 from shared.client.protocol import Item
 from shared.events import Chunk, TurnCompleted
 from shared.reply import Reply

@@ -14,9 +14,9 @@ from typing import Any
 
 import pytest
 
-from compare.lines.programs import free_port
 from protocols import TRANSPORTS
 from protocols.grpc import chat_pb2 as pb
+from protocols.ports import free_port
 from shared.events import Chunk
 from shared.llm.model import ContextMessage
 from shared.llm.offline_reply import reply_tokens

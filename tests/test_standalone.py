@@ -8,7 +8,6 @@ import contextlib
 import json
 import os
 import shutil
-import socket
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -19,6 +18,7 @@ from websockets.asyncio.client import connect
 from websockets.asyncio.server import ServerConnection, serve
 
 from protocols import TRANSPORTS
+from protocols.ports import free_port
 
 ROOT = Path(__file__).resolve().parents[1]
 WORDS = tuple(TRANSPORTS)
@@ -56,12 +56,6 @@ def change(file: Path, old: str, new: str) -> Path:
 def copy(word: str, tmp_path: Path) -> Path:
     """The file alone in a folder."""
     return Path(shutil.copy(ROOT / "protocols" / TRANSPORTS[word].folder / "standalone.py", tmp_path))
-
-
-def free_port() -> str:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return str(sock.getsockname()[1])
 
 
 @asynccontextmanager
@@ -113,12 +107,12 @@ def test_it_is_one_short_file(copy: Path) -> None:
 
 
 async def test_both_in_one(copy: Path) -> None:
-    status, out, err = await run(copy, free_port())
+    status, out, err = await run(copy, str(free_port()))
     assert (status, out.rstrip("\n"), err) == (0, REPLY.format("hello"), "")
 
 
 async def test_serve_and_ask(copy: Path) -> None:
-    port = free_port()
+    port = str(free_port())
     async with running(copy, port, "serve"):
         await listening(port)
         status, out, err = await run(copy, port, "ask", "grüße 🏳️‍🌈")
@@ -126,7 +120,7 @@ async def test_serve_and_ask(copy: Path) -> None:
 
 
 async def test_a_server_that_dies_is_not_the_end_of_the_reply(word: str, copy: Path) -> None:
-    port = free_port()
+    port = str(free_port())
     async with running(copy, port, "serve") as server:
         await listening(port)
         async with running(copy, port, "ask", "x") as client:
@@ -143,7 +137,7 @@ async def test_a_server_that_dies_is_not_the_end_of_the_reply(word: str, copy: P
 
 async def test_a_refusal(copy: Path) -> None:
     """An invalid request is refused before the model is asked."""
-    port = free_port()
+    port = str(free_port())
     async with running(copy, port, "serve"):
         await listening(port)
         status, out, err = await run(copy, port, "ask", "")
@@ -155,7 +149,7 @@ async def test_a_refusal(copy: Path) -> None:
 async def test_a_model_that_raises_is_a_failure_for_the_client_and_a_traceback_in_the_log(
     word: str, failing: Path
 ) -> None:
-    port = free_port()
+    port = str(free_port())
     async with running(failing, port, "serve") as server:
         await listening(port)
         async with asyncio.timeout(20):
@@ -173,7 +167,7 @@ async def test_a_model_that_raises_is_a_failure_for_the_client_and_a_traceback_i
 
 async def test_a_model_that_raises_ends_the_program_that_is_both(failing: Path) -> None:
     async with asyncio.timeout(20):
-        status, _, err = await run(failing, free_port())
+        status, _, err = await run(failing, str(free_port()))
     assert status == 1
     assert "CancelledError" not in err
     assert "never retrieved" not in err
@@ -181,7 +175,7 @@ async def test_a_model_that_raises_ends_the_program_that_is_both(failing: Path) 
 
 async def test_a_client_that_leaves_is_no_fault(word: str, lasting: Path) -> None:
     """The reply is stopped (REST's goes on), nothing is logged, and the next client is served."""
-    port = free_port()
+    port = str(free_port())
     async with running(lasting, port, "serve") as server:
         assert server.stderr is not None
         await listening(port)
@@ -206,7 +200,7 @@ async def test_a_connection_that_closes_before_its_first_frame_is_a_cut(copy: Pa
     async def close(socket: ServerConnection) -> None:
         """Close cleanly, without a message."""
 
-    port = free_port()
+    port = str(free_port())
     async with serve(close, "127.0.0.1", int(port)):
         status, _, err = await run(copy, port, "ask", "x")
     assert (status, err.strip()) == (1, "the reply is not whole: cut")
@@ -215,7 +209,7 @@ async def test_a_connection_that_closes_before_its_first_frame_is_a_cut(copy: Pa
 @pytest.mark.parametrize("word", ["websocket"])
 async def test_stop_is_always_answered(lasting: Path) -> None:
     """A stop right after the question is answered, too. Then the connection accepts the next question."""
-    port = free_port()
+    port = str(free_port())
     async with running(lasting, port, "serve"):
         await listening(port)
         async with connect(f"ws://127.0.0.1:{port}", proxy=None) as client, asyncio.timeout(20):

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from compare.lines.programs import free_port
 from protocols import TRANSPORTS
+from protocols.ports import free_port
 from shared.client.protocol import ChatClient, Item, Lost, Reconnected, collect
 from shared.client.strangers import stranger_at
 from shared.errors import ChatError, ConnectionLost, NotOurServer

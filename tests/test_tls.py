@@ -6,7 +6,6 @@ import asyncio
 import json
 import os
 import re
-import socket
 import ssl
 import stat
 import subprocess
@@ -22,6 +21,7 @@ import trustme
 from compare import relay as relay_command
 from compare.lines.relay import Relay
 from protocols import TRANSPORTS, certs
+from protocols.ports import free_ports_in_a_row
 from protocols.processes import serving
 from shared.client.protocol import collect
 from shared.config import Settings
@@ -342,9 +342,7 @@ async def test_the_demo_runs_over_tls(tmp_path: Path) -> None:
 @asynccontextmanager
 async def _all_five(env: dict[str, str]) -> AsyncIterator[list[str]]:
     """``serve all`` on free ports; the lines with which the servers begin."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        base = probe.getsockname()[1]
+    base = free_ports_in_a_row(len(WORDS))
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "protocols", "serve", "all", "--port-base", str(base), cwd=ROOT, env={**os.environ, **env},
         stderr=asyncio.subprocess.PIPE, limit=2**20,

@@ -15,7 +15,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from itertools import cycle
 from pathlib import Path
 
-from compare.valkey import free_port
+from protocols.ports import free_port
 
 _START_S = 20.0
 _READ_BYTES = 64 * 1024

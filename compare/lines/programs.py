@@ -84,14 +84,6 @@ def program(name: str) -> str | None:
     return shutil.which(name) or shutil.which(name, path=_FOLDERS)
 
 
-def free_port() -> int:
-    """A TCP port on which no program listens now."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        port: int = sock.getsockname()[1]
-        return port
-
-
 @contextlib.contextmanager
 def reserved_port() -> Iterator[int]:
     """A TCP port for a listener of this block, which no other block in any process gets meanwhile.

@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import shutil
-import socket
 import tempfile
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
+
+from protocols.ports import free_port
 
 CONFIGURATIONS = {
     "plain": "nginx with its defaults: it buffers answers unless they have X-Accel-Buffering: no; our streams have it.",
@@ -47,7 +48,7 @@ async def nginx(configuration: str, targets: Mapping[str, tuple[str, bool]]) -> 
     assert program is not None
     with tempfile.TemporaryDirectory(prefix="compare-nginx-") as path:
         folder = Path(path)
-        ports = dict(zip(targets, _free_ports(len(targets)), strict=True))
+        ports = {name: free_port() for name in targets}
         servers = "\n".join(_server(configuration, ports[name], *targets[name]) for name in targets)
         paths = "\n".join(
             f"{module}_temp_path {folder}/{module};" for module in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
@@ -84,12 +85,6 @@ def _server(configuration: str, port: int, address: str, grpc: bool) -> str:
         f"location / {{ proxy_pass http://{address}; proxy_http_version 1.1; proxy_set_header Host {address};"
         " proxy_set_header Upgrade $http_upgrade; proxy_set_header Connection $connection_upgrade; } }"
     )
-
-
-def _free_ports(count: int) -> list[int]:
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
-        return [sock.getsockname()[1] for sock in sockets]
 
 
 async def _listens(process: asyncio.subprocess.Process, port: int) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import socket
 from pathlib import Path
 
 from playwright.async_api import Browser, Page, expect
@@ -82,12 +80,3 @@ async def stored(server: Server) -> list[str]:
     async with server.client() as client:
         session = (await client.list_sessions()).sessions[0]
         return [message.text for message in await client.list_messages(session.session_id) if message.role == "model"]
-
-
-def free_ports(count: int) -> list[int]:
-    """Ports on which no program listens now."""
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
-        return [one.getsockname()[1] for one in sockets]

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 from playwright.async_api import Browser, async_playwright, expect
 
+from protocols.ports import free_port
 from protocols.processes import Server, serving_all
-from tests.browser.chat import FLAGS, WORDS, free_ports
+from tests.browser.chat import FLAGS, WORDS
 from tests.parts import part
 
 
@@ -32,7 +33,7 @@ async def five(store: dict[str, str]) -> AsyncIterator[dict[str, Server]]:
     """The five servers, each of which knows the ports of the others. The gRPC server has a second port for pages."""
     part("connectrpc")
     names = (*WORDS, "grpc", "grpc_web")
-    ports = dict(zip(names, free_ports(len(names)), strict=True))
+    ports = {name: free_port() for name in names}
     env = store | {f"{name.upper()}_PORT": str(port) for name, port in ports.items()} | {"OFFLINE_TOKENS_PER_S": "25"}
     async with serving_all((*WORDS, "grpc"), env=env, ports=ports) as servers:
         yield servers
@@ -41,7 +42,7 @@ async def five(store: dict[str, str]) -> AsyncIterator[dict[str, Server]]:
 @pytest.fixture
 async def four(store: dict[str, str]) -> AsyncIterator[dict[str, Server]]:
     """The four HTTP servers, each of which knows the ports of the others."""
-    ports = dict(zip(WORDS, free_ports(len(WORDS)), strict=True))
+    ports = {word: free_port() for word in WORDS}
     env = store | {f"{word.upper()}_PORT": str(port) for word, port in ports.items()} | {"OFFLINE_TOKENS_PER_S": "25"}
     async with serving_all(WORDS, env=env, ports=ports) as servers:
         yield servers

@@ -8,8 +8,9 @@ from contextlib import asynccontextmanager
 
 from playwright.async_api import Browser, Page, expect
 
+from protocols.ports import free_port
 from protocols.processes import Server, serving_all
-from tests.browser.chat import clean, done, free_ports, open_page, said, say, shot, stored, texts
+from tests.browser.chat import clean, done, open_page, said, say, shot, stored, texts
 from tests.parts import part
 
 PATH = "/demo?wire=grpc-web"
@@ -20,7 +21,7 @@ async def both(store: dict[str, str], **env: str) -> AsyncIterator[dict[str, Ser
     """The SSE server, which gives the page, and the gRPC server."""
     part("connectrpc")
     names = ("sse", "grpc", "grpc_web")
-    ports = dict(zip(names, free_ports(len(names)), strict=True))
+    ports = {name: free_port() for name in names}
     settings = store | env | {f"{name.upper()}_PORT": str(port) for name, port in ports.items()}
     async with serving_all(("sse", "grpc"), env=settings, ports=ports) as servers:
         yield servers

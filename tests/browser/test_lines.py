@@ -13,8 +13,9 @@ from playwright.async_api import Browser, Page, Request, Route, WebSocketRoute, 
 
 from compare.lines.faults import Faults
 from compare.lines.relay import Relay
+from protocols.ports import free_port
 from protocols.processes import Server, serving
-from tests.browser.chat import FLAGS, WORDS, done, free_ports, open_page, said, say, stored, texts
+from tests.browser.chat import FLAGS, WORDS, done, open_page, said, say, stored, texts
 from tests.parts import part
 
 SLOW = {"OFFLINE_TOKENS_PER_S": "40"}
@@ -31,7 +32,7 @@ def problem(code: str, status: int) -> dict[str, Any]:
 @asynccontextmanager
 async def behind_a_relay(browser: Browser, word: str, env: dict[str, str]) -> AsyncIterator[tuple[Page, Relay, Server]]:
     """The chat page through a relay, and the server behind it."""
-    (port,) = free_ports(1)
+    port = free_port()
     origin = f"http://127.0.0.1:{port}"
     async with (
         serving(word, env=env | {"ALLOWED_ORIGINS": origin}) as server,
@@ -361,7 +362,7 @@ async def test_what_may_not_have_arrived_is_sent_again_with_its_key(browser: Bro
 
 async def test_a_page_on_plain_http_under_a_name(store: dict[str, str]) -> None:
     """On such a page the browser has no crypto.subtle, so the page computes the checksum itself."""
-    (port,) = free_ports(1)
+    port = free_port()
     origin = f"http://demo.test:{port}"
     arguments = [*FLAGS, "--host-resolver-rules=MAP demo.test 127.0.0.1"]
     async with async_playwright() as playwright, serving("sse", port=port, env=store | {"ALLOWED_ORIGINS": origin}):

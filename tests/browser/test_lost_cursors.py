@@ -8,7 +8,8 @@ from typing import Any
 
 from playwright.async_api import Browser, expect
 
-from tests.browser.chat import ARTEFACTS, WORDS, clean, done, free_ports, open_page, said, say
+from protocols.ports import free_port
+from tests.browser.chat import ARTEFACTS, WORDS, clean, done, open_page, said, say
 from tests.conftest import until
 from tests.parts import part
 from tests.power_cut import machine
@@ -65,7 +66,7 @@ async def test_the_chat_page_and_a_native_event_source(browser: Browser, tmp_pat
 async def test_every_lane_of_the_race(browser: Browser, tmp_path: Path) -> None:
     part("connectrpc")
     names = (*WORDS, "grpc", "grpc_web")
-    ports = dict(zip(names, free_ports(len(names)), strict=True))
+    ports = {name: free_port() for name in names}
     env = {f"{name.upper()}_PORT": str(port) for name, port in ports.items()}
     words = {word: ports[word] for word in (*WORDS, "grpc")}
     async with machine(tmp_path, words, **env, **SPEED) as cut:

@@ -3,24 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import socket
 
 import pytest
 from playwright.async_api import Browser, expect
 
+from protocols.ports import free_port
 from protocols.processes import serving, serving_all
 from tests.browser.chat import WITNESS, WORDS, clean, say, texts
 from tests.certificates import tls_settings
 from tests.parts import part
-
-
-def free_ports(count: int) -> list[int]:
-    with contextlib.ExitStack() as held:
-        sockets = [held.enter_context(socket.socket()) for _ in range(count)]
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
-        return [int(one.getsockname()[1]) for one in sockets]
 
 
 @pytest.mark.parametrize("word", WORDS)
@@ -38,7 +29,7 @@ async def test_a_chat_over_https(browser: Browser, store: dict[str, str], word: 
 
 async def test_the_race_over_https(browser: Browser, store: dict[str, str]) -> None:
     """The lanes reach the other servers by https and wss, which the page's policy allows."""
-    ports = dict(zip(WORDS, free_ports(len(WORDS)), strict=True))
+    ports = {word: free_port() for word in WORDS}
     env = {**store, **tls_settings(), **{f"{word.upper()}_PORT": str(port) for word, port in ports.items()}}
     async with serving_all(WORDS, env=env, ports=ports) as servers:
         context = await browser.new_context(ignore_https_errors=True)

@@ -26,6 +26,7 @@ import msgspec
 
 from compare.measuring.lanes import LANES, Lane
 from protocols import TRANSPORTS
+from protocols.ports import free_port
 from protocols.processes import Server, serving
 from shared.client.protocol import ChatClient, Item, Lost, Reconnected, Rewound
 from shared.errors import ChatError, ConnectionLost
@@ -304,12 +305,11 @@ class World:
     async def _start(self, name: str, env: Mapping[str, str]) -> None:
         stack = contextlib.AsyncExitStack()
         self._stacks[name] = stack
-        port = self._ports.get(name, 0)
+        port = self._ports.setdefault(name, free_port())
         server = await stack.enter_async_context(
             serving(name.partition("/")[0], port=port, env={**self.env, **env}, on_line=self._read_line)
         )
         self.servers[name] = server
-        self._ports[name] = int(server.address.rpartition(":")[2])
 
     def _read_line(self, word: str, line: bytes) -> None:
         # This runs for every line of every server, so only the lines that count are decoded.

@@ -9,6 +9,7 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 
 from protocols import TRANSPORTS
+from protocols.ports import free_port
 from protocols.processes import Server, serving
 from shared.stage_directions import DIRECTIONS
 from shared.transports import word_named
@@ -75,8 +76,8 @@ def test_what_a_killed_server_did_not_generate_is_asked_again(
         stack = AsyncExitStack()
         return await stack.enter_async_context(serving("ndjson", port=port, env=env)), stack
 
-    server, stack = backstage.run(start(0))
-    port = int(server.address.rpartition(":")[2])
+    port = free_port()
+    server, stack = backstage.run(start(port))
     terminal = shell("ndjson", more={"NDJSON_PORT": str(port)})
     terminal.do("/retry\r", r"^nothing to ask again: this session has no message yet$")
     terminal.do("/stall 60 then die\r", r"You asked, in turn 1")

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from protocols import TRANSPORTS
+from protocols.ports import free_port
 from protocols.processes import Server, serving
 from tests.conftest import Backstage, MakeServers
 from tests.shell.helpers import CTRL_C, CTRL_D, Open, quiet, session_of
@@ -66,8 +67,8 @@ def test_a_server_dies_and_comes_back(
         stack = AsyncExitStack()
         return await stack.enter_async_context(serving(word, port=port, env=env)), stack
 
-    server, stack = backstage.run(start(0))
-    port = int(server.address.rpartition(":")[2])
+    port = free_port()
+    server, stack = backstage.run(start(port))
     terminal = shell(word, more={f"{word.upper()}_PORT": str(port)})
     terminal.do("My name is Ada.\r", quiet(word))
     waiting = r"waiting for the whole reply · \d\.\d s" if word == "rest" else r"You asked, in turn 2"

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from compare.valkey import Replicated, Valkey, free_port
+from compare.valkey import Replicated, Valkey
+from protocols.ports import free_port
 from shared.errors import ChatError
 from shared.store.protocol import Options, Signal, StoredImage
 from shared.store.redis.store import RedisStore

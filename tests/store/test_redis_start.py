@@ -14,7 +14,8 @@ from typing import Any
 
 import pytest
 
-from compare.valkey import Valkey, free_port
+from compare.valkey import Valkey
+from protocols.ports import free_port
 from protocols.processes import serving
 from shared.store.open import open_store, without_password
 from shared.store.protocol import Options
