@@ -1,36 +1,42 @@
 """``python -m compare floor``: each transport's floor and the real server, under the same load in the same run.
 
 A floor is the smallest server that can do a transport's job. Rounds are interleaved and shuffled; medians are printed with their
-range and their goal. Server and load generator get a core each where there are two. ``--scale`` shows instead how cost grows with
-streams, readers, history, the store's size and processes.
+range and their goal. Server and load generator get a core each where there are two. ``--tls`` encrypts every line. ``--beside``
+adds the servers of another checkout. ``--scale`` shows instead how cost grows with streams, readers, history, the store's size and
+processes.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import os
 import platform
 import random
 import sys
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import msgspec
 from rich.console import Console
 
+from compare.measuring.floors.before_after import compared, conclusion
 from compare.measuring.floors.cells import Cell, cells
+from compare.measuring.floors.checkout import missing_in
 from compare.measuring.floors.grpcio_layer import grpcio_layer
 from compare.measuring.floors.language import language
 from compare.measuring.floors.node_floor import NodeMissing, node_folder
-from compare.measuring.floors.plan import LANES, NODE, SIDES, WORDS, FloorPlan, FloorRun, SideResult
+from compare.measuring.floors.plan import BEFORE, LANES, NODE, SIDES, WORDS, FloorPlan, FloorRun, SideResult
 from compare.measuring.floors.rows import ROWS
 from compare.measuring.floors.scale.axes import AXES, expected_s, sides_of
 from compare.measuring.floors.scale.plan import QUICK, SIZES, GrowthLine, ScalePlan, ScaleRun
-from compare.showing.floor_table import show_floors
+from compare.showing.floor_table import show_before_after, show_floors
 from compare.showing.growth import pictures, show_growth
 from compare.showing.progress import minutes, progress
+from protocols import certs
 from shared.errors import ChatError, ConnectionLost
 
 
@@ -53,10 +59,19 @@ def parse(argv: Sequence[str] | None) -> tuple[FloorPlan, Path | None, ScalePlan
     parser.add_argument(
         "--sides", help=f"of {', '.join((*SIDES, NODE))} (default: without {NODE}, but in the row saturated)"
     )
+    parser.add_argument("--tls", action="store_true", help="encrypt every line, with a certificate made for this run")
+    parser.add_argument(
+        "--beside",
+        type=Path,
+        metavar="DIR",
+        help=f"another checkout, such as a git worktree, whose servers are the further sides {', '.join(BEFORE)}",
+    )
     parser.add_argument("--streams", type=int, default=64, help="saturated streams (default: 64)")
     parser.add_argument("--events", type=int, default=200, help="chunk events a turn (default: 200)")
     parser.add_argument("--seconds", type=float, help="length of a window (default: 2.5, with --quick 1.5)")
-    parser.add_argument("--rounds", type=int, help="rounds of each (default: 3, with --quick or --scale 1)")
+    parser.add_argument(
+        "--rounds", type=int, help="rounds of each (default: 3, with --beside 6, with --quick or --scale 1)"
+    )
     parser.add_argument("--idle-streams", type=int, help="open streams (default: 5000, with --quick 1000)")
     parser.add_argument("--readers", type=int, default=1000, help="readers of one turn (default: 1000)")
     parser.add_argument("--quick", action="store_true", help="one short round")
@@ -68,11 +83,16 @@ def parse(argv: Sequence[str] | None) -> tuple[FloorPlan, Path | None, ScalePlan
     args = parser.parse_args(argv)
     words = {None: WORDS, "all": LANES}.get(args.only) or tuple(args.only.split(","))
     rows = tuple(args.rows.split(",")) if args.rows else tuple(ROWS)
-    sides = tuple(args.sides.split(",")) if args.sides else SIDES
+    known_sides = (*SIDES, NODE, *(BEFORE if args.beside else ()))
+    sides = tuple(args.sides.split(",")) if args.sides else (*SIDES, *(BEFORE if args.beside else ()))
     axes = tuple(AXES) if args.scale in (None, "all") else tuple(args.scale.split(","))
-    for given, known in ((words, LANES), (rows, tuple(ROWS)), (sides, (*SIDES, NODE)), (axes, tuple(AXES))):
+    for given, known in ((words, LANES), (rows, tuple(ROWS)), (sides, known_sides), (axes, tuple(AXES))):
         if unknown := set(given) - set(known):
             parser.error(f"unknown: {', '.join(sorted(unknown))}; there are {', '.join(known)}")
+    if args.scale and (args.tls or args.beside):
+        parser.error("--scale goes neither with --tls nor with --beside")
+    if args.beside and (path := missing_in(args.beside)):
+        parser.error(f"{args.beside} is no checkout of this program: it has no {path}")
     plan = FloorPlan(
         words=words,
         rows=rows,
@@ -80,12 +100,14 @@ def parse(argv: Sequence[str] | None) -> tuple[FloorPlan, Path | None, ScalePlan
         streams=args.streams,
         events=args.events,
         seconds=args.seconds or (1.5 if args.quick else 2.5),
-        rounds=args.rounds or (1 if args.quick or args.scale else 3),
+        rounds=args.rounds or (1 if args.quick or args.scale else 6 if args.beside else 3),
         idle_streams=args.idle_streams or (1000 if args.quick else 5000),
         readers=args.readers,
         pin=not args.no_pin,
         seed=args.seed,
-        usual=args.only is None and args.sides is None,
+        usual=args.only is None and args.sides is None and args.beside is None,
+        tls=args.tls,
+        beside=args.beside and args.beside.resolve(),
     )
     sizes = {axis: (QUICK if args.quick else SIZES)[axis] for axis in axes}
     return plan, args.out, ScalePlan(sizes, plan) if args.scale else None
@@ -97,7 +119,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     console = Console(width=None if sys.stdout.isatty() else 160)
     pinned = plan.pin and hasattr(os, "sched_getaffinity") and len(os.sched_getaffinity(0)) > 1
     console.print(
-        f"{platform.machine()}, {os.cpu_count()} cores, CPython {platform.python_version()}, loopback, "
+        f"{platform.machine()}, {os.cpu_count()} cores, CPython {platform.python_version()}, loopback"
+        f"{', every line encrypted with TLS' if plan.tls else ''}, "
         f"{'server and load generator pinned to a core each' if pinned else 'not pinned'}, "
         f"windows of {plan.seconds:g} s, {plan.rounds} rounds, medians (lowest–highest)",
         markup=False,
@@ -142,9 +165,10 @@ async def measure(plan: FloorPlan, planned: Sequence[Cell], console: Console) ->
     A lane that cannot be measured in a row says why, and the others go on.
     """
     results: list[SideResult] = []
-    with progress(console, sum(cell.expected_s for cell in planned)) as tick:
+    left_out: dict[tuple[str, str, str], str] = {}
+    with _certificate(plan) as certificate, progress(console, sum(cell.expected_s for cell in planned)) as tick:
         for name in plan.rows:
-            run = FloorRun(plan, lambda text: tick(text, 0))
+            run = FloorRun(plan, lambda text: tick(text, 0), certificate=certificate)
             for cell in planned:
                 if cell.row != name:
                     continue
@@ -158,7 +182,24 @@ async def measure(plan: FloorPlan, planned: Sequence[Cell], console: Console) ->
             for sentence in (*grpcio_layer(run.results.values()), *language(run.results.values())):
                 console.print(sentence, markup=False)
             results += run.results.values()
+            left_out |= run.left_out
+    if plan.beside is not None:
+        pairs = compared(results)
+        show_before_after(console, pairs)
+        for sentence in conclusion(pairs, left_out):
+            console.print(sentence, markup=False)
     return results
+
+
+@contextlib.contextmanager
+def _certificate(plan: FloorPlan) -> Iterator[Mapping[str, str]]:
+    """The settings of a certificate that is made for this run; none without TLS."""
+    if not plan.tls:
+        yield {}
+        return
+    with tempfile.TemporaryDirectory(prefix="genai-certs-", ignore_cleanup_errors=True) as folder:
+        certs.make(Path(folder))
+        yield certs.files(Path(folder))
 
 
 async def measure_growth(plan: ScalePlan, console: Console) -> list[GrowthLine]:

@@ -181,9 +181,12 @@ async def serving_all(
 
 
 async def start_process(
-    command: Sequence[str], env: Mapping[str, str], *, apart: bool, limit: int
+    command: Sequence[str], env: Mapping[str, str], *, apart: bool, limit: int, folder: Path | None = None
 ) -> asyncio.subprocess.Process:
-    """A process whose stderr is read here, in lines of at most ``limit`` bytes; ``apart``: in a process group of its own."""
+    """A process whose stderr is read here, in lines of at most ``limit`` bytes; ``apart``: in a process group of its own.
+
+    ``folder`` is where it runs; None: where this process runs.
+    """
     return await asyncio.create_subprocess_exec(
         *command,
         env=env,
@@ -192,6 +195,7 @@ async def start_process(
         stderr=asyncio.subprocess.PIPE,
         limit=limit,
         process_group=0 if apart else None,
+        cwd=folder,
     )
 
 

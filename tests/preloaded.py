@@ -53,12 +53,13 @@ class Preloaded:
         self._process: subprocess.Popen[bytes] | None = None
 
     async def start_process(
-        self, command: Sequence[str], env: Mapping[str, str], *, apart: bool, limit: int
+        self, command: Sequence[str], env: Mapping[str, str], *, apart: bool, limit: int, folder: Path | None = None
     ) -> asyncio.subprocess.Process:
         """As ``protocols.processes.start_process``."""
         interpreter, module = [sys.executable, "-m"], command[2] if len(command) > 2 else ""
-        if list(command[:2]) != interpreter or module not in _SERVERS or _loading(env) != self._environment:
-            return await _start_process(command, env, apart=apart, limit=limit)
+        elsewhere = folder is not None or _loading(env) != self._environment
+        if list(command[:2]) != interpreter or module not in _SERVERS or elsewhere:
+            return await _start_process(command, env, apart=apart, limit=limit, folder=folder)
         request = {"module": module, "arguments": command[3:], "env": dict(env), "cwd": str(Path.cwd()), "apart": apart}
         stderr, its_stderr = os.pipe()
         ends, its_ends = os.pipe()

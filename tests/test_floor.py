@@ -6,12 +6,14 @@ import asyncio
 import io
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
 from rich.console import Console
 
 from compare import floor
+from compare.measuring.floors.before_after import compared, conclusion
 from compare.measuring.floors.cells import cells
 from compare.measuring.floors.further import FURTHER
 from compare.measuring.floors.grpcio_layer import grpcio_layer
@@ -22,6 +24,7 @@ from compare.measuring.floors.plan import LANES, SIDES, FloorRun, Side, SideResu
 from compare.measuring.floors.scale.shape import shape_of
 from compare.measuring.floors.sides import floor_server, job, running_sides
 from compare.showing.growth import pictures
+from protocols import TRANSPORTS, certs
 from tests.parts import part
 
 
@@ -44,13 +47,86 @@ async def test_one_server_answers_the_load_of_all_its_lanes_alike() -> None:
     part("connectrpc")
     plan, _, _ = floor.parse(["--only", "grpc-web", "--sides", "memory", "--no-pin"])
     run = FloorRun(plan, lambda text: None, plan.sides)
-    async with running_sides(run, "grpc-web", [], {"HTTP2": "on", "OFFLINE_TOKENS_PER_S": "0"}) as (web,):
+    async with running_sides(run, "saturated", "grpc-web", [], {"HTTP2": "on", "OFFLINE_TOKENS_PER_S": "0"}) as (web,):
         asgi = Side(web.name, "grpc-asgi", web.address, web.pid, web.server)
         for side in (web, asgi):
             result = await load(job(side, "burst", 3, message="/tokens 7 x", stamps=True))
             assert (result.turns, result.events) == (3, 3 * 9)
             assert result.delay_p50_ms is not None
             assert result.delay_p50_ms > 0
+
+
+async def test_floors_and_servers_are_measured_over_tls(tmp_path: Path) -> None:
+    part("zttp")
+    certs.make(tmp_path)
+    certificate = certs.files(tmp_path)
+    plan, _, _ = floor.parse(["--tls", "--only", "ndjson", "--sides", "floor,memory", "--no-pin"])
+    run = FloorRun(plan, lambda text: None, plan.sides, certificate)
+
+    async def floors(word: str) -> tuple[int, int]:
+        async with floor_server(word, "--tokens", "7", certificate=certificate) as side:
+            result = await load(job(side, "burst", 5, message="/tokens 7 x"))
+        return result.turns, result.events
+
+    async def sides() -> list[tuple[int, int]]:
+        env = {"OFFLINE_TOKENS_PER_S": "0"}
+        async with running_sides(run, "saturated", "ndjson", ["--tokens", "7"], env) as (bare, ours):
+            assert ours.server is not None
+            assert ours.server.url.startswith("https://")
+            results = [await load(job(side, "burst", 5, message="/tokens 7 x")) for side in (bare, ours)]
+            with pytest.raises(RuntimeError):
+                await load(job(replace(bare, ca=""), "burst", 1, message="/tokens 7 x"))
+        return [(result.turns, result.events) for result in results]
+
+    found = await asyncio.gather(*map(floors, ("websocket", "grpc", "sse-h2")), sides())
+    assert found == [*[(5, 5 * 9)] * 3, [(5, 5 * 9)] * 2]
+
+
+async def test_the_servers_of_another_checkout_are_measured_beside_todays(tmp_path: Path) -> None:
+    async def measured(tree: Path) -> tuple[list[SideResult], str]:
+        arguments = [
+            "--beside",
+            str(tree),
+            "--only",
+            "ndjson",
+            "--rows",
+            "slow-model",
+            "--sides",
+            "memory,memory-before",
+        ]
+        plan, _, _ = floor.parse([*arguments, "--rounds", "1", "--no-pin"])
+        said = io.StringIO()
+        return await floor.measure(plan, cells(plan), Console(file=said, width=250)), said.getvalue()
+
+    for transport in TRANSPORTS.values():
+        server = tmp_path / "protocols" / transport.folder / "server.py"
+        server.parent.mkdir(parents=True)
+        server.write_text("raise SystemExit('too old')\n")
+    (both, said), (today, why) = await asyncio.gather(measured(Path(floor.__file__).parents[1]), measured(tmp_path))
+    assert {result.side for result in both} == {"memory", "memory-before"}
+    assert "slow-model │ ndjson │ memory │ seconds" in said
+    assert "Nothing is claimed: a claim needs 3 rounds of both checkouts" in said
+    assert {result.side for result in today} == {"memory"}
+    assert "slow-model, ndjson, memory-before: left out" in why
+    assert "too old" in why
+
+
+def test_a_folder_that_is_no_checkout_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        floor.parse(["--beside", str(tmp_path)])
+    assert "is no checkout of this program" in capsys.readouterr().err
+
+
+def test_today_is_called_slower_only_where_the_rounds_do_not_overlap() -> None:
+    costs = {("sse", "memory-before"): [5.0, 6.0, 5.5], ("sse", "memory"): [7.0, 6.5, 9.0]}
+    costs |= {("sse", "sqlite-before"): [5.0, 6.0, 5.5], ("sse", "sqlite"): [6.0, 4.0, 7.0]}
+    costs |= {("grpc", "memory-before"): [5.0, 6.0, 5.5], ("grpc", "memory"): [4.0, 4.5, 4.9]}
+    pairs = compared(_saturated(costs))
+    assert [pair.verdict for pair in pairs] == ["slower", "overlap", "quicker"]
+    sentence, chance = conclusion(pairs, {})
+    assert "Of 3 figures the ranges of 1 overlap. Slower today: saturated sse memory (CPU µs, × 1.27)." in sentence
+    assert "Quicker today: saturated grpc memory (CPU µs, × 0.82)." in sentence
+    assert chance.startswith("By chance alone, 0.2 of them would be slower")
 
 
 def test_the_usual_plan_has_grpc_asgi_beside_grpc_and_takes_about_twenty_minutes() -> None:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from rich.console import Console
 from rich.table import Table
 
+from compare.measuring.floors.before_after import Compared
 from compare.measuring.floors.further import NO_MEANING
 from compare.measuring.floors.plan import (
     LANES,
@@ -39,6 +40,7 @@ def show_floors(console: Console, run: FloorRun) -> None:
         if name in _TITLES:
             unit, template = _TITLES[name]
             title = template.format(**{key: getattr(run.plan, key) for key in FloorPlan.__slots__})
+        title += ", over TLS" if run.plan.tls else ""
         table = Table(title=title, title_justify="left")
         for column in ("lane", "side", *_columns(name, unit)):
             table.add_column(column, justify="left" if column in _TO_THE_LEFT else "right")
@@ -49,6 +51,20 @@ def show_floors(console: Console, run: FloorRun) -> None:
         for word, reason in NO_MEANING.get(name if name in _TITLES else "rest", {}).items():
             if word in run.plan.words:
                 console.print(f"  {word}: not in this row: {reason}", markup=False)
+
+
+def show_before_after(console: Console, pairs: Sequence[Compared]) -> None:
+    """Print today's figures beside those of the other checkout, with each verdict."""
+    table = Table(title="Today beside the other checkout: median (lowest–highest)", title_justify="left")
+    for column in ("row", "lane", "store", "figure"):
+        table.add_column(column)
+    for column in ("before", "today", "today / before"):
+        table.add_column(column, justify="right")
+    table.add_column("verdict")
+    for pair in pairs:
+        ranges = [median_with_range(values, 2) for values in (pair.before, pair.today)]
+        table.add_row(pair.row, pair.word, pair.store, pair.figure, *ranges, f"{pair.ratio:.2f}", pair.verdict)
+    console.print(table)
 
 
 def _columns(row: str, unit: str) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from compare.measuring.floors.plan import FLOORS, NODE, STREAMING, FloorPlan
+from compare.measuring.floors.plan import FLOORS, NODE, STREAMING, FloorPlan, without_sqlite
 from compare.measuring.floors.rows import ROWS, hold_s
 
 # Stand in the usual run beside the transports and the usual sides: they tell grpcio, and Python, from the chat.
@@ -46,7 +46,7 @@ def cells(plan: FloorPlan) -> list[Cell]:
 
 
 def _expected_s(plan: FloorPlan, row: str, sides: tuple[str, ...]) -> float:
-    without_sqlite = [name for name in sides if name != "sqlite" or len(sides) == 2]
+    of_memory = without_sqlite(sides)
     ours = [name for name in sides if name not in FLOORS]
     windows, window_s = plan.rounds * len(sides), plan.seconds + _WARM_S + _LOAD_S
     match row:
@@ -55,11 +55,12 @@ def _expected_s(plan: FloorPlan, row: str, sides: tuple[str, ...]) -> float:
         case "paced":
             return _SIDES_S + windows * (max(4.0, plan.seconds) + _SPREAD_S + _WARM_S + _LOAD_S)
         case "readers":
-            return plan.rounds * len(without_sqlite) * (_SIDE_S + _LOAD_S + hold_s(plan.readers) + _READ_S)
+            return plan.rounds * len(of_memory) * (_SIDE_S + _LOAD_S + hold_s(plan.readers) + _READ_S)
         case "rest":
             return 3 * (_SIDES_S + windows * window_s)
         case "idle":
-            return _SIDES_S + len(without_sqlite) * (_LOAD_S + _IDLE_S + plan.idle_streams * _OPEN_S)
+            streams_s = plan.idle_streams * _OPEN_S
+            return plan.once_rounds * (_SIDES_S + len(of_memory) * (_LOAD_S + _IDLE_S + streams_s))
         case "image":
             return _SIDES_S + windows * window_s
-    return _SIDES_S + len(ours) * (_LOAD_S + _SLOW_MODEL_S)
+    return _SIDES_S + plan.once_rounds * len(ours) * (_LOAD_S + _SLOW_MODEL_S)

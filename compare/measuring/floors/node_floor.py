@@ -10,11 +10,13 @@ import shutil
 import struct
 import subprocess
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from hashlib import sha256
 from importlib.resources import files
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import msgspec
@@ -27,6 +29,8 @@ from protocols.grpc.convert import to_event_message
 
 _FILES = ("server.js", "package.json", "package-lock.json")
 _INSTALL_S = 240
+# What server.js reads, and the setting that names the file with it.
+_TLS = {"cert": "TLS_CERT", "key": "TLS_KEY"}
 _JSON_TIME = b"%.3f" % AT
 _PROTOBUF_TIME = struct.pack("<d", AT)
 
@@ -66,15 +70,25 @@ def node_folder() -> Path:
 
 
 @asynccontextmanager
-async def node_server(word: str, *arguments: str) -> AsyncIterator[Side]:
-    """A running floor in Node of a transport that streams. Raises NodeMissing, or RuntimeError when it does not start."""
+async def node_server(
+    word: str, *arguments: str, certificate: Mapping[str, str] = MappingProxyType({})
+) -> AsyncIterator[Side]:
+    """A running floor in Node of a transport that streams, with the settings of TLS in ``certificate``.
+
+    Raises NodeMissing, or RuntimeError when it does not start.
+    """
     if word not in STREAMING:
         raise RuntimeError(f"there is no floor of {word} in Node")
     folder = await asyncio.to_thread(node_folder)
     _, script = options("node", list(arguments))
-    given = msgspec.json.encode(_turn(word, script))
+    given = msgspec.json.encode(_turn(word, script) | _texts(certificate))
     async with floor_process(("node", "server.js"), NODE, word, given=given, folder=folder) as side:
-        yield side
+        yield replace(side, ca=certificate.get("TLS_CA", ""))
+
+
+def _texts(certificate: Mapping[str, str]) -> dict[str, str]:
+    """The certificate and its key as ``server.js`` reads them; nothing without TLS."""
+    return {name: Path(certificate[setting]).read_text() for name, setting in _TLS.items() if certificate}
 
 
 def _turn(word: str, script: ScriptOptions) -> dict[str, Any]:

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import random
 import statistics
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TypeVar
 
 from compare.measuring.floors.further import FURTHER
 from compare.measuring.floors.goals import GOALS, Goal
 from compare.measuring.floors.load.job import Result
 from protocols.processes import Server
+from shared.errors import ChatError, ConnectionLost
 
 T = TypeVar("T")
 
@@ -23,6 +26,8 @@ SIDES = ("floor", "memory", "sqlite")
 # The same floor in Node, to tell the language from the chat.
 NODE = "node"
 FLOORS = ("floor", NODE)
+# The servers of another checkout, each on the store that the name begins with.
+BEFORE = ("memory-before", "sqlite-before")
 PACED_STREAMS = 128
 # With fewer rounds no sentence claims a difference: one round has no range that could overlap.
 ENOUGH_ROUNDS = 3
@@ -34,7 +39,8 @@ class FloorPlan:
     """How much to measure, of which lanes (``words``), rows and sides. ``seconds`` is the length of a window.
 
     ``pin`` keeps server and load generator on a core each. ``usual``: nothing was asked for by name, so the lane that explains a
-    row stands in it.
+    row stands in it. ``tls``: every line is encrypted. ``beside``: another checkout of this program, whose servers are measured
+    as further sides.
     """
 
     words: tuple[str, ...]
@@ -49,13 +55,20 @@ class FloorPlan:
     pin: bool
     seed: int
     usual: bool = False
+    tls: bool = False
+    beside: Path | None = None
+
+    @property
+    def once_rounds(self) -> int:
+        """The rounds of a row that is measured once in the usual run, because one round tells a cost but no difference."""
+        return self.rounds if self.beside is not None else 1
 
 
 @dataclass(frozen=True, slots=True)
 class Side:
     """A running server of the lane ``word``: ``floor``, ``node``, or the real one on the store ``memory`` or ``sqlite``.
 
-    ``server`` is the real one; a floor has none.
+    ``server`` is the real one; a floor has none. ``ca``: the CA of its certificate, a PEM file; empty without TLS.
     """
 
     name: str
@@ -63,6 +76,7 @@ class Side:
     address: str
     pid: int
     server: Server | None = None
+    ca: str = ""
 
 
 @dataclass(slots=True)
@@ -82,6 +96,7 @@ class SideResult:
     rss_kib: list[float] = field(default_factory=list)
     load_share: list[float] = field(default_factory=list)
     note: str = ""
+    tls: bool = False
 
     def add(self, result: Result, work: float | None = None) -> None:
         """Add a round; its cost is divided by ``work``, by default the number of events."""
@@ -100,37 +115,62 @@ class SideResult:
 class FloorRun:
     """The state of a run: the plan, the results by row, word and side, and ``say``, which shows progress.
 
-    ``sides`` are those of the cell that is being measured.
+    ``sides`` are those of the cell that is being measured, ``certificate`` the settings of TLS, empty without it. ``left_out`` has
+    the reason for each server of another checkout that cannot be measured, by row, word and side.
     """
 
     plan: FloorPlan
     say: Callable[[str], None]
     sides: tuple[str, ...] = ()
+    certificate: Mapping[str, str] = field(default_factory=dict)
     results: dict[tuple[str, str, str], SideResult] = field(default_factory=dict)
+    left_out: dict[tuple[str, str, str], str] = field(default_factory=dict)
 
     def result(self, row: str, side: Side) -> SideResult:
         """The result of a side in a row, made when it is first asked for."""
         key = (row, side.word, side.name)
-        return self.results.setdefault(key, SideResult(*key, GOALS.get(key)))
+        # The goals are for lines without TLS.
+        goal = None if self.plan.tls else GOALS.get(key)
+        return self.results.setdefault(key, SideResult(*key, goal, tls=self.plan.tls))
+
+    @contextmanager
+    def leaving_out(self, row: str, word: str, name: str) -> Iterator[None]:
+        """Where a server of another checkout cannot do what a row asks for, the reason is kept and the row goes on without it.
+
+        Any other side's error is raised.
+        """
+        try:
+            yield
+        except (RuntimeError, OSError, ChatError, ConnectionLost) as error:
+            if name not in BEFORE:
+                raise
+            self.left_out.setdefault((row, word, name), str(error))
 
     def floor_of(self, result: SideResult) -> SideResult | None:
         """The floor in the row of a result."""
         return self.results.get((result.row, result.word, "floor"))
 
-    def rounds(self, title: str, sides: Sequence[Side]) -> Iterator[Side]:
-        """All sides, once in each round, in a new order each time."""
-        for number, shuffled in enumerate(self.orders(sides)):
+    def rounds(self, row: str, sides: Sequence[Side]) -> Iterator[Side]:
+        """All sides, once in each round, in a new order each time, without those that are left out."""
+        for number, shuffled in enumerate(self.orders(sides, self.plan.rounds)):
             for side in shuffled:
-                self.say(f"{title} {side.word} {side.name}, round {number + 1} of {self.plan.rounds}")
-                yield side
+                if (row, side.word, side.name) not in self.left_out:
+                    self.say(f"{row} {side.word} {side.name}, round {number + 1} of {self.plan.rounds}")
+                    yield side
 
-    def orders(self, sides: Sequence[T]) -> Iterator[list[T]]:
+    def orders(self, sides: Sequence[T], rounds: int) -> Iterator[list[T]]:
         """The sides in a random order, for each round."""
         dice = random.Random(self.plan.seed)
-        for _ in range(self.plan.rounds):
+        for _ in range(rounds):
             order = list(sides)
             dice.shuffle(order)
             yield order
+
+
+def without_sqlite(sides: Sequence[str]) -> list[str]:
+    """The sides of a row that does not depend on the store: those on SQLite only where no server is on the memory."""
+    rest = [name for name in sides if not name.startswith("sqlite")]
+    return rest if set(rest) - set(FLOORS) else list(sides)
 
 
 def ratio_to(result: SideResult, floor: SideResult | None) -> float | None:

@@ -6,7 +6,17 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from compare.measuring.floors.further import WITH_STREAMS
-from compare.measuring.floors.plan import FLOORS, LANES, PACED_PER_S, PACED_STREAMS, STREAMING, FloorRun, Side
+from compare.measuring.floors.load.job import Job
+from compare.measuring.floors.plan import (
+    FLOORS,
+    LANES,
+    PACED_PER_S,
+    PACED_STREAMS,
+    STREAMING,
+    FloorRun,
+    Side,
+    without_sqlite,
+)
 from compare.measuring.floors.sides import client, job, load, running_sides
 from shared.client.protocol import Ask, collect, collect_picture
 
@@ -26,15 +36,25 @@ async def saturated(run: FloorRun, word: str) -> None:
     """Every stream asks again as soon as it has its answer; the model does not wait."""
     plan = run.plan
     message = f"/tokens {plan.events} floor"
-    async with running_sides(run, word, ["--tokens", str(plan.events)], _FASTEST) as sides:
-        for side in run.rounds("saturated", sides):
+    row = "saturated"
+    async with running_sides(run, row, word, ["--tokens", str(plan.events)], _FASTEST) as sides:
+        for side in run.rounds(row, sides):
             fields = {"message": message, "seconds": plan.seconds, "least_cpu_s": plan.seconds * _LEAST_CPU}
-            run.result("saturated", side).add(await load(plan, job(side, "loop", plan.streams, **fields)))
+            await _add(run, row, side, job(side, "loop", plan.streams, **fields))
         for side in sides:
+            if (found := run.results.get((row, word, side.name))) is None:
+                continue
             run.say(f"first event {word} {side.name}")
             one = await load(plan, job(side, "loop", 1, message=message, seconds=min(1.0, plan.seconds)))
             if one.first_p50_ms is not None:
-                run.result("saturated", side).first_ms.append(one.first_p50_ms)
+                found.first_ms.append(one.first_p50_ms)
+
+
+async def _add(run: FloorRun, row: str, side: Side, asked: Job) -> None:
+    """Load a side and add what it showed to the row."""
+    with run.leaving_out(row, side.word, side.name):
+        result = await load(run.plan, asked)
+        run.result(row, side).add(result)
 
 
 async def paced(run: FloorRun, word: str) -> None:
@@ -51,9 +71,9 @@ async def paced(run: FloorRun, word: str) -> None:
         "stamps": True,
         "spread_s": 1.0,
     }
-    async with running_sides(run, word, arguments, _PACED) as sides:
+    async with running_sides(run, "paced", word, arguments, _PACED) as sides:
         for side in run.rounds("paced", sides):
-            run.result("paced", side).add(await load(plan, job(side, "loop", PACED_STREAMS, **fields)))
+            await _add(run, "paced", side, job(side, "loop", PACED_STREAMS, **fields))
 
 
 async def readers(run: FloorRun, word: str) -> None:
@@ -61,14 +81,15 @@ async def readers(run: FloorRun, word: str) -> None:
     plan = run.plan
     tokens = int(PACED_PER_S * 4)
     arguments = ["--tokens", str(tokens), "--rate", str(PACED_PER_S), "--gate", str(plan.readers)]
-    names = [name for name in run.sides if name != "sqlite" or len(run.sides) == 2]
-    for number, order in enumerate(run.orders(names)):
+    for number, order in enumerate(run.orders(without_sqlite(run.sides), plan.rounds)):
         for name in order:
             run.say(f"readers {word} {name}, round {number + 1} of {plan.rounds}")
-            async with running_sides(run, word, arguments, _PACED, [name]) as (side,):
-                turn_id = await start(side, f"/slow {hold_s(plan.readers):g} /tokens {tokens} floor")
-                fields = {"turn_id": turn_id, "stamps": True, "warm_s": 0.0}
-                run.result("readers", side).add(await load(plan, job(side, "once", plan.readers, **fields)))
+            async with running_sides(run, "readers", word, arguments, _PACED, [name]) as sides:
+                for side in sides:
+                    with run.leaving_out("readers", word, name):
+                        turn_id = await start(side, f"/slow {hold_s(plan.readers):g} /tokens {tokens} floor")
+                        fields = {"turn_id": turn_id, "stamps": True, "warm_s": 0.0}
+                        await _add(run, "readers", side, job(side, "once", plan.readers, **fields))
 
 
 def hold_s(readers: int) -> float:
@@ -97,16 +118,19 @@ async def rest(run: FloorRun, word: str) -> None:
 async def _rest(run: FloorRun, word: str, tokens: int, row: str, *, small: bool) -> None:
     plan = run.plan
     message = f"/tokens {tokens} floor"
-    async with running_sides(run, word, ["--tokens", str(tokens)], _FASTEST) as sides:
-        paths = {side.name: f"/turns/{await _ended_turn(side)}" if small else None for side in sides}
-        for side in run.rounds(f"REST {row}", sides):
+    async with running_sides(run, row, word, ["--tokens", str(tokens)], _FASTEST) as sides:
+        paths: dict[str, str | None] = {}
+        for side in sides:
+            with run.leaving_out(row, word, side.name):
+                paths[side.name] = f"/turns/{await _ended_turn(side)}" if small else None
+        for side in run.rounds(row, sides):
             fields = {
                 "message": message,
                 "path": paths[side.name],
                 "seconds": plan.seconds,
                 "least_cpu_s": plan.seconds * _LEAST_CPU,
             }
-            run.result(row, side).add(await load(plan, job(side, "loop", plan.streams, **fields)))
+            await _add(run, row, side, job(side, "loop", plan.streams, **fields))
 
 
 async def _ended_turn(side: Side) -> str:
@@ -119,32 +143,40 @@ async def _ended_turn(side: Side) -> str:
 async def idle(run: FloorRun, word: str) -> None:
     """The memory of an open stream that waits for its next event."""
     plan = run.plan
-    async with running_sides(run, word, ["--hold"], {}, [name for name in run.sides if name != "sqlite"]) as sides:
-        for side in sides:
-            run.say(f"{plan.idle_streams} idle streams {word} {side.name}")
-            turn_id = await start(side, "/slow 3600 floor")
-            result = await load(plan, job(side, "idle", plan.idle_streams, turn_id=turn_id))
-            found = run.result("idle", side)
-            if result.rss_bytes is not None:
-                found.rss_kib.append(result.rss_bytes / 1024 / plan.idle_streams)
+    names = without_sqlite(run.sides)
+    # New processes each time: one that has had the streams before keeps their memory.
+    for order in run.orders(names, plan.once_rounds):
+        async with running_sides(run, "idle", word, ["--hold"], {}, order) as sides:
+            for side in sides:
+                run.say(f"{plan.idle_streams} idle streams {word} {side.name}")
+                with run.leaving_out("idle", word, side.name):
+                    turn_id = await start(side, "/slow 3600 floor")
+                    result = await load(plan, job(side, "idle", plan.idle_streams, turn_id=turn_id))
+                    found = run.result("idle", side)
+                    if result.rss_bytes is not None:
+                        found.rss_kib.append(result.rss_bytes / 1024 / plan.idle_streams)
 
 
 async def image(run: FloorRun, word: str) -> None:
     """A picture of 4 MB, read again and again; CPU a MB. On REST it is the bytes of ``GET /images/{image_id}``."""
     plan = run.plan
-    async with running_sides(run, word, ["--image-bytes", str(_FLOOR_IMAGE_BYTES)], {}) as sides:
-        drawn = {side.name: await _draw(side) for side in sides}
+    async with running_sides(run, "image", word, ["--image-bytes", str(_FLOOR_IMAGE_BYTES)], {}) as sides:
+        drawn = {}
+        for side in sides:
+            with run.leaving_out("image", word, side.name):
+                drawn[side.name] = await _draw(side)
         for side in run.rounds("image", sides):
             picture = drawn[side.name]
             fields = {"turn_id": picture.turn_id, "seconds": plan.seconds}
             if word in _WHOLE:
                 fields = {"path": f"/images/{picture.image_id}", "seconds": plan.seconds}
-            result = await load(plan, job(side, "loop", 4, **fields))
-            found = run.result("image", side)
-            megabytes = result.turns * picture.size / 1e6
-            share = result.bytes / 1e6 / max(megabytes, 1e-9)
-            found.note = f"{picture.size / 1e6:.1f} MB, {share:.2f} bytes on the wire a byte"
-            found.add(result, work=megabytes)
+            with run.leaving_out("image", word, side.name):
+                result = await load(plan, job(side, "loop", 4, **fields))
+                found = run.result("image", side)
+                megabytes = result.turns * picture.size / 1e6
+                share = result.bytes / 1e6 / max(megabytes, 1e-9)
+                found.note = f"{picture.size / 1e6:.1f} MB, {share:.2f} bytes on the wire a byte"
+                found.add(result, work=megabytes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,11 +197,14 @@ async def _draw(side: Side) -> _Drawn:
 async def slow_model(run: FloorRun, word: str) -> None:
     """16 chats at once on a model that waits a second before its first token."""
     plan = run.plan
-    async with running_sides(run, word, [], _FASTEST, [name for name in run.sides if name not in FLOORS]) as sides:
-        for side in sides:
-            run.say(f"16 chats on a slow model {word} {side.name}")
-            result = await load(plan, job(side, "burst", 16, message="/slow 1 /tokens 5 floor"))
-            run.result("slow-model", side).per_s.append(result.seconds)
+    names = [name for name in run.sides if name not in FLOORS]
+    async with running_sides(run, "slow-model", word, [], _FASTEST, names) as sides:
+        for order in run.orders(sides, plan.once_rounds):
+            for side in order:
+                run.say(f"16 chats on a slow model {word} {side.name}")
+                with run.leaving_out("slow-model", word, side.name):
+                    result = await load(plan, job(side, "burst", 16, message="/slow 1 /tokens 5 floor"))
+                    run.result("slow-model", side).per_s.append(result.seconds)
 
 
 _STREAMS = (*STREAMING, *WITH_STREAMS)

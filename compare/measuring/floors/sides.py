@@ -9,16 +9,20 @@ import sys
 import tempfile
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import msgspec
 
+from compare.measuring.floors.checkout import start_in
 from compare.measuring.floors.floor_process import floor_process
 from compare.measuring.floors.further import FURTHER, request_of
 from compare.measuring.floors.load.job import Job, Result
 from compare.measuring.floors.node_floor import node_server
-from compare.measuring.floors.plan import NODE, FloorPlan, FloorRun, Side
+from compare.measuring.floors.plan import BEFORE, NODE, FloorPlan, FloorRun, Side
 from compare.measuring.lanes import LANES
 from protocols.processes import serving
 from shared.client.protocol import ChatClient
@@ -29,55 +33,74 @@ _LOAD_TRIES = 2
 
 
 @asynccontextmanager
-async def floor_server(word: str, *arguments: str) -> AsyncIterator[Side]:
-    """A running floor. Raises RuntimeError when it does not start."""
+async def floor_server(
+    word: str, *arguments: str, certificate: Mapping[str, str] = MappingProxyType({})
+) -> AsyncIterator[Side]:
+    """A running floor, with the settings of TLS in ``certificate``. Raises RuntimeError when it does not start."""
     module = (f"{_SERVERS}.bare_grpc",) if word == "grpc" else (f"{_SERVERS}.asgi", "--wire", word)
-    async with floor_process((sys.executable, "-m", *module, *arguments), "floor", word) as side:
-        yield side
+    tls = ("--cert", certificate["TLS_CERT"], "--key", certificate["TLS_KEY"]) if certificate else ()
+    async with floor_process((sys.executable, "-m", *module, *tls, *arguments), "floor", word) as side:
+        yield replace(side, ca=certificate.get("TLS_CA", ""))
 
 
 @asynccontextmanager
-async def _our_server(word: str, store: str, env: Mapping[str, str]) -> AsyncIterator[Side]:
-    """The real server of a lane, on the in-memory store or on a SQLite file of its own.
+async def _our_server(
+    word: str, name: str, env: Mapping[str, str], certificate: Mapping[str, str], tree: Path | None
+) -> AsyncIterator[Side]:
+    """The real server of a lane, on the in-memory store or on a SQLite file of its own; ``tree``: of another checkout.
 
-    Raises RuntimeError where a package or the port for pages is missing.
+    Raises RuntimeError where a package, TLS or the port for pages is missing.
     """
     lane = FURTHER.get(word) or LANES[word]
     if lane.missing:
         raise RuntimeError(f'{word} needs {", ".join(lane.missing)}: pip install -e ".[web,http2]"')
     with tempfile.TemporaryDirectory(prefix="floor-") as folder:
-        url = "sqlite://" if store == "memory" else f"sqlite:///{folder}/chat.db"
+        url = "sqlite://" if name.startswith("memory") else f"sqlite:///{folder}/chat.db"
         offline = {"GENAI_PROVIDER": "offline", "IMAGE_PROVIDER": "offline", "OFFLINE_FIRST_TOKEN_MS": "0"}
-        settings = {**offline, "STORE_URL": url, "HTTP2": "on" if lane.http2 else "off", **env}
-        async with serving(lane.word, env=settings) as server:
+        settings = {**offline, "STORE_URL": url, "HTTP2": "on" if lane.http2 else "off", **certificate, **env}
+        begin = None if tree is None else partial(start_in, tree, lane.word, settings)
+        async with serving(lane.word, env=settings, start=begin) as server:
             there = server.page_url if lane.for_pages else server.url
             if there is None:
-                raise RuntimeError(f"{word}: the {lane.word} server has no port for pages")
-            yield Side(store, word, there.rpartition("/")[2], server.process.pid, server)
+                raise RuntimeError(f"the {lane.word} server has no port for pages")
+            if certificate and "s://" not in there:
+                raise RuntimeError(f"the {lane.word} server speaks no TLS")
+            address, pid = there.rpartition("/")[2], server.process.pid
+            yield Side(name, word, address, pid, server, certificate.get("TLS_CA", ""))
 
 
 @asynccontextmanager
 async def running_sides(
     run: FloorRun,
+    row: str,
     word: str,
     floor_arguments: Sequence[str],
     env: Mapping[str, str],
     names: Sequence[str] | None = None,
 ) -> AsyncIterator[list[Side]]:
-    """The sides of one lane, all up at once; ``names`` selects some of the run's. Raises RuntimeError when one does not start."""
+    """The sides of one lane, all up at once; ``names`` selects some of the run's.
+
+    Raises RuntimeError when one does not start; a server of another checkout is left out of the row then.
+    """
+    certificate = run.certificate
 
     def server(name: str) -> contextlib.AbstractAsyncContextManager[Side]:
         floors = {"floor": floor_server, NODE: node_server}
-        return floors[name](word, *floor_arguments) if name in floors else _our_server(word, name, env)
+        if name in floors:
+            return floors[name](word, *floor_arguments, certificate=certificate)
+        return _our_server(word, name, env, certificate, run.plan.beside if name in BEFORE else None)
 
     async with contextlib.AsyncExitStack() as stack:
-        starting = (stack.enter_async_context(server(name)) for name in names or run.sides)
+        wanted = [name for name in names or run.sides if (row, word, name) not in run.left_out]
+        starting = (stack.enter_async_context(server(name)) for name in wanted)
         # Every start is awaited, so that the stack stops all servers that have started.
         started = await asyncio.gather(*starting, return_exceptions=True)
         sides = []
-        for side in started:
+        for name, side in zip(wanted, started, strict=True):
             if isinstance(side, BaseException):
-                raise side
+                with run.leaving_out(row, word, name):
+                    raise side
+                continue
             if run.plan.pin:
                 pin(side.pid, 0)
             sides.append(side)
@@ -128,6 +151,7 @@ def job(side: Side, mode: str, streams: int, **more: object) -> Job:
     fields: dict[str, Any] = {
         "wire": side.word,
         "address": side.address,
+        "ca": side.ca,
         "pid": side.pid,
         "mode": mode,
         "streams": streams,

@@ -34,7 +34,7 @@ class Http2Connection(LoadConnection):
         """What the connection asks with: POST with a body, GET without one."""
         fields = (
             (":method", "POST" if body else "GET"),
-            (":scheme", "http"),
+            (":scheme", "https" if self.counts.job.ca else "http"),
             (":path", path),
             (":authority", self.counts.job.address),
             ("te", "trailers"),

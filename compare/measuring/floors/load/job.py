@@ -13,7 +13,8 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     """A load on the server at ``address`` with process id ``pid``; ``wire`` is the word of a transport.
 
     With the wires ``marked-http1`` and ``marked-http2`` the request is ``body`` to ``path``, and ``protobuf`` says how the events
-    of the answer are encoded. With ``whole-http2`` the answer is one event. A request without a body is a GET.
+    of the answer are encoded. With ``whole-http2`` the answer is one event. A request without a body is a GET. ``ca``: the PEM
+    file of the CA that signed the server's certificate; empty: no TLS.
 
     Modes:
 
@@ -33,6 +34,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     message: str = ""
     turn_id: str | None = None
     path: str | None = None
+    ca: str = ""
     body: bytes = b""
     content_type: str = ""
     protobuf: bool = False

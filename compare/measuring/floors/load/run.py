@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import ssl
 import time
 from dataclasses import dataclass
 
@@ -59,6 +60,7 @@ async def _open(counts: Counts, count: int, connections: list[LoadConnection]) -
     host, _, port = counts.job.address.rpartition(":")
     loop = asyncio.get_running_loop()
     opened: list[LoadConnection] = []
+    tls = _tls(counts.job)
 
     def make() -> LoadConnection:
         connection = _CONNECTIONS[counts.job.wire](counts)
@@ -67,10 +69,19 @@ async def _open(counts: Counts, count: int, connections: list[LoadConnection]) -
 
     for start in range(0, count, _CONNECTS_AT_ONCE):
         batch = min(_CONNECTS_AT_ONCE, count - start)
-        made = await asyncio.gather(*(loop.create_connection(make, host, int(port)) for _ in range(batch)))
+        made = await asyncio.gather(*(loop.create_connection(make, host, int(port), ssl=tls) for _ in range(batch)))
         opened += [connection for _, connection in made]
         await asyncio.gather(*(connection.ready for connection in opened[start:]))
     return opened
+
+
+def _tls(job: Job) -> ssl.SSLContext | None:
+    """A context that trusts the job's CA and offers the version of HTTP that the wire speaks; None without TLS."""
+    if not job.ca:
+        return None
+    context = ssl.create_default_context(cafile=job.ca)
+    context.set_alpn_protocols(["h2" if issubclass(_CONNECTIONS[job.wire], Http2Connection) else "http/1.1"])
+    return context
 
 
 async def _load(counts: Counts, connections: list[LoadConnection]) -> Result:

@@ -1,8 +1,10 @@
 // The floors in Node: a prepared turn over NDJSON, SSE, a WebSocket (ws) or gRPC (@grpc/grpc-js), with one write an event.
 //
-// stdin has the turn as JSON: the bytes of each event as the floors in Python send them, and where its time stands in them.
+// stdin has the turn as JSON: the bytes of each event as the floors in Python send them, and where its time stands in them;
+// with the certificate and its key (PEM) the server speaks TLS.
 // The server prints its address and serves until it is killed.
 import http from "node:http";
+import https from "node:https";
 import { createRequire } from "node:module";
 import { setImmediate as turn, setTimeout as sleep } from "node:timers/promises";
 
@@ -50,27 +52,31 @@ async function play(send) {
 const drained = (stream, more) => (more ? undefined : new Promise((resolve) => stream.once("drain", resolve)));
 const listening = (port) => process.stdout.write(`127.0.0.1:${port}\n`);
 
+const { cert, key } = options;
+
+function listeningServer(answer) {
+  const server = cert ? https.createServer({ cert, key }, answer) : http.createServer(answer);
+  server.keepAliveTimeout = 600_000;
+  server.listen(0, "127.0.0.1", 2048, () => listening(server.address().port));
+  return server;
+}
+
 // Unread bodies of requests are thrown away by the server.
 function serveHttp(wire) {
-  const server = http.createServer(async (request, response) => {
+  listeningServer(async (request, response) => {
     request.resume();
     response.writeHead(200, { "content-type": MEDIA_TYPE[wire] });
     await play(({ data }) => drained(response, response.write(data)));
     response.end();
   });
-  server.keepAliveTimeout = 600_000;
-  server.listen(0, "127.0.0.1", 2048, () => listening(server.address().port));
 }
 
 function serveWebSocket({ WebSocketServer }) {
   const server = new WebSocketServer({
-    host: "127.0.0.1",
-    port: 0,
-    backlog: 2048,
+    server: listeningServer(),
     perMessageDeflate: false,
     handleProtocols: () => "genai.chat.v1",
   });
-  server.on("listening", () => listening(server.address().port));
   server.on("connection", (socket) => {
     socket.send('{"type":"connected"}');
     socket.on("message", () => play(({ data, text }) => socket.send(data, { binary: !text })));
@@ -98,7 +104,10 @@ function serveGrpc({ Server, ServerCredentials }) {
     Object.fromEntries(names.map((name) => [name, method(name)])),
     Object.fromEntries(names.map((name) => [name, stream])),
   );
-  server.bindAsync("127.0.0.1:0", ServerCredentials.createInsecure(), (error, port) => {
+  const credentials = cert
+    ? ServerCredentials.createSsl(null, [{ cert_chain: Buffer.from(cert), private_key: Buffer.from(key) }])
+    : ServerCredentials.createInsecure();
+  server.bindAsync("127.0.0.1:0", credentials, (error, port) => {
     if (error) throw error;
     listening(port);
   });

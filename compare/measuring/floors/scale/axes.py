@@ -93,7 +93,7 @@ async def _side(
     run: ScaleRun, lane: str, name: str, arguments: list[str], env: Mapping[str, str]
 ) -> AsyncIterator[Side]:
     floors = FloorRun(run.plan.floors, run.say, (name,))
-    async with running_sides(floors, lane, arguments, env) as (side,):
+    async with running_sides(floors, "", lane, arguments, env) as (side,):
         yield side
 
 

@@ -196,6 +196,8 @@ async def serve(wire: str, script: ScriptOptions) -> None:
         log_level="critical",
         access_log=False,
         server_header=False,
+        ssl_certfile=script.cert,
+        ssl_keyfile=script.key,
     )
     listener = socket.create_server(("127.0.0.1", script.port), backlog=2048)
     sys.stdout.write(f"127.0.0.1:{listener.getsockname()[1]}\n")

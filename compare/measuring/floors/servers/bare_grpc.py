@@ -47,7 +47,12 @@ async def serve(script: ScriptOptions) -> None:
             ),
         )
     )
-    port = server.add_insecure_port(f"127.0.0.1:{script.port}")
+    where = f"127.0.0.1:{script.port}"
+    if script.cert is not None and script.key is not None:
+        pair = script.key.read_bytes(), script.cert.read_bytes()
+        port = server.add_secure_port(where, grpc.ssl_server_credentials([pair]))
+    else:
+        port = server.add_insecure_port(where)
     await server.start()
     sys.stdout.write(f"127.0.0.1:{port}\n")
     sys.stdout.flush()

@@ -7,6 +7,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Generic, TypeVar
 
 from shared.events import (
@@ -33,7 +34,8 @@ AT = 1_800_000_000_000.125
 class ScriptOptions:
     """What to send. ``rate`` is in tokens a second; 0 is as fast as possible. ``gate`` streams must be open before the first token.
 
-    ``hold`` sends nothing after the first event. ``image_bytes`` sends a picture of this size instead of tokens.
+    ``hold`` sends nothing after the first event. ``image_bytes`` sends a picture of this size instead of tokens. ``cert`` and
+    ``key`` are the PEM files of TLS; without them the server speaks no TLS.
     """
 
     port: int
@@ -42,6 +44,8 @@ class ScriptOptions:
     gate: int
     hold: bool
     image_bytes: int
+    cert: Path | None = None
+    key: Path | None = None
 
 
 def options(prog: str, argv: Sequence[str] | None, **more: list[str]) -> tuple[argparse.Namespace, ScriptOptions]:
@@ -55,8 +59,12 @@ def options(prog: str, argv: Sequence[str] | None, **more: list[str]) -> tuple[a
     parser.add_argument("--gate", type=int, default=0, help="open streams to wait for before the first token")
     parser.add_argument("--hold", action="store_true", help="send nothing after the first event")
     parser.add_argument("--image-bytes", type=int, default=0, help="answer with a picture of this size")
+    parser.add_argument("--cert", type=Path, help="the certificate of TLS (default: no TLS)")
+    parser.add_argument("--key", type=Path, help="the certificate's key")
     args = parser.parse_args(argv)
-    return args, ScriptOptions(args.port, args.tokens, args.rate, args.gate, args.hold, args.image_bytes)
+    return args, ScriptOptions(
+        args.port, args.tokens, args.rate, args.gate, args.hold, args.image_bytes, args.cert, args.key
+    )
 
 
 def events(script: ScriptOptions) -> list[AnyEvent]:

@@ -1,0 +1,90 @@
+"""Whether today's servers are slower than those of another checkout, from figures of the same run."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from compare.measuring.floors.plan import BEFORE, ENOUGH_ROUNDS, SideResult
+
+Verdict = Literal["slower", "overlap", "quicker", "too few rounds"]
+# What is compared in every row that has it: where lower is better, the field and the words for it.
+_FIGURES = (
+    ("cpu_us", "CPU µs"),
+    ("delay_p50_ms", "delay p50 ms"),
+    ("ttft_p50_ms", "TTFT p50 ms"),
+    ("rss_kib", "KiB a stream"),
+)
+# A row without any of these, the slow model's, has seconds in the field of the rates.
+_SECONDS = ("per_s", "seconds")
+
+
+@dataclass(frozen=True, slots=True)
+class Compared:
+    """A figure of a row and lane on one store, a value a round, of the other checkout and of today."""
+
+    row: str
+    word: str
+    store: str
+    figure: str
+    before: list[float]
+    today: list[float]
+
+    @property
+    def ratio(self) -> float:
+        """Today's median over the median before."""
+        return statistics.median(self.today) / max(statistics.median(self.before), 1e-9)
+
+    @property
+    def verdict(self) -> Verdict:
+        """``slower``: every round of today is above every round before. ``quicker``: below. Else the ranges overlap."""
+        if min(len(self.before), len(self.today)) < ENOUGH_ROUNDS:
+            return "too few rounds"
+        if min(self.today) > max(self.before):
+            return "slower"
+        return "quicker" if max(self.today) < min(self.before) else "overlap"
+
+
+def compared(results: Iterable[SideResult]) -> list[Compared]:
+    """All figures that both checkouts have, in the order of the rows and lanes."""
+    found = {(result.row, result.word, result.side): result for result in results}
+    pairs = []
+    for (row, word, side), before in found.items():
+        today = found.get((row, word, side.removesuffix("-before")))
+        if side not in BEFORE or today is None:
+            continue
+        for field, words in (_SECONDS,) if row == "slow-model" else _FIGURES:
+            was, now = getattr(before, field), getattr(today, field)
+            if was and now:
+                pairs.append(Compared(row, word, today.side, words, was, now))
+    return pairs
+
+
+def conclusion(pairs: list[Compared], left_out: Mapping[tuple[str, str, str], str]) -> list[str]:
+    """What the run says in sentences, with the number of differences that chance alone would show."""
+    said = [
+        f"{row}, {word}, {side}: left out, because the other checkout cannot be measured there: {why}"
+        for (row, word, side), why in left_out.items()
+    ]
+    told = [pair for pair in pairs if pair.verdict != "too few rounds"]
+    if not told:
+        return [*said, f"Nothing is claimed: a claim needs {ENOUGH_ROUNDS} rounds of both checkouts, better 6."]
+    named = {
+        verdict: ", ".join(
+            f"{pair.row} {pair.word} {pair.store} ({pair.figure}, × {pair.ratio:.2f})"
+            for pair in told
+            if pair.verdict == verdict
+        )
+        for verdict in ("slower", "quicker")
+    }
+    overlapping = sum(pair.verdict == "overlap" for pair in told)
+    said.append(
+        f"Of {len(told)} figures the ranges of {overlapping} overlap. Slower today: {named['slower'] or 'none'}."
+        f" Quicker today: {named['quicker'] or 'none'}."
+    )
+    chance = sum(1 / math.comb(len(pair.before) + len(pair.today), len(pair.today)) for pair in told)
+    said.append(f"By chance alone, {chance:.1f} of them would be slower and as many quicker if nothing had changed.")
+    return said
