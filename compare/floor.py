@@ -33,10 +33,12 @@ from compare.measuring.floors.plan import BEFORE, LANES, NODE, SIDES, WORDS, Flo
 from compare.measuring.floors.rows import ROWS
 from compare.measuring.floors.scale.axes import AXES, expected_s, sides_of
 from compare.measuring.floors.scale.plan import QUICK, SIZES, GrowthLine, ScalePlan, ScaleRun
+from compare.measuring.statistics import ENOUGH_ROUNDS
 from compare.showing.floor_table import show_before_after, show_floors
 from compare.showing.growth import pictures, show_growth
 from compare.showing.progress import minutes, progress
 from protocols import certs
+from shared.client.text import plural
 from shared.errors import ChatError, ConnectionLost
 
 
@@ -70,7 +72,9 @@ def parse(argv: Sequence[str] | None) -> tuple[FloorPlan, Path | None, ScalePlan
     parser.add_argument("--events", type=int, default=200, help="chunk events a turn (default: 200)")
     parser.add_argument("--seconds", type=float, help="length of a window (default: 2.5, with --quick 1.5)")
     parser.add_argument(
-        "--rounds", type=int, help="rounds of each (default: 3, with --beside 6, with --quick or --scale 1)"
+        "--rounds",
+        type=int,
+        help="rounds of each (default: 3, of the row saturated and with --beside 6; with --quick or --scale 1)",
     )
     parser.add_argument("--idle-streams", type=int, help="open streams (default: 5000, with --quick 1000)")
     parser.add_argument("--readers", type=int, default=1000, help="readers of one turn (default: 1000)")
@@ -101,6 +105,7 @@ def parse(argv: Sequence[str] | None) -> tuple[FloorPlan, Path | None, ScalePlan
         events=args.events,
         seconds=args.seconds or (1.5 if args.quick else 2.5),
         rounds=args.rounds or (1 if args.quick or args.scale else 6 if args.beside else 3),
+        saturated_rounds=args.rounds or (1 if args.quick or args.scale else ENOUGH_ROUNDS),
         idle_streams=args.idle_streams or (1000 if args.quick else 5000),
         readers=args.readers,
         pin=not args.no_pin,
@@ -122,7 +127,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         f"{platform.machine()}, {os.cpu_count()} cores, CPython {platform.python_version()}, loopback"
         f"{', every line encrypted with TLS' if plan.tls else ''}, "
         f"{'server and load generator pinned to a core each' if pinned else 'not pinned'}, "
-        f"windows of {plan.seconds:g} s, {plan.rounds} rounds, medians (lowest–highest)",
+        f"windows of {plan.seconds:g} s, {_rounds(plan)}, medians (lowest–highest)",
         markup=False,
     )
     if scale is not None:
@@ -139,6 +144,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     if out is not None:
         _write(out, results)
     return 0
+
+
+def _rounds(plan: FloorPlan) -> str:
+    more = f" ({plan.saturated_rounds} of the row saturated)" if plan.saturated_rounds != plan.rounds else ""
+    return f"{plural(plan.rounds, 'round')}{more}"
 
 
 def _write(out: Path, found: Sequence[SideResult] | Sequence[GrowthLine]) -> None:
@@ -168,7 +178,7 @@ async def measure(plan: FloorPlan, planned: Sequence[Cell], console: Console) ->
     left_out: dict[tuple[str, str, str], str] = {}
     with _certificate(plan) as certificate, progress(console, sum(cell.expected_s for cell in planned)) as tick:
         for name in plan.rows:
-            run = FloorRun(plan, lambda text: tick(text, 0), certificate=certificate)
+            run = FloorRun(plan.of_row(name), lambda text: tick(text, 0), certificate=certificate)
             for cell in planned:
                 if cell.row != name:
                     continue

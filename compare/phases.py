@@ -59,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 async def _run(console: Console, args: argparse.Namespace) -> int:
     with console.status("starting the servers") as status:
-        run = Run(replace(FULL, line_rounds=args.rounds), args.names, args.seed, _RATE, status.update)
+        run = Run(replace(FULL, passes=1, line_repeats=args.rounds), args.names, args.seed, _RATE, status.update)
         async with running_lanes(args.names, rate=_RATE) as run.lanes:
             await phases(run)
             await thoughts(run)

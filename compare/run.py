@@ -1,5 +1,6 @@
 """``python -m compare run``: all experiments, unattended, into one folder.
 
+A full run goes through them in six passes, each on servers that are started for it; a quick run has one pass.
 ``arrivals.jsonl`` holds the raw arrivals and ``results.json`` what follows from them. ``report.md`` and ``report.html`` are for
 people.
 """
@@ -19,7 +20,8 @@ from rich.text import Text
 
 from compare.measuring.experiments.breaks import cut_tokens
 from compare.measuring.experiments.run import FULL, QUICK, Run
-from compare.measuring.experiments.schedule import Entry, schedule
+from compare.measuring.experiments.schedule import START_S, Entry, Group, schedule
+from compare.measuring.experiments.schedule import expected_s as expected_s_of
 from compare.measuring.goodput import Objectives
 from compare.measuring.lanes import ALL_LANES, FURTHER_LANES, LANES, running_lanes
 from compare.measuring.packets.run import PacketRun
@@ -30,10 +32,10 @@ from compare.showing.packets_report import picture_of
 from compare.showing.progress import Tick, minutes, progress
 from compare.showing.results import Results, conclude
 from protocols.live import open_console
+from shared.client.text import plural
 from shared.errors import ChatError, ConnectionLost
 from shared.signals import run_until_signal
 
-_START_S = 6.0
 # Experiments with servers of their own, or with clients that speak the usual lanes without TLS alone.
 _USUAL_ONLY = ("proxies", "phases", "loads", "stores", "packets", "gRPC libraries")
 _FAILURES_SHOWN = 10
@@ -61,7 +63,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     if not set(args.names) & set(LANES):
         parser.error(f"--only: at least one lane of {', '.join(LANES)}, which the further lanes are compared with")
     args.scale = QUICK if args.quick else FULL
-    known = [entry.name for _, group in schedule(args.scale, len(args.names)) for entry in group]
+    known = [entry.name for group in schedule(args.scale, len(args.names))[0] for entry in group.entries]
     args.chosen = args.experiments.split(",") if args.experiments else known
     if unknown := set(args.chosen) - set(known):
         parser.error(f"no such experiment: {', '.join(sorted(unknown))}; there are {', '.join(known)}")
@@ -81,16 +83,18 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def expected_s(args: argparse.Namespace) -> float:
     """The expected time on a quiet machine, for what ``parse`` has returned."""
-    return sum(_START_S + sum(entry.expected_s for entry in group) for _, group in _groups(args))
+    return expected_s_of(_passes(args))
 
 
-def _groups(args: argparse.Namespace) -> list[tuple[float, list[Entry]]]:
+def _passes(args: argparse.Namespace) -> list[list[Group]]:
+    """The passes with the chosen experiments alone. A pass that has none of them is left out."""
     chosen = set(args.chosen) - set(_left_out(args))
-    groups = [
-        (rate, [entry for entry in group if entry.name in chosen and entry.expected_s > 0])
-        for rate, group in schedule(args.scale, len(args.names))
+    passes = [
+        [Group(group.rate, [entry for entry in group.entries if entry.name in chosen]) for group in groups]
+        for groups in schedule(args.scale, len(args.names))
     ]
-    return [(rate, group) for rate, group in groups if group]
+    filled = [[group for group in groups if group.entries] for groups in passes]
+    return [groups for groups in filled if groups]
 
 
 def _left_out(args: argparse.Namespace) -> Sequence[str]:
@@ -99,25 +103,27 @@ def _left_out(args: argparse.Namespace) -> Sequence[str]:
 
 
 async def _run(console: Console, args: argparse.Namespace) -> int:
-    groups = _groups(args)
+    passes = _passes(args)
     expected = expected_s(args)
+    experiments = sum(len(group.entries) for group in passes[0]) if passes else 0
     console.print(
-        f"{len(args.names)} lanes, {sum(len(group) for _, group in groups)} experiments: about "
-        f"{minutes(expected)} on a quiet machine. "
-        f"Everything is written to {args.out}/ at the end.",
+        f"{plural(len(args.names), 'lane')}, {plural(experiments, 'experiment')}, "
+        f"{'1 pass' if len(passes) == 1 else f'{len(passes)} passes, each on new servers'}: about {minutes(expected)} on a quiet"
+        f" machine. Everything is written to {args.out}/ at the end.",
         highlight=False,
     )
     begun, begun_at, about = time.monotonic(), now_ms(), setup(tls=args.tls)
     run = Run(args.scale, args.names, args.seed, 0.0, lambda text: None, tls=args.tls)
     run.unmeasured |= dict.fromkeys(_left_out(args), "only with the usual lanes, without TLS")
     with progress(console, expected) as tick:
-        for rate, group in groups:
-            run.rate = rate
-            await _run_group(run, group, tick)
+        for run.pass_number, groups in enumerate(passes):
+            for group in groups:
+                await _run_group(run, group, _in_pass(tick, run.pass_number, len(passes)))
     results = Results(
         begun_at=begun_at,
         seconds=time.monotonic() - begun,
         quick=args.quick,
+        passes=args.scale.passes,
         tls=args.tls,
         seed=args.seed,
         lanes=run.names,
@@ -155,22 +161,39 @@ def _pictures(measured: PacketRun | None) -> dict[str, tuple[str, str]]:
     return {"head-of-line": ("Tokens of ten streams while packets are lost", svg)} if svg else {}
 
 
-async def _run_group(run: Run, group: Sequence[Entry], tick: Tick) -> None:
+def _in_pass(tick: Tick, number: int, passes: int) -> Tick:
+    """The same progress, with the pass before each text where there are several."""
+    head = f"pass {number + 1} of {passes}, " if passes > 1 else ""
+    return lambda text, seconds: tick(f"{head}{text}", seconds)
+
+
+async def _run_group(run: Run, group: Group, tick: Tick) -> None:
     """The experiments that share a rate, on servers that are started for them.
 
-    A server that does not start costs only its experiments: the reason goes into ``unmeasured``.
+    A server that does not start costs only its experiments of this pass, and an experiment that fails costs no other: the reason
+    goes into ``unmeasured``.
     """
+    run.rate = group.rate
     tick("starting the servers", 0)
     try:
         async with running_lanes(run.names, rate=run.rate, relayed=True, tls=run.tls) as run.lanes:
-            tick("servers are up", _START_S)
-            for entry in group:
-                run.say = lambda text, name=entry.name: tick(f"{name}: {text}", 0)  # type: ignore[misc]
-                tick(entry.name, 0)
-                try:
-                    await entry.work(run)
-                except (ChatError, ConnectionLost) as error:
-                    run.unmeasured[entry.name] = f"broken off: {error}"
-                tick(f"{entry.name}: done", entry.expected_s)
+            tick("servers are up", START_S)
+            for entry in group.entries:
+                await _run_one(run, entry, tick)
     except (RuntimeError, OSError) as error:
-        run.unmeasured |= {entry.name: str(error) for entry in group if entry.name not in run.descriptions}
+        run.unmeasured |= {entry.name: _broken_off(run, error) for entry in group.entries}
+
+
+async def _run_one(run: Run, entry: Entry, tick: Tick) -> None:
+    run.say = lambda text: tick(f"{entry.name}: {text}", 0)
+    tick(entry.name, 0)
+    try:
+        await entry.work(run)
+    except (ChatError, ConnectionLost, RuntimeError, OSError) as error:
+        run.unmeasured[entry.name] = _broken_off(run, error)
+    tick(f"{entry.name}: done", entry.expected_s + (0.0 if run.pass_number else entry.first_pass_s))
+
+
+def _broken_off(run: Run, error: Exception) -> str:
+    where = f" in pass {run.pass_number + 1} of {run.scale.passes}" if run.scale.passes > 1 else ""
+    return f"broken off{where}: {error}"

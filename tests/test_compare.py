@@ -22,13 +22,12 @@ from rich.console import Console
 
 from compare import diff, race, wire
 from compare.lines.capture import CapturedBytes
-from compare.lines.faults import NETWORKS, Faults
+from compare.lines.faults import Faults
 from compare.lines.records import records
 from compare.lines.relay import Relay
 from compare.lines.spans.read import units
 from compare.lines.spans.span import UnexpectedBytes
-from compare.measuring.experiments.run import FULL, QUICK, Description
-from compare.measuring.experiments.schedule import schedule
+from compare.measuring.experiments.run import Description
 from compare.measuring.findings import findings
 from compare.measuring.floors.load.job import Job
 from compare.measuring.floors.load.run import run
@@ -394,15 +393,6 @@ async def test_two_runs_side_by_side(
     assert diff.main([str(tmp_path / "a"), str(tmp_path / "a")]) == 0
     assert "0 differ" in capsys.readouterr().out
     assert diff.main([str(tmp_path / "nothing"), str(tmp_path / "a")]) == 2
-
-
-async def test_the_plan_is_stated_before_it_starts() -> None:
-    quick, full = (
-        sum(6 + sum(entry.expected_s for entry in group) for _, group in schedule(scale, 6)) for scale in (QUICK, FULL)
-    )
-    assert quick < 180
-    assert quick < full < 40 * 60
-    assert set(NETWORKS) == {"lan", "wan", "mobile", "lossy"}
 
 
 @pytest.mark.parametrize("word", ["rest", "ndjson", "sse", "websocket", "grpc"])

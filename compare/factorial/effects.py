@@ -18,7 +18,14 @@ METRICS: dict[str, Metric] = {
     for metric in (
         Metric("bytes", "bytes an event", "B", "bytes received / events, paced", "the client's sockets", None),
         Metric("delay", "delay p50", "ms", "median of e_i − at_i, paced", "appended → parsed", None),
-        Metric("server_us", "server CPU", "µs/event", "user and system time / events, saturated", "/proc", None),
+        Metric(
+            "server_us",
+            "server CPU",
+            "µs/event",
+            "user and system time / events, saturated",
+            "the CPU clock of the process",
+            None,
+        ),
         Metric("stream_kib", "an open stream", "KiB", "resident memory with N − without / N", "/proc", None),
     )
 }

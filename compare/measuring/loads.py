@@ -53,7 +53,7 @@ async def measure_load(
     """Load the server at ``address`` from a process of its own. ``pid`` is the server's process.
 
     The window is ``seconds`` long, and longer until the server has used ``least_cpu_s``. Raises RuntimeError with the last
-    words of the load generator when it fails, and where there is no ``/proc``.
+    words of the load generator when it fails, and elsewhere than on Linux.
     """
     job = Job(
         wire=word,
@@ -70,7 +70,7 @@ async def measure_load(
     result = await _run(job)
     memory = rss_bytes(pid)
     if result.cpu_s is None or memory is None or result.first_p50_ms is None:
-        raise RuntimeError("the CPU time and the memory of a process are read from /proc, which is not here")
+        raise RuntimeError("the CPU time and the memory of another process can be read on Linux alone")
     whole = word == "rest"
     # An event is a token, but for the first and the last one of each answer. A whole reply is one event.
     events = result.events if not whole else result.turns * (tokens + 2)

@@ -146,7 +146,7 @@ METRICS: dict[str, Metric] = {
             "server CPU",
             "µs/event",
             "user and system time of the server / events",
-            "/proc/<server>/stat at the edges of the experiment",
+            "the CPU clock of the server's process at the edges of the experiment",
             None,
         ),
         Metric(
@@ -171,13 +171,20 @@ METRICS: dict[str, Metric] = {
                 title,
                 "µs/event",
                 "user and system time of server and store / events",
-                "/proc/<process>/stat",
+                "the CPU clocks of their processes",
                 None,
             )
             for name, title in (("memory", "in memory"), ("sqlite", "SQLite"), ("valkey", "Valkey"))
         ),
         *(
-            Metric(name, title, "µs/event", "user and system time of the server / events", "/proc/<server>/stat", None)
+            Metric(
+                name,
+                title,
+                "µs/event",
+                "user and system time of the server / events",
+                "the CPU clock of the server's process",
+                None,
+            )
             for name, title in (("grpcio_us", "grpcio"), ("asgi_us", "connectrpc on uvicorn"))
         ),
         Metric("goodput", "goodput", "turns/s", "turns that met all objectives / seconds", "client", None, "higher"),
@@ -196,7 +203,7 @@ METRICS: dict[str, Metric] = {
             "server CPU",
             "ms/MB",
             "user and system time of the server / MB of picture",
-            "/proc/<server>/stat",
+            "the CPU clock of the server's process",
             None,
         ),
         Metric("image_wire", "on the wire", "B/B", "TCP payload down / bytes of picture", "at the relay", None),

@@ -1,20 +1,28 @@
-"""What a process costs: its CPU time and its memory, read from ``/proc``."""
+"""What a process costs: its CPU time, by the kernel's clock of it (POSIX, clock_getcpuclockid), and its memory (``/proc``)."""
 
 from __future__ import annotations
 
+import ctypes
 import os
+import sys
+import time
 from pathlib import Path
-
-_TICKS = os.sysconf("SC_CLK_TCK") if hasattr(os, "sysconf") else 100
 
 
 def cpu_s(pid: int) -> float | None:
-    """User and system time of a process with all its threads, to 10 ms; None without ``/proc``."""
+    """User and system time of a process with all its threads, to the nanosecond; None where there is no such process or clock.
+
+    ``/proc/<pid>/stat`` has the same time in steps of 10 ms, which is longer than a server works on a picture of 1 MB.
+    """
+    if sys.platform != "linux":
+        return None
+    clock = ctypes.c_int()
+    if ctypes.CDLL(None).clock_getcpuclockid(pid, ctypes.byref(clock)) != 0:
+        return None
     try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return time.clock_gettime(clock.value)
     except OSError:
         return None
-    return (int(fields[11]) + int(fields[12])) / _TICKS
 
 
 def rss_bytes(pid: int) -> int | None:

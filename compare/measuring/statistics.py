@@ -1,7 +1,7 @@
 """Quantiles, and medians with an interval.
 
-The interval is made from rounds, not from single tokens or streams: what delays one token also delays the tokens beside it, so they
-are not independent.
+The interval is made from rounds, not from single tokens, streams or repetitions: what delays one of these also delays the others
+beside it, so they are not independent.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _LEVEL = 0.95
 
 
 class Figure(msgspec.Struct, frozen=True):
-    """The median over ``n`` rounds, the 95 % interval of its bootstrap, and the largest value of a round."""
+    """The median over ``n`` rounds, the 95 % interval of its bootstrap, and the largest single value."""
 
     median: float
     low: float
@@ -52,6 +52,17 @@ def figure(values: Sequence[float], seed: int = 1) -> Figure | None:
     low, high = quantile(medians, (1 - _LEVEL) / 2), quantile(medians, (1 + _LEVEL) / 2)
     assert low is not None and high is not None
     return Figure(middle, low, high, len(values), max(values))
+
+
+def figure_of_rounds(measured: Iterable[tuple[int, float]]) -> Figure | None:
+    """The figure of values with the numbers of their rounds: the values of one round count as one, their median."""
+    rounds: dict[int, list[float]] = {}
+    for number, value in measured:
+        rounds.setdefault(number, []).append(value)
+    made = figure([statistics.median(values) for values in rounds.values()])
+    if made is None:
+        return None
+    return msgspec.structs.replace(made, worst=max(value for values in rounds.values() for value in values))
 
 
 def median_with_range(values: Sequence[float], digits: int) -> str:

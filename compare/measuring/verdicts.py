@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
 
 from compare.measuring.causes import causes
 from compare.measuring.metrics import METRICS, Metric
-from compare.measuring.statistics import ENOUGH_ROUNDS, Figure, differ, figure
+from compare.measuring.statistics import ENOUGH_ROUNDS, Figure, differ, figure_of_rounds
 from compare.measuring.turns import TurnRecord
 
 # Smaller differences are not ranked: nobody feels 5 ms, and a tenth is within what two machines differ by.
@@ -28,12 +27,10 @@ def summarise(turns: Sequence[TurnRecord], names: Iterable[str] = METRICS) -> di
         of_turn = METRICS[name].of_turn
         if of_turn is None:
             continue
-        rounds: dict[int, list[float]] = {}
-        for turn in turns:
-            if turn.error is None and (value := of_turn(turn)) is not None:
-                rounds.setdefault(turn.round, []).append(value)
-        made = figure([statistics.median(values) for values in rounds.values()])
-        if made is not None:
+        of_turns = [
+            (turn.round, value) for turn in turns if turn.error is None and (value := of_turn(turn)) is not None
+        ]
+        if (made := figure_of_rounds(of_turns)) is not None:
             found[name] = made
     return found
 
@@ -78,7 +75,9 @@ def _ranking(metric: Metric, by_lane: Mapping[str, Figure]) -> str:
     if len(by_lane) < 2 or metric.better == "neither":
         return ""
     if all(figure.median == figure.high == 0 for figure in by_lane.values()):
-        return f"{metric.title}: 0 {metric.unit} on all lanes."
+        once = [f"{number(figure.worst)} on {lane}" for lane, figure in by_lane.items() if figure.worst]
+        seldom = f", but once at least {listed(once)}" if once else ""
+        return f"{metric.title}: 0 {metric.unit} on all lanes{seldom}."
     least = min(figure.n for figure in by_lane.values())
     if least < ENOUGH_ROUNDS:
         rounds = "1 round" if least == 1 else f"{least} rounds"

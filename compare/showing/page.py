@@ -17,6 +17,7 @@ from compare.measuring.statistics import quantile
 from compare.measuring.turns import Arrival, TurnRecord
 from compare.measuring.verdicts import BUNCHED_SHARE, FELT_MS, FELT_SHARE
 from compare.showing.guide import Guide
+from compare.showing.how_to_read import how_to_read
 from compare.showing.numbers import CONSTANTS, FORMULAS, INPUTS, coefficients
 from compare.showing.results import Results
 from compare.showing.section import Section, html
@@ -69,6 +70,7 @@ def page(results: Results, when: str, guide: Guide, turns: Sequence[TurnRecord],
     data = {
         "results": msgspec.to_builtins(results),
         "when": when,
+        "how_to_read": how_to_read(results),
         "guide": msgspec.to_builtins(guide),
         "metrics": {
             name: {

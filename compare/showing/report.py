@@ -15,6 +15,7 @@ from compare.measuring.verdicts import listed, median_with_interval
 from compare.showing import ladder, section
 from compare.showing.facts import BRIEF, of_results
 from compare.showing.guide import NEEDS, Guide, answer, guide_of
+from compare.showing.how_to_read import how_to_read
 from compare.showing.page import page
 from compare.showing.plots import plots
 from compare.showing.results import Experiment, Results
@@ -23,15 +24,6 @@ PLOTS = "plots"
 # What other commands leave in the folder of a run, by the names of their files.
 BESIDE = ("factors", "chain")
 FILES = ("arrivals.jsonl", "results.json", "report.md", "report.html")
-_HOW_TO_READ = (
-    "t0 = request sent, e_i = arrival of the i-th chunk, at_i = when it was appended to the log. A round is the unit: what"
-    " has many values in a turn is first one number a turn, and the turns of a round give their median; then the median over"
-    " rounds, with the 95 % interval of a percentile bootstrap (1,000 resamples, seeded) in brackets. No difference is"
-    " claimed where intervals overlap, with fewer than six rounds, or between two values that differ by less than a tenth; two"
-    " times must differ by 5 ms at least. Gaps are not ranked on a lane where more than 20 % of the chunks arrive together."
-    " vLLM's ITL is ICL here, pooled over requests, and its"
-    " TTFT counts an empty first chunk; AIPerf's ITL is TPOT here; GuideLLM's TPOT divides (last − start) by n."
-)
 _HOW_FAR = (
     "**How far they carry.** One machine, the server, the client and the relay on it, a model that computes nothing,"
     " Python on both ends: bytes, what a cut costs, and who waits for whom hold elsewhere; milliseconds and CPU are those of"
@@ -83,7 +75,7 @@ def markdown(results: Results, guide: Guide, drawn: Mapping[str, str], beside: S
             parts.append("- Where the client's CPU an event is more than the server's, the client is the limit.")
         parts.append("")
     parts += [section.markdown(one, PLOTS) for one in beside]
-    parts.append(f"## How to read it\n\n{_HOW_TO_READ}\n")
+    parts.append(f"## How to read it\n\n{how_to_read(results)}\n")
     parts.append("| metric | unit | formula | from → to |\n|---|---|---|---|")
     parts += [f"| {of.title} | {of.unit} | {of.formula} | {of.points} |" for of in METRICS.values()]
     if any(name in results.experiments for name in ladder.EXPERIMENTS):

@@ -13,7 +13,7 @@ from compare.measuring.findings import findings
 from compare.measuring.goodput import Objectives
 from compare.measuring.loads import LoadPoint
 from compare.measuring.metrics import METRICS
-from compare.measuring.statistics import Figure, figure
+from compare.measuring.statistics import Figure, figure_of_rounds
 from compare.measuring.turns import Sample, TurnRecord
 from compare.measuring.verdicts import bunched, summarise, verdict
 
@@ -38,6 +38,7 @@ class Results(msgspec.Struct, kw_only=True):
     """The results of a run. ``begun_at`` is epoch ms; ``tls``: the lines were encrypted; ``unmeasured`` says why an
     experiment is missing.
 
+    ``passes`` is how many passes the run had, each on servers of its own: with one, the rounds of a figure share their servers.
     ``loads`` are the points from which other loads are computed, ``connections`` how many a client of a transport holds open;
     ``cut_tokens`` is the length of the answers that were cut.
     ``pictures`` has what experiments drew themselves: by the name of a file without ``.svg``, the title and the SVG.
@@ -47,6 +48,7 @@ class Results(msgspec.Struct, kw_only=True):
     begun_at: float
     seconds: float
     quick: bool
+    passes: int = 1
     tls: bool = False
     seed: int
     lanes: list[str]
@@ -98,8 +100,10 @@ def _conclude_one(
         of_lane = [turn for turn in turns if turn.lane == lane]
         found = summarise(of_lane, description.metrics)
         for metric in description.metrics:
-            made = figure([sample.value for sample in samples if sample.lane == lane and sample.metric == metric])
-            if made is not None:
+            measured = [
+                (sample.round, sample.value) for sample in samples if sample.lane == lane and sample.metric == metric
+            ]
+            if (made := figure_of_rounds(measured)) is not None:
                 found[metric] = made
         if found:
             figures[lane] = found

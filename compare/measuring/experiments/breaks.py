@@ -24,13 +24,14 @@ async def cancels(run: Run) -> None:
     run.describe(
         "cancel",
         "Stopping",
-        f"Cancel pressed after {_CANCEL_AFTER} tokens (REST: after as long), {scale.cancels} times, lanes side by side, "
+        f"Cancel pressed after {_CANCEL_AFTER} tokens (REST: after as long), {run.rounds(scale.cancels)}, lanes side by side, "
         "no relay. REST has to ask first which turn runs.",
         ("cancel", "cancel_seen"),
     )
-    for number in range(scale.cancels):
-        run.say(f"round {number + 1} of {scale.cancels}")
-        await asyncio.gather(*(_cancel(run, run.direct(name), number) for name in run.order(number)))
+    for repeat in range(scale.cancels):
+        run.say(f"{repeat + 1} of {scale.cancels}")
+        number = run.round_of(repeat)
+        await asyncio.gather(*(_cancel(run, run.direct(name), number) for name in run.order(repeat)))
 
 
 async def _cancel(run: Run, lane: RunningLane, number: int) -> None:
@@ -85,7 +86,7 @@ def cut_tokens(scale: Scale) -> int:
 async def cuts(run: Run) -> None:
     """The line is cut at a random token, with resume and without it."""
     scale = run.scale
-    dice = random.Random(run.seed)
+    dice = random.Random(run.seed * 1000 + run.pass_number)
     tokens = cut_tokens(scale)
     for resume, experiment, what in (
         (True, "cut, with resume", "The client comes back with its cursor."),
@@ -94,11 +95,11 @@ async def cuts(run: Run) -> None:
         run.describe(
             experiment,
             experiment.capitalize(),
-            f"The relay cuts the connection at a random token of {tokens}, {scale.cuts} times, lanes side by side. {what}",
+            f"The relay cuts the connection at a random token of {tokens}, {run.rounds(scale.cuts)}, lanes side by side. {what}",
             _AFTER_A_CUT,
         )
-        for number in range(scale.cuts):
-            run.say(f"{'with' if resume else 'without'} resume, {number + 1} of {scale.cuts}")
+        for repeat in range(scale.cuts):
+            run.say(f"{'with' if resume else 'without'} resume, {repeat + 1} of {scale.cuts}")
             spec = TurnSpec(
                 experiment=experiment,
                 tokens=tokens,
@@ -106,7 +107,8 @@ async def cuts(run: Run) -> None:
                 cut_after=dice.randrange(2, tokens - 2),
                 resume=resume,
             )
-            run.turns += await asyncio.gather(*(_cut_turn(run.lanes[name], spec, number) for name in run.order(number)))
+            number = run.round_of(repeat)
+            run.turns += await asyncio.gather(*(_cut_turn(run.lanes[name], spec, number) for name in run.order(repeat)))
 
 
 async def _cut_turn(lane: RunningLane, spec: TurnSpec, number: int) -> TurnRecord:

@@ -25,17 +25,18 @@ _FIRST_STREAMS = 20
 async def throughput(run: Run) -> None:
     """As many tokens as the lane's own clients can read; the model does not wait."""
     scale = run.scale
-    rounds = scale.throughput_rounds
     run.describe(
         "throughput",
         "Throughput",
-        f"{_CLIENTS} clients ask again and again for {_TOKENS} tokens, the model does not wait, {scale.throughput_s:g} "
-        f"s x {rounds}. The client is Python too: where it costs more than the server, it is the limit.",
+        f"{_CLIENTS} clients ask again and again for {_TOKENS} tokens, the model does not wait, {scale.throughput_s:g} s,"
+        f" {run.rounds(scale.throughput_repeats)}. The client is Python too: where it costs more than the server, it is the"
+        " limit.",
         ("tokens_per_s", *COST),
     )
-    for number in range(rounds):
-        for name in run.order(number):
-            run.say(f"{name}, round {number + 1} of {rounds}")
+    for repeat in range(scale.throughput_repeats):
+        number = run.round_of(repeat)
+        for name in run.order(repeat):
+            run.say(name)
             lane = run.direct(name)
             async with run.clients(lane, _CLIENTS) as clients:
                 begun, before = time.monotonic(), CpuTimes.of(lane)
@@ -62,12 +63,11 @@ async def ask_until(client: ChatClient, until: float) -> tuple[int, int]:
 async def bytes_on_the_wire(run: Run) -> None:
     """One turn on a connection of its own, through the relay, from its first byte to its last."""
     scale = run.scale
-    rounds = max(6, scale.line_rounds)
     run.describe(
         "bytes",
         "Bytes on the wire",
         f"One turn of {scale.tokens} tokens at {run.rate:g} a second on a new connection, its opening "
-        f"included; TCP payload counted at the relay; {rounds} rounds, lanes side by side.",
+        f"included; TCP payload counted at the relay; {run.rounds(scale.line_repeats)}, lanes side by side.",
         ("down_per_token", "up_bytes", "framing"),
     )
     spec = TurnSpec(experiment="bytes", tokens=scale.tokens, rate=run.rate)
@@ -81,9 +81,10 @@ async def bytes_on_the_wire(run: Run) -> None:
         turn.up_bytes, turn.down_bytes = lane.relay.up_bytes - up, lane.relay.down_bytes - down
         return turn
 
-    for number in range(rounds):
-        run.say(f"round {number + 1}")
-        run.turns += await asyncio.gather(*(measure(name, number) for name in run.order(number)))
+    for repeat in range(scale.line_repeats):
+        run.say(f"{repeat + 1} of {scale.line_repeats}")
+        number = run.round_of(repeat)
+        run.turns += await asyncio.gather(*(measure(name, number) for name in run.order(repeat)))
 
 
 async def connects(run: Run) -> None:
@@ -93,12 +94,13 @@ async def connects(run: Run) -> None:
         "connect",
         "Connecting",
         "A new client until its first ping is answered, and a ping on a connection that is open; "
-        f"{scale.connects} times, no relay.",
+        f"{run.rounds(scale.connects)}, no relay.",
         ("connect_cold", "connect_warm"),
     )
-    for number in range(scale.connects):
-        run.say(f"round {number + 1} of {scale.connects}")
-        for name in run.order(number):
+    for repeat in range(scale.connects):
+        run.say(f"{repeat + 1} of {scale.connects}")
+        number = run.round_of(repeat)
+        for name in run.order(repeat):
             begun = now_ms()
             async with run.direct(name).client() as client:
                 await client.ping()
@@ -114,7 +116,7 @@ async def memory(run: Run) -> None:
         "memory",
         "Memory",
         f"{count} clients, each with a turn that waits for its first token; the server's resident memory "
-        "before and with them.",
+        f"before and with them, {run.rounds(1)}.",
         ("stream_kib",),
     )
     for name in run.order(0):
@@ -125,7 +127,7 @@ async def memory(run: Run) -> None:
         before = rss_bytes(lane.pid)
         during = await _memory_with_streams(lane, count)
         if before is not None and during is not None:
-            run.sample("memory", name, 0, "stream_kib", (during - before) / 1024 / count)
+            run.sample("memory", name, run.round_of(0), "stream_kib", (during - before) / 1024 / count)
 
 
 async def _memory_with_streams(lane: RunningLane, count: int) -> int | None:

@@ -26,23 +26,25 @@ async def grpc_libraries(run: Run) -> None:
     if missing := ALL_LANES["grpc-asgi"].missing:
         run.unmeasured[_EXPERIMENT] = f'needs {", ".join(missing)}: pip install -e ".[web,http2]"'
         return
-    rounds = run.scale.throughput_rounds
+    repeats = run.scale.throughput_repeats
     run.describe(
         _EXPERIMENT,
         "gRPC with two server libraries",
-        f"{CLIENTS} grpcio clients ask again and again, the model does not wait, {run.scale.throughput_s:g} s x {rounds}, the two"
-        " servers in turns. Servicer, messages, HTTP/2 and clients are the same; the library on the server differs.",
+        f"{CLIENTS} grpcio clients ask again and again, the model does not wait, {run.scale.throughput_s:g} s,"
+        f" {run.rounds(repeats)}, the two servers in turns. Servicer, messages, HTTP/2 and clients are the same; the library"
+        " on the server differs.",
         tuple(LIBRARIES.values()),
     )
-    values: dict[str, list[float]] = {metric: [] for metric in LIBRARIES.values()}
     async with running_lanes(list(LIBRARIES), rate=run.rate) as lanes:
-        for number_of_round in range(rounds):
-            for name in list(LIBRARIES)[:: 1 if number_of_round % 2 else -1]:
-                run.say(f"{name}, round {number_of_round + 1} of {rounds}")
+        for repeat in range(repeats):
+            for name in list(LIBRARIES)[:: 1 if run.round_of(repeat) % 2 else -1]:
+                run.say(f"{name}, {repeat + 1} of {repeats}")
                 cost_us = await _cost_us(run, lanes[name])
-                if cost_us is not None:
-                    values[LIBRARIES[name]].append(cost_us)
-                    run.sample(_EXPERIMENT, "grpc", number_of_round, LIBRARIES[name], cost_us)
+                run.sample(_EXPERIMENT, "grpc", run.round_of(repeat), LIBRARIES[name], cost_us)
+    values = {
+        metric: [sample.value for sample in run.samples if (sample.experiment, sample.metric) == (_EXPERIMENT, metric)]
+        for metric in LIBRARIES.values()
+    }
     run.said[_EXPERIMENT] = _verdict(*values.values())
 
 

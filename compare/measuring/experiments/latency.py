@@ -26,16 +26,17 @@ async def one_stream(run: Run) -> None:
     run.describe(
         "1 stream",
         "One stream",
-        f"{scale.rounds} turns of {scale.tokens} tokens at {run.rate:g} tokens a second, lane after lane, no relay.",
+        f"A turn of {scale.tokens} tokens at {run.rate:g} tokens a second, {run.rounds(scale.turns)}, lane after lane, no relay.",
     )
     spec = TurnSpec(experiment="1 stream", tokens=scale.tokens, rate=run.rate)
     async with contextlib.AsyncExitStack() as stack:
         lanes = {name: run.direct(name) for name in run.names}
         clients = {name: (await stack.enter_async_context(run.clients(lane, 1)))[0] for name, lane in lanes.items()}
-        for number in range(scale.rounds):
-            run.say(f"round {number + 1} of {scale.rounds}")
-            for name in run.order(number):
-                run.turns.append(await record_turn(lanes[name], clients[name], spec, number=number))
+        for repeat in range(scale.turns):
+            for name in run.order(repeat):
+                run.say(name)
+                turn = await record_turn(lanes[name], clients[name], spec, number=run.round_of(repeat))
+                run.turns.append(turn)
 
 
 async def many_streams(run: Run, count: int) -> None:
@@ -46,18 +47,18 @@ async def many_streams(run: Run, count: int) -> None:
     run.describe(
         experiment,
         f"{count} streams at once",
-        f"{count} clients, {tokens} tokens each at {run.rate:g} tokens a second; they start on a clock, "
-        "spread over 1 s; no relay.",
+        f"{count} clients, {tokens} tokens each at {run.rate:g} tokens a second, {run.rounds(scale.stream_repeats)}; they start"
+        " on a clock, spread over 1 s; no relay.",
         (*LATENCY, *COST),
     )
     spec = TurnSpec(experiment=experiment, tokens=tokens, rate=run.rate)
     offsets_s = [stream / count for stream in range(count)]
-    for number in range(scale.stream_rounds):
-        for name in run.order(number):
-            run.say(f"{name}, round {number + 1} of {scale.stream_rounds}")
+    for repeat in range(scale.stream_repeats):
+        for name in run.order(repeat):
+            run.say(name)
             lane = run.direct(name)
             async with run.clients(lane, count) as clients:
-                run.turns += await _on_the_clock(run, lane, clients, spec, offsets_s, number)
+                run.turns += await _on_the_clock(run, lane, clients, spec, offsets_s, run.round_of(repeat))
 
 
 async def paced_load(run: Run) -> None:
@@ -71,19 +72,20 @@ async def paced_load(run: Run) -> None:
         "paced load",
         "Paced load",
         f"Turns of {_PACED_TOKENS} tokens at {run.rate:g} a second arrive at random, {_PACED_PER_S:g} a second for "
-        f"{scale.paced_s:g} s, on a clock (open loop)."
+        f"{scale.paced_s:g} s, on a clock (open loop), {run.rounds(scale.stream_repeats)}."
         f" Goodput counts turns with TTFT ≤ {objectives.ttft_ms:g} ms, ICL p99 ≤ "
         f"{objectives.icl_p99_ms:g} ms and E2E ≤ {objectives.e2e_ms:g} ms.",
         ("goodput", *LATENCY, *COST),
     )
-    dice = random.Random(run.seed)
+    dice = random.Random(run.seed * 1000 + run.pass_number)
     offsets_s = [0.0]
     while offsets_s[-1] < scale.paced_s:
         offsets_s.append(offsets_s[-1] + dice.expovariate(_PACED_PER_S))
     spec = TurnSpec(experiment="paced load", tokens=_PACED_TOKENS, rate=run.rate)
-    for number in range(scale.stream_rounds):
-        for name in run.order(number):
-            run.say(f"{name}, round {number + 1} of {scale.stream_rounds}")
+    for repeat in range(scale.stream_repeats):
+        number = run.round_of(repeat)
+        for name in run.order(repeat):
+            run.say(name)
             lane = run.direct(name)
             async with run.clients(lane, _PACED_CLIENTS) as clients:
                 found = await _on_the_clock(run, lane, clients, spec, offsets_s[:-1], number)

@@ -9,7 +9,6 @@ from compare.measuring.lanes import running_lanes
 from compare.measuring.loads import measure_load
 
 RATE = 20.0
-# /proc counts CPU time in steps of 10 ms.
 LEAST_CPU_S = 0.4
 
 

@@ -1,17 +1,21 @@
-"""Packets that are really lost, inside a run of all experiments: one loss, one connection or many, and a changed address."""
+"""Packets that are really lost, inside a run of all experiments: one loss, one connection or many, and a changed address.
+
+Each pass has a line and servers of its own. The address changes in the first pass alone: the client's patience of seconds decides
+what this costs, and no claim is made of it.
+"""
 
 from __future__ import annotations
 
 from compare.lines.packets.namespaces import NoPacketLine, why_not
 from compare.measuring.experiments.phases import left_out
 from compare.measuring.experiments.run import Run
-from compare.measuring.packets.run import PacketPlan, measure
+from compare.measuring.packets.run import PacketPlan, measure_part, packet_run
 from compare.measuring.packets.verdicts import verdicts
 from compare.measuring.packets.ways import WAYS
 
 _LOSS = 0.02
 _DELAY_S = 0.05
-_STREAMS, _TOKENS, _RATE = 10, 40, 20.0
+_STREAMS, _TOKENS, _RATE = 10, 30, 20.0
 
 
 def packet_plan(rounds: int, seed: int) -> PacketPlan:
@@ -34,12 +38,15 @@ async def packets(run: Run) -> None:
     if reason := left_out(run, "packets --quick") or why_not():
         run.unmeasured["packets"] = reason
         return
-    plan = packet_plan(run.scale.line_rounds, run.seed)
+    plan = packet_plan(run.scale.passes * run.scale.line_repeats, run.seed)
+    numbers = [run.pass_number * run.scale.line_repeats + repeat for repeat in range(run.scale.line_repeats)]
     try:
-        run.packets = await measure(plan, run.say)
+        part = await measure_part(plan, numbers, range(0 if run.packet_parts else plan.move_rounds), run.say)
     except NoPacketLine as error:
         run.unmeasured["packets"] = str(error)
         return
+    run.packet_parts.append(part)
+    run.packets = packet_run(plan, run.packet_parts)
     run.describe(
         "packets",
         "Packets that are really lost",

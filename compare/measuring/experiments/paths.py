@@ -54,12 +54,8 @@ def _set_faults(run: Run, faults: Faults) -> None:
         lane.relay.faults = faults
 
 
-def _rounds(run: Run) -> int:
-    return max(6, run.scale.line_rounds)
-
-
 def _describe(run: Run, experiment: str, title: str, about: str) -> None:
-    what = f"{about} {run.scale.tokens} tokens at {run.rate:g} a second, {_rounds(run)} rounds, lanes side by side."
+    what = f"{about} {run.scale.tokens} tokens at {run.rate:g} a second, {run.rounds(run.scale.line_repeats)}, lanes side by side."
     run.describe(experiment, title, what, _ON_THE_PATH)
 
 
@@ -71,21 +67,21 @@ async def _side_by_side(run: Run, experiment: str, lanes: Mapping[str, RunningLa
             try:
                 clients[name] = (await stack.enter_async_context(run.clients(lane, 1)))[0]
             except (ChatError, ConnectionLost) as error:
-                run.turns.append(_failed(experiment, name, str(error)))
-        for number in range(_rounds(run)):
-            run.say(f"{experiment}, round {number + 1} of {_rounds(run)}")
+                run.turns.append(_failed(experiment, name, run.round_of(0), str(error)))
+        for repeat in range(run.scale.line_repeats):
+            run.say(f"{experiment}, {repeat + 1} of {run.scale.line_repeats}")
             run.turns += await asyncio.gather(
                 *(
-                    record_turn(lanes[name], clients[name], spec, number=number)
-                    for name in run.order(number)
+                    record_turn(lanes[name], clients[name], spec, number=run.round_of(repeat))
+                    for name in run.order(repeat)
                     if name in clients
                 )
             )
 
 
-def _failed(experiment: str, lane: str, why: str) -> TurnRecord:
+def _failed(experiment: str, lane: str, number: int, why: str) -> TurnRecord:
     return TurnRecord(
-        experiment=experiment, lane=lane, round=0, stream=0, asked_at=now_ms(), tokens=0, arrivals=[], error=why
+        experiment=experiment, lane=lane, round=number, stream=0, asked_at=now_ms(), tokens=0, arrivals=[], error=why
     )
 
 

@@ -38,13 +38,12 @@ async def phases(run: Run) -> None:
     if reason := left_out(run, "phases"):
         run.unmeasured["phases"] = reason
         return
-    rounds = run.scale.line_rounds
-    await _measure(run, {name: run.direct(name) for name in run.names}, rounds, tls=False)
+    await _measure(run, {name: run.direct(name) for name in run.names}, tls=False)
     if importlib.util.find_spec("trustme") is None:
         run.unmeasured["phases, cold, TLS"] = "needs trustme, which makes the certificate"
         return
     async with running_lanes(run.names, rate=run.rate, tls=True) as lanes:
-        await _measure(run, lanes, rounds, tls=True)
+        await _measure(run, lanes, tls=True)
 
 
 async def thoughts(run: Run) -> None:
@@ -52,11 +51,12 @@ async def thoughts(run: Run) -> None:
     if reason := left_out(run, "phases"):
         run.unmeasured["thoughts"] = reason
         return
-    rounds = run.scale.line_rounds
+    repeats = run.scale.line_repeats
     run.describe(
         "thoughts",
         "A model that thinks",
-        f"{rounds} turns of {THOUGHT_TOKENS} tokens whose model thinks for {_THOUGHT_S:g} s first, lanes side by side, no relay."
+        f"A turn of {THOUGHT_TOKENS} tokens whose model thinks for {_THOUGHT_S:g} s first, {run.rounds(repeats)}, lanes side by"
+        " side, no relay."
         " TTFT is the first chunk; a reader who counts thoughts as output has the other number. REST tells no thought.",
         ("first_output", "ttft", "tokens_per_chunk"),
     )
@@ -69,30 +69,33 @@ async def thoughts(run: Run) -> None:
     async with contextlib.AsyncExitStack() as stack:
         lanes = {name: run.direct(name) for name in run.names}
         clients = {name: (await stack.enter_async_context(run.clients(lane, 1)))[0] for name, lane in lanes.items()}
-        for number in range(rounds):
-            run.say(f"round {number + 1} of {rounds}")
+        for repeat in range(repeats):
+            run.say(f"{repeat + 1} of {repeats}")
+            number = run.round_of(repeat)
             run.turns += await asyncio.gather(
-                *(record_turn(lanes[name], clients[name], spec, number=number) for name in run.order(number))
+                *(record_turn(lanes[name], clients[name], spec, number=number) for name in run.order(repeat))
             )
 
 
-async def _measure(run: Run, lanes: dict[str, RunningLane], rounds: int, *, tls: bool) -> None:
+async def _measure(run: Run, lanes: dict[str, RunningLane], *, tls: bool) -> None:
+    repeats = run.scale.line_repeats
     for experiment in (name for name in EXPERIMENTS if ("TLS" in name) == tls):
         told = " ".join(f"{lane}: {why}." for lane, why in NOT_TOLD.items() if lane in run.names)
         run.describe(
             experiment,
             _TITLES[experiment],
-            f"{rounds} turns of {_TOKENS} tokens at {run.rate:g} a second, lane after lane, no relay. Each rung is the time since"
-            f" the wish to ask. {told}",
+            f"A turn of {_TOKENS} tokens at {run.rate:g} a second, {run.rounds(repeats)}, lane after lane, no relay. Each rung is"
+            f" the time since the wish to ask. {told}",
             tuple(f"phase_{name}" for name in PHASES),
         )
     spec = TurnSpec(experiment="phases", tokens=_TOKENS, rate=run.rate)
     # One turn that no figure counts: the first of a process imports modules.
-    for number in range(-1, rounds):
-        run.say(f"{'TLS, ' * tls}round {number + 1} of {rounds}")
-        for name in run.order(max(0, number)):
+    for repeat in range(-1, repeats):
+        for name in run.order(max(0, repeat)):
+            run.say(f"{name}{', TLS' * tls}")
+            number = run.round_of(repeat)
             for kind, marks in (await cold_and_warm(lanes[name], spec, number, tls=tls)).items():
                 experiment = f"phases, {kind}{', TLS' * tls}"
-                if number >= 0 and experiment in EXPERIMENTS:
+                if repeat >= 0 and experiment in EXPERIMENTS:
                     for phase, value in marks.at.items():
                         run.sample(experiment, name, number, f"phase_{phase}", value)

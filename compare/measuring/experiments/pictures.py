@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from contextlib import aclosing
 
+from compare.measuring.experiments.breaks import cut_tokens
 from compare.measuring.experiments.run import PICTURES, Run
 from compare.measuring.lanes import RunningLane
 from compare.measuring.process_cost import cpu_s, rss_bytes
@@ -27,8 +28,8 @@ async def pictures(run: Run) -> None:
         run.describe(
             experiment,
             f"A picture of {title}",
-            f"The same request again with its key, so that it comes from the log; {run.scale.picture_rounds} "
-            "times, lane after lane, no relay; bytes once more through it. By its id: get_image, the bytes as they are.",
+            f"The same request again with its key, so that it comes from the log; {run.rounds(run.scale.picture_repeats)}, lane"
+            " after lane, no relay; its bytes through one. By its id: get_image, the bytes as they are.",
             ("image_ms", "image_get", "image_cpu", "image_wire"),
         )
         for name in run.order(0):
@@ -39,30 +40,27 @@ async def pictures(run: Run) -> None:
 
 async def _picture(run: Run, name: str, spec: TurnSpec) -> None:
     direct, relayed = run.direct(name), run.lanes[name]
-    rounds = run.scale.picture_rounds
-    async with direct.client() as client:
+    async with direct.client() as client, relayed.client() as through_relay:
         items = client.image(spec.prompt, size=spec.size, request_id=spec.request_id)
         image_id = (await collect_picture(items)).image_id
-        server_s, size = cpu_s(direct.pid), 0
-        for number in range(rounds):
+        for repeat in range(run.scale.picture_repeats):
+            number = run.round_of(repeat)
+            server_s = cpu_s(direct.pid)
             turn = await record_turn(direct, client, spec, number=number)
+            now_s = cpu_s(direct.pid)
             if turn.error is not None:
                 run.turns.append(turn)
                 continue
-            size = _image_bytes(turn)
             run.sample(spec.experiment, name, number, "image_ms", turn.arrivals[-1].ms)
-        now_s = cpu_s(direct.pid)
-        if server_s is not None and now_s is not None and size:
-            cost_ms = (now_s - server_s) * 1000 / (size / 1e6 * rounds)
-            run.sample(spec.experiment, name, 0, "image_cpu", cost_ms)
-        for number in range(rounds):
+            if server_s is not None and now_s is not None:
+                cost_ms = (now_s - server_s) * 1e9 / _image_bytes(turn)
+                run.sample(spec.experiment, name, number, "image_cpu", cost_ms)
             begun = now_ms()
             await client.get_image(image_id)
             run.sample(spec.experiment, name, number, "image_get", now_ms() - begun)
-    async with relayed.client() as client:
-        turn = await record_turn(relayed, client, spec, count_bytes=True)
-        if turn.down_bytes is not None and turn.error is None:
-            run.sample(spec.experiment, name, 0, "image_wire", turn.down_bytes / _image_bytes(turn))
+            turn = await record_turn(relayed, through_relay, spec, number=number, count_bytes=True)
+            if turn.down_bytes is not None and turn.error is None:
+                run.sample(spec.experiment, name, number, "image_wire", turn.down_bytes / _image_bytes(turn))
 
 
 def _image_bytes(turn: TurnRecord) -> int:
@@ -76,28 +74,31 @@ async def slow_reader(run: Run) -> None:
     if not scale.paced_s:
         run.unmeasured["slow reader"] = "not in --quick"
         return
-    rounds = max(6, scale.line_rounds)
+    tokens = cut_tokens(scale)
     size = PICTURES["4 MB"]
     run.describe(
         "slow reader",
         "Beside a slow reader",
         f"A first client takes {_SLOW_S * 1000:g} ms over every piece of a picture ({size}); a second one reads "
-        f"{scale.tokens} tokens at {run.rate:g} a second; {rounds} rounds. Plain REST cannot read "
+        f"{tokens} tokens at {run.rate:g} a second; {run.rounds(scale.line_repeats)}. Plain REST cannot read "
         "slowly: it has nothing to read until all is there.",
         ("delay_p50", "delay_p99", "e2e", "slow_kib"),
     )
-    spec = TurnSpec(experiment="slow reader", tokens=scale.tokens, rate=run.rate)
-    for number in range(rounds):
-        for name in run.order(number):
+    spec = TurnSpec(experiment="slow reader", tokens=tokens, rate=run.rate)
+    for repeat in range(scale.line_repeats):
+        for name in run.order(repeat):
             if name != "rest":
-                run.say(f"{name}, round {number + 1} of {rounds}")
-                await _beside_slow_reader(run, run.direct(name), spec, size, number)
+                run.say(name)
+                await _beside_slow_reader(run, run.direct(name), spec, size, run.round_of(repeat))
 
 
 async def _beside_slow_reader(run: Run, lane: RunningLane, spec: TurnSpec, size: str, number: int) -> None:
+    key = f"{lane.lane.name} slow"
     async with run.clients(lane, 2) as (slow, quick):
+        # The picture is in the log before anybody reads it slowly: to draw it would cost the server time, too.
+        await collect_picture(quick.image(_PROMPT, size=size, request_id=key))
         before = rss_bytes(lane.pid)
-        reading = asyncio.create_task(_read_slowly(slow, size, f"{lane.lane.name} slow"))
+        reading = asyncio.create_task(_read_slowly(slow, size, key))
         run.turns.append(await record_turn(lane, quick, spec, number=number))
         after = rss_bytes(lane.pid)
         await reading

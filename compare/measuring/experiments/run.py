@@ -13,71 +13,84 @@ import msgspec
 
 from compare.measuring.lanes import RunningLane, shuffled
 from compare.measuring.loads import LoadPoint, LoadShape
-from compare.measuring.packets.run import PacketRun
+from compare.measuring.packets.run import PacketPart, PacketRun
 from compare.measuring.process_cost import cpu_s
 from compare.measuring.recording import warm_up
+from compare.measuring.statistics import ENOUGH_ROUNDS
 from compare.measuring.turns import Sample, TurnRecord
 from shared.client.protocol import ChatClient
+from shared.client.text import plural
 
 LATENCY = ("ttfe", "ttft", "icl_p50", "icl_p99", "jitter", "tpot", "e2e", "delay_p50", "delay_p99", "coalescing")
 COST = ("server_us", "client_us")
+# An experiment repeats less often in a pass.
+_MOST_REPEATS = 100
 PICTURES = {"100 kB": "272x272", "1 MB": "928x928", "4 MB": "1936x1936", "16 MB": "3760x3760"}
 
 
 @dataclass(frozen=True, slots=True)
 class Scale:
-    """How much is measured; ``paced_s`` 0 leaves out the experiments that need long."""
+    """How much is measured. A pass goes through every experiment, on servers that are started for this pass.
 
-    rounds: int
+    ``turns``, ``cuts``, ``connects`` and what ends in ``_repeats`` count what an experiment repeats in one pass. ``paced_s`` 0
+    leaves out the experiments that need long.
+    """
+
+    passes: int
+    turns: int
     tokens: int
     streams: tuple[int, ...]
-    stream_rounds: int
+    stream_repeats: int
     paced_s: float
     throughput_s: float
-    throughput_rounds: int
+    throughput_repeats: int
     connects: int
     pictures: tuple[str, ...]
-    picture_rounds: int
+    picture_repeats: int
     cancels: int
     cuts: int
-    line_rounds: int
+    line_repeats: int
     memory_streams: int
     load_s: float
     load_points: tuple[LoadShape, ...]
 
 
+# Two starts of the same server differ, and so do two minutes of the same machine. Six passes put both differences into every
+# interval, because each of the six rounds of a figure comes from a pass of its own.
 FULL = Scale(
-    rounds=12,
+    passes=ENOUGH_ROUNDS,
+    turns=1,
     tokens=100,
     streams=(16, 64, 256),
-    stream_rounds=6,
-    paced_s=8.0,
-    throughput_s=3.0,
-    throughput_rounds=6,
-    connects=20,
+    stream_repeats=1,
+    paced_s=4.0,
+    throughput_s=2.0,
+    throughput_repeats=1,
+    connects=3,
     pictures=tuple(PICTURES),
-    picture_rounds=7,
-    cancels=20,
-    cuts=20,
-    line_rounds=6,
+    picture_repeats=2,
+    cancels=3,
+    cuts=3,
+    line_repeats=1,
     memory_streams=200,
-    load_s=6.0,
+    load_s=5.0,
     load_points=(LoadShape(16, 4), LoadShape(16, 60), LoadShape(64, 60), LoadShape(160, 60)),
 )
 QUICK = Scale(
-    rounds=6,
+    passes=1,
+    turns=6,
     tokens=20,
     streams=(64,),
-    stream_rounds=1,
+    stream_repeats=1,
     paced_s=0.0,
     throughput_s=1.0,
-    throughput_rounds=1,
+    throughput_repeats=1,
     connects=6,
     pictures=("100 kB", "1 MB"),
-    picture_rounds=6,
+    picture_repeats=6,
     cancels=6,
     cuts=6,
-    line_rounds=1,
+    line_repeats=6,
     memory_streams=20,
     load_s=1.0,
     load_points=(LoadShape(16, 4), LoadShape(16, 30), LoadShape(96, 30)),
@@ -96,11 +109,11 @@ class Description(msgspec.Struct, frozen=True):
 class Run:
     """The state of one run. ``rate`` is the model's rate in tokens a second, ``say`` shows progress.
 
-    ``said`` has the sentences of experiments that judge themselves, by experiment. ``packets`` is what was
-    measured on the line that loses packets.
+    ``pass_number`` counts the passes from 0. ``said`` has the sentences of experiments that judge themselves, by experiment.
+    ``packets`` is what was measured on the line that loses packets, ``packet_parts`` what each pass has measured of it.
 
     Some experiments run the lanes one after the other, because processor time decides there; the others run them side by side.
-    The order of the lanes is shuffled in each round. ``tls``: the lines are encrypted.
+    The order of the lanes is shuffled in each repetition. ``tls``: the lines are encrypted.
     """
 
     scale: Scale
@@ -117,7 +130,9 @@ class Run:
     unmeasured: dict[str, str] = field(default_factory=dict)
     said: dict[str, list[str]] = field(default_factory=dict)
     packets: PacketRun | None = None
+    packet_parts: list[PacketPart] = field(default_factory=list)
     tls: bool = False
+    pass_number: int = 0
 
     def describe(self, experiment: str, title: str, what: str, metrics: Sequence[str] = LATENCY) -> None:
         """Note that an experiment begins, and what it is."""
@@ -139,14 +154,28 @@ class Run:
         cost_us = (now.client_s - before.client_s) * 1e6 / events
         self.sample(experiment, lane.lane.name, number, "client_us", cost_us)
 
+    def round_of(self, repeat: int) -> int:
+        """The round in which a repetition counts, from 0.
+
+        What is repeated in one pass shares its servers and its minutes, so it is one round. A run of one pass has nothing else
+        than its repetitions: each is a round there.
+        """
+        return repeat if self.scale.passes == 1 else self.pass_number
+
+    def rounds(self, repeats: int) -> str:
+        """How often an experiment measures, in words: ``6 rounds``, or ``6 rounds of 3`` where a pass repeats it."""
+        if self.scale.passes == 1:
+            return plural(repeats, "round")
+        return plural(self.scale.passes, "round") + (f" of {repeats}" if repeats > 1 else "")
+
     def direct(self, name: str) -> RunningLane:
         """A lane without its relay."""
         lane = self.lanes[name]
         return replace(lane, address=lane.direct_address, relay=None)
 
-    def order(self, number: int) -> list[str]:
-        """The order of the lanes in round ``number``."""
-        return shuffled(self.names, self.seed, number)
+    def order(self, repeat: int) -> list[str]:
+        """The order of the lanes in a repetition, another one in each pass."""
+        return shuffled(self.names, self.seed, _MOST_REPEATS * self.pass_number + repeat)
 
     @asynccontextmanager
     async def clients(self, lane: RunningLane, count: int) -> AsyncIterator[list[ChatClient]]:
@@ -159,7 +188,7 @@ class Run:
 
 @dataclass(frozen=True, slots=True)
 class CpuTimes:
-    """CPU time so far, in seconds: of a lane's server (None without ``/proc``), and of this process, where the clients run."""
+    """CPU time so far, in seconds: of a lane's server (None where unknown), and of this process, where the clients run."""
 
     server_s: float | None
     client_s: float

@@ -8,7 +8,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from compare.measuring.floors.plan import BEFORE, ENOUGH_ROUNDS, SideResult
+from compare.measuring.floors.plan import BEFORE, SideResult
+from compare.measuring.statistics import ENOUGH_ROUNDS
 
 Verdict = Literal["slower", "overlap", "quicker", "too few rounds"]
 # What is compared in every row that has it: where lower is better, the field and the words for it.
@@ -71,7 +72,7 @@ def conclusion(pairs: list[Compared], left_out: Mapping[tuple[str, str, str], st
     ]
     told = [pair for pair in pairs if pair.verdict != "too few rounds"]
     if not told:
-        return [*said, f"Nothing is claimed: a claim needs {ENOUGH_ROUNDS} rounds of both checkouts, better 6."]
+        return [*said, f"Nothing is claimed: a claim needs {ENOUGH_ROUNDS} rounds of both checkouts."]
     named = {
         verdict: ", ".join(
             f"{pair.row} {pair.word} {pair.store} ({pair.figure}, × {pair.ratio:.2f})"

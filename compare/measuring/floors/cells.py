@@ -41,7 +41,7 @@ def cells(plan: FloorPlan) -> list[Cell]:
             if word not in STREAMING or row == "slow-model":
                 sides = tuple(name for name in sides if name != NODE)
             if sides:
-                found.append(Cell(row, word, sides, _expected_s(plan, row, sides)))
+                found.append(Cell(row, word, sides, _expected_s(plan.of_row(row), row, sides)))
     return found
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import statistics
 from collections.abc import Iterable
 
-from compare.measuring.floors.plan import ENOUGH_ROUNDS, SideResult
-from compare.measuring.statistics import median_with_range
+from compare.measuring.floors.plan import SideResult
+from compare.measuring.statistics import ENOUGH_ROUNDS, median_with_range
 
 
 def grpcio_layer(results: Iterable[SideResult]) -> list[str]:
@@ -26,7 +26,7 @@ def grpcio_layer(results: Iterable[SideResult]) -> list[str]:
         costs = median_with_range(library, 1), median_with_range(plain, 1)
         both = f"gRPC on {side}, CPU an event: {costs[0]} µs on grpcio, {costs[1]} µs with the same servicer on uvicorn"
         if min(len(library), len(plain)) < ENOUGH_ROUNDS:
-            said.append(f"{both}. A claim needs {ENOUGH_ROUNDS} rounds of both.")
+            said.append(f"{both}. A claim needs {ENOUGH_ROUNDS} rounds of both: --rounds {ENOUGH_ROUNDS}.")
             continue
         if max(plain) >= min(library):
             said.append(

@@ -5,7 +5,8 @@ from __future__ import annotations
 import statistics
 from collections.abc import Iterable
 
-from compare.measuring.floors.plan import ENOUGH_ROUNDS, NODE, STREAMING, SideResult
+from compare.measuring.floors.plan import NODE, STREAMING, SideResult
+from compare.measuring.statistics import ENOUGH_ROUNDS
 
 
 def language(results: Iterable[SideResult]) -> list[str]:
@@ -32,7 +33,7 @@ def language(results: Iterable[SideResult]) -> list[str]:
 def _than(name: str, values: list[float], other: str, others: list[float]) -> str:
     ratio = statistics.median(values) / statistics.median(others)
     if min(len(values), len(others)) < ENOUGH_ROUNDS:
-        return f"{name} against {other}: × {ratio:.2f}; a claim needs {ENOUGH_ROUNDS} rounds of both."
+        return f"{name} against {other}: × {ratio:.2f}; a claim needs {ENOUGH_ROUNDS} rounds of both: --rounds {ENOUGH_ROUNDS}."
     if min(values) > max(others) or max(values) < min(others):
         return f"{name} costs {ratio:.2f} times what {other} costs."
     return f"{name} against {other}: no difference found (× {ratio:.2f}, the rounds overlap)."

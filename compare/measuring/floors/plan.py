@@ -6,7 +6,7 @@ import random
 import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -29,8 +29,6 @@ FLOORS = ("floor", NODE)
 # The servers of another checkout, each on the store that the name begins with.
 BEFORE = ("memory-before", "sqlite-before")
 PACED_STREAMS = 128
-# With fewer rounds no sentence claims a difference: one round has no range that could overlap.
-ENOUGH_ROUNDS = 3
 PACED_PER_S = 50.0
 
 
@@ -38,6 +36,7 @@ PACED_PER_S = 50.0
 class FloorPlan:
     """How much to measure, of which lanes (``words``), rows and sides. ``seconds`` is the length of a window.
 
+    ``saturated_rounds`` are the rounds of the row ``saturated``, whose sentences claim a difference: that takes six.
     ``pin`` keeps server and load generator on a core each. ``usual``: nothing was asked for by name, so the lane that explains a
     row stands in it. ``tls``: every line is encrypted. ``beside``: another checkout of this program, whose servers are measured
     as further sides.
@@ -50,6 +49,7 @@ class FloorPlan:
     events: int
     seconds: float
     rounds: int
+    saturated_rounds: int
     idle_streams: int
     readers: int
     pin: bool
@@ -62,6 +62,10 @@ class FloorPlan:
     def once_rounds(self) -> int:
         """The rounds of a row that is measured once in the usual run, because one round tells a cost but no difference."""
         return self.rounds if self.beside is not None else 1
+
+    def of_row(self, row: str) -> FloorPlan:
+        """The plan with the rounds of this row."""
+        return replace(self, rounds=self.saturated_rounds) if row == "saturated" else self
 
 
 @dataclass(frozen=True, slots=True)

@@ -64,11 +64,24 @@ class PacketPlan:
         ]
 
     @property
+    def start_s(self) -> float:
+        """The expected time to make the line and to start the servers on it."""
+        return 10.0
+
+    @property
+    def rounds_s(self) -> float:
+        """The expected time of the rounds on a quiet machine."""
+        return self.rounds * len(self.cells) * (self.tokens / self.rate + 0.8)
+
+    @property
+    def moves_s(self) -> float:
+        """The expected time of the changes of the client's address."""
+        return self.move_rounds * 2 * (2 * _MOVE_TOKENS / self.rate + SILENCE_S + 5)
+
+    @property
     def expected_s(self) -> float:
-        """The expected time on a quiet machine."""
-        cell_s = self.tokens / self.rate + 1.2
-        move_s = 2 * _MOVE_TOKENS / self.rate + SILENCE_S + 5
-        return 10 + self.rounds * len(self.cells) * cell_s + self.move_rounds * 2 * move_s
+        """The expected time of everything on a quiet machine."""
+        return self.start_s + self.rounds_s + self.moves_s
 
 
 @dataclass(slots=True)
@@ -78,6 +91,21 @@ class PacketRun:
     results: PacketResults
     rounds: list[Round]
     moved: list[TurnRecord]
+
+
+@dataclass(frozen=True, slots=True)
+class PacketPart:
+    """The rounds that were measured on one line with one set of servers.
+
+    ``dropped`` counts the packets that the carrier has dropped, ``kernel_dropped`` those that the kernel sent and did not receive.
+    """
+
+    begun_at: float
+    seconds: float
+    rounds: list[Round]
+    moved: list[TurnRecord]
+    dropped: int
+    kernel_dropped: int
 
 
 class Clients:
@@ -113,19 +141,25 @@ class Clients:
 
 async def measure(plan: PacketPlan, tell: Callable[[str], None]) -> PacketRun:
     """Run everything of the plan. Raises RuntimeError where the line, a server or the clients do not work."""
+    return packet_run(plan, [await measure_part(plan, range(plan.rounds), range(plan.move_rounds), tell)])
+
+
+async def measure_part(
+    plan: PacketPlan, numbers: Sequence[int], move_numbers: Sequence[int], tell: Callable[[str], None]
+) -> PacketPart:
+    """Run these rounds of the plan on a new line, and these changes of the client's address. Raises RuntimeError as ``measure``."""
     begun, begun_at = time.monotonic(), now_ms()
-    unmeasured = {way: f"needs {', '.join(WAYS[way].missing)}" for way in plan.ways if WAYS[way].missing}
     rounds: list[Round] = []
     moved: list[TurnRecord] = []
     async with contextlib.AsyncExitStack() as stack:
         line = await stack.enter_async_context(packet_line(plan.delay_s))
         present = {name: way for name, way in (MOVED | WAYS).items() if not way.missing}
-        wanted = {name for name in present if name in plan.ways or (plan.move_rounds and name in MOVED)}
+        wanted = {name for name in present if name in plan.ways or (move_numbers and name in MOVED)}
         targets = await stack.enter_async_context(_targets(line, {name: present[name] for name in wanted}, plan.rate))
         clients = await stack.enter_async_context(_clients(line))
         sent, received = await line.kernel_packets()
         dropped = 0
-        for number in range(plan.rounds):
+        for number in numbers:
             order = [cell for cell in plan.cells if cell[0].name in targets]
             random.Random(plan.seed * 1000 + number).shuffle(order)
             for way, connections, loss in order:
@@ -137,25 +171,41 @@ async def measure(plan: PacketPlan, tell: Callable[[str], None]) -> PacketRun:
         await line.set_loss(0, plan.seed)
         await asyncio.sleep(4 * plan.delay_s)
         now_sent, now_received = await line.kernel_packets()
-        moved += await _moves(line, clients, plan, {name: targets[name] for name in MOVED if name in targets}, tell)
+        if move_numbers:
+            moving = {name: targets[name] for name in MOVED if name in targets}
+            moved += await _moves(line, clients, plan, moving, move_numbers, tell)
+    return PacketPart(
+        begun_at=begun_at,
+        seconds=time.monotonic() - begun,
+        rounds=rounds,
+        moved=moved,
+        dropped=dropped,
+        kernel_dropped=(now_sent - sent) - (now_received - received),
+    )
+
+
+def packet_run(plan: PacketPlan, parts: Sequence[PacketPart]) -> PacketRun:
+    """What follows from the parts that were measured, at least one."""
+    rounds = [one for part in parts for one in part.rounds]
+    moved = [turn for part in parts for turn in part.moved]
     cells = [_cell(rounds, key, plan) for key in plan.cells if any(_key(one) == _named(key) for one in rounds)]
     return PacketRun(
         PacketResults(
-            begun_at=begun_at,
-            seconds=time.monotonic() - begun,
+            begun_at=parts[0].begun_at,
+            seconds=sum(part.seconds for part in parts),
             delay_ms=plan.delay_s * 1000,
             streams=plan.streams,
             tokens=plan.tokens,
             rate=plan.rate,
-            rounds=plan.rounds,
+            rounds=len({one.number for one in rounds}),
             seed=plan.seed,
             setup=setup(),
             cells=cells,
             moves=moves_of(moved),
             move_failures=[f"{turn.experiment}, {turn.lane}: {turn.error}" for turn in moved if turn.error],
-            unmeasured=unmeasured,
-            dropped=dropped,
-            kernel_dropped=(now_sent - sent) - (now_received - received),
+            unmeasured={way: f"needs {', '.join(WAYS[way].missing)}" for way in plan.ways if WAYS[way].missing},
+            dropped=sum(part.dropped for part in parts),
+            kernel_dropped=sum(part.kernel_dropped for part in parts),
         ),
         rounds,
         moved,
@@ -201,13 +251,18 @@ async def _cell_round(
 
 
 async def _moves(
-    line: PacketLine, clients: Clients, plan: PacketPlan, targets: dict[str, Target], tell: Callable[[str], None]
+    line: PacketLine,
+    clients: Clients,
+    plan: PacketPlan,
+    targets: dict[str, Target],
+    numbers: Sequence[int],
+    tell: Callable[[str], None],
 ) -> list[TurnRecord]:
     """The client's address changes in mid-answer, in each round once with resume and once without."""
     turns: list[TurnRecord] = []
     addresses = [CLIENT_ADDRESS, _SPARE_ADDRESS]
     device = line.namespaces.device("client")
-    for number in range(plan.move_rounds):
+    for number in numbers:
         for resume in (True, False):
             tell(
                 f"the client's address changes, {'with' if resume else 'without'} resume, {number + 1} of {plan.move_rounds}"

@@ -9,6 +9,7 @@ from compare.measuring.packets.results import Cell, PacketResults
 from compare.measuring.packets.ways import MOVED, WAYS
 from compare.measuring.statistics import ENOUGH_ROUNDS, Figure, differ
 from compare.measuring.verdicts import listed, number
+from shared.client.text import plural
 
 # With more late tokens than this on a line that loses nothing, the machine is too busy to tell what a loss does.
 _CALM_SHARE = 0.02
@@ -98,9 +99,13 @@ def _of_moves(results: PacketResults) -> list[str]:
             costs.setdefault((_cost(with_cursor), _cost(without)), []).append(way.title)
         if "detect" in with_cursor:
             noticed.append(f"{way.title} after {_median(with_cursor, 'detect')} ms")
+    rounds = min(
+        (figure.n for ways in (kept, asked) for found in ways.values() for figure in found.values()), default=0
+    )
+    times = "" if rounds >= ENOUGH_ROUNDS else f"; {plural(rounds, 'round')}, so no more than an example"
     said = [
-        f"The client's address changes in mid-answer ({listed(titles)}): with the cursor {with_cursor}. Without it the client asks"
-        f" again: {without}."
+        f"The client's address changes in mid-answer ({listed(titles)}{times}): with the cursor {with_cursor}. Without it the"
+        f" client asks again: {without}."
         for (with_cursor, without), titles in costs.items()
     ]
     if noticed:

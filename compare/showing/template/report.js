@@ -263,7 +263,7 @@ if (scaling.length > 1)
     });
 figure("What the server pays", "User and system time of the server / events, while these streams ran. Where the client pays more, the client is the limit of throughput.", measured("server_us"), (name) => bars({ unit: "µs an event", rows: laneRows(name, "server_us") }));
 figure("What the client pays", "User and system time of the client's process / events: the price of each library in Python.", measured("client_us"), (name) => bars({ unit: "µs an event", rows: laneRows(name, "client_us") }));
-figure("An open stream", "Resident memory of the server with N waiting streams minus without, / N. Measured once: no interval.", measured("stream_kib"), (name) => bars({ unit: "KiB", rows: laneRows(name, "stream_kib") }));
+figure("An open stream", "Resident memory of the server with N waiting streams minus without, / N.", measured("stream_kib"), (name) => bars({ unit: "KiB", rows: laneRows(name, "stream_kib") }));
 const shades = { tcp: 0.95, tls: 0.8, opened: 0.65, sent: 0.5, first_byte: 0.38, first_event: 0.28, first_token: 0.2 };
 figure("The ladder to the first token", "Median time since the wish to ask; from left to right, dark to light, where they are told: TCP, TLS, opened (101 or SETTINGS), request sent, first byte, first event, first token.",
   measured("phase_first_token", ["phases, cold", "phases, cold, TLS", "phases, warm"]), (name) => bars({ unit: "ms", rows: lanes.filter((lane) => figureOf(name, lane, "phase_first_token")).map((lane) => {
@@ -346,7 +346,7 @@ const unmeasured = Object.entries(results.unmeasured).map(([what, why]) => [what
 unmeasured.push(["several machines, and networks beyond this machine", "not in this run; lan, wan, mobile and lossy are shaped in the relay"]);
 $("methods").append(
   element("h3", {}, "Formulas"),
-  element("p", {}, "t0 = request sent, e_i = arrival of the i-th chunk, at_i = when it was appended to the log. A round is the unit: what has many values in a turn is first one number a turn, the turns of a round give their median, then the median over rounds with a percentile bootstrap (1,000 resamples, seeded). vLLM's ITL is ICL here, pooled over requests, and its TTFT counts an empty first chunk; AIPerf's ITL is TPOT here; GuideLLM's TPOT divides (last − start) by n."),
+  element("p", {}, data.how_to_read),
   rows(Object.values(metrics).map((of) => [`${of.title} (${of.unit})`, of.formula, of.points])),
   element("h3", {}, "Set-up"), rows(Object.entries(results.setup)),
   element("h3", {}, "Not measured"), rows(unmeasured));

@@ -1,6 +1,6 @@
 """A job of the load generator from its first connection to its result.
 
-The server's CPU time and memory are read from ``/proc`` at both ends of the window.
+The server's CPU time and memory are read at both ends of the window.
 """
 
 from __future__ import annotations
