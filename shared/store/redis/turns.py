@@ -211,26 +211,30 @@ class Turns:
             self._gone_ms,
             keys.signal_channel,
             repeat,
+            len(group),
         ]
+        end_keys: list[str] = []
+        ends: list[Argument] = []
         pushes: list[list[tuple[str, str | bytes]]] = []
         for entry in group:
             end, first, last = entry.end, entry.records[0].seq, entry.records[-1].seq
             lines = b"\n".join([record.stored for record in entry.records])
             channel = keys.channel(entry.turn_id)
             pushed = len(lines) <= _MAX_PUSHED_BYTES and not entry.images
-            key_list += [
-                keys.turn(entry.turn_id),
-                keys.log(entry.turn_id),
-                keys.session(entry.session_id),
-                keys.image(end.image_id if end else None),
-                keys.request(entry.request_id),
-            ]
-            arguments += [entry.turn_id, entry.session_id or "", channel, first, last, lines, "1" if pushed else ""]
-            arguments += (
-                ["", "", "", ""] if end is None else [end.status, repr(end.ended_at), end.text, end.image_id or ""]
-            )
+            key_list += [keys.turn(entry.turn_id), keys.log(entry.turn_id)]
+            arguments += [channel, first, last, lines, "1" if pushed else "", "1" if end else ""]
+            if end:
+                end_keys += [keys.session(entry.session_id), keys.image(end.image_id), keys.request(entry.request_id)]
+                ends += [
+                    entry.turn_id,
+                    entry.session_id or "",
+                    end.status,
+                    repr(end.ended_at),
+                    end.text,
+                    end.image_id or "",
+                ]
             pushes.append([(channel, b"%d\n%d\n%b" % (first, last, lines if pushed else b""))])
-        answers = await self._commands.write(_APPEND, key_list, arguments, append=True)
+        answers = await self._commands.write(_APPEND, key_list + end_keys, arguments + ends, append=True)
         if not self._commands.pushes:
             for answer, messages in zip(answers, pushes, strict=True):
                 if answer[3]:
