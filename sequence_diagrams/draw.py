@@ -47,8 +47,8 @@ _DARK = (
     )
     + "}"
 )
-# The width of a letter of 16 px, on average and a little more.
-_CHAR_PX = 7.9
+# The width of a letter of 16 px in DejaVu Sans, which is wider than most, and how much wider a capital is.
+_CHAR_PX, _CAPITAL_PX = 8.3, 3.2
 # An arrow ends so far before a lifeline, at most.
 _ARROW_PX = 12.0
 # A viewer's letters may be wider than these; so far from a lifeline a label still moves away.
@@ -59,6 +59,13 @@ _LOOP_BOX_PX = 50.0
 # Lines of a label, and of a note over the whole width, stand on one line up to so many characters, times and sizes not counted.
 _LABEL_CHARS = 44
 _NOTE_CHARS = 80
+# A line of a label is broken after so many characters: where nodes stand side by side, there is room for fewer.
+_LINE_CHARS, _LINE_CHARS_OF_NODES = 64, 40
+# A line may end before a value in braces, after a comma, and before a dot between two facts; a time and its size stay together.
+_BREAK = re.compile(r" · (?!\d+ B)| (?=\{)|(?<=,) ")
+_TIME_OR_SIZE = re.compile(r"[\d–]+ (?:ms|B)\b")
+# A time alone and a time with a size count as so many characters: a longer number must not break a line elsewhere.
+_FACT_CHARS, _FACTS_CHARS = 10, 16
 _NAMES = {CLIENT: "Client", SERVER: "Server", STORE: "Store", MODEL: "Model"}
 _NAMES_OF_NODES = {
     CLIENT: "Client",
@@ -70,7 +77,7 @@ _NAMES_OF_NODES = {
 }
 _LOOK: dict[str, Any] = {
     "theme": "base",
-    "sequence": {"actorMargin": 90, "mirrorActors": False, "boxMargin": 6, "boxTextMargin": 2, "noteMargin": 2},
+    "sequence": {"actorMargin": 115, "mirrorActors": False, "boxMargin": 6, "boxTextMargin": 2, "noteMargin": 2},
     "themeVariables": {
         "fontFamily": "Inter, Segoe UI, DejaVu Sans, sans-serif",
         "fontSize": "15px",
@@ -103,8 +110,9 @@ def diagram(title: str, moments: Sequence[Moment], command: str) -> str:
         "    autonumber",
         *(f"    participant {short} as {name}" for short, name in names.items()),
     ]
+    line_chars = _LINE_CHARS_OF_NODES if names is _NAMES_OF_NODES else _LINE_CHARS
     for phase in _phases(moments):
-        lines += _phase(phase)
+        lines += _phase(phase, line_chars)
     return "\n".join(lines) + "\n"
 
 
@@ -118,7 +126,7 @@ def _phases(moments: Sequence[Moment]) -> Iterator[list[Moment]]:
     yield current
 
 
-def _phase(moments: list[Moment]) -> Iterator[str]:
+def _phase(moments: list[Moment], line_chars: int) -> Iterator[str]:
     head, *rest = moments
     if not rest or head.text == LEAVING:
         return
@@ -129,12 +137,12 @@ def _phase(moments: list[Moment]) -> Iterator[str]:
     for looped, group in _grouped(rest):
         if not looped:
             for moment in group:
-                yield from _one(moment, begun)
+                yield from _one(moment, begun, line_chars)
             continue
         rows = _rows(group)
         yield f"    loop {_span(group, begun, times=max(len(row) for row in rows))}"
         for row in rows:
-            yield "  " + _arrow(row[0], _loop_text(row))
+            yield "  " + _arrow(row[0], _loop_text(row), line_chars)
         yield "    end"
     yield "    end"
 
@@ -189,21 +197,46 @@ def _span(group: list[Moment], begun: float, times: int) -> str:
     return f"{what}, {times} times, {first:.0f}–{last:.0f} ms"
 
 
-def _one(moment: Moment, begun: float) -> Iterator[str]:
+def _one(moment: Moment, begun: float, line_chars: int) -> Iterator[str]:
     if moment.source == moment.target:
         yield f"    Note over {moment.source or f'{CLIENT},{MODEL}'}: {_safe(moment.text)}"
         return
     facts = [f"{(moment.clock or moment.at) - begun:.0f} ms"]
     if moment.size:
         facts.append(f"{moment.size} B")
-    yield _arrow(moment, f"{moment.text} · {' · '.join(facts)}")
+    yield _arrow(moment, f"{moment.text} · {' · '.join(facts)}", line_chars)
 
 
-def _arrow(moment: Moment, text: str) -> str:
+def _arrow(moment: Moment, text: str, line_chars: int) -> str:
     line = "-->>" if moment.target == CLIENT or moment.source == MODEL else "->>"
     if moment.lost:
         line = line.replace(">>", "x")
-    return f"    {moment.source}{line}{moment.target}: {joined(_safe(text), ' · ', _LABEL_CHARS)}"
+    return f"    {moment.source}{line}{moment.target}: {label(_safe(text), line_chars)}"
+
+
+def label(text: str, line_chars: int) -> str:
+    """The words of an arrow: short lines are joined, and a line of more than ``line_chars`` is broken."""
+    lines = joined(text, " · ", min(_LABEL_CHARS, line_chars)).split("<br/>")
+    return "<br/>".join(part for line in lines for part in _broken(line, line_chars))
+
+
+def _broken(line: str, line_chars: int) -> Iterator[str]:
+    """The parts of a line, ``line_chars`` at most each where the line has breaks; outside braces it breaks before inside."""
+    ends = [found for found in _BREAK.finditer(line) if _chars(line[: found.start()]) <= line_chars]
+    if _chars(line) <= line_chars or not ends:
+        yield line
+        return
+    end = min(reversed(ends), key=lambda found: line.count("{", 0, found.start()) - line.count("}", 0, found.start()))
+    yield line[: end.start()]
+    yield from _broken(line[end.end() :], line_chars)
+
+
+def _chars(line: str) -> int:
+    facts = _TIME_OR_SIZE.search(line)
+    if not facts:
+        return len(canonical(line))
+    time_only = line[facts.start() :] == facts[0] and facts[0].endswith("ms")
+    return len(canonical(line[: facts.start()])) + (_FACT_CHARS if time_only else _FACTS_CHARS)
 
 
 def joined(text: str, between: str, most_chars: int) -> str:
@@ -240,6 +273,11 @@ def write_svg(source: str, path: Path) -> None:
     path.write_text(_polished(mmdr.render(source).svg()), encoding="utf-8")
 
 
+def width_px(words: str) -> float:
+    """How wide a viewer draws the words of a label, at most and about."""
+    return _CHAR_PX * len(words) + _CAPITAL_PX * sum(letter.isupper() for letter in words)
+
+
 def _beside_the_lifelines(svg: str) -> str:
     """The SVG with each label that lies on a lifeline moved to the nearest space between two lifelines that holds the label."""
     lifelines = sorted(float(x) for x in re.findall(r'<line id="actor\d+" x1="([^"]+)"', svg))
@@ -247,8 +285,12 @@ def _beside_the_lifelines(svg: str) -> str:
     def moved(texts: str, left: float, right: float, down: float = 0.0, beside: float = 0.0) -> str:
         lines = re.findall(r'<text x="([^"]+)"[^>]*>(.*?)</text>', texts)
         x = float(lines[0][0])
-        room = max(_CHAR_PX * len(html.unescape(re.sub(r"<[^>]*>", "", words))) for _, words in lines) + 2 * beside
-        spaces = [(a + b) / 2 for a, b in itertools.pairwise(lifelines) if b - a >= room and left <= a and b <= right]
+        room = max(width_px(html.unescape(re.sub(r"<[^>]*>", "", words))) for _, words in lines)
+        spaces = [
+            (a + b) / 2
+            for a, b in itertools.pairwise(lifelines)
+            if b - a >= room + (2 * beside if a == lifelines[0] else 0) and left <= a and b <= right
+        ]
         if spaces and any(abs(line - x) <= room / 2 + _BESIDE_PX for line in lifelines):
             x = min(spaces, key=lambda middle: abs(middle - x))
         texts = re.sub(r'(<t(?:ext|span) x=")[^"]+', rf"\g<1>{x:g}", texts)

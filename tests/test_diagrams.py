@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import html
 import itertools
 import re
 from pathlib import Path
@@ -13,7 +14,7 @@ import pytest
 from compare.lines.balancer import caddy_program
 from protocols import TRANSPORTS
 from sequence_diagrams.__main__ import HERE, differences, record
-from sequence_diagrams.draw import canonical, joined
+from sequence_diagrams.draw import canonical, joined, label, width_px
 from sequence_diagrams.script import FILES, NODE_DIES, SCRIPTS
 from sequence_diagrams.squeeze import squeezed
 
@@ -90,16 +91,24 @@ def test_a_picture_fits_a_screen_or_two(name: str) -> None:
     assert "prefers-color-scheme:dark" in svg
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if not name.endswith("_node_dies")])
-def test_a_label_between_two_neighbours_lies_on_no_lifeline(name: str) -> None:
-    """Where a node dies, more lifelines stand closer together than their labels are wide; a halo parts these labels from them."""
+@pytest.mark.parametrize("name", NAMES)
+def test_no_label_lies_on_a_lifeline(name: str) -> None:
+    """Neither the words of an arrow nor those of a loop, in the widest of the usual fonts."""
     svg = (HERE / f"{name}.svg").read_text(encoding="utf-8")
-    lifelines = sorted(float(x) for x in re.findall(r'<line id="actor\d+" x1="([^"]+)"', svg))
-    for x, words in re.findall(r'<text x="([^"]+)"[^>]*class="messageText"[^>]*>([^<]*)</text>', svg):
-        room = 6.5 * len(words.replace("&gt;", ">"))
-        widest = max(b - a for a, b in itertools.pairwise(lifelines))
-        if room < widest / 2:
-            assert all(abs(line - float(x)) > room / 2 for line in lifelines), words
+    lifelines = [float(x) for x in re.findall(r'<line id="actor\d+" x1="([^"]+)"', svg)]
+    labels = re.findall(r'<text x="([^"]+)"[^>]*class="(?:message|loop)Text"[^>]*>(.*?)</text>', svg)
+    assert labels
+    for x, drawn in labels:
+        words = html.unescape(re.sub(r"<[^>]*>", "", drawn))
+        assert all(abs(line - float(x)) > width_px(words) / 2 for line in lifelines), words
+
+
+def test_a_long_line_is_broken_whatever_the_numbers_are() -> None:
+    request = "DATA SendMessageRequest {message: hello, session_id: {session}}"
+    for facts in ("2 ms · 9 B", "10002 ms · 12345 B"):
+        assert label(f"{request} · {facts}", 64) == f"{request}<br/>{facts}"
+        broken = ["DATA SendMessageRequest", "{message: hello, session_id: {session}}", facts]
+        assert label(f"{request} · {facts}", 40) == "<br/>".join(broken)
 
 
 def test_two_answers_side_by_side_say_what_they_answer() -> None:
