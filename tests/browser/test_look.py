@@ -7,6 +7,7 @@ import re
 import shlex
 from typing import Any
 
+import pytest
 from playwright.async_api import Browser, Page, expect
 
 from compare.showing.page import LANE_COLOURS
@@ -25,13 +26,13 @@ async def on_a_telephone(browser: Browser, server: Server, path: str, scheme: An
     return page
 
 
-async def serious(page: Page) -> list[str]:
-    """What axe-core calls serious or critical on the page as it is."""
+async def serious(page: Page, *more: str) -> list[str]:
+    """What axe-core calls serious or critical, or one of ``more``, on the page as it is."""
     found = await page.evaluate("axe.run().then(({ violations }) => violations)")
     return [
         f"{one['id']}: {node['html'][:120]}"
         for one in found
-        if one["impact"] in ("serious", "critical")
+        if one["impact"] in ("serious", "critical", *more)
         for node in one["nodes"]
     ]
 
@@ -57,31 +58,38 @@ async def test_axe_finds_nothing_serious(browser: Browser, four: dict[str, Serve
         await context.close()
 
 
-async def test_the_documentation_page(browser: Browser, four: dict[str, Server]) -> None:
-    """Swagger UI as it opens and after "Try it out" and "Execute": the answer is 200, and axe-core finds nothing serious."""
+@pytest.mark.parametrize(("word", "path", "scheme"), [("rest", "/chat", "light"), ("sse", "/chat/stream", "dark")])
+async def test_the_documentation_page(
+    browser: Browser, four: dict[str, Server], word: str, path: str, scheme: Any
+) -> None:
+    """Swagger UI as it opens, with all operations open, and after "Execute": the answer is 200, and axe-core finds nothing."""
     axe = (part("axe-core").path / "axe.min.js").read_text(encoding="utf-8")
-    for word, path in (("rest", "/chat"), ("sse", "/chat/stream")):
-        page = await open_page(browser, four[word], "/docs")
-        operation = page.locator(".opblock", has=page.locator(f".opblock-summary-path[data-path='{path}']"))
-        await expect(operation).to_be_visible()
-        await page.evaluate(axe)
-        assert await serious(page) == []
-        await operation.locator(".opblock-summary-control").click()
-        await operation.locator(".try-out__btn").click()
-        assert await serious(page) == []
-        await operation.locator(".execute").click()
-        await expect(operation.locator(".live-responses-table tbody .response-col_status")).to_have_text(
-            re.compile("200")
-        )
-        assert await serious(page) == []
-        for heading in ("Schema", "Example Value"):
-            await operation.locator("button.tablinks", has_text=heading).first.click()
-            assert await serious(page) == [], heading
-        await clean(page)
-        await shot(page, f"docs-{word}")
-        await page.set_viewport_size({"width": 390, "height": 844})
-        assert await page.evaluate(SIDEWAYS) == 0
-        await shot(page, f"docs-{word}-telephone")
+    page = await open_page(browser, four[word], "/docs")
+    await page.emulate_media(color_scheme=scheme)
+    operation = page.locator(".opblock", has=page.locator(f".opblock-summary-path[data-path='{path}']"))
+    await expect(operation).to_be_visible()
+    await page.evaluate(axe)
+    assert await serious(page, "moderate") == []
+    dark = "getComputedStyle(document.querySelector('.swagger-ui')).backgroundColor"
+    assert (await page.evaluate(dark) == "rgb(28, 32, 34)") is (scheme == "dark")
+    await operation.locator(".opblock-summary-control").click()
+    await operation.locator(".try-out__btn").click()
+    assert await serious(page, "moderate") == []
+    await operation.locator(".execute").click()
+    await expect(operation.locator(".live-responses-table tbody .response-col_status")).to_have_text(re.compile("200"))
+    assert await serious(page, "moderate") == []
+    for heading in ("Schema", "Example Value"):
+        await operation.locator("button.tablinks", has_text=heading).first.click()
+        assert await serious(page, "moderate") == [], heading
+    await clean(page)
+    await shot(page, f"docs-{word}")
+    await page.set_viewport_size({"width": 390, "height": 844})
+    assert await page.evaluate(SIDEWAYS) == 0
+    await shot(page, f"docs-{word}-telephone")
+    await page.evaluate(
+        "document.querySelectorAll('.opblock:not(.is-open) .opblock-summary-control').forEach(e => e.click())"
+    )
+    assert await serious(page, "moderate") == [], "all operations open"
 
 
 async def test_the_landing_page_has_five_cards_with_commands_that_work(
