@@ -7,8 +7,10 @@ import asyncio
 import contextlib
 import gc
 import importlib.util
+import shutil
 import socket
 import sys
+import textwrap
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
@@ -268,6 +270,18 @@ def _banner(context: ServerContext) -> None:
     lines.append(("compare", "python -m compare race, run, guide, numbers"))
     tls = " --tls" if context.certificate else ""
     lines.append(("talk to it", f"python -m protocols chat {context.transport.word} --port {context.port}{tls}"))
-    lines.append(("behind a hop", "python -m compare probe ADDRESS: what a proxy does to the tokens"))
-    body = "\n".join(f"  {name:<12} {value}" for name, value in lines)
+    lines.append(("a proxy", "python -m compare probe ADDRESS: what it does to the tokens"))
+    body = "\n".join(_folded(name, str(value)) for name, value in lines)
     sys.stderr.write(f"\n  {context.transport.word} server, Ctrl-C stops it\n{body}\n\n")
+
+
+def _folded(name: str, value: str) -> str:
+    """A line of the start text, continued under its value where the terminal is too narrow; an address or a path stays whole."""
+    return textwrap.fill(
+        value,
+        width=max(40, shutil.get_terminal_size().columns),
+        initial_indent=f"  {name:<12} ",
+        subsequent_indent=" " * 15,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )

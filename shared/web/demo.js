@@ -427,10 +427,13 @@ $("delete").addEventListener("click", attempt(async () => {
 }));
 $("raw").addEventListener("change", () => bubbles.forEach((one) => one.draw()));
 function openFrames(open) {
+  const atEnd = isAtEnd();
   $("drawer").hidden = !open;
   $("frames").replaceChildren();
   if (open) for (const [direction, text] of frames) showFrame(direction, text);
   document.body.classList.toggle("with-drawer", open);
+  // Beside the drawer the messages are narrower and taller.
+  if (atEnd) toEnd();
   $("frames-toggle").setAttribute("aria-expanded", String(open));
 }
 

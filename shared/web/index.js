@@ -78,8 +78,9 @@ await keepLooking();
 show(await (await fetch("/web/guide.json")).json(), $("needs"), $("answer"), ["tokens", "browser"], make);
 try {
   const about = await new Api().about();
-  $("about").textContent = `This is the ${about.transport} server. Chat: ${about.model} (${about.provider}). Pictures: ${about.image_model} (${about.image_provider}).`
-    + (about.hint ? ` ${about.hint[0].toUpperCase()}${about.hint.slice(1)}.` : "");
+  // The hint names the models that are offline, and how to get real ones.
+  const models = `chat: ${about.model} (${about.provider}), pictures: ${about.image_model} (${about.image_provider})`;
+  $("about").textContent = `This is the ${about.transport} server. Its models: ${about.hint || models}.`;
 } catch {
   $("about").textContent = "This server did not answer; reload the page.";
 }

@@ -10,10 +10,10 @@ from shared.client.shell.tables import table
 from shared.stage_directions import DIRECTIONS, FAIL_CODES
 
 _KEYS = (
-    "Enter sends · Alt-Enter, or a backslash at the end, begins a new line · Tab completes · Ctrl-C stops an answer, "
-    "at the empty prompt the second one leaves · Ctrl-D leaves · Ctrl-Z stops the shell until fg. "
-    "A line that begins with a space goes to the model, slash and all. "
-    "Slow behind a proxy? python -m compare probe ADDRESS names the line to change."
+    "Enter sends · Alt-Enter, or a backslash at the end, begins a new line · Tab completes · Ctrl-C stops an answer; "
+    "twice within 2 s at the empty prompt, it leaves · Ctrl-D leaves · Ctrl-Z stops the shell until fg. "
+    "A line that begins with a space goes to the model, also when a slash follows. "
+    "Slow behind a proxy? python -m compare probe ADDRESS finds the cause and names the setting to change."
 )
 
 

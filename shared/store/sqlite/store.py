@@ -43,7 +43,7 @@ class SqliteStore:
     def __init__(self, path: str | None, options: Options | None = None) -> None:
         self.clock_offset_ms = 0.0
         self.committed = (
-            "in SQLite's write-ahead log: survives the death of this process; the death of the machine may cost the newest"
+            "in SQLite's write-ahead log: survives the death of this process; after a power cut the newest may be missing"
             if path
             else "in memory: lost with this process"
         )
