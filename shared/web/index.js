@@ -79,8 +79,8 @@ show(await (await fetch("/web/guide.json")).json(), $("needs"), $("answer"), ["t
 try {
   const about = await new Api().about();
   // The hint names the models that are offline, and how to get real ones.
-  const models = `chat: ${about.model} (${about.provider}), pictures: ${about.image_model} (${about.image_provider})`;
-  $("about").textContent = `This is the ${about.transport} server. Its models: ${about.hint || models}.`;
+  const models = about.hint || `chat: ${about.model} (${about.provider}), pictures: ${about.image_model} (${about.image_provider})`;
+  $("about").textContent = `This is the ${about.transport} server. ${models[0].toUpperCase()}${models.slice(1)}.`;
 } catch {
   $("about").textContent = "This server did not answer; reload the page.";
 }
