@@ -64,3 +64,18 @@ def items(value: Any) -> list[Any]:
     if isinstance(value, list):
         return value
     raise NotAnAnswer(f"a list is a {type(value).__name__}")
+
+
+def chosen(answers: list[Any], index: int | None) -> tuple[dict[str, Any], int | None]:
+    """The one of several alternative answers in a frame that is the reply, and the index that the reply has from now on.
+
+    ``index`` is None before the first frame: then the reply is the answer with index 0, or else the first. A missing index
+    counts as 0. Raises NotAnAnswer for an answer that is no object.
+    """
+    by_index: dict[int, dict[str, Any]] = {}
+    for answer in map(fields, answers):
+        number = answer.get("index")
+        by_index.setdefault(number if type(number) is int else 0, answer)
+    if index is None and by_index:
+        index = 0 if 0 in by_index else next(iter(by_index))
+    return by_index.get(index, {}) if index is not None else {}, index

@@ -16,6 +16,10 @@ from shared.llm.checked import NotAnAnswer
 
 _DONE = "[DONE]"
 _BOM = b"\xef\xbb\xbf"
+# Python refuses to convert a number of more digits than 4,300. A number this long is no count, and its value is not needed.
+_MOST_DIGITS = 100
+# The types of events whose data is part of an answer. A gateway sends others, such as ``ping``, to keep the line open.
+_ANSWER_EVENTS = ("", "message", "error")
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,9 +125,9 @@ class _Body:
         if not data.strip():
             return []
         frame = _frame(data, event)
-        if frame is None:
+        if frame is None and event in _ANSWER_EVENTS:
             raise NotAnAnswer("a frame is not JSON, or was cut")
-        return [frame]
+        return [frame or ALIVE]
 
     def _json_line(self) -> list[Frame]:
         """A line that is a value by itself is a frame; the lines of a value that has several stay together to the end."""
@@ -155,6 +159,14 @@ def _frame(text: str, event: str) -> Frame | None:
     if text.strip().startswith(_DONE):
         return DONE
     try:
-        return Frame(json.loads(text), event)
+        return Frame(_decoder.decode(text), event)
     except (ValueError, RecursionError):
         return None
+
+
+def _integer(digits: str) -> int | float:
+    return int(digits) if len(digits) <= _MOST_DIGITS else float("inf")
+
+
+# A control character inside a string is not allowed in JSON (RFC 8259, section 7), and some servers send a tab unescaped.
+_decoder = json.JSONDecoder(parse_int=_integer, strict=False)

@@ -52,9 +52,12 @@ _REFUSED = frozenset(
 # Gemini gave up. A reply without text that ends with one of these reasons is no reply.
 _ABORTED = frozenset(
     {
+        "IMAGE_OTHER",
+        "LANGUAGE",
         "MALFORMED_FUNCTION_CALL",
         "MALFORMED_RESPONSE",
         "MISSING_THOUGHT_SIGNATURE",
+        "NO_IMAGE",
         "TOO_MANY_TOOL_CALLS",
         "UNEXPECTED_TOOL_CALL",
     }

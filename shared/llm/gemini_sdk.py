@@ -19,9 +19,10 @@ import httpx2
 from google.genai import Client, errors, types
 
 from shared.errors import ChatError
-from shared.llm.checked import NotAnAnswer, fields, items, text, token_count
+from shared.llm.checked import NotAnAnswer, chosen, fields, items, text, token_count
 from shared.llm.environment import cause_of, connection_words
 from shared.llm.frames import WHOLE, read_frames
+from shared.llm.http_client import ProviderClient
 from shared.llm.limits import TimeLimits
 from shared.llm.model import ContextMessage
 from shared.llm.provider import (
@@ -116,7 +117,7 @@ class GeminiSdk:
         return ChatError("model_unavailable", words, cause=cause_of(error))
 
 
-class _PlainClient(httpx2.AsyncClient):
+class _PlainClient(ProviderClient):
     """The HTTP client that the SDK is given: its responses are plain, and the time limits are this project's.
 
     The SDK overwrites a client's time-outs, and a time-out that is given to the SDK goes out as ``X-Server-Timeout``, which
@@ -174,63 +175,80 @@ def _config(
 
 async def _plain_events(chunks: AsyncIterator[bytes]) -> AsyncGenerator[bytes, None]:
     """The answer as the SDK can read it; a sign of life without text becomes an empty frame. Raises NotAnAnswer."""
-    answered = finished = False
+    answer = _Answer()
     async for frame in read_frames(chunks, MAX_FRAME_BYTES):
         if frame.done:
             # Gemini has no end mark, but a gateway may send OpenAI's mark. That mark counts where no finish reason
             # came. One JSON value without a candidate is no answer.
-            if not finished and (answered or frame is not WHOLE):
+            if not answer.finished and (answer.begun or frame is not WHOLE):
                 yield _event({"candidates": [{"finishReason": "OTHER"}]})
             return
         for value in frame.value if isinstance(frame.value, list) else [frame.value]:
-            plain = plain_frame(value)
-            answered = answered or "candidates" in plain
-            finished = finished or any("finishReason" in one for one in plain.get("candidates", ()))
-            yield _event(plain)
+            yield _event(answer.plain(value))
 
 
 def _event(frame: dict[str, Any]) -> bytes:
     return b"data: " + json.dumps(frame).encode() + b"\n\n"
 
 
-def plain_frame(value: Any) -> dict[str, Any]:
-    """A GenerateContentResponse with what the chat reads, every field of the right type. Raises NotAnAnswer."""
-    frame = fields(value)
-    if frame.get("error"):
-        return _error_fields(frame["error"])
-    plain: dict[str, Any] = {}
-    if isinstance(reason := fields(frame.get("promptFeedback")).get("blockReason"), str) and _names(reason):
-        plain["promptFeedback"] = {"blockReason": "OTHER"}
-    counts = {name: token_count(value) for name, value in _objects(frame.get("usageMetadata")).items()}
-    if told := {name: counts[name] for name in _COUNTS if counts.get(name) is not None}:
-        plain["usageMetadata"] = told
-    for candidate in items(frame.get("candidates"))[:1]:
-        plain["candidates"] = [_plain_candidate(fields(candidate))]
-    return plain
+class _Answer:
+    """Makes the frames of one answer plain: only what the chat reads, every field of the right type.
 
+    An answer may have several candidates, though one is asked for. The reply is the candidate with index 0, or the first
+    that Gemini sends.
+    """
 
-def _plain_candidate(candidate: dict[str, Any]) -> dict[str, Any]:
-    plain: dict[str, Any] = {}
-    parts = []
-    for part in items(fields(candidate.get("content")).get("parts")):
-        if fields(part).get("thought"):
-            parts.append({"text": "", "thought": True})
-        elif said := text(fields(part).get("text")):
-            parts.append({"text": said})
-    if parts:
-        plain["content"] = {"role": "model", "parts": parts}
-    reason = candidate.get("finishReason")
-    if isinstance(reason, str) and _names(reason):
-        known = reason.upper() in types.FinishReason.__members__
-        plain["finishReason"] = reason.upper() if known else "OTHER"
-    elif reason and not isinstance(reason, str):
-        plain["finishReason"] = "OTHER"
-    return plain
+    def __init__(self) -> None:
+        self._index: int | None = None
+        self._called_a_tool = False
+        self.finished = False
+
+    @property
+    def begun(self) -> bool:
+        """Whether a candidate has come."""
+        return self._index is not None
+
+    def plain(self, value: Any) -> dict[str, Any]:
+        """One GenerateContentResponse. Raises NotAnAnswer."""
+        frame = fields(value)
+        if frame.get("error"):
+            return _error_fields(frame["error"])
+        plain: dict[str, Any] = {}
+        reason = fields(frame.get("promptFeedback")).get("blockReason")
+        if reason and (not isinstance(reason, str) or _names(reason)):
+            plain["promptFeedback"] = {"blockReason": "OTHER"}
+        counts = {name: token_count(value) for name, value in _objects(frame.get("usageMetadata")).items()}
+        if told := {name: counts[name] for name in _COUNTS if counts.get(name) is not None}:
+            plain["usageMetadata"] = told
+        if candidates := items(frame.get("candidates")):
+            plain["candidates"] = [self._candidate(candidates)]
+        return plain
+
+    def _candidate(self, candidates: list[Any]) -> dict[str, Any]:
+        candidate, self._index = chosen(candidates, self._index)
+        plain: dict[str, Any] = {}
+        parts = []
+        for part in items(fields(candidate.get("content")).get("parts")):
+            self._called_a_tool = self._called_a_tool or bool(fields(part).get("functionCall"))
+            if fields(part).get("thought"):
+                parts.append({"text": "", "thought": True})
+            elif said := text(fields(part).get("text")):
+                parts.append({"text": said})
+        if parts:
+            plain["content"] = {"role": "model", "parts": parts}
+        reason = candidate.get("finishReason")
+        if reason and (not isinstance(reason, str) or _names(reason)):
+            word = str(reason).upper()
+            # A reply that only calls a tool ends with STOP. No tool is offered, so that is no reply.
+            word = "UNEXPECTED_TOOL_CALL" if word == "STOP" and self._called_a_tool else word
+            plain["finishReason"] = word if word in types.FinishReason.__members__ else "OTHER"
+            self.finished = True
+        return plain
 
 
 def _names(reason: str) -> bool:
     """Whether an enum's word names a reason."""
-    return bool(reason) and not reason.upper().endswith("_UNSPECIFIED")
+    return not reason.upper().endswith("_UNSPECIFIED")
 
 
 def _objects(value: Any) -> dict[str, Any]:

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
+from dataclasses import dataclass
 from typing import Any
 
 from shared.config import Settings
 from shared.errors import ChatError
-from shared.events import FinishReason
-from shared.llm.checked import NotAnAnswer, fields, items, text, usage
+from shared.events import FinishReason, Usage
+from shared.llm.checked import NotAnAnswer, chosen, fields, items, text, usage
 from shared.llm.frames import WHOLE
 from shared.llm.limits import TimeLimits, within_limits
 from shared.llm.model import ContextMessage, Delta
@@ -32,7 +33,10 @@ _FINISHED: dict[str, FinishReason] = {
     "max_tokens": "length",
     "model_length": "length",
 }
-_REFUSED = frozenset({"content_filter", "safety"})
+_REFUSED = frozenset(
+    {"content_filter", "safety", "sensitive", "refusal", "recitation", "prohibited_content", "blocklist", "spii"}
+)
+_FAILED = frozenset({"error", "abort", "network_error", "insufficient_system_resource"})
 _TOOLS = frozenset({"tool_calls", "tool_use", "function_call"})
 _THOUGHTS = ("reasoning_content", "reasoning", "reasoning_details", "thinking")
 _THOUGHT_PARTS = frozenset({"thinking", "reasoning", "redacted_thinking"})
@@ -80,22 +84,14 @@ class OpenAIChat:
             {"stream": True, "stream_options": {"include_usage": True}},
             MAX_FRAME_BYTES,
         )
-        answered = spoken = finished = False
+        reply = Reply(self._provider)
         async with aclosing(frames):
             async for frame in frames:
-                if frame.done:
-                    # The end mark counts where no finish reason came. One JSON value without a choice is no answer.
-                    if not finished and (answered or frame is not WHOLE):
-                        yield Delta(finish_reason="other")
-                    continue
                 try:
-                    delta = read_delta(self._provider, frame.value, spoken)
+                    delta = reply.end(whole=frame is WHOLE) if frame.done else reply.read(frame.value)
                 except NotAnAnswer as error:
                     failure = unreadable(self._provider, error)
                     break
-                answered = answered or bool(isinstance(frame.value, dict) and frame.value.get("choices"))
-                spoken = spoken or bool(delta.text)
-                finished = finished or delta.finish_reason is not None
                 yield delta
             else:
                 return
@@ -106,46 +102,91 @@ class OpenAIChat:
         return system + [{"role": _ROLES[said.role], "content": said.text} for said in history]
 
 
-def read_delta(provider: Provider, frame: Any, spoken: bool = False) -> Delta:
-    """One ``chat.completion.chunk``, or a whole ``chat.completion``, as a delta.
+class Reply:
+    """Reads the frames of one answer: ``chat.completion.chunk`` objects, or one whole ``chat.completion``.
 
-    ``spoken``: the reply has text already. Raises NotAnAnswer for a frame of another type, ChatError ``content_refused`` for a
-    refusal and ``model_unavailable`` for ``finish_reason: "error"`` or for a call of a tool in place of a reply.
+    An answer may have several choices, though one is asked for. The reply is the choice with index 0, or the first that
+    the server sends.
     """
-    chunk = fields(frame)
-    counts = usage(chunk.get("usage"), "prompt_tokens", "completion_tokens")
-    choice = fields(next(iter(items(chunk.get("choices"))), None))
-    message = fields(choice.get("delta")) or fields(choice.get("message"))
-    said, thought = _content(message.get("content", choice.get("text")))
-    reason = choice.get("finish_reason")
-    word = reason.lower() if isinstance(reason, str) else "other" if reason else ""
-    if message.get("refusal") or word in _REFUSED:
-        raise ChatError("content_refused", provider.sentence("refused this content (safety); ask in other words."))
-    if word == "error":
-        raise AnswerBroken(
-            provider.sentence("broke off its reply with an error; try again."), cause="finish_reason error"
+
+    def __init__(self, provider: Provider) -> None:
+        self._provider = provider
+        self._index: int | None = None
+        self._spoken = False
+        self._called_a_tool = False
+        self._finished = False
+
+    def read(self, frame: Any) -> Delta:
+        """One frame as a delta.
+
+        Raises NotAnAnswer for a frame of another type, ChatError ``content_refused`` for a refusal and ``model_unavailable``
+        for a finish reason that says that the model failed, or for a call of a tool in place of a reply.
+        """
+        chunk = fields(frame)
+        choice, self._index = chosen(items(chunk.get("choices")), self._index)
+        message = fields(choice.get("delta")) or fields(choice.get("message"))
+        content = _content(message.get("content", choice.get("text")))
+        reason = choice.get("finish_reason")
+        word = reason.lower() if isinstance(reason, str) else "other" if reason else ""
+        self._spoken = self._spoken or bool(content.text)
+        self._called_a_tool = self._called_a_tool or bool(message.get("tool_calls") or message.get("function_call"))
+        if message.get("refusal") or content.refused or word in _REFUSED:
+            raise ChatError(
+                "content_refused", self._provider.sentence("refused this content (safety); ask in other words.")
+            )
+        if word in _FAILED:
+            words = self._provider.sentence("broke off its reply with an error; try again.")
+            raise AnswerBroken(words, cause=f"finish_reason {word}")
+        if word:
+            self._refuse_tool(word)
+        self._finished = self._finished or bool(word)
+        return Delta(
+            content.text,
+            finish_reason=_FINISHED.get(word, "other") if word else None,
+            usage=_usage(chunk) or _usage(choice),
+            thought=content.thought or any(message.get(name) for name in _THOUGHTS),
         )
-    if word in _TOOLS and not (spoken or said):
-        raise AnswerBroken(
-            provider.sentence("called a tool in place of a reply; ask in other words."), cause=f"finish_reason {word}"
-        )
-    return Delta(
-        said,
-        finish_reason=_FINISHED.get(word, "other") if word else None,
-        usage=counts,
-        thought=thought or any(message.get(name) for name in _THOUGHTS),
-    )
+
+    def end(self, *, whole: bool) -> Delta:
+        """The end mark as a delta: it counts where no finish reason came. ``whole``: the answer was one JSON value.
+
+        One JSON value without a choice is no answer. Raises ChatError ``model_unavailable`` where the answer only called a tool.
+        """
+        if self._finished or (whole and self._index is None):
+            return Delta()
+        self._refuse_tool("none")
+        return Delta(finish_reason="other")
+
+    def _refuse_tool(self, word: str) -> None:
+        if not self._spoken and (self._called_a_tool or word in _TOOLS):
+            words = self._provider.sentence("called a tool in place of a reply; ask in other words.")
+            raise AnswerBroken(words, cause=f"finish_reason {word}")
 
 
-def _content(value: Any) -> tuple[str, bool]:
-    """The text of a message's content, and whether the content has thoughts: a string, or a list of typed parts."""
+def _usage(counted: dict[str, Any]) -> Usage | None:
+    return usage(counted.get("usage"), "prompt_tokens", "completion_tokens")
+
+
+@dataclass(slots=True)
+class _Content:
+    """What a message's content says: its text, whether it has thoughts, and whether it is a refusal."""
+
+    text: str = ""
+    thought: bool = False
+    refused: bool = False
+
+
+def _content(value: Any) -> _Content:
+    """A message's content: a string, or a list of typed parts. A part without a type is a text."""
     if not isinstance(value, list):
-        return text(value), False
-    said, thought = "", False
+        return _Content(text(value))
+    content = _Content()
     for part in value:
-        kind = str(part.get("type")) if isinstance(part, dict) else "text"
+        kind = str(part.get("type", "text")) if isinstance(part, dict) else "text"
         if kind in _THOUGHT_PARTS:
-            thought = True
+            content.thought = True
+        elif kind == "refusal":
+            content.refused = True
         elif kind in ("text", "output_text"):
-            said += text(part.get("text") if isinstance(part, dict) else part)
-    return said, thought
+            content.text += text(part.get("text") if isinstance(part, dict) else part)
+    return content

@@ -81,6 +81,8 @@ class OpenAIClient:
         import httpx2
         import openai
 
+        from shared.llm.http_client import ProviderClient
+
         limits = httpx2.Limits(max_connections=self._max_connections, max_keepalive_connections=_KEEPALIVE_CONNECTIONS)
         connect_s = self._connect_s
         return openai.AsyncOpenAI(
@@ -88,7 +90,7 @@ class OpenAIClient:
             base_url=self._base_url,
             max_retries=0,
             timeout=httpx2.Timeout(None, connect=connect_s, pool=connect_s, write=connect_s),
-            http_client=openai.DefaultAsyncHttpxClient(limits=limits),
+            http_client=ProviderClient(limits=limits, follow_redirects=True),
         )
 
     async def aclose(self) -> None:

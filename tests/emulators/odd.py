@@ -212,6 +212,18 @@ async def no_stream(exchange: Exchange, wire: AnyWire, number: int) -> None:
     return await whole(exchange, wire, number)
 
 
+async def endless_error(exchange: Exchange, wire: AnyWire, number: int) -> None:
+    """401 with a body that does not end."""
+    await exchange.start("application/json", 401)
+    await exchange.send(PROVIDER_TEXT.encode())
+    await exchange.silence()
+
+
+async def coded_error(exchange: Exchange, wire: AnyWire, number: int) -> None:
+    """401 with a body that is not in the coding that its head names."""
+    await exchange.answer(401, {"error": PROVIDER_TEXT}, {"content-encoding": "gzip"})
+
+
 async def scripted(exchange: Exchange, wire: AnyWire, number: int) -> None:
     """The bytes in ``Emulator.script``, with status 200."""
     await exchange.start("text/event-stream")
@@ -224,5 +236,5 @@ Scenario = Callable[[Exchange, AnyWire, int], Awaitable[None]]
 ODD: tuple[Scenario, ...] = (
     open_after_finish, end_mark, error_after_finish, error_finish, unknown_finish, gateway, no_empty_lines, whole, halves,
     odd_counts, numbers, typed_parts, wrong_type, wrong_shape, page, think, prefill, long_piece, strict, vague, no_stream,
-    scripted,
+    endless_error, coded_error, scripted,
 )  # fmt: skip
