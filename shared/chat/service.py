@@ -524,6 +524,8 @@ async def open_service(
             ack_replicas=settings.store_ack_replicas,
         ),
     )
+    if store.notice:
+        logger.warning("the store was damaged", why=store.notice)
     service = ChatService(
         settings,
         store,

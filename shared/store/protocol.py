@@ -201,12 +201,14 @@ class Store(Protocol):
     Every method may raise ChatError ``storage_unavailable``, besides the codes that its docstring names. Leases and
     last reads are by the store's clock; ``clock_offset_ms`` moves it in tests, for this store object alone.
     ``committed`` says in one line what a committed event survives. ``goes_back``: the store can lose what it has
-    acknowledged while this process lives, because it runs on another machine.
+    acknowledged while this process lives, because it runs on another machine. ``notice`` is what the operator should know
+    of the store as it was found, or an empty text.
     """
 
     clock_offset_ms: float
     committed: str
     goes_back: bool
+    notice: str
 
     async def create_session(self, session_id: str, model_id: str | None, now: float) -> None:
         """Make a session."""

@@ -9,6 +9,7 @@ from pathlib import Path
 import apsw
 import pytest
 
+from protocols.__main__ import main
 from shared.errors import ChatError
 from shared.events import TurnInterrupted, now_ms
 from shared.store.open import open_store
@@ -44,14 +45,14 @@ def damage_log(path: Path, turn_id: str, lines: bytes = BAD_LINES[0]) -> None:
     database(path, f"UPDATE segments SET lines = x'{lines.hex()}' WHERE turn_id = '{turn_id}' AND first_seq = 1")
 
 
-def damage_pages(path: Path, needle: bytes) -> int:
-    """Make the cell pointers of every leaf page of ``segments`` that holds ``needle`` point nowhere, and return the
-    number of pages.
+def damage_pages(path: Path, needle: bytes, name: str = "segments", kind: str = "leaf") -> int:
+    """Make the cell pointers of every page of a table or an index that holds ``needle`` point nowhere, and return the
+    number of pages. ``kind`` of a page: ``leaf``, ``internal``.
     """
     connection = apsw.Connection(str(path))
     connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
-    query = "SELECT pageno FROM dbstat WHERE name = 'segments' AND pagetype = 'leaf'"
-    starts = [(page - 1) * 4096 for (page,) in connection.execute(query)]
+    query = "SELECT pageno FROM dbstat WHERE name = ? AND pagetype = ?"
+    starts = [(page - 1) * 4096 for (page,) in connection.execute(query, (name, kind))]
     connection.close()
     data, count = bytearray(path.read_bytes()), 0
     for start in starts:
@@ -105,6 +106,76 @@ async def test_pages_that_cannot_be_read_cost_their_turns_alone(tmp_path: Path) 
             recorded += 1
     assert recorded
     await store.close()
+
+
+async def test_logs_that_nobody_can_find_cost_no_session(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The page above all logs is damaged: the store is opened all the same, and says so once."""
+    path = tmp_path / "chat.db"
+    store = SqliteStore(str(path), Options(lease_s=LEASE_S))
+    session_id = await new_session(store)
+    ended = [await talk(store, session_id, f"one {number}", "x" * 2000) for number in range(5)]
+    orphan = await store.start_turn(asked(new_session_id="orphan", owner="gone"))
+    await store.close()
+    assert damage_pages(path, b"", kind="internal") == 1
+    store = SqliteStore(str(path), Options(lease_s=LEASE_S))
+    assert "the events of 6 turns lay on damaged pages" in store.notice
+    for started in ended:
+        with pytest.raises(Damaged):
+            await store.read(started.turn.turn_id, 0)
+    assert len(await messages_of(store, session_id)) == 10
+    assert await pass_s(store, LEASE_S * 1.5) == [orphan.turn.turn_id]
+    newer = await talk(store, session_id, "two", "2")
+    assert [event.seq for event in await log(store, newer.turn.turn_id)] == [1, 2, 3]
+    await store.close()
+    store = SqliteStore(str(path))
+    assert store.notice == ""
+    assert len(await log(store, newer.turn.turn_id)) == 3
+    await store.close()
+    assert main(["store", "export", "--file", str(path)]) == 0
+    assert '"text": "2"' in capsys.readouterr().out
+
+
+async def test_a_log_without_its_end_is_damaged(tmp_path: Path) -> None:
+    path = tmp_path / "chat.db"
+    store = SqliteStore(str(path))
+    started = await talk(store, await new_session(store), "one", "1")
+    database(path, "DELETE FROM segments WHERE first_seq > 1")
+    with pytest.raises(Damaged):
+        await store.read(started.turn.turn_id, 0)
+    await store.close()
+
+
+async def test_a_page_of_turns_costs_no_other_turn(tmp_path: Path) -> None:
+    """An orphan that cannot be read stays as it is; the other orphans are ended, and the sessions are listed."""
+    path = tmp_path / "chat.db"
+    store = SqliteStore(str(path), Options(lease_s=LEASE_S))
+    marks = ["bad" + "x" * 3000, *["good" + "x" * 3000] * 5]
+    orphans = [
+        await store.start_turn(asked(mark, new_session_id=f"s {number}", owner="gone"))
+        for number, mark in enumerate(marks)
+    ]
+    await store.close()
+    assert damage_pages(path, b"badxxx", "turns") == 1
+    store = SqliteStore(str(path), Options(lease_s=LEASE_S))
+    turn_ids = [started.turn.turn_id for started in orphans]
+    assert set(await store.owned("gone")) == set(turn_ids[1:])
+    assert set(await pass_s(store, LEASE_S * 1.5)) == set(turn_ids[1:])
+    page, _ = await store.list_sessions(10, None, 0.0)
+    assert {session.session_id for session in page} == {f"s {number}" for number in range(6)}
+    assert [bool(session.title) for session in page].count(False) == 1
+    await store.close()
+
+
+@pytest.mark.parametrize("name", ["sessions_by_use", "turns_of_session", "turns_running", "session_counts"])
+async def test_a_store_that_takes_no_turn_of_a_session_is_refused(tmp_path: Path, name: str) -> None:
+    path = tmp_path / "chat.db"
+    store = SqliteStore(str(path))
+    await talk(store, await new_session(store), "one", "1")
+    await store.start_turn(asked(new_session_id="running"))
+    await store.close()
+    assert damage_pages(path, b"", name)
+    with pytest.raises(ValueError, match="is damaged; `python -m protocols store check`"):
+        open_store(f"sqlite:///{path}")
 
 
 async def test_an_append_that_fails_costs_the_others_of_its_commit_nothing(tmp_path: Path) -> None:

@@ -28,6 +28,7 @@ class RedisStore:
     """Raises ValueError with one clear sentence when the server cannot be used."""
 
     goes_back = True
+    notice = ""
 
     def __init__(self, url: str, options: Options) -> None:
         address = parse_address(url, options.password)

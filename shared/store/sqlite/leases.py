@@ -8,7 +8,8 @@ and a lock that keeps every process from writing costs no turn.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import NamedTuple
+from contextlib import suppress
+from typing import Any, NamedTuple
 
 import apsw
 
@@ -82,27 +83,64 @@ class LeaseWatch:
         return {owner for owner, same_ms in unchanged_ms.items() if same_ms >= ms}
 
 
+def renew_leases(connection: apsw.Connection, owner: str, until: float) -> None:
+    """Renew the leases of the running turns of ``owner``, but of those that it has given up or that lie on a damaged page."""
+    renew = "UPDATE turns SET lease_until = ? WHERE {} AND status = 'running' AND lease_until > 0"
+    try:
+        connection.execute(renew.format("owner = ?"), (until, owner))
+    except apsw.CorruptError:
+        for turn in _readable_turns(connection):
+            if turn.owner == owner:
+                with suppress(apsw.CorruptError):
+                    connection.execute(renew.format("turn_id = ?"), (until, turn.turn_id))
+
+
 def select_leases(connection: apsw.Connection) -> dict[str, Lease]:
     """The leases of every process that has running turns."""
-    rows = connection.execute(
-        "SELECT owner, max(lease_until), min(lease_until) = 0 FROM turns WHERE status = 'running' GROUP BY owner"
-    )
-    return {owner: Lease(until, bool(has_released)) for owner, until, has_released in rows}
+    query = "SELECT owner, max(lease_until), min(lease_until) = 0 FROM turns WHERE status = 'running' GROUP BY owner"
+    try:
+        rows: list[Any] = connection.execute(query).fetchall()
+        return {owner: Lease(until, bool(has_released)) for owner, until, has_released in rows}
+    except apsw.CorruptError:
+        leases: dict[str, Lease] = {}
+        for _, owner, until in _readable_turns(connection):
+            newest, has_released = leases.get(owner, Lease(0.0, False))
+            leases[owner] = Lease(max(newest, until), has_released or until == 0)
+        return leases
 
 
 def select_owned(connection: apsw.Connection, owner: str) -> list[str]:
     """The ids of the running turns of ``owner``."""
-    rows = connection.execute("SELECT turn_id FROM turns WHERE status = 'running' AND owner = ?", (owner,))
-    return [str(turn_id) for (turn_id,) in rows]
+    query = "SELECT turn_id FROM turns WHERE status = 'running' AND owner = ?"
+    try:
+        return [str(turn_id) for (turn_id,) in connection.execute(query, (owner,))]
+    except apsw.CorruptError:
+        return [turn.turn_id for turn in _readable_turns(connection) if turn.owner == owner]
 
 
 def select_orphans(connection: apsw.Connection, overdue: Mapping[str, float], limit: int) -> list[Orphan]:
     """Running turns whose leases end no later than ``overdue`` says for their owner; at most ``limit``."""
     found: list[Orphan] = []
+    query = "SELECT turn_id FROM turns WHERE status = 'running' AND owner = ? AND lease_until <= ? LIMIT ?"
     for owner, until in overdue.items():
-        rows = connection.execute(
-            "SELECT turn_id FROM turns WHERE status = 'running' AND owner = ? AND lease_until <= ? LIMIT ?",
-            (owner, until, limit - len(found)),
-        )
-        found += [Orphan(str(turn_id), owner, until) for (turn_id,) in rows]
-    return found
+        try:
+            rows = connection.execute(query, (owner, until, limit - len(found))).fetchall()
+            turn_ids = [str(turn_id) for (turn_id,) in rows]
+        except apsw.CorruptError:
+            turns = _readable_turns(connection)
+            turn_ids = [turn.turn_id for turn in turns if turn.owner == owner and turn.lease_until <= until]
+        found += [Orphan(turn_id, owner, until) for turn_id in turn_ids]
+    return found[:limit]
+
+
+def _readable_turns(connection: apsw.Connection) -> list[Orphan]:
+    """The running turns that do not lie on a damaged page, each read alone; the index of the running turns names them."""
+    numbers = connection.execute(
+        "SELECT number FROM turns INDEXED BY turns_running WHERE status = 'running'"
+    ).fetchall()
+    turns: list[Orphan] = []
+    for (number,) in numbers:
+        with suppress(apsw.CorruptError):
+            query = "SELECT turn_id, owner, lease_until FROM turns WHERE number = ?"
+            turns += [Orphan(*row) for row in connection.execute(query, (number,))]
+    return turns

@@ -14,13 +14,17 @@ from shared.store.protocol import Signal, SignalKind, StoredImage, TurnRow
 from shared.store.texts import cut_text
 
 Role = Literal["user", "model"]
-SELECT_SESSION = """
+_SELECT_SESSION = """
 SELECT s.session_id, s.model_id, s.created_at, s.last_activity_at,
-  coalesce(c.user_messages, 0), coalesce(c.model_messages, 0), c.running_turn_id, c.last_turn_id,
-  (SELECT substr(t.input, 1, 480) FROM turns t
-    WHERE t.session_id = s.session_id AND t.cleared = 0 ORDER BY t.number LIMIT 1)
+  coalesce(c.user_messages, 0), coalesce(c.model_messages, 0), c.running_turn_id, c.last_turn_id, {}
 FROM sessions s LEFT JOIN session_counts c USING (session_id)
 """
+SELECT_SESSION = _SELECT_SESSION.format(
+    "(SELECT substr(t.input, 1, 480) FROM turns t"
+    " WHERE t.session_id = s.session_id AND t.cleared = 0 ORDER BY t.number LIMIT 1)"
+)
+# For a session whose first message lies on a damaged page.
+SELECT_UNTITLED_SESSION = _SELECT_SESSION.format("''")
 _SELECT_TURN = (
     "SELECT turn_id, kind, session_id, status, last_seq, owner, epoch, last_read_at, lease_until, ended_at, expired"
     " FROM turns WHERE turn_id = ? AND expired < 2"

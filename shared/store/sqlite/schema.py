@@ -12,7 +12,11 @@ APPLICATION_ID = 0x47454E43
 # A session counts in the interval of so many milliseconds in which it was last used.
 INTERVAL_MS = 10_000
 
-_TABLES = """
+SEGMENTS = """CREATE TABLE segments (
+  turn_id TEXT NOT NULL, first_seq INTEGER NOT NULL, last_seq INTEGER NOT NULL, lines BLOB NOT NULL,
+  PRIMARY KEY (turn_id, first_seq)
+) WITHOUT ROWID;"""
+_TABLES = f"""
 CREATE TABLE sessions (
   session_id TEXT PRIMARY KEY, model_id TEXT, created_at REAL NOT NULL, last_activity_at REAL NOT NULL
 ) WITHOUT ROWID;
@@ -35,10 +39,7 @@ CREATE TABLE turns (
 );
 CREATE INDEX turns_of_session ON turns (session_id, number) WHERE session_id IS NOT NULL AND cleared = 0;
 CREATE INDEX turns_running ON turns (owner, session_id) WHERE status = 'running';
-CREATE TABLE segments (
-  turn_id TEXT NOT NULL, first_seq INTEGER NOT NULL, last_seq INTEGER NOT NULL, lines BLOB NOT NULL,
-  PRIMARY KEY (turn_id, first_seq)
-) WITHOUT ROWID;
+{SEGMENTS}
 CREATE TABLE images (
   image_id TEXT PRIMARY KEY, turn_id TEXT NOT NULL, mime_type TEXT NOT NULL,
   width INTEGER NOT NULL, height INTEGER NOT NULL,

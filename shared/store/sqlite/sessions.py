@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Generator
-from contextlib import closing
+from contextlib import closing, suppress
 from itertools import islice
 
 import apsw
@@ -12,7 +12,14 @@ import apsw
 from shared.errors import ChatError
 from shared.session import Message, Session
 from shared.store.protocol import refuse_missing
-from shared.store.sqlite.rows import SELECT_SESSION, insert_signal, snapshot, to_message, to_session
+from shared.store.sqlite.rows import (
+    SELECT_SESSION,
+    SELECT_UNTITLED_SESSION,
+    insert_signal,
+    snapshot,
+    to_message,
+    to_session,
+)
 from shared.store.sqlite.schema import HAS_REPLY, INTERVAL_MS
 from shared.store.sqlite.turns import refuse_running
 from shared.store.texts import MAX_TEXT_BYTES
@@ -20,20 +27,33 @@ from shared.store.texts import MAX_TEXT_BYTES
 
 def select_session(connection: apsw.Connection, session_id: str) -> Session | None:
     """The session, if there is one."""
-    row = connection.execute(SELECT_SESSION + "WHERE s.session_id = ?", (session_id,)).fetchone()
+    where = "WHERE s.session_id = ?"
+    try:
+        row = connection.execute(SELECT_SESSION + where, (session_id,)).fetchone()
+    except apsw.CorruptError:
+        row = connection.execute(SELECT_UNTITLED_SESSION + where, (session_id,)).fetchone()
     return to_session(row) if row else None
 
 
 def select_sessions(
     connection: apsw.Connection, limit: int, before: tuple[float, str] | None, active_since: float
 ) -> tuple[list[Session], int]:
-    """A page, newest first by (created_at, session_id), and how many sessions were used since ``active_since``."""
-    rows = connection.execute(
-        f"{SELECT_SESSION} WHERE (s.created_at, s.session_id) < (?, ?)"
-        " ORDER BY s.created_at DESC, s.session_id DESC LIMIT ?",
-        (*(before or (math.inf, "")), limit),
-    ).fetchall()
-    return [to_session(row) for row in rows], count_active(connection, active_since)
+    """A page, newest first by (created_at, session_id), and how many sessions were used since ``active_since``.
+
+    A session that lies on a damaged page is left out; where its first message lies there, it has no title.
+    """
+    where = "WHERE (s.created_at, s.session_id) < (?, ?) ORDER BY s.created_at DESC, s.session_id DESC LIMIT ?"
+    bounds = (*(before or (math.inf, "")), limit)
+    try:
+        rows = connection.execute(f"{SELECT_SESSION} {where}", bounds).fetchall()
+        page = [to_session(row) for row in rows]
+    except apsw.CorruptError:
+        page = []
+        for (session_id,) in connection.execute(f"SELECT s.session_id FROM sessions s {where}", bounds).fetchall():
+            with suppress(apsw.CorruptError):
+                session = select_session(connection, str(session_id))
+                page += [session] if session is not None else []
+    return page, count_active(connection, active_since)
 
 
 def count_active(connection: apsw.Connection, since: float) -> int:

@@ -5,6 +5,7 @@ The SQLite is apsw's own, because versions before 3.51.3 have a race between sev
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import replace
@@ -20,7 +21,8 @@ from shared.store.record import Record
 from shared.store.sqlite import logs, rows, sessions, turns
 from shared.store.sqlite import purge as purging
 from shared.store.sqlite.connection import BUSY_TIMEOUT_MS, WAL_BYTES, connect, why_not
-from shared.store.sqlite.leases import LeaseWatch, Orphan, select_leases, select_orphans, select_owned
+from shared.store.sqlite.damaged_logs import replace_damaged_logs
+from shared.store.sqlite.leases import LeaseWatch, Orphan, renew_leases, select_leases, select_orphans, select_owned
 from shared.store.sqlite.news import NewsWatch
 from shared.store.sqlite.running_texts import RunningTexts
 from shared.store.sqlite.unchanged import Unchanged
@@ -47,8 +49,7 @@ class SqliteStore:
             if path
             else "in memory: lost with this process"
         )
-        if path is not None:
-            _refuse_unusable(path)
+        self.notice = _made_usable(path) if path is not None else ""
         self._options = options or Options()
         lease_s = self._options.lease_s
         self._path = Path(path).expanduser() if path else None
@@ -115,7 +116,10 @@ class SqliteStore:
                 turn = rows.select_turn(connection, turn_id, self._clock_ms())
                 if turn is None or turn.expired:
                     return (turn, []) if turn is not None else None
-                return turn, logs.read_log(connection, turn_id, after)
+                records = logs.read_log(connection, turn_id, after)
+                if after + len(records) < turn.last_seq:
+                    raise Damaged
+                return turn, records
 
         found = await self._reader.run(read_snapshot)
         if found is not None:
@@ -143,10 +147,7 @@ class SqliteStore:
         self, owner: str, running: Sequence[str], read: Sequence[str], dropped: Sequence[str] = ()
     ) -> list[Appended]:
         def update_leases(connection: apsw.Connection) -> list[tuple[Appended, float]]:
-            connection.execute(
-                "UPDATE turns SET lease_until = ? WHERE owner = ? AND status = 'running' AND lease_until > 0",
-                (self._lease_until(), owner),
-            )
+            renew_leases(connection, owner, self._lease_until())
             for turn_id in dropped:
                 connection.execute("UPDATE turns SET lease_until = 0 WHERE turn_id = ? AND owner = ?", (turn_id, owner))
             for turn_id in read:
@@ -264,19 +265,28 @@ class SqliteStore:
             await self._reader.close()
 
 
-def _refuse_unusable(path: str) -> None:
-    """Raise ValueError, with one sentence for the operator, for a database in which no turn can be recorded."""
+def _made_usable(path: str) -> str:
+    """Raise ValueError, with one sentence for the operator, for a database in which no turn can be recorded.
+
+    Returns what the operator should know of the database, or an empty text.
+    """
     connection = connect(path)
+    refused = 0
     try:
-        for tries_left in reversed(range(TRIES)):
+        for _ in range(TRIES):
             try:
                 with connection:
                     check_write(connection, time.time() * 1000)
             except apsw.CorruptError:
-                if not tries_left:
-                    raise
+                refused += 1
             else:
-                return
+                if not refused:
+                    return ""
+        if refused <= TRIES / 2:
+            return ""
+        with contextlib.suppress(*(apsw.CorruptError,) * (refused < TRIES)):
+            return replace_damaged_logs(connection, time.time() * 1000)
+        return ""
     except apsw.Error as error:
         raise ValueError(why_not(Path(path).expanduser(), error)) from error
     finally:

@@ -17,6 +17,7 @@ import apsw
 from shared.errors import ChatError
 from shared.store.protocol import Damaged
 from shared.store.sqlite.connection import connect
+from shared.store.sqlite.leases import renew_leases
 
 T = TypeVar("T")
 Operation = Callable[[apsw.Connection], Any]
@@ -154,12 +155,11 @@ class Worker:
             return
         owner, lease_s = self._lease
         self._renewed_at = now
-        running = "owner = ? AND status = 'running' AND lease_until > 0"
         with contextlib.suppress(apsw.Error, ChatError):
-            if self._connection.execute(f"SELECT 1 FROM turns WHERE {running}", (owner,)).fetchone():
-                lease_until = (time.time() + lease_s) * 1000
-                update = f"UPDATE turns SET lease_until = ? WHERE {running}"
-                _transaction(self._connection, [lambda c: c.execute(update, (lease_until, owner))], self._begin)
+            running = "SELECT 1 FROM turns WHERE owner = ? AND status = 'running'"
+            if self._connection.execute(running, (owner,)).fetchone():
+                until = (time.time() + lease_s) * 1000
+                _transaction(self._connection, [lambda c: renew_leases(c, owner, until)], self._begin)
 
 
 class InlineWorker:

@@ -11,18 +11,21 @@ TRIES = 20
 
 
 def check_write(connection: apsw.Connection, now: float) -> None:
-    """Within a transaction: record a turn and undo it, then write one row. Raises apsw.Error when that fails.
+    """Within a transaction: record a turn of a new session, end it, undo both, then write one row.
 
-    The rehearsal needs the tables as this program makes them, and the row needs room on the disk.
+    Raises apsw.Error when that fails. The rehearsal needs the tables as this program makes them, and the row needs room on the
+    disk.
     """
-    turn_id = str(uuid.uuid4())
+    turn_id = session_id = str(uuid.uuid4())
     connection.execute("SAVEPOINT rehearsal")
+    connection.execute("INSERT INTO sessions VALUES (?, NULL, ?, ?)", (session_id, now, now))
     connection.execute(
-        "INSERT INTO turns (turn_id, kind, input, status, last_seq, owner, lease_until, last_read_at, created_at,"
-        " cancel, epoch) VALUES (?, 'image', '', 'completed', 1, '', 0, ?, ?, 0, 0)",
-        (turn_id, now, now),
+        "INSERT INTO turns (turn_id, session_id, kind, input, status, last_seq, owner, lease_until, last_read_at, created_at,"
+        " cancel, epoch) VALUES (?, ?, 'chat', '', 'running', 1, ?, 0, ?, ?, 0, 0)",
+        (turn_id, session_id, turn_id, now, now),
     )
     connection.execute("INSERT INTO segments VALUES (?, 1, 1, x'')", (turn_id,))
     connection.execute("INSERT INTO signals (at, origin, kind) VALUES (?, '', 'cancel')", (now,))
+    connection.execute("UPDATE turns SET status = 'completed', ended_at = ? WHERE turn_id = ?", (now, turn_id))
     connection.execute("ROLLBACK TO rehearsal; RELEASE rehearsal")
     connection.execute("INSERT OR REPLACE INTO write_check VALUES (1, ?)", (now,))
