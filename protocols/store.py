@@ -29,7 +29,11 @@ def main(argv: Sequence[str]) -> int:
     except ValueError as error:
         return _end(str(error), 2)
     path = Path(name).expanduser()
-    if not path.is_file():
+    try:
+        found = path.is_file()
+    except OSError as error:
+        return _end(f"{path} cannot be the name of a file ({error.strerror})", 2)
+    if not found:
         return _end(f"there is no file {path}", 2)
     return _check(path) if args.command == "check" else _export(path)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 from pathlib import Path
 
 import apsw
@@ -263,6 +264,26 @@ def test_a_foreign_database_is_not_touched(tmp_path: Path, statements: list[str]
     with pytest.raises(ValueError, match=f"STORE_URL: .*{words}.*another file"):
         open_store(f"sqlite:///{path}")
     assert path.read_bytes() == before
+
+
+async def test_a_damaged_list_of_free_pages_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "chat.db"
+    store = SqliteStore(str(path))
+    await talk(store, await new_session(store), "one", "1")
+    await store.close()
+    data = bytearray(path.read_bytes())
+    # The header names page 5 as the first of three free pages, and a table lies there.
+    data[32:40] = (5).to_bytes(4) + (3).to_bytes(4)
+    path.write_bytes(data)
+    with pytest.raises(ValueError, match="is damaged"):
+        open_store(f"sqlite:///{path}")
+
+
+def test_what_is_no_file_is_refused_in_words(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path, tmp_path / "pipe", Path("/dev/null")):
+        with pytest.raises(ValueError, match="is a folder, a pipe or a device and no file; set STORE_URL"):
+            open_store(f"sqlite:///{path}")
 
 
 async def test_damage_does_not_stop_the_purge(tmp_path: Path) -> None:

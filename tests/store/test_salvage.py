@@ -60,3 +60,26 @@ async def test_what_is_no_store(tmp_path: Path, capsys: pytest.CaptureFixture[st
     path.write_bytes(data[:4096] + bytes(len(data) - 4096))
     assert main(["store", "check", "--file", str(path)]) == 1
     assert main(["store", "export", "--file", str(path)]) == 0
+
+
+async def test_a_file_that_has_lost_its_end(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "chat.db"
+    _, turn_ids = await filled(path)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size - 4096])
+    assert main(["store", "check", "--file", str(path)]) == 1
+    capsys.readouterr()
+    lines = exported(capsys, path)
+    assert len([line for line in lines if line.get("type") == "turn_completed"]) > len(turn_ids) // 2
+
+
+@pytest.mark.parametrize("content", [b"some text\n" * 100, b"SQLite format 3\0"])
+def test_what_is_no_database(tmp_path: Path, capsys: pytest.CaptureFixture[str], content: bytes) -> None:
+    path = tmp_path / "notes.txt"
+    path.write_bytes(content)
+    assert main(["store", "export", "--file", str(path)]) == 1
+    assert "cannot be read (NotADBError)" in capsys.readouterr().err
+
+
+def test_a_name_that_no_file_has(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["store", "check", "--file", str(tmp_path / ("n" * 300))]) == 2
+    assert "cannot be the name of a file" in capsys.readouterr().err

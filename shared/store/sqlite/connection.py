@@ -40,6 +40,8 @@ def connect(path: str | None) -> apsw.Connection:
     file = Path(path).expanduser() if path is not None else None
     try:
         if file is not None:
+            if file.exists() and not file.is_file():
+                raise ValueError(f"STORE_URL: {file} is a folder, a pipe or a device and no file; {_OTHER_FILE}")
             file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         connection = apsw.Connection(str(file) if file else ":memory:")
         connection.set_busy_timeout(BUSY_TIMEOUT_MS)

@@ -48,9 +48,15 @@ def problems(path: Path, most: int = 20) -> list[str]:
 
 
 def export(path: Path) -> Iterator[str]:
-    """What can be read, as JSON lines: ``{"table": ..., ...}`` for sessions, turns and images, then the events of each turn."""
+    """What can be read, as JSON lines: ``{"table": ..., ...}`` for sessions, turns and images, then the events of each turn.
+
+    Raises apsw.Error for a file of which nothing can be read.
+    """
     connection = open_read_only(path)
     try:
+        # SQLite reads a file that has lost its end only with this setting. The connection cannot write.
+        connection.execute("PRAGMA writable_schema = ON")
+        connection.pragma("schema_version")
         turn_ids: list[str] = []
         for table, (columns, order) in _TABLES.items():
             for row in _rows(connection, table, columns, order):

@@ -24,7 +24,8 @@ def check_write(connection: apsw.Connection, now: float) -> None:
         " cancel, epoch) VALUES (?, ?, 'chat', '', 'running', 1, ?, 0, ?, ?, 0, 0)",
         (turn_id, session_id, turn_id, now, now),
     )
-    connection.execute("INSERT INTO segments VALUES (?, 1, 1, x'')", (turn_id,))
+    # So many bytes need pages of their own, from the list of free pages.
+    connection.execute("INSERT INTO segments VALUES (?, 1, 1, zeroblob(9000))", (turn_id,))
     connection.execute("INSERT INTO signals (at, origin, kind) VALUES (?, '', 'cancel')", (now,))
     connection.execute("UPDATE turns SET status = 'completed', ended_at = ? WHERE turn_id = ?", (now, turn_id))
     connection.execute("ROLLBACK TO rehearsal; RELEASE rehearsal")
