@@ -153,6 +153,10 @@ def test_only_picture_formats_are_read() -> None:
             read_picture(out.getvalue(), 63, preview=False)
 
 
+def test_a_uri_may_be_percent_encoded() -> None:
+    assert decode_base64("data:image/png;base64,%2B%2Fs%3D") == decode_base64("+/s=") == b"\xfb\xfb"
+
+
 @pytest.mark.parametrize("text", ["a", "a=b=", "data:image/png;base64", "%%%%", PROVIDER_TEXT + "!", 7, None, "é" * 4])
 def test_what_is_no_base64(text: Any) -> None:
     with pytest.raises(NotAnAnswer):

@@ -7,6 +7,7 @@ import binascii
 import io
 import re
 import warnings
+from urllib.parse import unquote
 
 from shared.events import Usage
 from shared.images.model import ImagePart
@@ -23,10 +24,12 @@ _URL_ALPHABET = str.maketrans("-_", "+/")
 def decode_base64(text: object) -> bytes:
     """The bytes in base64 (RFC 4648): also inside a ``data:`` URI, broken into lines, in the alphabet of URLs, without padding.
 
-    Raises NotAnAnswer.
+    A URI may have some of the characters percent-encoded (RFC 2397, section 2). Raises NotAnAnswer.
     """
     if not isinstance(text, str):
         raise NotAnAnswer(f"a picture is a {type(text).__name__}")
+    if _DATA_URI.match(text):
+        text = unquote(text)
     digits = _WHITE_SPACE.sub("", _DATA_URI.sub("", text, count=1)).translate(_URL_ALPHABET).rstrip("=")
     try:
         return base64.b64decode(digits + "=" * (-len(digits) % 4), validate=True)

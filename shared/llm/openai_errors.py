@@ -54,7 +54,9 @@ def request_error(provider: Provider, error: Exception, model: str, base_url: st
         return ChatError("model_timeout", connection_words(provider, error), cause=cause)
     if isinstance(reason, httpx2.ConnectError | httpx2.ProxyError | httpx2.UnsupportedProtocol):
         return ChatError("model_unavailable", connection_words(provider, error), cause=cause)
-    if isinstance(reason, httpx2.TransportError):
+    if isinstance(reason, httpx2.TooManyRedirects):
+        words = provider.sentence(f"redirects in a circle; check {provider.address_setting}: {provider.address_hint}.")
+    elif isinstance(reason, httpx2.TransportError):
         words = provider.sentence("closed the connection before it answered; try again.")
     else:
         words = f"The request to {provider.name} could not be sent; the server's log names the cause."
