@@ -122,7 +122,8 @@ async def _probe(args: argparse.Namespace) -> int:
             probed.append(await _probe_one(console, args, plan))
             if not args.json:
                 named = plan.server.refusal is not None or plan.server.word in ("rest", "ndjson", "sse")
-                show_findings(console, probed[-1].findings, await _product(plan.target) if named else None)
+                product = await _product(plan.target) if named else None
+                show_findings(console, probed[-1].findings, product, args.patience)
     except (ServerAbsent, ValueError, OSError) as error:
         absent.append(AbsentWire("", str(error)))
     for wire in absent:
@@ -183,7 +184,12 @@ async def _probe_one(console: Console, args: argparse.Namespace, plan: _Planned)
 
 
 def _refused(args: argparse.Namespace, plan: _Planned) -> Finding | None:
-    """The finding where the first question is refused, so that neither the server nor its model is known."""
+    """The finding where the first question is refused, so that neither the server nor its model is known, or has a wrong path."""
+    if plan.server.under:
+        words = (
+            f"a server of this project answers below {plan.server.under}, and a hop takes that part of the path away"
+        )
+        return Finding("path_changed", "", words)
     heard, known = plan.server.refusal, plan.server.word and (plan.server.costs_nothing or args.allow_turns)
     if heard is None or known or (heard.status == _FOUND and not plan.server.word):
         return None

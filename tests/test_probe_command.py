@@ -202,6 +202,28 @@ async def test_a_stranger_finds_the_line_to_change(servers: Servers) -> None:
     assert "proxy_set_header Host $http_host;" in out
 
 
+async def test_a_proxy_that_ends_tls_or_takes_a_path_away(servers: Servers) -> None:
+    """nginx with the recommended lines and a certificate, and a second location below which the server answers."""
+    part("nginx")
+    address = servers["sse"].address
+    settings = tls_settings()
+    lines = f"""server {{{{ listen 127.0.0.1:{{0}} ssl;
+        ssl_certificate {settings["TLS_CERT"]}; ssl_certificate_key {settings["TLS_KEY"]};
+        location / {{{{ proxy_pass http://{address}; proxy_set_header Host $http_host; }}}}
+        location /chat/ {{{{ proxy_pass http://{address}/; proxy_set_header Host $http_host; }}}} }}}}"""
+    trust = ssl.create_default_context(cafile=ca_file())
+    with reserved_port() as port:
+        async with running("nginx", port, lines.format(port)):
+            outcome = await requests.check_origin(
+                Subject(WIRES["sse"], parse_target(f"https://localhost:{port}", None, trust), 1.0)
+            )
+            assert [finding.kind for finding in outcome.findings] == ["https_unknown"]
+            status, out, err = await probed(f"https://localhost:{port}/chat/", TLS_CA=ca_file())
+    assert status == 1, err
+    assert "a server of this project answers below /chat" in out
+    assert "without a slash after the address" in out
+
+
 async def test_a_foreign_upload_limit_is_found_without_a_body(servers: Servers) -> None:
     part("nginx")
     lines = "server {{ listen 127.0.0.1:{0}; client_max_body_size 64k; location / {{ proxy_pass http://{1}; }} }}"

@@ -17,6 +17,7 @@ from compare.probing.checks import (
     rate,
     repeat,
     requests,
+    servers,
     silence,
     upload,
 )
@@ -50,6 +51,7 @@ CHECKS = (
     Check("key", requests.check_key, _ALL, 1, confirms_itself=True),
     Check("upgrade", requests.check_upgrade, ("websocket",), 2),
     Check("pace", pace.check, _ALL, 3, 2, confirms_itself=True),
+    Check("servers", servers.check, _ALL, 4),
     Check("cursor", requests.check_cursor, _TOKENS, 4),
     Check("origin", requests.check_origin, _HTTP, 4),
     Check("cache", cache.check_questions, _HTTP, 4),
@@ -66,8 +68,11 @@ CHECKS = (
     Check("repeat", repeat.check, ("rest",), 10, 2),
     Check("rate", rate.check, _ALL, 11),
 )
-# After one of these no request can pass, where the check of the key or of the pace has found it.
-_FATAL = frozenset({"refused", "path_changed", "host_changed", "rate_limited"})
+# After one of these no request can pass, where one of these checks has found it.
+_FATAL = frozenset(
+    {"refused", "redirected", "path_changed", "host_changed", "rate_limited", "unreliable", "server_removed"}
+)
+_FATAL_CHECKS = frozenset({"key", "pace", "repeat"})
 
 
 def checks_for(wire: str) -> list[Check]:
@@ -84,7 +89,7 @@ async def probe(subject: Subject, checks: Sequence[Check]) -> AsyncGenerator[tup
             check, outcome = await coming
             turns_pass = turns_pass and not any(_ends_turns(finding, subject) for finding in outcome.findings)
             yield check, outcome
-            if check.name in ("key", "pace") and any(finding.kind in _FATAL for finding in outcome.findings):
+            if check.name in _FATAL_CHECKS and any(finding.kind in _FATAL for finding in outcome.findings):
                 return
 
 

@@ -8,24 +8,38 @@ from compare.probing.advice import HARM
 from compare.probing.outcome import Finding, Outcome
 
 # What one cause does to another check is no finding of its own.
-_EFFECTS = {"slow_line": "rate_limited", "rate_limited": "few_at_once"}
-# Two cuts after nearly the same time have one cause.
-_SAME_SHARE = 0.2
+_EFFECTS = {
+    "slow_line": ("held", "rate_limited"),
+    "rate_limited": ("few_at_once",),
+    "unreliable": (
+        "few_at_once",
+        "rate_limited",
+        "waiting_cut",
+        "upload_limit",
+        "errors_replaced",
+        "upgrade_refused",
+        "continue_refused",
+        "leaving_unnoticed",
+    ),
+}
+# A silent stream that ended this long before the flowing one, or later, may have met the same limit.
+_NEAR_S = 0.5
 
 
 def ordered(findings: Iterable[Finding]) -> list[Finding]:
     """One finding of each kind, the most harmful first.
 
-    A stream that is cut after the same time with and without tokens has a limited duration, and its silence has no part in it.
+    A stream whose duration is limited is cut with and without tokens, the silent one at the limit or at its next token. Then its
+    silence is no finding.
     """
     first: dict[str, Finding] = {}
     for finding in findings:
         first.setdefault(finding.kind, finding)
     flow, silence = first.get("cut_in_flow"), first.get("cut_in_silence")
-    if flow and silence and _same(flow.numbers["after_s"], silence.numbers.get("total_s", 0.0)):
+    if flow and silence and silence.numbers.get("total_s", 0.0) >= flow.numbers["after_s"] - _NEAR_S:
         del first["cut_in_silence"]
-    for cause, effect in _EFFECTS.items():
-        if cause in first:
+    for cause, effects in _EFFECTS.items():
+        for effect in effects if cause in first else ():
             first.pop(effect, None)
     return sorted(first.values(), key=lambda finding: HARM[finding.kind])
 
@@ -33,7 +47,3 @@ def ordered(findings: Iterable[Finding]) -> list[Finding]:
 def of_outcomes(outcomes: Iterable[Outcome]) -> list[Finding]:
     """One finding of each kind from the outcomes of all checks, the most harmful first."""
     return ordered(finding for outcome in outcomes for finding in outcome.findings)
-
-
-def _same(one_s: float, other_s: float) -> bool:
-    return abs(one_s - other_s) <= max(0.5, _SAME_SHARE * one_s)

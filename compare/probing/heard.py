@@ -11,6 +11,8 @@ TERMINAL = frozenset({"turn_completed", "turn_failed", "turn_cancelled", "turn_i
 # cut: the connection or the stream broke. refused: the answer is an error.
 End = Literal["open", "whole", "ended", "cut", "refused"]
 _KEPT_BYTES = 64 * 1024
+_GATEWAY, _UNAVAILABLE = frozenset({502, 503, 504}), 14
+_REDIRECTS = frozenset({301, 302, 303, 307, 308})
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,17 +85,35 @@ class Heard:
     def words(self) -> str:
         """How the answer ended, for people."""
         by = f" by {self.headers['server']}" if "server" in self.headers else ""
+        to = f", a redirect to {self.headers.get('location', 'nowhere')}" if self.redirected else ""
         match self.end:
             case "refused" if self.status not in (None, 200):
-                return f"HTTP {self.status}{by}"
+                return f"HTTP {self.status}{by}{to}"
             case "refused":
                 return self.detail or f"gRPC status {self.rpc_status}"
             case "cut":
                 return f"the connection broke ({self.detail})" if self.detail else "the connection broke"
             case "ended":
                 return "the answer ended without its last event"
+            case "open":
+                return "the answer goes on" if self.pieces else "no answer came"
             case _:
                 return self.end
+
+    @property
+    def redirected(self) -> bool:
+        """Whether the answer sends the client to another address (RFC 9110, section 15.4)."""
+        return self.status in _REDIRECTS
+
+    @property
+    def by_gateway(self) -> bool:
+        """Whether the status is one that a hop sends which has no answer of its server (RFC 9110, section 15.6)."""
+        return self.status in _GATEWAY or self.rpc_status == _UNAVAILABLE
+
+    @property
+    def media_type(self) -> str:
+        """The media type without its parameters; empty where the answer has none."""
+        return self.headers.get("content-type", "").partition(";")[0].strip()
 
 
 def now() -> float:

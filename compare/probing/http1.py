@@ -132,7 +132,10 @@ class _Parser:
             self._heard.finish("cut", "it answers HTTP/1.1 with HTTP/2 frames" if frames else f"not HTTP: {error}"[:80])
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        self._heard.headers[name.decode("latin-1").lower()] = value.decode("latin-1")
+        """Keep a header; several of one name are one list (RFC 9110, section 5.2)."""
+        key, text = name.decode("latin-1").lower(), value.decode("latin-1")
+        before = self._heard.headers.get(key)
+        self._heard.headers[key] = text if before is None else f"{before}, {text}"
 
     def on_headers_complete(self) -> None:
         status = self._parser.get_status_code()

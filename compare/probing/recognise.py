@@ -16,6 +16,7 @@ from protocols.grpc import chat_pb2 as pb
 from shared.errors import ServerAbsent
 
 _ANSWER_S = 5.0
+_TRIES = 4
 _OFFLINE = "offline"
 _WEB = "grpc-web"
 _SWITCHING, _OK, _INVALID = 101, 200, 422
@@ -30,12 +31,14 @@ class RecognisedServer:
     """``word`` is its transport, empty for a foreign server.
 
     ``provider``: the chat's provider, empty where the server does not say. ``refusal``: the answer to ``GET /health``
-    or ``GET /stats``, where it is not the one of a server.
+    or ``GET /stats``, where it is not the one of a server. ``under``: the part of the address's path that a hop removes before a
+    server of this project.
     """
 
     word: str
     provider: str = ""
     refusal: Heard | None = None
+    under: str = ""
 
     @property
     def costs_nothing(self) -> bool:
@@ -49,12 +52,14 @@ async def recognise(target: Target, word: str | None = None) -> RecognisedServer
     A server that names no transport of this project is foreign, and so is an address with a path of its own.
     """
     if target.path != "/":
-        return RecognisedServer("")
+        folder = target.path.partition("?")[0].rstrip("/")
+        about = as_json(await fetch(target, "GET", f"{folder}/health", seconds=_ANSWER_S))
+        return RecognisedServer("", under=folder) if "transport" in about else RecognisedServer("")
     if word == _WEB:
         return await _recognise_web(target)
     if word == "grpc":
         return await _recognise_grpc(target, word)
-    health = await fetch(target, "GET", "/health", seconds=_ANSWER_S)
+    health = await _health(target)
     about = as_json(health)
     named = word or str(about.get("transport", ""))
     refusal = None if "transport" in about else health
@@ -91,6 +96,15 @@ async def speaks(target: Target, word: str) -> bool:
         return socket.heard.status == _SWITCHING
     route = "/chat" if word == "rest" else "/chat/stream"
     return (await fetch(target, "POST", route, {}, seconds=_ANSWER_S)).status == _INVALID
+
+
+async def _health(target: Target) -> Heard:
+    """The answer to ``GET /health``. A hop's error is asked again, because it may be one request's bad luck."""
+    for _ in range(_TRIES):
+        heard = await fetch(target, "GET", "/health", seconds=_ANSWER_S)
+        if not heard.by_gateway or "transport" in as_json(heard):
+            break
+    return heard
 
 
 async def _provider(target: Target) -> str:

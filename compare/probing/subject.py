@@ -17,7 +17,8 @@ GRACE_S = 12.0
 class Subject:
     """One path on one wire. ``patience_s`` is the longest silence that is tried.
 
-    ``tokens_per_s`` and ``turn`` (a whole one) are what the check of the pace has seen; 0 and None until then.
+    ``tokens_per_s`` and ``turn`` (a whole one) are what the check of the pace has seen; 0 and None until then. ``several_servers``:
+    requests reach servers that do not know each other's turns, so a count of one server tells nothing.
     """
 
     wire: Wire
@@ -26,3 +27,4 @@ class Subject:
     steadiness: Steadiness = field(default_factory=Steadiness)
     tokens_per_s: float = 0.0
     turn: Heard | None = None
+    several_servers: bool = False

@@ -6,7 +6,7 @@ import asyncio
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Any
+from typing import Any, get_args
 
 from compare.probing.frames import Answer, Frames, Lines, Messages, ServerSentEvents, Whole
 from compare.probing.heard import Heard
@@ -16,11 +16,14 @@ from compare.probing.stream import Stream, read_whole
 from compare.probing.target import Target
 from compare.probing.websocket import Socket
 from protocols.grpc import chat_pb2 as pb
+from shared.errors import ErrorCode
 
 _JSON = ("Content-Type", "application/json")
 _ANSWER_S = 10.0
 _UPLOAD_S = 20.0
 _CHAT = "chat.ChatService"
+# A hop may replace the media type of an error; the server's own codes in its body tell that the server wrote it.
+_CODES = frozenset(get_args(ErrorCode))
 
 
 class Wire(ABC):
@@ -86,8 +89,8 @@ class HttpWire(Wire):
         return await read_whole(stream, _UPLOAD_S)
 
     def refused_by_server(self, heard: Heard) -> str | None:
-        ours = heard.headers.get("content-type", "").startswith("application/problem+json")
-        return as_json(heard).get("code") if ours else None
+        code = as_json(heard).get("code")
+        return code if code in _CODES else None
 
     async def idle(self, target: Target, seconds: float) -> float | None:
         stream = await Http1Stream.open(target)

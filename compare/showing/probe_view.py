@@ -17,6 +17,7 @@ from protocols.live import LiveView
 
 _NAME_WIDTH = 13
 _LABEL_WIDTH = 16
+_USUAL_S = 65
 
 
 class ProbeView(LiveView):
@@ -50,11 +51,12 @@ class ProbeView(LiveView):
         return Text(outcome.words, style="green" if outcome.judged else "yellow")
 
 
-def show_findings(console: Console, findings: Sequence[Finding], product: str | None) -> None:
+def show_findings(console: Console, findings: Sequence[Finding], product: str | None, patience_s: float) -> None:
     """Print the findings with what they mean and what to change; ``product`` is the one that a hop has named itself."""
     console.print()
     if not findings:
         console.print("No finding: the path passes the stream on as the server sends it.", style="bold green")
+        _show_patience(console, patience_s)
         return
     count = "1 finding" if len(findings) == 1 else f"{len(findings)} findings, the most harmful first"
     console.print(count, style="bold")
@@ -74,6 +76,16 @@ def show_findings(console: Console, findings: Sequence[Finding], product: str | 
     console.print()
     documented = " and ".join(PRODUCTS)
     console.print(f"The settings were {TRIED}; {documented}: from their documentation.", style="dim", markup=False)
+    _show_patience(console, patience_s)
+
+
+def _show_patience(console: Console, patience_s: float) -> None:
+    """Say which time-outs this run could not find; 60 s is the usual one."""
+    if patience_s < _USUAL_S:
+        words = (
+            f"Silences and streams of up to {patience_s:g} s were tried; --patience {_USUAL_S} finds a cut after 60 s."
+        )
+        console.print(words, style="dim", markup=False)
 
 
 def _rows(rows: Sequence[tuple[str, str]]) -> RenderableType:

@@ -37,8 +37,8 @@ TRIES = 6
 # A turn must look held so often. Where this program was late, the machine starves a hop on it too.
 SURE, SURE_WHEN_BUSY = 2, 3
 _TURN_S = TOKENS / 2 + GRACE_S
-_NOT_FOUND, _TOO_MANY, _BUSY = 404, 429, 503
-_REST_S = 2.5
+_OK, _NOT_FOUND, _TOO_MANY, _BUSY = 200, 404, 429, 503
+_REST_S, LATER = 2.5, 6
 
 Verdict = Literal["in time", "held", "slow_start", "slow_line"]
 
@@ -107,8 +107,9 @@ async def check(subject: Subject) -> Outcome:
     steadiness, begun_s = subject.steadiness, now()
     for _ in range(TRIES):
         plain, zipped = await _two_turns(subject)
-        subject.turn = plain if plain.end == "whole" else subject.turn
-        subject.tokens_per_s = tokens_per_s(plain)
+        whole = next((heard for heard in (plain, zipped) if heard.end == "whole"), None)
+        if whole is not None:
+            subject.turn, subject.tokens_per_s = whole, tokens_per_s(whole)
         if len(plain.events) < 8 and len(zipped.events) < 8:
             return await not_a_turn(subject, plain)
         heards = (plain, zipped)
@@ -185,8 +186,13 @@ async def not_a_turn(subject: Subject, heard: Heard) -> Outcome:
     if heard.events:
         return Outcome(f"not judged: {heard.words}", judged=False)
     kind, words = refusal(subject.wire, heard)
-    if heard.status == _BUSY and kind == "refused" and await _passes_later(subject):
-        kind = "rate_limited"
+    if kind == "refused" and heard.by_gateway and subject.wire.refused_by_server(heard) is None:
+        passed = [await _passes_later(subject) for _ in range(LATER)]
+        if all(passed) and heard.status == _BUSY:
+            kind = "rate_limited"
+        elif any(passed):
+            kind, words = "unreliable", f"{words}; of {LATER} later turns {sum(passed)} passed"
+            return Outcome(words, (Finding(kind, subject.wire.word, words),))
     return Outcome(heard.words, (Finding(kind, subject.wire.word, f"no turn passes: {words}"),))
 
 
@@ -194,6 +200,10 @@ def refusal(wire: Wire, heard: Heard) -> tuple[Kind, str]:
     """The kind of a refusal, and in words who refused."""
     code = wire.refused_by_server(heard)
     if code is None:
+        if heard.status == _OK:
+            return "refused", f"HTTP 200 with {heard.media_type or 'no media type'}, which is no answer of the server"
+        if heard.redirected:
+            return "redirected", heard.words
         return ("rate_limited" if heard.status == _TOO_MANY else "refused"), heard.words
     if code == "permission_denied":
         return "host_changed", f"{heard.words}, from the server itself"

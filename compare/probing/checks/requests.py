@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from compare.probing.heard import Heard
-from compare.probing.http1 import Http1Stream, fetch
+from compare.probing.http1 import Headers, Http1Stream, fetch
 from compare.probing.outcome import Finding, Outcome
 from compare.probing.stream import read_whole
 from compare.probing.subject import GRACE_S, Subject
@@ -15,6 +15,8 @@ from compare.probing.wires import HttpWire
 _CURSOR = 5
 _ANSWER_S = 5.0
 _UNAUTHENTICATED = 16
+# The servers ask for a bearer token alone.
+_PASSWORDS = frozenset({"basic", "digest"})
 
 
 async def check_key(subject: Subject) -> Outcome:
@@ -22,8 +24,14 @@ async def check_key(subject: Subject) -> Outcome:
     heard = await subject.wire.authorized(subject.target)
     if heard.status is None and heard.rpc_status is None:
         return Outcome(heard.words, (Finding("refused", subject.wire.word, f"no request passes: {heard.words}"),))
+    if heard.redirected:
+        return Outcome(heard.words, (Finding("redirected", subject.wire.word, f"no request passes: {heard.words}"),))
     if not _unauthenticated(heard):
         return Outcome("accepted" if subject.target.key else "the server asks for none")
+    scheme = heard.headers.get("www-authenticate", "").partition(" ")[0]
+    if scheme.lower() in _PASSWORDS:
+        words = f"a hop asks for a password of its own ({scheme}): {heard.words}"
+        return Outcome(words, (_key_finding(subject, words),))
     if not subject.target.key:
         return Outcome("the server asks for a key: give --key", (_key_finding(subject, "the server asks for a key"),))
     other = replace(subject.target, key_header="X-API-Key")
@@ -101,6 +109,11 @@ async def _post_nothing(subject: Subject, *, expect: bool) -> tuple[bool, Heard]
     return stream.continued_s is not None, heard
 
 
+async def _refused_page(subject: Subject, origin: Headers) -> str | None:
+    """The code with which the server refuses an empty message of a page of this origin."""
+    return subject.wire.refused_by_server(await fetch(subject.target, "POST", "/turns", {}, origin))
+
+
 async def check_origin(subject: Subject) -> Outcome:
     """Whether a page at this address may ask the server: the server compares ``Origin`` with ``Host`` (RFC 6454)."""
     origin = f"{'https' if subject.target.trust else 'http'}://{subject.target.authority}"
@@ -109,5 +122,9 @@ async def check_origin(subject: Subject) -> Outcome:
         return Outcome(f"not judged: {heard.words}", judged=False)
     if subject.wire.refused_by_server(heard) != "permission_denied":
         return Outcome("a page at this address may ask the server")
+    plain = (("Origin", f"http://{subject.target.authority}"),)
+    if subject.target.trust and await _refused_page(subject, plain) != "permission_denied":
+        words = f"the server refuses a page of {origin}, and would allow one over http"
+        return Outcome(words, (Finding("https_unknown", subject.wire.word, words),))
     words = f"the server refuses a page of {origin}, because the Host that reaches the server is another one"
     return Outcome(words, (Finding("host_changed", subject.wire.word, words),))

@@ -9,9 +9,11 @@ from __future__ import annotations
 import asyncio
 
 from compare.probing.heard import Heard, now
+from compare.probing.http1 import as_json, fetch
 from compare.probing.outcome import Finding, Outcome
 from compare.probing.stream import read_whole
 from compare.probing.subject import GRACE_S, Subject
+from compare.probing.wires import Rest
 
 # A stream that should go on and is silent for longer has gone silent.
 _GONE_S = 5.0
@@ -57,12 +59,22 @@ def unended(subject: Subject, heard: Heard) -> Outcome:
 
 
 async def _check_waiting(subject: Subject) -> Outcome:
+    """One reply that takes long. It belongs to a session, in which a hop's second request is refused while the first one runs."""
+    wire, target = subject.wire, subject.target
+    assert isinstance(wire, Rest)
+    session = {} if subject.several_servers else as_json(await fetch(target, "POST", "/sessions", {}))
     message = f"/tokens 4 /slow {subject.patience_s:g} hello"
-    heard = await read_whole(await subject.wire.turn(subject.target, message), subject.patience_s + GRACE_S)
+    heard = await read_whole(
+        await wire.turn(target, message, session_id=session.get("session_id")), subject.patience_s + GRACE_S
+    )
     if heard.end == "whole":
         return Outcome(f"a reply after {subject.patience_s:g} s arrives")
     if heard.end == "open":
         return unended(subject, heard)
     after_s = heard.ended_s - heard.sent_s
     words = f"no reply after {after_s:.1f} s: {heard.words}"
-    return Outcome(words, (Finding("waiting_cut", subject.wire.word, words, {"after_s": after_s}),))
+    cut = Finding("waiting_cut", wire.word, words, {"after_s": after_s})
+    if wire.refused_by_server(heard) != "turn_in_progress":
+        return Outcome(words, (cut,))
+    words = f"a hop sent the request again after {after_s:.1f} s without an answer"
+    return Outcome(words, (Finding("repeated", wire.word, words, {"turns": 2}), cut))

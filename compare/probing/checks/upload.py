@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from compare.probing.heard import Heard
 from compare.probing.outcome import Finding, Outcome
 from compare.probing.subject import Subject
 
@@ -9,6 +10,7 @@ from compare.probing.subject import Subject
 _SMALL_BYTES = 64
 _TOO_LARGE = 413
 _LIMITED = frozenset({429, 503})
+_TRIES = 3
 SIZES_KIB = (15, 31, 63, 65, 129, 257, 511, 1000, 1025, 2049, 4000, 8100)
 
 
@@ -17,32 +19,40 @@ async def check(subject: Subject) -> Outcome:
 
     The server's refusal of a small body must arrive as the server wrote it, or a hop's refusal could not be told from it.
     """
-    small = await subject.wire.upload(subject.target, _SMALL_BYTES)
-    if subject.wire.refused_by_server(small) is None and small.status != _TOO_LARGE:
+    small = await _refused_by_hop(subject, _SMALL_BYTES)
+    if small is not None and small.status != _TOO_LARGE:
         words = f"an error of the server arrives as {small.words}"
+        words += f" with {small.media_type}" if small.media_type else ""
         if subject.turn is None or small.end != "refused" or small.status in _LIMITED:
             return Outcome(f"not judged: {words}", judged=False)
         return Outcome(words, (Finding("errors_replaced", subject.wire.word, words),))
-    largest = await subject.wire.upload(subject.target, SIZES_KIB[-1] * 1024)
-    if subject.wire.refused_by_server(largest) is not None:
+    refusal = await _refused_by_hop(subject, SIZES_KIB[-1] * 1024)
+    if refusal is None:
         return Outcome(f"{SIZES_KIB[-1]:,} KiB pass")
-    if largest.end == "open":
+    if refusal.end == "open":
         return Outcome(f"not judged: the line is too slow for {SIZES_KIB[-1]:,} KiB", judged=False)
-    refusal = largest.words
     low, high = -1, len(SIZES_KIB) - 1
     while high - low > 1:
         middle = (low + high) // 2
-        found = await _refusal(subject, SIZES_KIB[middle])
+        found = await _refused_by_hop(subject, SIZES_KIB[middle] * 1024)
         if found is None:
             low = middle
         else:
             high, refusal = middle, found
     passes = SIZES_KIB[low] if low >= 0 else 0
-    words = f"between {passes:,} and {SIZES_KIB[high]:,} KiB: {refusal}"
+    words = f"between {passes:,} and {SIZES_KIB[high]:,} KiB: {refusal.words}"
     return Outcome(words, (Finding("upload_limit", subject.wire.word, words, {"kib": SIZES_KIB[high]}),))
 
 
-async def _refusal(subject: Subject, kib: int) -> str | None:
-    """How a hop before the server refused a body; None when the server itself answered."""
-    heard = await subject.wire.upload(subject.target, kib * 1024)
-    return None if subject.wire.refused_by_server(heard) is not None else heard.words
+async def _refused_by_hop(subject: Subject, size: int) -> Heard | None:
+    """The refusal of a body by a hop before the server; None when the server itself answered.
+
+    Only 413 names the size as its reason. Any other refusal must come three times, because it may have nothing to do with the size.
+    """
+    for _ in range(_TRIES):
+        heard = await subject.wire.upload(subject.target, size)
+        if subject.wire.refused_by_server(heard) is not None:
+            return None
+        if heard.status == _TOO_LARGE or heard.end == "open":
+            break
+    return heard

@@ -7,7 +7,7 @@ from typing import Any
 
 from compare.lines.faults import Faults
 from compare.probing.planted import configs
-from compare.probing.planted.paths import ProbedPath, caddy, haproxy, nginx
+from compare.probing.planted.paths import ProbedPath, caddy, haproxy, nginx, relay, traefik
 from compare.probing.planted.readmes import LANGUAGES, readme_config
 from protocols import TRANSPORTS
 
@@ -62,6 +62,18 @@ HARMLESS: tuple[ProbedPath, ...] = (
         None,
         location="send_timeout 2s; client_body_timeout 1s;",
     ),
+    nginx("limit_rate 1k", "sse", None, location="limit_rate 1k;"),
+    nginx(
+        "sub_filter", "ndjson", None, location="sub_filter 'http://' 'https://'; sub_filter_types application/x-ndjson;"
+    ),
+    nginx("adds Cache-Control public", "sse", None, location="add_header Cache-Control public;"),
+    haproxy("compression", "ndjson", None, backend="compression algo gzip\n    compression type application/x-ndjson"),
+    haproxy("cookie insert nocache", "sse", None, backend="cookie SERVER insert indirect nocache", server="cookie one"),
+    caddy("encode by default", "sse", None, site="encode zstd gzip"),
+    traefik("readTimeout 2s", "websocket", None, responding={"readTimeout": "2s"}),
+    relay("300 ms there and back", "sse", Faults(delay_s=0.15), None),
+    relay("300 ms there and back", "grpc", Faults(delay_s=0.15), None),
+    relay("3 % of packets 300 ms late", "ndjson", Faults(delay_s=0.05, late_share=0.03, late_s=0.3), None),
     haproxy("option http-buffer-request", "sse", None, frontend="option http-buffer-request"),
     caddy("flush_interval 2s", "sse", None, proxy="flush_interval 2s"),
     caddy("flush_interval 2s", "ndjson", None, proxy="flush_interval 2s"),

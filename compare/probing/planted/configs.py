@@ -92,7 +92,6 @@ def envoy(
     filters: list[dict[str, Any]] | None = None,
 ) -> str:
     """Envoy; the objects are merged into its connection manager, its route, its virtual host and its cluster."""
-    name, _, number = target.rpartition(":")
     http2 = wire == "grpc"
     router = {"name": "router", "typed_config": {"@type": f"{_TYPE}.extensions.filters.http.router.v3.Router"}}
     action = {"cluster": "chat", "timeout": "0s", **(route or {})}
@@ -118,19 +117,25 @@ def envoy(
         "typed_extension_protocol_options": {"envoy.extensions.upstreams.http.v3.HttpProtocolOptions": options},
         "load_assignment": {
             "cluster_name": "chat",
-            "endpoints": [{"lb_endpoints": [{"endpoint": {"address": _address(name, int(number))}}]}],
+            "endpoints": [{"lb_endpoints": [envoy_endpoint(target)]}],
         },
         **(cluster or {}),
     }
     listener = {
-        "address": _address("127.0.0.1", port),
+        "address": _address(f"127.0.0.1:{port}"),
         "filter_chains": [{"filters": [{"name": "http", "typed_config": connections}]}],
     }
     return json.dumps({"static_resources": {"listeners": [listener], "clusters": [upstream]}})
 
 
-def _address(host: str, port: int) -> dict[str, Any]:
-    return {"socket_address": {"address": host, "port_value": port}}
+def envoy_endpoint(target: str) -> dict[str, Any]:
+    """A server of Envoy's cluster."""
+    return {"endpoint": {"address": _address(target)}}
+
+
+def _address(target: str) -> dict[str, Any]:
+    host, _, port = target.rpartition(":")
+    return {"socket_address": {"address": host, "port_value": int(port)}}
 
 
 def envoy_filter(name: str, kind: str, **fields: Any) -> dict[str, Any]:

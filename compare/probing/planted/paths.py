@@ -22,7 +22,8 @@ class ProbedPath:
     (direct).
 
     ``expected`` names what the probe has to find, nothing on a clean path; ``also`` are findings that the same setting
-    causes. ``loaded``: the machine is kept busy meanwhile. ``quick``: part of ``make test``. ``heartbeat_s`` is the
+    causes. ``servers``: how many servers are behind the proxy; the configuration gets their addresses with spaces between them.
+    ``loaded``: the machine is kept busy meanwhile. ``quick``: part of ``make test``. ``heartbeat_s`` is the
     server's.
     """
 
@@ -31,6 +32,7 @@ class ProbedPath:
     program: str = ""
     config: Config | None = None
     faults: Faults | None = None
+    servers: int = 1
     expected: Kind | None = None
     also: tuple[Kind, ...] = ()
     loaded: bool = False
@@ -40,7 +42,14 @@ class ProbedPath:
 
 
 def planted(
-    program: str, config: Config, name: str, wire: str, expected: Kind | None, *also: Kind, quick: bool = False
+    program: str,
+    config: Config,
+    name: str,
+    wire: str,
+    expected: Kind | None,
+    *also: Kind,
+    quick: bool = False,
+    servers: int = 1,
 ) -> ProbedPath:
     """A proxy with one setting; ``also`` are findings that the same setting causes."""
     title = {"nginx": "nginx", "haproxy": "HAProxy", "caddy": "Caddy", "envoy": "Envoy", "traefik": "Traefik"}[program]
@@ -52,6 +61,7 @@ def planted(
         expected=expected,
         also=also,
         quick=quick,
+        servers=servers,
     )
 
 

@@ -90,22 +90,23 @@ class _Servers:
         self._free: dict[tuple[str, float], list[Server]] = {}
 
     @asynccontextmanager
-    async def one(self, word: str, heartbeat_s: float) -> AsyncIterator[Server]:
+    async def several(self, word: str, heartbeat_s: float, count: int) -> AsyncIterator[list[str]]:
+        """Take servers for one path. Yields their addresses."""
         free = self._free.setdefault((word, heartbeat_s), [])
-        if not free:
+        taken = [free.pop() for _ in range(min(count, len(free)))]
+        while len(taken) < count:
             env = {**_ENV, "HEARTBEAT_S": f"{heartbeat_s:g}"}
-            free.append(await self._stack.enter_async_context(serving(word, env=env, apart=True)))
-        server = free.pop()
-        yield server
-        free.append(server)
+            taken.append(await self._stack.enter_async_context(serving(word, env=env, apart=True)))
+        yield [server.address for server in taken]
+        free += taken
 
 
 async def _probe_path(path: ProbedPath, servers: _Servers) -> PathResult:
     outcomes: dict[str, Outcome] = {}
     try:
         async with (
-            servers.one(path.wire, path.heartbeat_s) as server,
-            built(path, server.address) as address,
+            servers.several(path.wire, path.heartbeat_s, path.servers) as addresses,
+            built(path, " ".join(addresses)) as address,
             watching() as steadiness,
         ):
             target = parse_target(address, _KEY)
@@ -120,7 +121,7 @@ async def _probe_path(path: ProbedPath, servers: _Servers) -> PathResult:
 
 @asynccontextmanager
 async def built(path: ProbedPath, server: str) -> AsyncIterator[str]:
-    """Build the path before a server. Yields the address for the probe.
+    """Build the path before a server, or before several with spaces between their addresses. Yields the address for the probe.
 
     Raises RuntimeError when its program does not start.
     """

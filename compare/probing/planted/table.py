@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from compare.lines.faults import Faults
 from compare.probing.planted import configs
+from compare.probing.planted.balancing import BALANCING
 from compare.probing.planted.configs import envoy_filter
 from compare.probing.planted.paths import ProbedPath, caddy, envoy, haproxy, nginx, planted, relay, traefik
 
@@ -55,6 +56,36 @@ def _nginx_path(port: int, target: str, wire: str) -> str:
 
 def _nginx_http_for_grpc(port: int, target: str, wire: str) -> str:
     return configs.nginx(port, target, wire).replace("grpc_pass grpc://", "proxy_pass http://")
+
+
+def _nginx_https(port: int, target: str, wire: str) -> str:
+    return f"server {{ listen 127.0.0.1:{port}; return 301 https://$host$request_uri; }}"
+
+
+def _nginx_no_server(port: int, target: str, wire: str) -> str:
+    return configs.nginx(port, "127.0.0.1:9", wire)
+
+
+def _nginx_page(port: int, target: str, wire: str) -> str:
+    return (
+        f"server {{ listen 127.0.0.1:{port}; location / {{ default_type text/html; return 200 '<h1>Welcome</h1>'; }} }}"
+    )
+
+
+def _nginx_max_conns(port: int, target: str, wire: str) -> str:
+    return f"upstream one {{ zone one 64k; server {target} max_conns=4; }}\n{configs.nginx(port, 'one', wire)}"
+
+
+def _haproxy_tcp(port: int, target: str, wire: str) -> str:
+    times = "\n    ".join(f"timeout {name} 3s" for name in ("connect", "client", "server"))
+    return f"""
+defaults
+    mode tcp
+    {times}
+listen chat
+    bind 127.0.0.1:{port}
+    server one {target}
+"""
 
 
 def _haproxy_compression(port: int, target: str, wire: str) -> str:
@@ -196,6 +227,25 @@ PLANTED: tuple[ProbedPath, ...] = (
     nginx("hides Cache-Control", "sse", "headers_removed", location="proxy_hide_header Cache-Control;"),
     planted("nginx", _nginx_retry, "proxy_next_upstream non_idempotent", "rest", "repeated"),
     nginx("refuses Expect", "ndjson", "continue_refused", server="if ($http_expect) { return 417; }"),
+    planted("nginx", _nginx_https, "return 301 to https", "sse", "redirected"),
+    planted("nginx", _nginx_https, "return 301 to https", "websocket", "redirected"),
+    planted("nginx", _nginx_no_server, "without a server behind it", "ndjson", "refused"),
+    planted("nginx", _nginx_page, "with a page of its own", "sse", "refused"),
+    planted("nginx", _nginx_max_conns, "max_conns 4", "sse", "few_at_once"),
+    nginx("auth_basic", "rest", "key_removed", location='auth_basic "Chat"; auth_basic_user_file /dev/null;'),
+    nginx("proxy_pass_request_headers off", "ndjson", "key_removed", location="proxy_pass_request_headers off;"),
+    nginx("keepalive_timeout 3s", "sse", "idle_closed", server="keepalive_timeout 3s;"),
+    nginx(
+        "limit_rate 1k without X-Accel-Buffering",
+        "sse",
+        "slow_line",
+        "held",
+        "cut_in_flow",
+        "few_at_once",
+        location="limit_rate 1k; proxy_ignore_headers X-Accel-Buffering;",
+    ),
+    nginx("hides grpc-status", "grpc", "trailers_removed", location="grpc_hide_header grpc-status;"),
+    nginx("keepalive_timeout 1s", "grpc", "idle_closed", server="keepalive_timeout 1s;"),
     haproxy("timeout server 2s", "rest", "waiting_cut", defaults="timeout server 2s"),
     haproxy("timeout server 2s", "sse", "cut_in_silence", quick=True, defaults="timeout server 2s"),
     haproxy("timeout tunnel 2s", "websocket", "cut_in_silence", defaults="timeout tunnel 2s"),
@@ -241,6 +291,21 @@ PLANTED: tuple[ProbedPath, ...] = (
         "headers_removed",
         frontend='http-response set-header cache-control "public, max-age=60"',
     ),
+    planted("haproxy", _haproxy_tcp, "mode tcp with 3 s", "sse", "cut_in_silence", "idle_closed"),
+    planted("haproxy", _haproxy_tcp, "mode tcp with 3 s", "grpc", "cut_in_silence", "idle_closed"),
+    haproxy("redirect scheme https", "rest", "redirected", frontend="http-request redirect scheme https"),
+    haproxy("silent-drop", "ndjson", "refused", frontend="http-request silent-drop if METH_POST"),
+    haproxy(
+        "retry-on response-timeout",
+        "rest",
+        "repeated",
+        "waiting_cut",
+        defaults="timeout server 2s",
+        backend="retry-on response-timeout",
+    ),
+    haproxy(
+        "replaces Content-Type", "sse", "headers_removed", frontend="http-response set-header content-type text/plain"
+    ),
     caddy("request_body 64KB", "ndjson", "upload_limit", quick=True, site="request_body {\nmax_size 64KB\n}"),
     caddy(
         "encode gzip",
@@ -266,6 +331,9 @@ PLANTED: tuple[ProbedPath, ...] = (
     caddy("stream_timeout 3s", "websocket", "cut_in_flow", "cut_in_silence", proxy="stream_timeout 3s"),
     caddy("sends another Host", "ndjson", "host_changed", proxy="header_up Host chat.example.com"),
     caddy("handles errors", "rest", "errors_replaced", proxy=_SORRY),
+    caddy("response_buffers unlimited", "ndjson", "held", proxy="response_buffers unlimited"),
+    caddy("max_conns_per_host 1", "sse", "few_at_once", transport="max_conns_per_host 1"),
+    caddy("redir", "rest", "redirected", site="redir https://{host}{uri}"),
     envoy("stream_idle_timeout 2s", "rest", "waiting_cut", manager={"stream_idle_timeout": "2s"}),
     envoy("stream_idle_timeout 2s", "ndjson", "cut_in_silence", manager={"stream_idle_timeout": "2s"}),
     envoy("stream_idle_timeout 2s", "websocket", "cut_in_silence", manager={"stream_idle_timeout": "2s"}),
@@ -373,6 +441,15 @@ PLANTED: tuple[ProbedPath, ...] = (
         "idle_closed",
         manager={"common_http_protocol_options": {"idle_timeout": "1s"}, "drain_timeout": "0.2s"},
     ),
+    envoy(
+        "per_try_timeout 2s",
+        "rest",
+        "repeated",
+        "waiting_cut",
+        route={"retry_policy": {"retry_on": "5xx", "num_retries": 2, "per_try_timeout": "2s"}},
+    ),
+    envoy("host_rewrite_literal", "ndjson", "host_changed", route={"host_rewrite_literal": "chat.internal"}),
+    envoy("require_tls ALL", "sse", "redirected", host={"require_tls": "ALL"}),
     traefik(
         "writeTimeout 3s",
         "sse",
@@ -432,6 +509,8 @@ PLANTED: tuple[ProbedPath, ...] = (
         "headers_removed",
         middleware={"headers": {"customResponseHeaders": {"Cache-Control": "public, max-age=60"}}},
     ),
+    traefik("redirectScheme", "ndjson", "redirected", middleware={"redirectScheme": {"scheme": "https"}}),
+    *BALANCING,
     relay("buffer of 4 KiB or 1 s", "sse", Faults(buffer_bytes=4096, buffer_s=1.0), "held"),
     relay("buffer of 4 KiB or 1 s", "ndjson", Faults(buffer_bytes=4096, buffer_s=1.0), "held"),
     relay("buffer of 4 KiB or 1 s", "websocket", Faults(buffer_bytes=4096, buffer_s=1.0), "held"),
