@@ -3,7 +3,7 @@
 A floor is the smallest server that can do a transport's job. Rounds are interleaved and shuffled; medians are printed with their
 range and their goal. Server and load generator get a core each where there are two. ``--tls`` encrypts every line. ``--beside``
 adds the servers of another checkout. ``--scale`` shows instead how cost grows with streams, readers, history, the store's size and
-processes.
+processes; ``--proxies`` shows what a proxy costs that speaks HTTP/2 in front of a server.
 """
 
 from __future__ import annotations
@@ -23,6 +23,8 @@ from pathlib import Path
 import msgspec
 from rich.console import Console
 
+from compare.lines.fronts import FRONTS
+from compare.measuring.floors import fronts
 from compare.measuring.floors.before_after import compared, conclusion
 from compare.measuring.floors.cells import Cell, cells
 from compare.measuring.floors.checkout import missing_in
@@ -34,7 +36,7 @@ from compare.measuring.floors.rows import ROWS
 from compare.measuring.floors.scale.axes import AXES, expected_s, sides_of
 from compare.measuring.floors.scale.plan import QUICK, SIZES, GrowthLine, ScalePlan, ScaleRun
 from compare.measuring.statistics import ENOUGH_ROUNDS
-from compare.showing.floor_table import show_before_after, show_floors
+from compare.showing.floor_table import show_before_after, show_floors, show_fronts
 from compare.showing.growth import pictures, show_growth
 from compare.showing.progress import minutes, progress
 from protocols import certs
@@ -43,7 +45,10 @@ from shared.errors import ChatError, ConnectionLost
 
 
 def parse(argv: Sequence[str] | None) -> tuple[FloorPlan, Path | None, ScalePlan | None]:
-    """The plan, the file for the figures, and the plan of growth with ``--scale``."""
+    """The plan, the file for the figures, and the plan of growth with ``--scale``.
+
+    With ``--proxies`` the plan has no rows.
+    """
     parser = argparse.ArgumentParser(prog="python -m compare floor", description=__doc__)
     parser.add_argument(
         "--only",
@@ -56,6 +61,11 @@ def parse(argv: Sequence[str] | None) -> tuple[FloorPlan, Path | None, ScalePlan
         const="all",
         metavar="AXES",
         help=f"show how cost grows, by all or some of {', '.join(AXES)}",
+    )
+    parser.add_argument(
+        "--proxies",
+        action="store_true",
+        help=f"show what {', '.join(FRONTS)} cost an event, with HTTP/2 in front of {' and '.join(fronts.LANES)}",
     )
     parser.add_argument("--rows", help=f"rows, comma-separated, of {', '.join(ROWS)}")
     parser.add_argument(
@@ -87,14 +97,21 @@ def parse(argv: Sequence[str] | None) -> tuple[FloorPlan, Path | None, ScalePlan
     args = parser.parse_args(argv)
     words = {None: WORDS, "all": LANES}.get(args.only) or tuple(args.only.split(","))
     rows = tuple(args.rows.split(",")) if args.rows else tuple(ROWS)
+    if args.proxies:
+        words, rows = tuple(args.only.split(",")) if args.only else fronts.LANES, ()
     known_sides = (*SIDES, NODE, *(BEFORE if args.beside else ()))
     sides = tuple(args.sides.split(",")) if args.sides else (*SIDES, *(BEFORE if args.beside else ()))
     axes = tuple(AXES) if args.scale in (None, "all") else tuple(args.scale.split(","))
-    for given, known in ((words, LANES), (rows, tuple(ROWS)), (sides, known_sides), (axes, tuple(AXES))):
+    for given, known in (
+        (words, fronts.LANES if args.proxies else LANES),
+        (rows, tuple(ROWS)),
+        (sides, known_sides),
+        (axes, tuple(AXES)),
+    ):
         if unknown := set(given) - set(known):
             parser.error(f"unknown: {', '.join(sorted(unknown))}; there are {', '.join(known)}")
-    if args.scale and (args.tls or args.beside):
-        parser.error("--scale goes neither with --tls nor with --beside")
+    if (args.scale or args.proxies) and (args.tls or args.beside):
+        parser.error("--scale and --proxies go neither with --tls nor with --beside")
     if args.beside and (path := missing_in(args.beside)):
         parser.error(f"{args.beside} is no checkout of this program: it has no {path}")
     plan = FloorPlan(
@@ -137,6 +154,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             for name, svg in pictures(lines).items():
                 out.with_name(f"{out.stem}-{name}.svg").write_text(svg, encoding="utf-8")
         return 0
+    if not plan.rows:
+        costs = asyncio.run(measure_fronts(plan, console))
+        if out is not None:
+            _write(out, costs)
+        return 0
     planned = with_node(cells(plan), console)
     expected = minutes(sum(cell.expected_s for cell in planned))
     console.print(f"{len(plan.rows)} rows, {len(planned)} lanes in them, about {expected}", markup=False)
@@ -151,7 +173,7 @@ def _rounds(plan: FloorPlan) -> str:
     return f"{plural(plan.rounds, 'round')}{more}"
 
 
-def _write(out: Path, found: Sequence[SideResult] | Sequence[GrowthLine]) -> None:
+def _write(out: Path, found: Sequence[SideResult] | Sequence[GrowthLine] | Sequence[fronts.FrontCost]) -> None:
     out.write_bytes(msgspec.json.format(msgspec.json.encode(found), indent=1))
 
 
@@ -210,6 +232,28 @@ def _certificate(plan: FloorPlan) -> Iterator[Mapping[str, str]]:
     with tempfile.TemporaryDirectory(prefix="genai-certs-", ignore_cleanup_errors=True) as folder:
         certs.make(Path(folder))
         yield certs.files(Path(folder))
+
+
+async def measure_fronts(plan: FloorPlan, console: Console) -> list[fronts.FrontCost]:
+    """Each lane behind each proxy of this machine, printed as one table.
+
+    A lane that cannot be measured says why, and the other goes on.
+    """
+    for name in sorted(set(FRONTS) - set(fronts.installed())):
+        console.print(f"{name} is not installed and not measured", markup=False)
+    costs: list[fronts.FrontCost] = []
+    expected_s = fronts.expected_s(plan)
+    console.print(f"{len(plan.words)} lanes, about {minutes(expected_s)}", markup=False)
+    with progress(console, expected_s) as tick:
+        run = FloorRun(plan, lambda text: tick(text, 0))
+        for lane in plan.words:
+            try:
+                costs += await fronts.measure(run, lane)
+            except (RuntimeError, OSError) as error:
+                console.print(f"{lane}: not measured here: {error}", markup=False)
+            tick(lane, expected_s / len(plan.words))
+    show_fronts(console, costs)
+    return costs
 
 
 async def measure_growth(plan: ScalePlan, console: Console) -> list[GrowthLine]:

@@ -10,9 +10,12 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
+from msgspec.structs import replace as replaced
 from rich.console import Console
 
 from compare import floor
+from compare.lines.fronts import FRONTS
+from compare.measuring.floors import fronts
 from compare.measuring.floors.before_after import compared, conclusion
 from compare.measuring.floors.cells import cells
 from compare.measuring.floors.further import FURTHER
@@ -23,6 +26,7 @@ from compare.measuring.floors.node_floor import NodeMissing, node_folder, node_s
 from compare.measuring.floors.plan import LANES, SIDES, FloorRun, Side, SideResult
 from compare.measuring.floors.scale.shape import shape_of
 from compare.measuring.floors.sides import floor_server, job, running_sides
+from compare.showing.floor_table import show_fronts
 from compare.showing.growth import pictures
 from protocols import TRANSPORTS, certs
 from tests.parts import part
@@ -82,6 +86,29 @@ async def test_floors_and_servers_are_measured_over_tls(tmp_path: Path) -> None:
     assert found == [*[(5, 5 * 9)] * 3, [(5, 5 * 9)] * 2]
 
 
+async def test_a_proxy_with_http2_in_front_is_measured_beside_its_server() -> None:
+    part("zttp")
+    for name in FRONTS:
+        part(name)
+    plan, _, _ = floor.parse(["--proxies", "--only", "sse", "--no-pin"])
+    assert not plan.rows
+    async with fronts.running_fronts(FloorRun(plan, lambda text: None), "sse") as running:
+        fields = {"message": "/tokens 7 x", "stamps": True}
+        asked = [job(front.side, "burst", 3, **fields, proxy_pid=front.proxy_pid) for front in running]
+        results = await asyncio.gather(*map(load, asked))
+    assert [front.name for front in running] == [fronts.PLAIN, fronts.OWN, *FRONTS]
+    assert [(result.turns, result.events) for result in results] == [(3, 3 * 9)] * len(running)
+    assert [result.proxy_cpu_s is None for result in results] == [True] * 2 + [False] * len(FRONTS)
+    cost = fronts.FrontCost("sse", "nginx")
+    cost.add(replaced(results[2], events=1000, cpu_s=0.05, proxy_cpu_s=0.02, delay_p50_ms=1.0))
+    said = io.StringIO()
+    show_fronts(Console(file=said, width=200), [cost])
+    assert (
+        "│ sse  │ nginx │                    50.0 │                   20.0 │     70.0 │         1.00 │"
+        in said.getvalue()
+    )
+
+
 async def test_the_servers_of_another_checkout_are_measured_beside_todays(tmp_path: Path) -> None:
     async def measured(tree: Path) -> tuple[list[SideResult], str]:
         arguments = [
@@ -122,7 +149,11 @@ def test_today_is_called_slower_only_where_the_rounds_do_not_overlap() -> None:
     costs |= {("sse", "sqlite-before"): [5.0, 6.0, 5.5], ("sse", "sqlite"): [6.0, 4.0, 7.0]}
     costs |= {("grpc", "memory-before"): [5.0, 6.0, 5.5], ("grpc", "memory"): [4.0, 4.5, 4.9]}
     pairs = compared(_saturated({side: 2 * values for side, values in costs.items()}))
-    assert [pair.verdict for pair in pairs] == ["slower", "overlap", "quicker"]
+    assert [(pair.word, pair.store, pair.verdict) for pair in pairs] == [
+        ("sse", "memory", "slower"),
+        ("sse", "sqlite", "overlap"),
+        ("grpc", "memory", "quicker"),
+    ]
     sentence, chance = conclusion(pairs, {})
     assert "Of 3 figures the ranges of 1 overlap. Slower today: saturated sse memory (CPU µs, × 1.27)." in sentence
     assert "Quicker today: saturated grpc memory (CPU µs, × 0.82)." in sentence

@@ -188,15 +188,15 @@ async def test_a_stranger_finds_the_line_to_change(servers: Servers) -> None:
     part("nginx")
     lines = "server {{ listen 127.0.0.1:{0}; location / {{ proxy_pass http://{1}; {2} }} }}"
     with reserved_port() as port:
-        async with running("nginx", port, lines.format(port, "127.0.0.1:9", "")) as address:
-            status, out, err = await probed(address)
+        async with running("nginx", port, lines.format(port, "127.0.0.1:9", "")) as proxy:
+            status, out, err = await probed(proxy.address)
     assert status == 1, err
     assert "HTTP 502 by nginx" in out
     assert "`proxy_pass" in out or "proxy_pass http" in out
     with reserved_port() as port:
         host = "proxy_set_header Host chat.example.com;"
-        async with running("nginx", port, lines.format(port, servers["sse"].address, host)) as address:
-            status, out, err = await probed(address)
+        async with running("nginx", port, lines.format(port, servers["sse"].address, host)) as proxy:
+            status, out, err = await probed(proxy.address)
     assert status == 1, err
     assert "the name of the host is changed" in out
     assert "proxy_set_header Host $http_host;" in out
@@ -230,9 +230,9 @@ async def test_a_foreign_upload_limit_is_found_without_a_body(servers: Servers) 
     async with servers["ndjson"].client() as client:
         before = (await client.stats()).sessions_created
         with reserved_port() as port:
-            async with running("nginx", port, lines.format(port, servers["ndjson"].address)) as address:
+            async with running("nginx", port, lines.format(port, servers["ndjson"].address)) as proxy:
                 body = ("--body", '{"message": "/tokens 8 hello"}', "--allow-turns", "--patience", "3", "--json")
-                status, out, err = await probed(f"http://{address}/chat/stream", *body)
+                status, out, err = await probed(f"http://{proxy.address}/chat/stream", *body)
         after = (await client.stats()).sessions_created
     (wire,) = json.loads(out)["wires"]
     limits = [finding for finding in wire["findings"] if finding["kind"] == "upload_limit"]

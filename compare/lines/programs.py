@@ -9,10 +9,12 @@ import os
 import random
 import shutil
 import socket
+import ssl
 import sys
 import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 # Debian puts the servers' programs outside a user's PATH; pip puts programs beside the interpreter.
@@ -101,9 +103,17 @@ def reserved_port() -> Iterator[int]:
         yield port
 
 
+@dataclass(frozen=True, slots=True)
+class RunningProgram:
+    """A proxy that takes requests at ``address``, ``127.0.0.1:port``, and its process id."""
+
+    address: str
+    pid: int
+
+
 @asynccontextmanager
-async def running(name: str, port: int, lines: str) -> AsyncIterator[str]:
-    """Run a program. Yields its address, ``127.0.0.1:port``.
+async def running(name: str, port: int, lines: str, tls: ssl.SSLContext | None = None) -> AsyncIterator[RunningProgram]:
+    """Run a program; ``tls``: what a client needs where the program speaks TLS.
 
     Raises RuntimeError with the program's words when it does not start.
     """
@@ -120,11 +130,11 @@ async def running(name: str, port: int, lines: str) -> AsyncIterator[str]:
         try:
             loop = asyncio.get_running_loop()
             deadline = loop.time() + _START_S
-            while not await _ready(name, port):
+            while not await _ready(name, port, tls):
                 if process.returncode is not None or loop.time() > deadline:
                     raise RuntimeError(f"{name} did not start: {said.read_text(errors='replace')[-2000:]}")
                 await asyncio.sleep(0.05)
-            yield f"127.0.0.1:{port}"
+            yield RunningProgram(f"127.0.0.1:{port}", process.pid)
         finally:
             await _stop(process)
 
@@ -140,13 +150,13 @@ async def _stop(process: asyncio.subprocess.Process) -> None:
         await process.wait()
 
 
-async def _ready(name: str, port: int) -> bool:
+async def _ready(name: str, port: int, tls: ssl.SSLContext | None) -> bool:
     """Whether the program is ready.
 
     Traefik accepts connections before it has read its routes, and answers 404 until then.
     """
     try:
-        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        reader, writer = await asyncio.open_connection("127.0.0.1", port, ssl=tls)
     except OSError:
         return False
     try:

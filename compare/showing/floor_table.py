@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from compare.measuring.floors.before_after import Compared
+from compare.measuring.floors.fronts import FrontCost
 from compare.measuring.floors.further import NO_MEANING
 from compare.measuring.floors.plan import (
     LANES,
@@ -64,6 +65,23 @@ def show_before_after(console: Console, pairs: Sequence[Compared]) -> None:
     for pair in pairs:
         ranges = [median_with_range(values, 2) for values in (pair.before, pair.today)]
         table.add_row(pair.row, pair.word, pair.store, pair.figure, *ranges, f"{pair.ratio:.2f}", pair.verdict)
+    console.print(table)
+
+
+def show_fronts(console: Console, costs: Sequence[FrontCost]) -> None:
+    """Print what each proxy costs beside the server behind it."""
+    title = (
+        f"{PACED_STREAMS} streams at {PACED_PER_S:g} tokens a second, a connection each; a proxy speaks TLS and HTTP/2"
+    )
+    table = Table(title=f"{title} in front, HTTP/1.1 behind", title_justify="left")
+    for column in ("lane", "proxy"):
+        table.add_column(column)
+    for column in ("server, CPU µs an event", "proxy, CPU µs an event", "together", "delay p50 ms"):
+        table.add_column(column, justify="right")
+    for cost in costs:
+        together = sum(statistics.median(values) for values in (cost.server_us, cost.proxy_us) if values)
+        ranges = [_range(cost.server_us, 1), _range(cost.proxy_us, 1) if cost.proxy_us else ""]
+        table.add_row(cost.lane, cost.front, *ranges, f"{together:.1f}", _range(cost.delay_p50_ms, 2))
     console.print(table)
 
 

@@ -8,19 +8,18 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from compare.measuring.floors.plan import BEFORE, SideResult
+from compare.measuring.floors.plan import BEFORE, LANES, SideResult
 from compare.measuring.statistics import ENOUGH_ROUNDS
 
 Verdict = Literal["slower", "overlap", "quicker", "too few rounds"]
-# What is compared in every row that has it: where lower is better, the field and the words for it.
-_FIGURES = (
-    ("cpu_us", "CPU µs"),
-    ("delay_p50_ms", "delay p50 ms"),
-    ("ttft_p50_ms", "TTFT p50 ms"),
-    ("rss_kib", "KiB a stream"),
-)
-# A row without any of these, the slow model's, has seconds in the field of the rates.
-_SECONDS = ("per_s", "seconds")
+_CPU, _DELAY, _TTFT = ("cpu_us", "CPU µs"), ("delay_p50_ms", "delay p50 ms"), ("ttft_p50_ms", "TTFT p50 ms")
+# What is compared in a row: the field, and the words for it; lower is better. Every other row has its CPU time.
+_FIGURES = {
+    "paced": (_CPU, _DELAY, _TTFT),
+    "readers": (_CPU, _DELAY),
+    "idle": (("rss_kib", "KiB a stream"),),
+    "slow-model": (("per_s", "seconds"),),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,14 +49,16 @@ class Compared:
 
 
 def compared(results: Iterable[SideResult]) -> list[Compared]:
-    """All figures that both checkouts have, in the order of the rows and lanes."""
+    """All figures that both checkouts have, in the order of the rows, the lanes and the stores."""
     found = {(result.row, result.word, result.side): result for result in results}
     pairs = []
-    for (row, word, side), before in found.items():
+    rows = list(dict.fromkeys(row for row, _, _ in found))
+    for row, word, side in sorted(found, key=lambda key: (rows.index(key[0]), LANES.index(key[1]), key[2])):
+        before = found[(row, word, side)]
         today = found.get((row, word, side.removesuffix("-before")))
         if side not in BEFORE or today is None:
             continue
-        for field, words in (_SECONDS,) if row == "slow-model" else _FIGURES:
+        for field, words in _FIGURES.get(row, (_CPU,)):
             was, now = getattr(before, field), getattr(today, field)
             if was and now:
                 pairs.append(Compared(row, word, today.side, words, was, now))

@@ -130,8 +130,8 @@ async def built(path: ProbedPath, server: str) -> AsyncIterator[str]:
             yield relay.address
     elif path.config is not None:
         with reserved_port() as port:
-            async with running(path.program, port, path.config(port, server, path.wire)) as address:
-                yield address
+            async with running(path.program, port, path.config(port, server, path.wire)) as proxy:
+                yield proxy.address
     else:
         yield server
 

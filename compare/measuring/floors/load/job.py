@@ -14,7 +14,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
 
     With the wires ``marked-http1`` and ``marked-http2`` the request is ``body`` to ``path``, and ``protobuf`` says how the events
     of the answer are encoded. With ``whole-http2`` the answer is one event. A request without a body is a GET. ``ca``: the PEM
-    file of the CA that signed the server's certificate; empty: no TLS.
+    file of the CA that signed the server's certificate; empty: no TLS. ``proxy_pid``: a proxy's process on the way to the server.
 
     Modes:
 
@@ -29,6 +29,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     wire: str
     address: str
     pid: int
+    proxy_pid: int | None = None
     mode: Mode
     streams: int
     message: str = ""
@@ -49,6 +50,8 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
 class Result(msgspec.Struct, kw_only=True):
     """What happened inside the window; None: not measured here. ``cpu_s`` is the server's, ``load_cpu_s`` the generator's own.
 
+    ``proxy_cpu_s`` is that of a proxy on the way, None where there is none.
+
     ``rss_bytes`` is the server's memory at the end of the window, in the mode ``idle`` what the streams added to it.
     """
 
@@ -57,6 +60,7 @@ class Result(msgspec.Struct, kw_only=True):
     seconds: float
     bytes: int
     cpu_s: float | None
+    proxy_cpu_s: float | None
     load_cpu_s: float
     rss_bytes: int | None
     first_p50_ms: float | None

@@ -147,6 +147,7 @@ class _Mark:
 
     at_s: float
     cpu_s: float | None
+    proxy_cpu_s: float | None
     load_cpu_s: float
     events: int
     turns: int
@@ -157,6 +158,7 @@ class _Mark:
         return cls(
             time.perf_counter(),
             cpu_s(counts.job.pid),
+            None if counts.job.proxy_pid is None else cpu_s(counts.job.proxy_pid),
             time.process_time(),
             counts.events,
             counts.turns,
@@ -164,10 +166,15 @@ class _Mark:
         )
 
 
+def _difference(before: float | None, after: float | None) -> float | None:
+    return None if before is None or after is None else after - before
+
+
 def _result(counts: Counts, before: _Mark, after: _Mark) -> Result:
     return Result(
         seconds=after.at_s - before.at_s,
-        cpu_s=None if before.cpu_s is None or after.cpu_s is None else after.cpu_s - before.cpu_s,
+        cpu_s=_difference(before.cpu_s, after.cpu_s),
+        proxy_cpu_s=_difference(before.proxy_cpu_s, after.proxy_cpu_s),
         load_cpu_s=after.load_cpu_s - before.load_cpu_s,
         events=after.events - before.events,
         turns=after.turns - before.turns,
