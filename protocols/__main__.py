@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 
@@ -19,6 +20,8 @@ _OF_ONE = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command, and return its exit status."""
+    # grpcio reads it when it is imported. Without it, each failed handshake is a line of the library on stderr.
+    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
     given = list(sys.argv[1:] if argv is None else argv)
     parser = argparse.ArgumentParser(
         prog="python -m protocols",

@@ -165,6 +165,17 @@ def test_a_server_that_is_not_there(word: str, nobody: str, run: Run) -> None:
         assert (status, out, err) == (2, "", expected)
 
 
+@pytest.mark.parametrize(
+    "host", ["a b", "x:y", "[::1", "user@chat", "localhost:", ":8002", "127.0.0.1:99999", "https://"]
+)
+def test_a_host_that_no_url_can_have_is_one_line(host: str, capsys: pytest.CaptureFixture[str]) -> None:
+    status = main(["chat", "sse", "--host", host, "hello"])
+    assert status == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("invalid_request: --host takes a name, an address, either with :PORT")
+    assert line.endswith(f"which {host} is not.")
+
+
 def test_another_server_at_the_address_is_one_line(servers: Servers, run: Run) -> None:
     port = port_of(servers, "grpc")
     line = rf"not_our_server: .* is the grpc server, not the sse server; use: python -m protocols chat grpc --port {port}\n"

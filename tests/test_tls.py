@@ -286,6 +286,13 @@ async def test_a_certificate_that_is_not_trusted_is_named(secure: Servers, word:
     assert "TLS_CA" in message
 
 
+async def test_a_handshake_that_fails_is_one_line_of_the_grpc_client(secure: Servers) -> None:
+    status, _, err = await ours("chat", "grpc", "--host", secure["grpc"].address, "--tls", "hello")
+    assert status == 2
+    (line,) = err.splitlines()
+    assert "has a certificate that this client does not trust" in line
+
+
 async def test_a_certificate_for_another_name_is_named(make_servers: MakeServers, word: str, tmp_path: Path) -> None:
     ca = trustme.CA()
     for name, pem in (("ca.pem", ca.cert_pem), ("key.pem", (leaf := ca.issue_cert("other.example")).private_key_pem)):
@@ -304,7 +311,7 @@ async def test_each_way_to_say_tls_reaches_the_server(secure: Servers, word: str
     by_url = await ours("chat", word, "--host", f"{scheme}://{host}:{port}", "/tokens 3 hello", env=env)
     assert by_url[0] == 0, by_url[2]
     assert by_url[1].strip()
-    by_setting = await ours("chat", word, "--port", port, "--tls", "/tokens 3 hello", env=env)
+    by_setting = await ours("chat", word, "--host", f"{host}:{port}", "--tls", "/tokens 3 hello", env=env)
     assert by_setting[0] == 0, by_setting[2]
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import ipaddress
 import os
 import re
 import sys
@@ -57,7 +58,9 @@ def image_main(client: type[ChatClient], argv: Sequence[str] | None, transports:
 
 
 def _add_common(parser: argparse.ArgumentParser, word: str) -> None:
-    parser.add_argument("--host", default="127.0.0.1", help="where the server is, or its URL (default: 127.0.0.1)")
+    parser.add_argument(
+        "--host", default="127.0.0.1", help="where the server is: HOST, HOST:PORT or its URL (default: 127.0.0.1)"
+    )
     parser.add_argument("--port", type=_port, help=f"the server's port (default: {word.upper()}_PORT)")
     parser.add_argument("--session", metavar="ID", help="go on in this session: its id, or the beginning of it")
     parser.add_argument("--json", action="store_true", help="raw events, one JSON object a line")
@@ -139,11 +142,25 @@ def _address(transport: Transport, args: argparse.Namespace, port: int | None) -
     if "/" in host.rstrip("/"):
         raise ChatError("invalid_request", "--host takes a name, an address, or a URL without a path.")
     host = host.rstrip("/")
-    if colon and (given := re.fullmatch(r"(.+):(\d+)", host)) and (host.startswith("[") or ":" not in given[1]):
+    if (given := re.fullmatch(r"(.+):(\d+)", host)) and (host.startswith("[") or ":" not in given[1]):
         host, port = given[1], port if port is not None else int(given[2])
     port = port if port is not None else transport.port()
+    if not _is_host(host) or not 0 < port < 65536:
+        wanted = "--host takes a name, an address, either with :PORT (1 to 65535), or a URL"
+        raise ChatError("invalid_request", f"{wanted}, which {text.line(args.host)} is not.")
     host = f"[{host}]" if ":" in host and "[" not in host else host
     return f"{scheme}{colon}{host}:{port}"
+
+
+def _is_host(host: str) -> bool:
+    """Whether a client's library can read the text as the host of a URL (RFC 3986, section 3.2.2)."""
+    if ":" in host or "[" in host:
+        try:
+            ipaddress.IPv6Address(host.removeprefix("[").removesuffix("]"))
+        except ValueError:
+            return False
+        return host.startswith("[") == host.endswith("]")
+    return bool(host) and not re.search(r"[\s\x00-\x1f\x7f@?#%\\<>^`{|}\]]", host)
 
 
 def absent(word: str, address: str, default_port: int) -> str:
