@@ -206,6 +206,15 @@ def test_a_key_that_no_header_can_carry_is_refused_in_words(word: str, run: Run,
     assert re.fullmatch(r"settings: API_SECRET_KEY: .*\n", err), err
 
 
+@pytest.mark.parametrize("host", ["two words", "a..b", "", "a@b", "x\ufffd", "a\x1b[31m", "n" * 70])
+def test_a_host_that_no_computer_can_have_is_refused_in_words(word: str, run: Run, host: str) -> None:
+    for arguments in (("chat", word, "hello"), ("image", word, "a bridge"), ("chat", word)):
+        status, out, err = run(*arguments, "--host", host, stdin="hello\n")
+        assert (status, out) == (1, "")
+        assert re.fullmatch(r"invalid_request: --host takes a name, an address, .* is not\.\n", err), err
+        assert "\x1b" not in err
+
+
 @pytest.mark.parametrize("word", ["ndjson", "grpc"])
 def test_bytes_that_are_not_utf8_on_stdin_lose_nothing_else(servers: Servers, run: Run, word: str) -> None:
     to = ("chat", word, "--port", port_of(servers, word))

@@ -160,7 +160,10 @@ def _is_host(host: str) -> bool:
         except ValueError:
             return False
         return host.startswith("[") == host.endswith("]")
-    return bool(host) and not re.search(r"[\s\x00-\x1f\x7f@?#%\\<>^`{|}\]]", host)
+    with contextlib.suppress(UnicodeError):  # a part of a name has 1 to 63 bytes (RFC 1035, section 2.3.4)
+        host.encode("idna")
+        return bool(host) and not re.search(r"[\s\x00-\x1f\x7f@?#%\\<>^`{|}\]\ufffd]", host)
+    return False
 
 
 def absent(word: str, address: str, default_port: int) -> str:
