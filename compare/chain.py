@@ -18,6 +18,7 @@ from compare.chains.plan import ChainPlan, known_wires, play_all
 from compare.chains.play import Chain
 from compare.chains.view import section
 from compare.measuring.lanes import LANES
+from compare.showing.folder import prepare
 from compare.showing.progress import minutes, progress
 from compare.showing.section import show, write
 from protocols.live import open_console
@@ -77,6 +78,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Play the chains. Returns the exit status, 1 when a chain failed, 2 when a server does not start, 130 on Ctrl-C."""
     args = parse(argv)
     try:
+        prepare(args.out)
         return asyncio.run(run_until_signal(_run(open_console(), args), "stopped; nothing was written"))
     except (RuntimeError, OSError) as error:
         sys.stderr.write(f"{error}\n")

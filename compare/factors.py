@@ -21,6 +21,7 @@ from compare.factorial.measure import FULL, QUICK, FactorScale, measure
 from compare.factorial.view import sections
 from compare.measuring.lanes import shuffled
 from compare.measuring.statistics import ENOUGH_ROUNDS
+from compare.showing.folder import prepare
 from compare.showing.progress import minutes, progress
 from compare.showing.section import show, write
 from protocols.live import open_console
@@ -71,6 +72,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stderr.write(f'factors needs {", ".join(missing)}: pip install -e ".[web,http2]"\n')
         return 2
     try:
+        prepare(args.out)
         return asyncio.run(run_until_signal(_run(open_console(), args), "stopped; nothing was written"))
     except (RuntimeError, OSError) as error:
         sys.stderr.write(f"{error}\n")

@@ -37,6 +37,7 @@ from compare.measuring.floors.scale.axes import AXES, expected_s, sides_of
 from compare.measuring.floors.scale.plan import QUICK, SIZES, GrowthLine, ScalePlan, ScaleRun
 from compare.measuring.statistics import ENOUGH_ROUNDS
 from compare.showing.floor_table import show_before_after, show_floors, show_fronts
+from compare.showing.folder import prepare
 from compare.showing.growth import pictures, show_growth
 from compare.showing.progress import minutes, progress
 from protocols import certs
@@ -136,8 +137,14 @@ def parse(argv: Sequence[str] | None) -> tuple[FloorPlan, Path | None, ScalePlan
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Measure and print, and return the exit status."""
+    """Measure and print. Returns the exit status, 2 when the file cannot be written."""
     plan, out, scale = parse(argv)
+    try:
+        if out is not None:
+            prepare(out.parent)
+    except RuntimeError as error:
+        sys.stderr.write(f"{error}\n")
+        return 2
     console = Console(width=None if sys.stdout.isatty() else 160)
     pinned = plan.pin and hasattr(os, "sched_getaffinity") and len(os.sched_getaffinity(0)) > 1
     console.print(

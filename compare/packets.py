@@ -20,6 +20,7 @@ from compare.measuring.packets.run import PacketPlan, measure
 from compare.measuring.packets.ways import MOVED, WAYS
 from compare.measuring.statistics import ENOUGH_ROUNDS
 from compare.showing import packets_report
+from compare.showing.folder import prepare
 from protocols.live import open_console
 from shared.signals import run_until_signal
 
@@ -82,6 +83,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if reason := why_not():
         return _cannot(reason)
     try:
+        prepare(out)
         stopped = "stopped; the servers and the namespaces are gone, nothing was written"
         return asyncio.run(run_until_signal(_run(open_console(), plan, out), stopped))
     except NoPacketLine as error:

@@ -28,6 +28,7 @@ from compare.measuring.packets.run import PacketRun
 from compare.measuring.recording import now_ms
 from compare.measuring.setup import setup
 from compare.showing import report
+from compare.showing.folder import prepare
 from compare.showing.packets_report import picture_of
 from compare.showing.progress import Tick, minutes, progress
 from compare.showing.results import Results, conclude
@@ -75,6 +76,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parse(argv)
     stopped = "stopped, and the servers with it; nothing was written"
     try:
+        for folder in (args.out, *([args.brief.parent] if args.brief is not None else [])):
+            prepare(folder)
         return asyncio.run(run_until_signal(_run(open_console(), args), stopped))
     except (RuntimeError, OSError) as error:
         sys.stderr.write(f"{error}\n")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -18,6 +19,8 @@ from compare.factorial.measure import running_cell
 from compare.factorial.view import sections
 from compare.measuring.floors.load.run import run as run_load
 from compare.measuring.lanes import FURTHER_LANES
+from tests.factor_plants import PLANT_US, measured_rounds
+from tests.parts import part
 
 ROUNDS = 6
 BASE = {"bytes": 120.0, "delay": 2.0, "server_us": 15.0, "stream_kib": 17.0}
@@ -44,6 +47,15 @@ def test_a_planted_cost_is_booked_on_its_factor_and_on_no_other(level: str) -> N
     found = [effect for effect in effects(measured({level: 20.0})) if effect.found]
     assert [(effect.level, effect.metric) for effect in found] == [(level, "server_us")]
     assert found[0].difference.median == pytest.approx(20, abs=1)
+
+
+async def test_a_cost_that_a_server_really_has_is_booked_on_its_level() -> None:
+    part("zttp")
+    rounds = await measured_rounds((Cell("JSON", "HTTP/1.1", "lines", "ASGI"), Cell("JSON", "HTTP/2", "lines", "ASGI")))
+    booked = rounds.booked("HTTP/2")["HTTP/2"]
+    # Without the plant the increase is about 0. The machine may be busy, so that the middle between 0 and 20 is the bound.
+    assert booked.median > PLANT_US / 2
+    assert abs(rounds.booked("SSE")["HTTP/2"].median) < PLANT_US / 2
 
 
 def test_equal_servers_differ_in_nothing() -> None:
@@ -126,6 +138,20 @@ def test_everything_says_first_how_long_it_takes(tmp_path: Path, capsys: pytest.
     assert not list(tmp_path.iterdir())
     lanes = next(step for step in everything.steps(tmp_path) if step.title.startswith("the further lanes"))
     assert set(FURTHER_LANES) <= set(run.parse(lanes.arguments).names)
+
+
+@pytest.mark.parametrize("command", [run, chain, factors], ids=lambda command: command.__name__)
+def test_a_folder_that_cannot_be_written_is_refused_before_anything_is_measured(
+    command: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    part("connectrpc")
+    part("zttp")
+    monkeypatch.setattr(command, "_run", None)
+    (tmp_path / "taken").write_text("a file")
+    assert command.main(["--out", str(tmp_path / "taken")]) == 2
+    assert capsys.readouterr().err == (
+        f"{tmp_path / 'taken'}: no report can be written there: File exists. Name another folder.\n"
+    )
 
 
 def test_a_chain_over_tls_is_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -70,8 +70,11 @@ async def running_cell(cell: Cell, plant_us: float = 0.0) -> AsyncIterator[Runni
     )
     assert process.stdout is not None and process.stderr is not None
     try:
-        async with asyncio.timeout(_START_S):
-            addresses = [(await process.stdout.readline()).decode().strip() for _ in range(2)]
+        try:
+            async with asyncio.timeout(_START_S):
+                addresses = [(await process.stdout.readline()).decode().strip() for _ in range(2)]
+        except TimeoutError:
+            raise RuntimeError(f"{cell.name}: the server did not start within {_START_S:g} s") from None
         if not all(addresses):
             words = (await process.stderr.read()).decode(errors="replace").strip().rpartition("\n")[2]
             raise RuntimeError(f"{cell.name}: {words or 'the server did not start'}")
@@ -84,20 +87,25 @@ async def running_cell(cell: Cell, plant_us: float = 0.0) -> AsyncIterator[Runni
 
 async def measure(cell: Cell, scale: FactorScale, number: int, plant_us: float = 0.0) -> Measured:
     """One round of one cell, on a server that is started for it. Raises RuntimeError when the server fails."""
-    values: dict[str, float] = {}
     async with running_cell(cell, plant_us) as running:
-        await run(running.job("burst", 2, "/tokens 50 warm up", paced=False))
-        if scale.idle_streams:
-            idle = await run(running.job("idle", scale.idle_streams, "/slow 600 wait", paced=False))
-            if idle.rss_bytes is not None:
-                values["stream_kib"] = idle.rss_bytes / 1024 / scale.idle_streams
-        if scale.paced_streams:
-            paced = await run(running.job("burst", scale.paced_streams, f"/tokens {scale.paced_tokens} x", paced=True))
-            values["bytes"] = paced.bytes / paced.events
-            if paced.delay_p50_ms is not None:
-                values["delay"] = paced.delay_p50_ms
-        if scale.streams:
-            full = await run(running.job("burst", scale.streams, f"/tokens {scale.tokens} x", paced=False))
-            if full.cpu_s is not None:
-                values["server_us"] = full.cpu_s * 1e6 / full.events
-    return Measured(cell=cell.name, round=number, values=values)
+        return Measured(cell=cell.name, round=number, values=await measure_running(running, scale))
+
+
+async def measure_running(running: RunningCell, scale: FactorScale) -> dict[str, float]:
+    """The values of a cell whose server runs, by metric. Raises RuntimeError when the server fails."""
+    values: dict[str, float] = {}
+    await run(running.job("burst", 2, "/tokens 50 warm up", paced=False))
+    if scale.idle_streams:
+        idle = await run(running.job("idle", scale.idle_streams, "/slow 600 wait", paced=False))
+        if idle.rss_bytes is not None:
+            values["stream_kib"] = idle.rss_bytes / 1024 / scale.idle_streams
+    if scale.paced_streams:
+        paced = await run(running.job("burst", scale.paced_streams, f"/tokens {scale.paced_tokens} x", paced=True))
+        values["bytes"] = paced.bytes / paced.events
+        if paced.delay_p50_ms is not None:
+            values["delay"] = paced.delay_p50_ms
+    if scale.streams:
+        full = await run(running.job("burst", scale.streams, f"/tokens {scale.tokens} x", paced=False))
+        if full.cpu_s is not None:
+            values["server_us"] = full.cpu_s * 1e6 / full.events
+    return values

@@ -104,7 +104,7 @@ def _groups(scale: Scale, lanes: int) -> list[Group]:
                 Entry("buffer", 1 + repeats * (turn_s + 0.4), buffers),
                 Entry("proxies", proxies_s if proxies.available() else _LEFT_OUT_S, real_proxies),
                 Entry("cancel", scale.cancels * 0.15, cancels),
-                Entry("slow reader", if_full(repeats * lanes * (cut_s + 1.2)), slow_reader),
+                Entry("slow reader", if_full(repeats * lanes * 2.6), slow_reader),
                 Entry("phases", if_full(START_S + 2 * (repeats + 1) * lanes * 0.1), phases),
                 Entry("thoughts", if_full(1 + repeats * (0.5 + THOUGHT_TOKENS / 50)), thoughts),
                 Entry("loads", loads_s, loads, once=True),
