@@ -15,6 +15,7 @@ from protocols import TRANSPORTS
 from protocols.processes import Server, serving_all
 from shared.server.context import Neighbour
 from shared.signals import run_until_signal
+from shared.transports import ports_of
 
 # What the relay behind each button of the page does. shared/web/race.js says it in words.
 FAULTS: dict[str, Faults] = {
@@ -33,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--port-base", type=int, help="five ports from this one on (default: the settings' ports)")
     parser.add_argument("--no-open", action="store_true", help="do not open the page in a browser")
     args = parser.parse_args(argv)
-    ports = {word: transport.port() for word, transport in TRANSPORTS.items()}
+    ports = ports_of(TRANSPORTS)
     if args.port_base is not None:
         ports = {word: args.port_base + number for number, word in enumerate(TRANSPORTS)}
     try:

@@ -21,6 +21,7 @@ from shared.config import Settings, settings_problems, tls_environment
 from shared.logger import visible_values
 from shared.server.log_sink import stderr_never_blocks
 from shared.signals import catching_signals
+from shared.transports import ports_of
 from shared.visible import visible
 
 # A server that has not ended this long after its drain is killed.
@@ -34,7 +35,7 @@ def serve_all(host: str = "127.0.0.1", port_base: int | None = None, arguments: 
     """
     try:
         settings = Settings()
-        ports = {word: transport.port() for word, transport in TRANSPORTS.items()}
+        ports = ports_of(TRANSPORTS)
     except ValidationError as error:
         return _end(f"the servers cannot start: {settings_problems(error)}", 2)
     if port_base is not None:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-from shared.config import configured_port, optional_port
+from shared.config import configured_ports, optional_port
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,7 +62,13 @@ class Transport:
 
     def port(self) -> int:
         """The configured port: the setting, else the default. Raises pydantic's ValidationError for a value that is no port."""
-        return configured_port(self.port_setting, self.default_port)
+        return configured_ports({self.port_setting: self.default_port})[self.port_setting]
+
+
+def ports_of(transports: Mapping[str, Transport]) -> dict[str, int]:
+    """The configured port of each transport, as ``Transport.port``."""
+    found = configured_ports({row.port_setting: row.default_port for row in transports.values()})
+    return {word: found[row.port_setting] for word, row in transports.items()}
 
 
 class Named(Protocol):

@@ -116,22 +116,22 @@ class TurnLog:
 
     def tick(self, now: float) -> None:
         """End the wait of readers whose deadline has passed; ``now`` is time.monotonic()."""
-        if now < self.quiet_until:
-            return
+        quiet = now < self.quiet_until
         for waiter, deadline in list(self._waiters.items()):
-            if deadline <= now:
+            if waiter.done():
                 del self._waiters[waiter]
-                if not waiter.done():
-                    waiter.set_result(False)
+            elif deadline <= now and not quiet:
+                del self._waiters[waiter]
+                waiter.set_result(False)
 
-    async def wait(self, deadline: float) -> bool:
-        """Wait for new records or the end of the streams; False when ``deadline`` (time.monotonic()) passed first."""
+    def wait(self, deadline: float) -> asyncio.Future[bool]:
+        """Wait for new records or the end of the streams; False when ``deadline`` (time.monotonic()) passed first.
+
+        A wait that is cancelled is forgotten at the next ``tick``.
+        """
         waiter: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         self._waiters[waiter] = deadline
-        try:
-            return await waiter
-        finally:
-            self._waiters.pop(waiter, None)
+        return waiter
 
 
 class Reader:

@@ -27,7 +27,7 @@ from shared.server.log_sink import stderr_never_blocks
 from shared.server.stopping import Stopping, stopping_on_signals
 from shared.server.tls import certificate
 from shared.store.open import without_password
-from shared.transports import Transport
+from shared.transports import Transport, ports_of
 
 _GC_THRESHOLD = (20_000, 20, 20)
 
@@ -184,8 +184,9 @@ async def open_context(
     if settings.http2 and importlib.util.find_spec("zttp") is None:
         raise ValueError('HTTP2 is on, and zttp is not installed: pip install -e ".[http2]"')
     async with listening(host, port, settings) as bound:
-        neighbours = _neighbours(transports, word, bound)
-        configured = {row.port() for row in transports.values() if row.scheme == "http"}
+        ports = ports_of(transports)
+        neighbours = _neighbours(transports, word, bound, ports)
+        configured = {port for word, port in ports.items() if transports[word].scheme == "http"}
         access = access_policy(settings, host, {bound.port, *configured}, "http" if found is None else "https")
         logger = open_logger(word)
         async with open_service(settings, logger=logger, trace=trace, framework=framework) as service:
@@ -195,12 +196,14 @@ async def open_context(
             yield context, bound.listener
 
 
-def _neighbours(transports: Mapping[str, Transport], word: str, bound: Bound) -> dict[str, Neighbour]:
+def _neighbours(
+    transports: Mapping[str, Transport], word: str, bound: Bound, ports: Mapping[str, int]
+) -> dict[str, Neighbour]:
     """Where the servers of this machine listen: the ports that are set, and for this server those that are bound."""
     found = {}
     for row in transports.values():
         here = row.word == word
-        port = bound.port if here else row.port()
+        port = bound.port if here else ports[row.word]
         found[row.word] = Neighbour(row, port, for_pages=row.scheme == "http")
         page_port = bound.page_port if here else row.page_port(port)
         if row.page_word is not None and page_port is not None:

@@ -14,6 +14,8 @@ from collections.abc import Iterator
 
 _MAX_CHARS = 1024 * 1024
 _CLOSE_S = 0.5
+# How long the thread collects lines before it writes them together: to wake it for each line cost a busy server a tenth.
+_COLLECT_S = 0.005
 
 
 class LogSink(io.TextIOBase):
@@ -52,9 +54,10 @@ class LogSink(io.TextIOBase):
             if self._chars + len(text) > _MAX_CHARS:
                 self._dropped += text.count("\n")
             else:
+                if not self._lines:
+                    self._changed.notify()
                 self._lines.append(text)
                 self._chars += len(text)
-                self._changed.notify()
         return len(text)
 
     def flush(self) -> None:
@@ -75,6 +78,8 @@ class LogSink(io.TextIOBase):
                     self._changed.wait()
                 if not self._lines:
                     return
+                if not self._closing:
+                    self._changed.wait(_COLLECT_S)
                 text = "".join(self._lines)
                 self._lines.clear()
                 dropped, self._dropped = self._dropped, 0

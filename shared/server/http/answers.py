@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import uuid
 from collections.abc import Coroutine, Mapping
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from fastapi import Request
 from starlette.responses import Response
@@ -14,7 +14,6 @@ from starlette.types import Scope
 from shared.errors import ChatError
 from shared.events import to_json
 from shared.logger import Logger
-from shared.server.tasks import first_of
 
 T = TypeVar("T")
 
@@ -56,19 +55,27 @@ def problem(error: ChatError, scope: Scope, logger: Logger, *, why: str = "") ->
 
 async def while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T | None:
     """The result of ``work``; None, and ``work`` is cancelled, when the client leaves before."""
-    task = asyncio.create_task(work)
+    working = cast("asyncio.Task[None]", asyncio.current_task())
+    left = False
+
+    async def watch() -> None:
+        nonlocal left
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+        left = True
+        working.cancel()
+
+    watching = asyncio.create_task(watch())
     try:
-        await first_of(asyncio.shield(task), _disconnected(request))
-        return task.result() if task.done() else None
+        return await work
+    except asyncio.CancelledError:
+        if not left or working.uncancel():
+            raise
+        return None
     finally:
-        task.cancel()
+        watching.cancel()
 
 
 def no_reader() -> Response:
     """The answer to a client that left. No client reads this answer; 499 is nginx's status for it."""
     return Response(status_code=499)
-
-
-async def _disconnected(request: Request) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
-        pass

@@ -51,6 +51,8 @@ def create_app(
         static_url=f"{PUBLIC_FOLDER}swagger",
         redirect_slashes=False,
         responses=openapi_problems(),
+        # The servers count in /metrics. FastAPI would look for providers of OpenTelemetry at each request.
+        telemetry={"tracing": False, "metrics": False, "logs": False},
     )
     app.state.context = context
     # Included routers would be matched twice for each request. Their routes have all that inclusion would add.

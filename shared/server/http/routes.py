@@ -109,52 +109,6 @@ def common_routes(context: ServerContext) -> list[BaseRoute]:
     return [*router.routes, *demonstrations, *probes]
 
 
-@router.post("/sessions", status_code=201, responses=openapi_json(Session, status=201), tags=["sessions"])
-async def create_session(service: Service, body: SessionBody | None = None) -> Response:
-    """Make a session."""
-    session = await service.create_session(body.model_id if body else None)
-    return json_response(session, 201, {"Location": f"/sessions/{session.session_id}"})
-
-
-@router.get("/sessions", responses=openapi_json(SessionPage), tags=["sessions"])
-async def list_sessions(
-    service: Service, limit: Limit = None, cursor: Annotated[str | None, Query()] = None
-) -> Response:
-    """Sessions, newest first."""
-    return json_response(await service.list_sessions(limit, cursor))
-
-
-@router.get("/sessions/{session_id}", responses=openapi_json(Session), tags=["sessions"])
-async def get_session(service: Service, session_id: str) -> Response:
-    """One session."""
-    return json_response(await service.get_session(session_id))
-
-
-@router.get("/sessions/{session_id}/messages", responses=openapi_json(MessagePage), tags=["sessions"])
-async def list_messages(
-    service: Service,
-    session_id: str,
-    limit: MessagesLimit = None,
-    cursor: Annotated[str | None, Query()] = None,
-) -> Response:
-    """A page of a session's messages, in order; a page ends before its texts pass 3 MiB."""
-    return json_response(await service.list_messages(session_id, limit, cursor))
-
-
-@router.post("/sessions/{session_id}/clear", status_code=204, tags=["sessions"])
-async def clear_session(service: Service, session_id: str) -> Response:
-    """Drop the messages; the logs of the turns stay."""
-    await service.clear_session(session_id)
-    return Response(status_code=204)
-
-
-@router.delete("/sessions/{session_id}", status_code=204, tags=["sessions"])
-async def delete_session(service: Service, session_id: str) -> Response:
-    """Drop the session and its turns."""
-    await service.delete_session(session_id)
-    return Response(status_code=204)
-
-
 @router.post("/turns", status_code=202, responses=openapi_json(Snapshot, status=202), tags=["turns"])
 async def start_turn(service: Service, body: TurnBody, key: IdempotencyKey = None) -> Response:
     """Start a turn and do not wait. The turn runs to its end without a reader."""
@@ -217,6 +171,52 @@ async def cancel_turn(service: Service, turn_id: str) -> Response:
 async def cut_turn(service: Service, turn_id: str) -> Response:
     """End this server's streams of a turn as a broken line would, for the demo's cut button. The clients resume."""
     service.cut_turn(turn_id)
+    return Response(status_code=204)
+
+
+@router.post("/sessions", status_code=201, responses=openapi_json(Session, status=201), tags=["sessions"])
+async def create_session(service: Service, body: SessionBody | None = None) -> Response:
+    """Make a session."""
+    session = await service.create_session(body.model_id if body else None)
+    return json_response(session, 201, {"Location": f"/sessions/{session.session_id}"})
+
+
+@router.get("/sessions", responses=openapi_json(SessionPage), tags=["sessions"])
+async def list_sessions(
+    service: Service, limit: Limit = None, cursor: Annotated[str | None, Query()] = None
+) -> Response:
+    """Sessions, newest first."""
+    return json_response(await service.list_sessions(limit, cursor))
+
+
+@router.get("/sessions/{session_id}", responses=openapi_json(Session), tags=["sessions"])
+async def get_session(service: Service, session_id: str) -> Response:
+    """One session."""
+    return json_response(await service.get_session(session_id))
+
+
+@router.get("/sessions/{session_id}/messages", responses=openapi_json(MessagePage), tags=["sessions"])
+async def list_messages(
+    service: Service,
+    session_id: str,
+    limit: MessagesLimit = None,
+    cursor: Annotated[str | None, Query()] = None,
+) -> Response:
+    """A page of a session's messages, in order; a page ends before its texts pass 3 MiB."""
+    return json_response(await service.list_messages(session_id, limit, cursor))
+
+
+@router.post("/sessions/{session_id}/clear", status_code=204, tags=["sessions"])
+async def clear_session(service: Service, session_id: str) -> Response:
+    """Drop the messages; the logs of the turns stay."""
+    await service.clear_session(session_id)
+    return Response(status_code=204)
+
+
+@router.delete("/sessions/{session_id}", status_code=204, tags=["sessions"])
+async def delete_session(service: Service, session_id: str) -> Response:
+    """Drop the session and its turns."""
+    await service.delete_session(session_id)
     return Response(status_code=204)
 
 
