@@ -5,7 +5,7 @@ The key is a field of the request, and the whole picture comes back in one messa
 
 from __future__ import annotations
 
-import base64
+import pybase64
 
 from protocols.grpc import image_generation_pb2 as pb
 from shared.errors import ChatError
@@ -35,7 +35,7 @@ class ImageService:
             raise ChatError("invalid_request", "Prompt is required")
         reader = await self._service.start_image(request.prompt, size=request.size or None)
         picture = (await reader.whole()).picture()
-        answer = pb.ImageResponse(image=base64.b64encode(picture.image).decode(), filename=f"{picture.image_id}.png")
+        answer = pb.ImageResponse(image=pybase64.b64encode_as_string(picture.image), filename=f"{picture.image_id}.png")
         if answer.ByteSize() > CLIENT_LIMIT_BYTES:
             raise ChatError(
                 "payload_too_large",

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import base64
 import binascii
 import io
 import re
 import warnings
 from urllib.parse import unquote
+
+import pybase64
 
 from shared.events import Usage
 from shared.images.model import ImagePart
@@ -32,7 +33,7 @@ def decode_base64(text: object) -> bytes:
         text = unquote(text)
     digits = _WHITE_SPACE.sub("", _DATA_URI.sub("", text, count=1)).translate(_URL_ALPHABET).rstrip("=")
     try:
-        return base64.b64decode(digits + "=" * (-len(digits) % 4), validate=True)
+        return pybase64.b64decode(digits + "=" * (-len(digits) % 4), validate=True)
     except (binascii.Error, ValueError):
         raise NotAnAnswer("a picture is not base64") from None
 
