@@ -12,6 +12,7 @@ import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import aclosing
 from pathlib import Path
+from typing import BinaryIO
 
 import pytest
 
@@ -98,9 +99,9 @@ def test_no_value_acts_on_a_terminal() -> None:
 class QuietServer:
     """A server process whose stderr the test reads only as far as its first line."""
 
-    def __init__(self, process: asyncio.subprocess.Process, reading: int, word: str, address: str) -> None:
+    def __init__(self, process: asyncio.subprocess.Process, log: BinaryIO, word: str, address: str) -> None:
         self.process = process
-        self.reading = reading
+        self.log = log
         self.word = word
         self.address = address
 
@@ -108,6 +109,8 @@ class QuietServer:
 @contextlib.asynccontextmanager
 async def quiet_server(word: str, store: Path) -> AsyncIterator[QuietServer]:
     reading, writing = os.pipe()
+    # An object, because a number that is closed twice may belong to another file at the second time.
+    log: BinaryIO = os.fdopen(reading, "rb", buffering=0)
     command = ("-m", "protocols", "serve", word, "--port", "0")
     process = await asyncio.create_subprocess_exec(
         sys.executable,
@@ -120,14 +123,13 @@ async def quiet_server(word: str, store: Path) -> AsyncIterator[QuietServer]:
     try:
         first = b""
         while b"\n" not in first:
-            first += await asyncio.to_thread(os.read, reading, 1)
-        yield QuietServer(process, reading, word, json.loads(first)["address"].rpartition("/")[2])
+            first += await asyncio.to_thread(log.read, 1)
+        yield QuietServer(process, log, word, json.loads(first)["address"].rpartition("/")[2])
     finally:
         with contextlib.suppress(ProcessLookupError):
             process.kill()
         await process.wait()
-        with contextlib.suppress(OSError):
-            os.close(reading)
+        log.close()
 
 
 async def stopped(server: QuietServer) -> int:
@@ -139,7 +141,7 @@ async def stopped(server: QuietServer) -> int:
 
 async def test_a_log_whose_reader_is_gone_fails_no_turn(word: str, tmp_path: Path) -> None:
     async with quiet_server(word, tmp_path / "chat.db") as server:
-        os.close(server.reading)
+        server.log.close()
         async with aclosing(TRANSPORTS[word].client(server.address)) as client:
             session_id = (await client.create_session()).session_id
             for _ in range(3):
