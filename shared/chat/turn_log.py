@@ -20,9 +20,9 @@ from shared.reply import Fold
 from shared.session import short
 from shared.store.record import Record
 
-# The most records that a reader gets at once. The pieces of a picture come one by one, because to join them costs a copy of each.
+# The most records that a reader gets at once; a piece of a picture is large.
 _BATCH = 256
-_IMAGE_BATCH = 1
+_IMAGE_BATCH = 4
 # The event that ends a silence without heartbeats comes a little later than asked. No heartbeat may come before it.
 _AFTER_QUIET_S = 0.5
 
@@ -116,22 +116,22 @@ class TurnLog:
 
     def tick(self, now: float) -> None:
         """End the wait of readers whose deadline has passed; ``now`` is time.monotonic()."""
-        quiet = now < self.quiet_until
+        if now < self.quiet_until:
+            return
         for waiter, deadline in list(self._waiters.items()):
-            if waiter.done():
+            if deadline <= now:
                 del self._waiters[waiter]
-            elif deadline <= now and not quiet:
-                del self._waiters[waiter]
-                waiter.set_result(False)
+                if not waiter.done():
+                    waiter.set_result(False)
 
-    def wait(self, deadline: float) -> asyncio.Future[bool]:
-        """Wait for new records or the end of the streams; False when ``deadline`` (time.monotonic()) passed first.
-
-        A wait that is cancelled is forgotten at the next ``tick``.
-        """
+    async def wait(self, deadline: float) -> bool:
+        """Wait for new records or the end of the streams; False when ``deadline`` (time.monotonic()) passed first."""
         waiter: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         self._waiters[waiter] = deadline
-        return waiter
+        try:
+            return await waiter
+        finally:
+            self._waiters.pop(waiter, None)
 
 
 class Reader:
