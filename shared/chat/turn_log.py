@@ -20,9 +20,9 @@ from shared.reply import Fold
 from shared.session import short
 from shared.store.record import Record
 
-# The most records that a reader gets at once; a piece of a picture is large.
+# The most records that a reader gets at once. The pieces of a picture come one by one, because to join them costs a copy of each.
 _BATCH = 256
-_IMAGE_BATCH = 4
+_IMAGE_BATCH = 1
 # The event that ends a silence without heartbeats comes a little later than asked. No heartbeat may come before it.
 _AFTER_QUIET_S = 0.5
 

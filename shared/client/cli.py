@@ -146,8 +146,11 @@ def _address(transport: Transport, args: argparse.Namespace, port: int | None) -
         host, port = given[1], port if port is not None else int(given[2])
     port = port if port is not None else transport.port()
     if not _is_host(host) or not 0 < port < 65536:
-        wanted = "--host takes a name, an address, either with :PORT (1 to 65535), or a URL"
-        raise ChatError("invalid_request", f"{wanted}, which {text.line(args.host)} is not.")
+        raise ChatError(
+            "invalid_request",
+            "--host takes a name or an address, with or without :PORT (1 to 65535), or a URL;"
+            f" {text.line(args.host)} is none of these.",
+        )
     host = f"[{host}]" if ":" in host and "[" not in host else host
     return f"{scheme}{colon}{host}:{port}"
 
