@@ -188,7 +188,9 @@ async def not_a_turn(subject: Subject, heard: Heard) -> Outcome:
     kind, words = refusal(subject.wire, heard)
     if kind == "refused" and heard.by_gateway and subject.wire.refused_by_server(heard) is None:
         passed = [await _passes_later(subject) for _ in range(LATER)]
-        if all(passed) and heard.status == _BUSY:
+        if all(passed) and heard.status != _BUSY:
+            return Outcome(f"not judged: {words}, once; {LATER} later turns passed", judged=False)
+        if all(passed):
             kind = "rate_limited"
         elif any(passed):
             kind, words = "unreliable", f"{words}; of {LATER} later turns {sum(passed)} passed"
