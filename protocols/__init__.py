@@ -61,7 +61,7 @@ _ROWS = (
     Transport(
         word="ndjson",
         folder="streamable_http",
-        title="Streamable HTTP (NDJSON)",
+        title="NDJSON",
         scheme="http",
         default_port=8001,
         tokens=True,

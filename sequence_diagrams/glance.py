@@ -36,9 +36,7 @@ _CONCEPTS = {
     "websocket": "handshake, frame, ping, close code, correlation of answers",
     "grpc": "`.proto`, generated code, HTTP/2 stream, metadata, trailers, status",
 }
-_TITLES = {
-    word: transport.title.replace("Streamable HTTP (NDJSON)", "NDJSON") for word, transport in TRANSPORTS.items()
-}
+_TITLES = {word: transport.title for word, transport in TRANSPORTS.items()}
 _NOT_LIBRARIES = {*sys.stdlib_module_names, "shared", "protocols", "msgspec"}
 _LIBRARIES = {
     "grpc": "grpcio",

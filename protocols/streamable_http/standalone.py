@@ -1,4 +1,4 @@
-"""Streamable HTTP in one file, to copy into a project of your own: POST, then a line of JSON for each token (RFC 9112, 7.1).
+"""NDJSON over HTTP in one file, to copy into a project of your own: POST, then a line of JSON for each token (RFC 9112, 7.1).
 
 ``pip install fastapi uvicorn httpx``, then ``python standalone.py serve`` and ``python standalone.py ask hello``;
 without an argument the file serves and asks in one process.

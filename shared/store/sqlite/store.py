@@ -5,7 +5,6 @@ The SQLite is apsw's own, because versions before 3.51.3 have a race between sev
 
 from __future__ import annotations
 
-import contextlib
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import replace
@@ -284,9 +283,13 @@ def _made_usable(path: str) -> str:
                     return ""
         if refused <= TRIES / 2:
             return ""
-        with contextlib.suppress(*(apsw.CorruptError,) * (refused < TRIES)):
+        try:
             return replace_damaged_logs(connection, time.time() * 1000)
-        return ""
+        except apsw.CorruptError:
+            # Where some new turns can be recorded, the server starts and refuses the others.
+            if refused == TRIES:
+                raise
+            return ""
     except apsw.Error as error:
         raise ValueError(why_not(Path(path).expanduser(), error)) from error
     finally:

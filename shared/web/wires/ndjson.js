@@ -1,10 +1,10 @@
-// Streamable HTTP in a browser: fetch with a reader, one JSON event a line (NDJSON).
+// NDJSON over HTTP in a browser: fetch with a reader, one JSON event a line (NDJSON).
 
 import { Lost, Refused, Silent, unbroken } from "../api.js";
 import { CURSOR_LOST, eventOf } from "../events.js";
 import { Watch } from "../patience.js";
 
-export const title = "Streamable HTTP (NDJSON)";
+export const title = "NDJSON";
 export const note = "fetch with a reader: UTF-8 decoded across chunks, lines joined across chunks, resume by ?after=";
 
 export class Wire {
