@@ -206,3 +206,8 @@ async def test_a_turn_that_a_hop_refuses_and_later_lets_pass(no_rests: None) -> 
         assert kinds(await pace.not_a_turn(subject, refused)) == ["unreliable"]
     async with hop(lambda number, path: BAD_GATEWAY) as subject:
         assert kinds(await pace.not_a_turn(subject, refused)) == ["refused"]
+    async with hop(lambda number, path: passes) as subject:
+        once = await pace.not_a_turn(subject, refused)
+        assert not once.judged and not once.findings
+    async with hop(lambda number, path: passes if number < pace.LATER else BAD_GATEWAY) as subject:
+        assert kinds(await pace.not_a_turn(subject, refused)) == ["refused"]

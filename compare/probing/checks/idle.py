@@ -6,7 +6,7 @@ from compare.probing.outcome import Finding, Outcome
 from compare.probing.subject import Subject
 
 # The servers themselves close an idle HTTP/1.1 connection after 5 s, and the answer before may have been late.
-IDLE_S = 3.5
+IDLE_S = 3.25
 
 
 async def check(subject: Subject) -> Outcome:

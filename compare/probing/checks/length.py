@@ -24,7 +24,9 @@ async def _read(subject: Subject) -> Outcome:
     rate = subject.tokens_per_s
     if not subject.wire.tokens:
         return Outcome("a whole reply has no length in time", judged=False)
-    if not 0 < rate <= _MOST_TOKENS_PER_S:
+    if rate == 0:
+        return Outcome("not judged: no turn had enough tokens to tell their rate", judged=False)
+    if rate > _MOST_TOKENS_PER_S:
         return Outcome("not judged: the model is too fast; set OFFLINE_TOKENS_PER_S", judged=False)
     tokens = max(8, round(rate * subject.patience_s))
     stream = await subject.wire.turn(subject.target, f"/tokens {tokens} hello")

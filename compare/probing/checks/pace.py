@@ -108,8 +108,9 @@ async def check(subject: Subject) -> Outcome:
     for _ in range(TRIES):
         plain, zipped = await _two_turns(subject)
         whole = next((heard for heard in (plain, zipped) if heard.end == "whole"), None)
-        if whole is not None:
-            subject.turn, subject.tokens_per_s = whole, tokens_per_s(whole)
+        subject.turn = whole or subject.turn
+        # A turn that was cut tells the rate, too.
+        subject.tokens_per_s = tokens_per_s(whole or max(plain, zipped, key=lambda heard: len(heard.tokens)))
         if len(plain.events) < 8 and len(zipped.events) < 8:
             return await not_a_turn(subject, plain)
         heards = (plain, zipped)
@@ -188,10 +189,14 @@ async def not_a_turn(subject: Subject, heard: Heard) -> Outcome:
     kind, words = refusal(subject.wire, heard)
     if kind == "refused" and heard.by_gateway and subject.wire.refused_by_server(heard) is None:
         passed = [await _passes_later(subject) for _ in range(LATER)]
-        if all(passed) and heard.status != _BUSY:
-            return Outcome(f"not judged: {words}, once; {LATER} later turns passed", judged=False)
-        if all(passed):
+        if all(passed) and heard.status == _BUSY:
             kind = "rate_limited"
+        elif all(passed):
+            again = await read_whole(await subject.wire.turn(subject.target, MESSAGE), _TURN_S)
+            if again.events:
+                return Outcome(f"not judged: {words}, once; {LATER + 1} later turns passed", judged=False)
+            words = f"{again.words}; turns of two tokens pass, and this one of {TOKENS} does not"
+            return Outcome(words, (Finding(kind, subject.wire.word, words),))
         elif any(passed):
             kind, words = "unreliable", f"{words}; of {LATER} later turns {sum(passed)} passed"
             return Outcome(words, (Finding(kind, subject.wire.word, words),))
