@@ -229,7 +229,7 @@ async def test_a_turn_that_the_store_refuses_is_resumed(browser: Browser, store:
 
     def connect(page_side: WebSocketRoute) -> None:
         server_side = page_side.connect_to_server()
-        refused = False
+        refused = resumed = False
 
         def from_page(data: str | bytes) -> None:
             message = json.loads(data)
@@ -237,9 +237,12 @@ async def test_a_turn_that_the_store_refuses_is_resumed(browser: Browser, store:
             server_side.send(data)
 
         def from_server(data: str | bytes) -> None:
-            nonlocal refused
-            page_side.send(data)
+            nonlocal refused, resumed
             event = json.loads(data)
+            resumed = resumed or event["type"] == "resumed"
+            if refused and not resumed and "seq" in event:
+                return  # A stream that the server has ended sends no more events; this server goes on with it.
+            page_side.send(data)
             if event.get("seq") == 20 and asked.count("chat") == 1 and not refused:
                 refused = True
                 error = {"type": "error", "code": "storage_unavailable", "message": "Not now.", "retryable": True}
