@@ -20,7 +20,7 @@ _OF_ONE = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command, and return its exit status."""
-    # grpcio reads it when it is imported. Without it, each failed handshake is a line of the library on stderr.
+    # grpcio reads this variable when grpcio is imported. Without the variable, grpcio prints each failed TLS handshake to stderr.
     os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
     given = list(sys.argv[1:] if argv is None else argv)
     parser = argparse.ArgumentParser(

@@ -28,6 +28,7 @@ def free_ports_in_a_row(count: int) -> int:
     """The first of ``count`` ports in a row on which no program listens now. Raises OSError when there are none."""
     end = _first_ephemeral()
     beginnings = list(range(_LOWEST, end - count + 1))
+    # Two processes whose generators have the same seed, as in tests, would choose the same ports; the system's has no seed.
     random.SystemRandom().shuffle(beginnings)
     for first in beginnings:
         ports = range(first, first + count)

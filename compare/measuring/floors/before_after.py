@@ -13,7 +13,8 @@ from compare.measuring.statistics import ENOUGH_ROUNDS
 
 Verdict = Literal["slower", "overlap", "quicker", "too few rounds"]
 _CPU, _DELAY, _TTFT = ("cpu_us", "CPU µs"), ("delay_p50_ms", "delay p50 ms"), ("ttft_p50_ms", "TTFT p50 ms")
-# What is compared in a row: the field, and the words for it; lower is better. Every other row has its CPU time.
+# The figures by which a row is compared: the field of SideResult, and the name in the table. A lower figure is better.
+# A row that is not named here is compared by its CPU time.
 _FIGURES = {
     "paced": (_CPU, _DELAY, _TTFT),
     "readers": (_CPU, _DELAY),

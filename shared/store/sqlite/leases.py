@@ -129,8 +129,9 @@ def select_orphans(connection: apsw.Connection, overdue: Mapping[str, float], li
         except apsw.CorruptError:
             turns = _readable_turns(connection)
             turn_ids = [turn.turn_id for turn in turns if turn.owner == owner and turn.lease_until <= until]
-        found += [Orphan(turn_id, owner, until) for turn_id in turn_ids]
-    return found[:limit]
+        # A negative LIMIT is none, so no owner may add more than what is left.
+        found += [Orphan(turn_id, owner, until) for turn_id in turn_ids[: limit - len(found)]]
+    return found
 
 
 def _readable_turns(connection: apsw.Connection) -> list[Orphan]:
