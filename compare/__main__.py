@@ -16,6 +16,7 @@ COMMANDS = {
     "run": ("compare.run", "all experiments, unattended, into a folder with a report"),
     "packets": ("compare.packets", "what a lost packet delays, and what a changed address costs (Linux, root)"),
     "all": ("compare.everything", "factors, chains, and all lanes without and with TLS; says first how long it takes"),
+    "results": ("compare.results", "the short page of results, from the folder of a run: compare/RESULTS.md"),
     "diff": ("compare.diff", "two runs side by side"),
     "phases": ("compare.phases", "how long TCP, TLS, the request, the first byte and the first token take"),
     "probe": ("compare.probe", "what the path to a server does to its stream, and the line to change"),

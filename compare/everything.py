@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from compare import chain, factors, run
+from compare import chain, factors, results, run
 from compare.measuring.lanes import ALL_LANES, FURTHER_LANES, LANES
 from compare.showing.progress import minutes
 
@@ -65,4 +65,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         if status > 1:
             return status
         worst = max(worst, status)
-    return worst
+    page = args.out / "results.md"
+    print(f"\nall of it in short: {page}", flush=True)
+    return max(worst, results.main([str(args.out), "--out", str(page)]))

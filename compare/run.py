@@ -56,7 +56,6 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--seed", type=int, default=1, help="for the order of the lanes, the cuts and the arrivals (default: 1)"
     )
-    parser.add_argument("--brief", type=Path, metavar="FILE", help="also write a short report for a README")
     args = parser.parse_args(argv)
     args.names = args.only.split(",") if args.only else list(LANES)
     if unknown := set(args.names) - set(ALL_LANES):
@@ -76,8 +75,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parse(argv)
     stopped = "stopped, and the servers with it; nothing was written"
     try:
-        for folder in (args.out, *([args.brief.parent] if args.brief is not None else [])):
-            prepare(folder)
+        prepare(args.out)
         return asyncio.run(run_until_signal(_run(open_console(), args), stopped))
     except (RuntimeError, OSError) as error:
         sys.stderr.write(f"{error}\n")
@@ -140,9 +138,6 @@ async def _run(console: Console, args: argparse.Namespace) -> int:
         pictures=_pictures(run.packets),
     )
     await asyncio.to_thread(report.write, args.out, results, run.turns, run.samples)
-    if args.brief is not None:
-        command = "python -m compare run" + " --tls" * args.tls + " --quick" * args.quick
-        await asyncio.to_thread(args.brief.write_text, report.brief(results, command), encoding="utf-8")
     console.print(f"Done after {minutes(results.seconds)}.", soft_wrap=True)
     for name in report.FILES:
         console.print(f"  {args.out / name}", markup=False, soft_wrap=True)

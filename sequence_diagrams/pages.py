@@ -14,6 +14,7 @@ from pathlib import Path
 
 from compare.measuring.picture_transfers import measure_transfers
 from compare.migration import mistakes_table, transfers_table
+from compare.showing.published import readme_table
 from protocols import TRANSPORTS
 from sequence_diagrams.counting import ROOT, code_lines
 from sequence_diagrams.glance import glance
@@ -47,8 +48,13 @@ def mistakes() -> str:
     return asyncio.run(mistakes_table())
 
 
+def results() -> str:
+    """The README's columns of the published results."""
+    return readme_table((ROOT / "compare" / "RESULTS.md").read_text(encoding="utf-8"))
+
+
 # Parts that concern no single transport, and parts of a transport's own page.
-_OF_ALL: dict[str, Callable[[], str]] = {"glance": glance, "claims": claims, "mistakes": mistakes}
+_OF_ALL: dict[str, Callable[[], str]] = {"glance": glance, "claims": claims, "mistakes": mistakes, "results": results}
 _OF_ONE: dict[str, Callable[[str], str]] = {"wire": wire, "size": size, "session": session}
 
 

@@ -11,7 +11,7 @@ import msgspec
 from compare.measuring.ladder import PHASES
 from compare.measuring.metrics import METRICS
 from compare.measuring.turns import Sample, TurnRecord
-from compare.measuring.verdicts import listed, median_with_interval
+from compare.measuring.verdicts import listed
 from compare.showing import ladder, section
 from compare.showing.facts import BRIEF, of_results
 from compare.showing.guide import NEEDS, Guide, answer, guide_of
@@ -24,12 +24,6 @@ PLOTS = "plots"
 # What other commands leave in the folder of a run, by the names of their files.
 BESIDE = ("factors", "chain")
 FILES = ("arrivals.jsonl", "results.json", "report.md", "report.html")
-_HOW_FAR = (
-    "**How far they carry.** One machine, the server, the client and the relay on it, a model that computes nothing,"
-    " Python on both ends: bytes, what a cut costs, and who waits for whom hold elsewhere; milliseconds and CPU are those of"
-    " this machine, and under a real model's 20 to 200 ms a token the differences in transport delay between the streaming"
-    " lanes cannot be felt."
-)
 # Needs that come together: the README's table, and what a chat in a browser wants besides.
 _TOGETHER = (
     ["tokens", "browser"],
@@ -66,7 +60,7 @@ def markdown(results: Results, guide: Guide, drawn: Mapping[str, str], beside: S
     for name, experiment in results.experiments.items():
         parts.append(f"## {experiment.title}\n\n{experiment.about}\n")
         if experiment.metrics:
-            parts.append(_table(results, experiment))
+            parts.append(table(results, experiment))
         parts += [f"- {sentence}" for sentence in experiment.verdicts]
         for lane, sentences in experiment.findings.items():
             parts += [f"- On the path of {lane}: {sentence}." for sentence in sentences]
@@ -104,42 +98,9 @@ def markdown(results: Results, guide: Guide, drawn: Mapping[str, str], beside: S
 
 def _names_elsewhere() -> list[str]:
     """The rungs of the ladder with the names of other tools."""
-    rows = [[phase.title, phase.ends, phase.aiperf, phase.k6] for phase in PHASES.values()]
+    named = [[phase.title, phase.ends, phase.aiperf, phase.k6] for phase in PHASES.values()]
     said = "The rungs of the ladder, and their names in AIPerf and k6, which report the length of each phase by itself:"
-    return [f"\n{said}\n", *_rows(["rung", "when", "AIPerf", "k6"], rows)]
-
-
-def brief(results: Results, command: str) -> str:
-    """A short report for a README, with the command that repeats it and how far its numbers carry."""
-    cells = [(results.experiments[name], metric) for name, metric in BRIEF if name in results.experiments]
-    heads = [f"{METRICS[metric].title}, {METRICS[metric].unit}<br>{experiment.title}" for experiment, metric in cells]
-    rows = [[lane, *(_cell(metric, experiment, lane) for experiment, metric in cells)] for lane in results.lanes]
-    verdicts = [
-        f"- {experiment.title}: {sentence}"
-        for experiment, metric in cells
-        for sentence in experiment.verdicts
-        if sentence.startswith(f"{METRICS[metric].title}:")
-    ]
-    return "\n".join(
-        [
-            "# A few results",
-            "",
-            when(results),
-            "",
-            *_rows(["lane", *heads], rows),
-            "",
-            "Medians over rounds, in brackets the 95 % interval of a bootstrap; where intervals overlap, or with fewer than six"
-            " rounds, no difference is claimed:",
-            "",
-            *verdicts,
-            "",
-            f"Repeat them with `{command}`. The formulas, the set-up and everything else that was measured stand in the"
-            " report it writes.",
-            "",
-            f"{_HOW_FAR} Set-up: {results.setup['versions']}.",
-            "",
-        ]
-    )
+    return [f"\n{said}\n", *rows(["rung", "when", "AIPerf", "k6"], named)]
 
 
 def when(results: Results) -> str:
@@ -157,27 +118,21 @@ def _sentence(head: str, said: Sequence[str]) -> str:
     return f"{head}: {'; '.join(said)}." if said else ""
 
 
-def _table(results: Results, experiment: Experiment) -> str:
+def table(results: Results, experiment: Experiment) -> str:
+    """The figures of an experiment as Markdown, a lane a row."""
     names = [name for name in experiment.metrics if any(name in found for found in experiment.figures.values())]
     if not names:
         return "Nothing was measured.\n"
     heads = [f"{METRICS[name].title} ({METRICS[name].unit})" for name in names]
-    rows = [
-        [lane, *(_cell(name, experiment, lane) for name in names)]
-        for lane in results.lanes
-        if lane in experiment.figures
+    found = [
+        [lane, *(experiment.cell(lane, name) for name in names)] for lane in results.lanes if lane in experiment.figures
     ]
-    return "\n".join(_rows(["lane", *heads], rows)) + "\n"
+    return "\n".join(rows(["lane", *heads], found)) + "\n"
 
 
-def _cell(metric: str, experiment: Experiment, lane: str) -> str:
-    found = experiment.figure(lane, metric)
-    return "–" if found is None else median_with_interval(metric, found)
-
-
-def _rows(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+def rows(heads: Sequence[str], cells: Sequence[Sequence[str]]) -> list[str]:
     """A table in Markdown; all columns but the first are aligned to the right."""
-    lines = [heads, *rows]
+    lines = [heads, *cells]
     head, *rest = [f"| {' | '.join(line)} |" for line in lines]
     return [head, "|---|" + "---:|" * (len(heads) - 1), *rest]
 

@@ -15,7 +15,7 @@ from compare.measuring.loads import LoadPoint
 from compare.measuring.metrics import METRICS
 from compare.measuring.statistics import Figure, figure_of_rounds
 from compare.measuring.turns import Sample, TurnRecord
-from compare.measuring.verdicts import bunched, summarise, verdict
+from compare.measuring.verdicts import bunched, median_with_interval, summarise, verdict
 
 
 class Experiment(msgspec.Struct, kw_only=True):
@@ -32,6 +32,11 @@ class Experiment(msgspec.Struct, kw_only=True):
     def figure(self, lane: str, metric: str) -> Figure | None:
         """One cell of the experiment's table; None where nothing was measured."""
         return self.figures.get(lane, {}).get(metric)
+
+    def cell(self, lane: str, metric: str) -> str:
+        """One cell as text, with its interval; a dash where nothing was measured."""
+        found = self.figure(lane, metric)
+        return "–" if found is None else median_with_interval(metric, found)
 
 
 class Results(msgspec.Struct, kw_only=True):
