@@ -59,10 +59,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 async def _run(console: Console, args: argparse.Namespace) -> int:
     with console.status("starting the servers") as status:
-        run = Run(replace(FULL, passes=1, line_repeats=args.rounds), args.names, args.seed, _RATE, status.update)
-        async with running_lanes(args.names, rate=_RATE) as run.lanes:
-            await phases(run)
-            await thoughts(run)
+        run = Run(replace(FULL, passes=args.rounds), args.names, args.seed, _RATE, status.update)
+        for run.pass_number in range(args.rounds):
+            status.update(f"round {run.pass_number + 1} of {args.rounds}: starting the servers")
+            async with running_lanes(args.names, rate=_RATE) as run.lanes:
+                await phases(run)
+                await thoughts(run)
     experiments = conclude(run.names, run.descriptions, run.turns, run.samples)
     for experiment in experiments.values():
         metrics = [name for name in experiment.metrics if any(name in found for found in experiment.figures.values())]

@@ -13,12 +13,14 @@ from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 
-from compare.factorial.cells import Cell
-from compare.factorial.effects import Measured, effects
+from compare.factorial.cells import FACTORS, LEVELS, Cell
+from compare.factorial.effects import Effect, Measured, effects
 from compare.factorial.measure import FactorScale, measure_running, running_cell
 from compare.measuring.statistics import ENOUGH_ROUNDS, Figure, figure
 
 PLANT_US = 20.0
+# What CPU times of a busy machine differ by. Slower events share a write less often, so a plant may cost more than its 20 µs.
+WITHIN_US, MORE_US = 6.0, 10.0
 # CPU at full speed is what is planted.
 SATURATED = FactorScale(streams=8, tokens=500, paced_streams=0, idle_streams=0)
 _KINDS = {"first": 0.0, "second": 0.0, "planted": PLANT_US}
@@ -42,6 +44,10 @@ class Rounds:
             for cell in self.cells
         ]
 
+    def effects(self, kinds: Mapping[str, str]) -> list[Effect]:
+        """The effects of all rounds."""
+        return effects([one for number in range(ENOUGH_ROUNDS) for one in self.factorial(kinds, number)], self.cells)
+
     def booked(self, level: str) -> dict[str, Figure]:
         """By level: how much more its effect is where ``level`` has the plant."""
         plain = {cell.name: "first" for cell in self.cells}
@@ -62,6 +68,28 @@ def levels_of(cell: Cell) -> tuple[str, ...]:
     return cell.encoding, cell.http, cell.framing, cell.library
 
 
+def expected(level: str) -> dict[str, float]:
+    """By level: what a plant in ``level`` adds to its effect. A first level costs more, so the others cost less beside it."""
+    factor = LEVELS[level]
+    first = level == FACTORS[factor][0]
+    return {
+        name: 0.0 if of != factor else PLANT_US if name == level else -PLANT_US if first else 0.0
+        for name, of in LEVELS.items()
+    }
+
+
+def wrongly_booked(rounds: Rounds, level: str) -> list[str]:
+    """The effects that are off when the plant is in ``level``; empty where everything is right."""
+    due = expected(level)
+    return [
+        f"{level} has {PLANT_US:g} µs: {name} {made.median:+.1f} ({made.low:+.1f} to {made.high:+.1f}), due {due[name]:+g}"
+        for name, made in rounds.booked(level).items()
+        if not -WITHIN_US
+        <= (made.median - due[name]) * (-1 if due[name] < 0 else 1)
+        <= (MORE_US if due[name] else WITHIN_US)
+    ]
+
+
 async def measured_rounds(cells: tuple[Cell, ...], scale: FactorScale = SATURATED) -> Rounds:
     """Start the servers of each cell and measure six rounds of them."""
     values: dict[tuple[str, str], list[float]] = {(cell.name, kind): [] for cell in cells for kind in _KINDS}
@@ -76,3 +104,19 @@ async def measured_rounds(cells: tuple[Cell, ...], scale: FactorScale = SATURATE
                 for kind, running in dice.sample(servers, len(servers)):
                     values[cell.name, kind].append((await measure_running(running, scale))["server_us"])
     return Rounds(cells, values)
+
+
+async def equal_servers(cells: tuple[Cell, ...], scale: FactorScale = SATURATED) -> list[Measured]:
+    """Six rounds in which one and the same kind of server stands for every cell, each on a server of its own."""
+    async with AsyncExitStack() as stack:
+        servers = {
+            cell.name: await stack.enter_async_context(running_cell(Cell("JSON", "HTTP/1.1", "lines", "ASGI")))
+            for cell in cells
+        }
+        dice = random.Random(1)
+        found = []
+        for number in range(ENOUGH_ROUNDS):
+            for name in dice.sample(list(servers), len(servers)):
+                values = await measure_running(servers[name], scale)
+                found.append(Measured(cell=name, round=number, values=values))
+    return found

@@ -34,9 +34,8 @@ class ChainPlan:
 
     def expected_s(self) -> float:
         """The expected time on a quiet machine."""
-        return sum(
-            _START_S + self.rounds * sum(self.round_s(rtt_ms, encrypted) for rtt_ms in self.rtts_ms)
-            for encrypted in self.tls
+        return self.rounds * sum(
+            _START_S + sum(self.round_s(rtt_ms, encrypted) for rtt_ms in self.rtts_ms) for encrypted in self.tls
         )
 
     def round_s(self, rtt_ms: float, encrypted: bool) -> float:
@@ -69,14 +68,15 @@ class ChainPlan:
 async def play_all(plan: ChainPlan) -> AsyncIterator[tuple[list[Chain], float]]:
     """Play the plan. Yields the chains of each step with the expected seconds of the step.
 
-    Raises RuntimeError when a server does not start.
+    Each round has servers of its own, because two starts of the same server differ. Raises RuntimeError when a server does not
+    start.
     """
-    for encrypted in plan.tls:
-        async with running_lanes(plan.wires, rate=0.0, tls=encrypted) as lanes:
-            for lane in lanes.values():
-                await _warm_up(lane, plan, encrypted)
-            yield [], _START_S
-            for number in range(plan.rounds):
+    for number in range(plan.rounds):
+        for encrypted in plan.tls:
+            async with running_lanes(plan.wires, rate=0.0, tls=encrypted) as lanes:
+                for lane in lanes.values():
+                    await _warm_up(lane, plan, encrypted)
+                yield [], _START_S
                 for rtt_ms in plan.rtts_ms:
                     async for chains in _round(plan, lanes, number, rtt_ms, encrypted):
                         yield chains, plan.round_s(rtt_ms, encrypted) / len(CELLS)

@@ -79,6 +79,8 @@ def _sentences(found: Sequence[Effect], rounds: int) -> list[str]:
                 f"{TITLES[effect.factor]}: {effect.level} {number(abs(by), effect.base.median)} {metric.unit}"
                 f" {'more' if by > 0 else 'less'} than {FACTORS[effect.factor][0]} ({by / effect.base.median:+.0%})"
             )
+        if not claimed and not nothing:
+            continue
         sentence = f"{metric.title}: " + ("; ".join(claimed) + "." if claimed else "")
         if nothing:
             sentence += f"{' N' if claimed else 'n'}o difference found by {listed(nothing)}."

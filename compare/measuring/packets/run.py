@@ -81,7 +81,7 @@ class PacketPlan:
     @property
     def expected_s(self) -> float:
         """The expected time of everything on a quiet machine."""
-        return self.start_s + self.rounds_s + self.moves_s
+        return max(self.rounds, self.move_rounds) * self.start_s + self.rounds_s + self.moves_s
 
 
 @dataclass(slots=True)
@@ -140,8 +140,15 @@ class Clients:
 
 
 async def measure(plan: PacketPlan, tell: Callable[[str], None]) -> PacketRun:
-    """Run everything of the plan. Raises RuntimeError where the line, a server or the clients do not work."""
-    return packet_run(plan, [await measure_part(plan, range(plan.rounds), range(plan.move_rounds), tell)])
+    """Run everything of the plan, each round on a line and on servers of its own, because two starts of the same server differ.
+
+    Raises RuntimeError where the line, a server or the clients do not work.
+    """
+    parts = []
+    for number in range(max(plan.rounds, plan.move_rounds)):
+        numbers, move_numbers = ([number] if number < rounds else [] for rounds in (plan.rounds, plan.move_rounds))
+        parts.append(await measure_part(plan, numbers, move_numbers, tell))
+    return packet_run(plan, parts)
 
 
 async def measure_part(
