@@ -25,7 +25,7 @@ PACKET_BYTES = 1448.0
 FULL_SHARE = 0.7
 # Round trips before a request can be sent: TCP's, and one more for the handshake of a WebSocket and the SETTINGS of HTTP/2.
 OPENING_TRIPS = {"rest": 1, "ndjson": 1, "sse": 1, "websocket": 2, "grpc": 2}
-PICTURE_MB = {0.1: "100 kB", 1.0: "1 MB", 4.0: "4 MB", 16.0: "16 MB"}
+PICTURE_MB = {0.1: "100 kB", 1.0: "1 MB", 4.0: "4 MB"}
 _FIXED_POINT_STEPS = 30
 # A shorter wait counts as this, because 0 has no logarithm.
 LEAST_WAIT_MS = 0.1

@@ -20,7 +20,7 @@ _DRAWN: tuple[tuple[str, tuple[str, ...], str], ...] = (
     ("server-cpu", ("throughput",), "server_us"),
     ("memory", ("memory",), "stream_kib"),
     ("after-a-cut", ("cut, with resume",), "back"),
-    ("picture", ("picture 16 MB", "picture 4 MB", "picture 1 MB", "picture 100 kB"), "image_ms"),
+    ("picture", ("picture 4 MB", "picture 1 MB", "picture 100 kB"), "image_ms"),
 )
 _WIDTH, _LEFT, _ROOM, _ROW, _TOP = 640.0, 100.0, 130.0, 24.0, 34.0
 _AXIS = 40.0

@@ -25,7 +25,7 @@ LATENCY = ("ttfe", "ttft", "icl_p50", "icl_p99", "jitter", "tpot", "e2e", "delay
 COST = ("server_us", "client_us")
 # An experiment repeats less often in a pass.
 _MOST_REPEATS = 100
-PICTURES = {"100 kB": "272x272", "1 MB": "928x928", "4 MB": "1936x1936", "16 MB": "3760x3760"}
+PICTURES = {"100 kB": "272x272", "1 MB": "928x928", "4 MB": "1936x1936"}
 
 
 @dataclass(frozen=True, slots=True)
