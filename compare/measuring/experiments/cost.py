@@ -142,10 +142,15 @@ async def _memory_with_streams(lane: RunningLane, count: int) -> int | None:
     async with contextlib.AsyncExitStack() as stack:
         clients = [await stack.enter_async_context(lane.client()) for _ in range(count)]
         begun = asyncio.Semaphore(0)
+        made = (await clients[0].stats()).sessions_created
         tasks = [asyncio.create_task(wait(client, begun)) for client in clients]
         if lane.lane.tokens:
             for _ in range(count):
                 await begun.acquire()
+        else:
+            # Nothing comes before the whole answer, so the server says how many turns it has begun.
+            while (await clients[0].stats()).sessions_created < made + count:
+                pass
         await asyncio.sleep(0.5)
         size = rss_bytes(lane.pid)
         for task in tasks:
