@@ -122,7 +122,7 @@ def _main(
         if not 0 <= port <= 65535:
             raise ValueError(f"a port is 0 to 65535, not {port}")
         trace = Trace(events=args.trace or args.trace_text, text=args.trace_text)
-        with _event_loop() as runner:
+        with event_loop() as runner:
             opening = open_context(
                 transports, word, framework, settings, host=args.host, port=port, trace=trace, listening=listening
             )
@@ -135,14 +135,14 @@ def _main(
     return 0
 
 
-def _settle() -> None:
+def settle() -> None:
     """Exclude the objects that are loaded now from garbage collection: searching them cost a tenth of a busy server's time."""
     gc.collect()
     gc.freeze()
     gc.set_threshold(*_GC_THRESHOLD)
 
 
-def _event_loop() -> asyncio.Runner:
+def event_loop() -> asyncio.Runner:
     """uvloop's runner where uvloop is installed: it lowers gRPC's CPU time by a quarter, and that of the others by more."""
     try:
         import uvloop
@@ -159,7 +159,7 @@ def refuse(word: str, why: str) -> int:
 
 async def _run(opening: AbstractAsyncContextManager[tuple[ServerContext, Any]], serve: Serve) -> None:
     async with opening as (context, listener):
-        _settle()
+        settle()
         with stopping_on_signals(context.settings.drain_s) as stopping:
             _banner(context)
             await serve(context, listener, stopping)

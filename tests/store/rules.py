@@ -18,6 +18,7 @@ from shared.chat.turn_logs import TurnLogs
 from shared.store.protocol import Append, Appended, Pushed
 from shared.store.record import Record
 from shared.store.redis import start_checks
+from shared.store.redis.append_line import AppendLine
 from shared.store.redis.commands import Commands, LuaScript
 from shared.store.redis.contact import Contact
 from shared.store.redis.keys import Keys
@@ -83,8 +84,10 @@ def _no_takeover(patch: pytest.MonkeyPatch) -> None:
 
 def _no_confirmation(patch: pytest.MonkeyPatch) -> None:
     async def follow(self: Subscription, turn_id: str) -> None:
+        channel = self._keys.channel(turn_id)
         self._positions.setdefault(turn_id, 0)
-        self._later = asyncio.create_task(self._send("subscribe", self._keys.channel(turn_id)))  # type: ignore[attr-defined]
+        self._turns[channel.encode()] = turn_id
+        self._later = asyncio.create_task(self._send("SUBSCRIBE", channel))  # type: ignore[attr-defined]
 
     patch.setattr(Subscription, "follow", follow)
 
@@ -119,7 +122,7 @@ def _overlap_shown(patch: pytest.MonkeyPatch) -> None:
 
 
 def _silence_believed(patch: pytest.MonkeyPatch) -> None:
-    async def check_forever(self: Subscription, pubsub: Any) -> None:
+    async def check_forever(self: Subscription) -> None:
         await asyncio.Event().wait()
 
     patch.setattr(Subscription, "_check_forever", check_forever)
@@ -156,9 +159,16 @@ def _channels_without_database(patch: pytest.MonkeyPatch) -> None:
 
 def _cancelled_with_its_caller(patch: pytest.MonkeyPatch) -> None:
     async def run(self: Commands, work: Callable[[], Awaitable[Any]], *, repeats: bool = False) -> Any:
-        return await self._guarded(work, repeats=repeats)
+        return await self._limited(work, repeats=repeats)
 
     patch.setattr(Commands, "_run", run)
+
+
+def _stale_line_used(patch: pytest.MonkeyPatch) -> None:
+    async def is_stale(self: AppendLine) -> bool:
+        return False
+
+    patch.setattr(AppendLine, "_is_stale", is_stale)
 
 
 def _no_contact_needed(patch: pytest.MonkeyPatch) -> None:
@@ -207,8 +217,9 @@ RULES: dict[str, Switch] = {
     ),
     "keys have a prefix": _no_prefix,
     "channels have the number of the database": _channels_without_database,
-    "the store says that it is behind": _script("_APPEND", "append", ("{ 'behind', last_seq", "{ 'fenced', last_seq")),
+    "the store says that it is behind": _script("_APPEND", "append", ("'behind', last_seq", "'fenced', last_seq")),
     "a command that was sent is not cancelled": _cancelled_with_its_caller,
+    "a line with an answer that nobody read is closed": _stale_line_used,
     "the same entry again is done once": _script(
         "_APPEND", "append", ("if row[1] == owner and stored[1] and", "if false and")
     ),

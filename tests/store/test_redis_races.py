@@ -394,6 +394,34 @@ async def test_t23_a_command_whose_caller_leaves_gives_nobody_its_answer(
     assert wrong == []
 
 
+@without("a line with an answer that nobody read is closed")
+async def test_t23_an_append_whose_caller_leaves_gives_nobody_its_answer(
+    make: Make, rules: Rules, server: Valkey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The answer to the first append would be that of the second. The library closes the connection too, but not here."""
+    disconnect = AbstractConnection.disconnect
+
+    async def stay(self: Any, *given: Any, **options: Any) -> None:
+        """The connection stays open."""
+
+    store = make()
+    started = [await store.start_turn(asked(f"turn {n}", new_session_id=f"s{n}")) for n in range(2)]
+    (first, second), (one, other) = started, [turn.turn.turn_id for turn in started]
+    assert await appended(store, entry(first, chunks(one, 2, "a"))) == [True]
+    server.send(signal.SIGSTOP)
+    doomed = asyncio.create_task(store.append([entry(first, chunks(one, 9, "a gap"))]))
+    # The command is sent, and its answer does not come.
+    await asyncio.sleep(0.02)
+    monkeypatch.setattr(AbstractConnection, "disconnect", stay)
+    doomed.cancel()
+    await asyncio.gather(doomed, return_exceptions=True)
+    monkeypatch.setattr(AbstractConnection, "disconnect", disconnect)
+    appending = asyncio.create_task(store.append([entry(second, chunks(other, 2, "b"))]))
+    await asyncio.sleep(0.02)
+    server.send(signal.SIGCONT)
+    assert await appending == [Appended(True, 2)]
+
+
 @without("the same entry again is done once")
 async def test_t24_an_append_whose_answer_was_lost(make: Make, rules: Rules) -> None:
     """Without the comparison of bytes the repeat looks like a fence, and the turn dies."""
@@ -462,6 +490,6 @@ async def test_a_write_on_a_connection_that_has_just_been_closed(make: Make, mon
         await store.append([entry(started, chunks(turn_id, 2, "a"))])
         pushes = follower.pushes
         await until(lambda: len(follower.lines) == 2)
-        await until(lambda: other._subscription._pubsub is not None)
+        await until(lambda: other._subscription._connection is not None)
         await store.append([entry(started, chunks(turn_id, 3, "b"))])
         await until(lambda: len(follower.lines) == 3 and follower.pushes >= pushes)

@@ -2,7 +2,8 @@
 of JSON.
 
 The writer generates turns and prints their ids. The reader reads the turns through logs of its own, as a server of
-another machine does, and prints the delay of each event since the writer appended it.
+another machine does, and prints the delay of each event since the writer appended it. Both run on the event loop of the
+servers, with the servers' garbage collection.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from shared.chat.service import ChatService, open_service
 from shared.config import Settings
 from shared.events import Chunk, now_ms
 from shared.logger import open_logger
+from shared.server.launch import event_loop, settle
 
 
 class NodeJob(msgspec.Struct, frozen=True, kw_only=True):
@@ -115,8 +117,10 @@ async def main(job: NodeJob) -> None:
         store_url=job.store_url,
     )
     async with open_service(settings, logger=open_logger("node", io.StringIO())) as service:
+        settle()
         await (_write if job.role == "writer" else _read)(service, job)
 
 
 if __name__ == "__main__":
-    asyncio.run(main(msgspec.json.decode(sys.argv[1], type=NodeJob)))
+    with event_loop() as runner:
+        runner.run(main(msgspec.json.decode(sys.argv[1], type=NodeJob)))

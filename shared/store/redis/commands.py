@@ -12,6 +12,7 @@ from redis.exceptions import NoScriptError
 
 from shared.errors import ChatError
 from shared.store.redis.address import Address
+from shared.store.redis.append_line import AppendLine
 from shared.store.redis.connections import ANSWER_TIMEOUT_S, async_client, close_client, primary_of
 from shared.store.redis.contact import Contact
 from shared.store.redis.errors import FAILURES, lost_line, unavailable
@@ -42,22 +43,35 @@ class Commands:
         self._ack_replicas = ack_replicas
         self._publish = "SPUBLISH" if address.form == "cluster" else "PUBLISH"
         self._client = async_client(address)
-        self._append_client = async_client(address, one_connection=address.form != "cluster")
+        # A cluster's client finds the node of a key, and WAIT belongs to the connection of its write.
+        self._append_line = None if address.form == "cluster" or ack_replicas else AppendLine(address)
         self._free = asyncio.Semaphore(_MAX_COMMANDS)
 
-    async def write(
-        self, script: LuaScript, keys: Sequence[str], arguments: Sequence[Argument], *, append: bool = False
-    ) -> Any:
+    async def write(self, script: LuaScript, keys: Sequence[str], arguments: Sequence[Argument]) -> Any:
         """Run a script that writes, and wait for the replicas that are asked for; its own arguments are ARGV[4] and on.
 
         Raises ChatError ``storage_unavailable``. It may have been run all the same: its reply may have been lost.
         """
-        client = self._append_client if append and not self._ack_replicas else self._client
-        return await self._run(lambda: self._evaluate(client, script, keys, arguments, self._ack_replicas))
+        return await self._run(lambda: self._evaluate(script, keys, arguments, self._ack_replicas))
+
+    async def append(self, script: LuaScript, keys: Sequence[str], arguments: Sequence[Argument]) -> Any:
+        """Run a script as ``write`` does, on the connection for appends. A caller that is cancelled breaks the connection."""
+        line = self._append_line
+        if line is None:
+            return await self.write(script, keys, arguments)
+        given = self._arguments(keys, arguments)
+
+        async def evaluate() -> Any:
+            try:
+                return await line.run("EVALSHA", script.sha1, *given)
+            except NoScriptError:
+                return await line.run("EVAL", script.source, *given)
+
+        return await self._guarded(evaluate)
 
     async def read(self, script: LuaScript, keys: Sequence[str], arguments: Sequence[Argument]) -> Any:
         """Run a script that only reads, as ``call`` runs a command. Raises ChatError ``storage_unavailable``."""
-        return await self._run(lambda: self._evaluate(self._client, script, keys, arguments, 0), repeats=True)
+        return await self._run(lambda: self._evaluate(script, keys, arguments, 0), repeats=True)
 
     async def call(self, command: Callable[[Any], Awaitable[T]]) -> T:
         """Run a command, or a pipeline of commands, that may be run twice. Raises ChatError ``storage_unavailable``.
@@ -89,31 +103,36 @@ class Commands:
         before, self.contact.primary = self.contact.primary, primary
         if before in (None, primary):
             return False
-        for client in (self._client, self._append_client):
-            await client.connection_pool.disconnect()
+        await self._client.connection_pool.disconnect()
+        if self._append_line is not None:
+            await self._append_line.disconnect()
         return True
 
     async def close(self) -> None:
         """Close the connections."""
         await close_client(self._client)
-        await close_client(self._append_client)
+        if self._append_line is not None:
+            await self._append_line.close()
 
     async def _run(self, work: Callable[[], Awaitable[T]], *, repeats: bool = False) -> T:
         # A command that has been sent is not cancelled with its caller: or the next command would read its reply.
-        running = asyncio.ensure_future(self._guarded(work, repeats=repeats))
+        running = asyncio.ensure_future(self._limited(work, repeats=repeats))
         running.add_done_callback(_note_failure)
         return await asyncio.shield(running)
 
-    async def _guarded(self, work: Callable[[], Awaitable[T]], *, repeats: bool) -> T:
+    async def _limited(self, work: Callable[[], Awaitable[T]], *, repeats: bool = False) -> T:
+        async with self._free:
+            return await self._guarded(work, repeats=repeats)
+
+    async def _guarded(self, work: Callable[[], Awaitable[T]], *, repeats: bool = False) -> T:
         try:
-            async with self._free:
-                try:
-                    result = await work()
-                except FAILURES as error:
-                    if not repeats or not lost_line(error):
-                        raise
-                    self.contact.lost()
-                    result = await work()
+            try:
+                result = await work()
+            except FAILURES as error:
+                if not repeats or not lost_line(error):
+                    raise
+                self.contact.lost()
+                result = await work()
         except FAILURES as error:
             failure = unavailable(error)
             if isinstance(failure, ChatError):
@@ -122,10 +141,13 @@ class Commands:
         self.contact.heard()
         return result
 
+    def _arguments(self, keys: Sequence[str], arguments: Sequence[Argument]) -> tuple[Argument, ...]:
+        return (len(keys), *keys, self.offset_ms, "1" if self.pushes else "0", self._publish, *arguments)
+
     async def _evaluate(
-        self, client: Any, script: LuaScript, keys: Sequence[str], arguments: Sequence[Argument], ack_replicas: int
+        self, script: LuaScript, keys: Sequence[str], arguments: Sequence[Argument], ack_replicas: int
     ) -> Any:
-        given = (len(keys), *keys, self.offset_ms, "1" if self.pushes else "0", self._publish, *arguments)
+        client, given = self._client, self._arguments(keys, arguments)
         if not ack_replicas:
             try:
                 return await client.execute_command("EVALSHA", script.sha1, *given)

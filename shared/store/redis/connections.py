@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from typing import Any
 
@@ -17,6 +18,7 @@ import redis.sentinel
 from redis.exceptions import ReadOnlyError
 
 from shared.store.redis.address import Address
+from shared.store.redis.packing import pack_with_hiredis
 
 _CONNECT_TIMEOUT_S = 1.0
 ANSWER_TIMEOUT_S = 2.0
@@ -30,21 +32,31 @@ _Sentinel: Any = redis.sentinel.Sentinel
 _Node: Any = redis.cluster.ClusterNode
 
 
-def async_client(address: Address, *, one_connection: bool = False) -> AsyncClient:
-    """A client for the event loop; ``one_connection`` keeps a single connection, which costs less a command."""
-    options = _options(address, redis.asyncio.retry.Retry(redis.backoff.NoBackoff(), 0))
+def async_client(address: Address) -> AsyncClient:
+    """A client for the event loop."""
     if address.form != "cluster":
-        options["redis_connect_func"] = _connect_to_primary
-    if address.form == "cluster":
-        nodes = [_AsyncNode(host, port) for host, port in address.hosts]
-        return redis.asyncio.cluster.RedisCluster(startup_nodes=nodes, **options)
+        return _client_of_primary(address)
+    nodes = [_AsyncNode(host, port) for host, port in address.hosts]
+    return pack_with_hiredis(redis.asyncio.cluster.RedisCluster(startup_nodes=nodes, **_async_options(address)))
+
+
+def line_client(address: Address) -> AsyncClient:
+    """A client whose pool gives connections with the primary that are used without the client; not for a cluster.
+
+    Connecting has a time limit, and a command has none: on Python 3.11 the library starts a task for each command that
+    it sends with a limit.
+    """
+    return _client_of_primary(address, socket_timeout=None)
+
+
+def _client_of_primary(address: Address, **other: Any) -> AsyncClient:
+    options = _async_options(address)
+    of_the_primary = {**options, "db": address.database, "redis_connect_func": _connect_to_primary, **other}
     if address.form == "sentinel":
         sentinel = _AsyncSentinel(address.hosts, sentinel_kwargs=_sentinel(options), **options)
-        return sentinel.master_for(address.service, db=address.database)
+        return pack_with_hiredis(sentinel.master_for(address.service, **of_the_primary))
     ((host, port),) = address.hosts
-    return redis.asyncio.Redis(
-        host=host, port=port, db=address.database, single_connection_client=one_connection, **options
-    )
+    return pack_with_hiredis(redis.asyncio.Redis(host=host, port=port, **of_the_primary))
 
 
 def sync_client(address: Address, answer_timeout_s: float = ANSWER_TIMEOUT_S) -> SyncClient:
@@ -75,9 +87,9 @@ async def primary_of(client: AsyncClient) -> object:
 
 
 async def subscription_client(address: Address, key: str) -> AsyncClient:
-    """A client whose connection is used for subscriptions: with the primary, or with the cluster's node that has ``key``."""
+    """A ``line_client`` for subscriptions: with the primary, or with the cluster's node that has ``key``."""
     if address.form != "cluster":
-        return async_client(address)
+        return line_client(address)
     cluster = async_client(address)
     try:
         await cluster.initialize()
@@ -85,19 +97,30 @@ async def subscription_client(address: Address, key: str) -> AsyncClient:
         host, port = node.host, node.port
     finally:
         await cluster.aclose()
-    options = _options(address, redis.asyncio.retry.Retry(redis.backoff.NoBackoff(), 0))
-    return redis.asyncio.Redis(host=host, port=port, **options)
+    options = {**_async_options(address), "socket_timeout": None, "redis_connect_func": _connect}
+    return pack_with_hiredis(redis.asyncio.Redis(host=host, port=port, **options))
+
+
+async def _connect(connection: Any) -> None:
+    """Begin a connection as the library does: password, number of the database."""
+    async with asyncio.timeout(ANSWER_TIMEOUT_S):
+        await connection.on_connect()
 
 
 async def _connect_to_primary(connection: Any) -> None:
-    """Begin a connection as the library does, and refuse a replica: what it shows may be old, or of another history.
+    """Begin a connection, and refuse a replica: what it shows may be old, or of another history.
 
     A primary that died may be back as a replica before the Sentinels name another one.
     """
-    await connection.on_connect()
-    await connection.send_command("INFO", "replication")
-    if b"role:master" not in await connection.read_response():
-        raise ReadOnlyError("the server is a replica now")
+    await _connect(connection)
+    async with asyncio.timeout(ANSWER_TIMEOUT_S):
+        await connection.send_command("INFO", "replication")
+        if b"role:master" not in await connection.read_response():
+            raise ReadOnlyError("the server is a replica now")
+
+
+def _async_options(address: Address) -> dict[str, Any]:
+    return _options(address, redis.asyncio.retry.Retry(redis.backoff.NoBackoff(), 0))
 
 
 def _options(address: Address, retry: object) -> dict[str, Any]:

@@ -38,10 +38,14 @@ class Subscription:
         self._sharded = address.form == "cluster"
         self._positions: dict[str, int] = {}
         self._seen_before: dict[str, int] = {}
+        # The followed turns by their channels, and the channels to which the connection is subscribed.
+        self._turns: dict[bytes, str] = {}
+        self._subscribed: set[bytes] = set()
         self._confirmations: dict[str, asyncio.Future[None]] = {}
-        self._pubsub: Any = None
+        self._connection: Any = None
         self._heard_s = 0.0
         self._news: asyncio.Queue[News] = asyncio.Queue()
+        self._signal_channel = keys.signal_channel.encode()
 
     async def news(self) -> AsyncIterator[News]:
         """Yield the news of the store. The subscription is open while the caller iterates."""
@@ -61,14 +65,15 @@ class Subscription:
         if turn_id in self._positions and turn_id not in self._confirmations:
             return
         self._positions.setdefault(turn_id, 0)
-        if self._pubsub is None:
+        self._turns[self._keys.channel(turn_id).encode()] = turn_id
+        if self._connection is None:
             return
         confirmation = self._confirmations.get(turn_id)
         if confirmation is None:
             confirmation = self._confirmations[turn_id] = asyncio.get_running_loop().create_future()
             # A connection that is closed at this moment fails in many ways. The next connection subscribes to the channel.
             with contextlib.suppress(Exception):
-                await self._send("subscribe", self._keys.channel(turn_id))
+                await self._send("SUBSCRIBE", self._keys.channel(turn_id))
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(asyncio.shield(confirmation), ANSWER_TIMEOUT_S)
 
@@ -76,6 +81,7 @@ class Subscription:
         """Stop following a turn. The next check of the positions unsubscribes its channel."""
         self._positions.pop(turn_id, None)
         self._seen_before.pop(turn_id, None)
+        self._turns.pop(self._keys.channel(turn_id).encode(), None)
 
     def has_read(self, turn_id: str, last_seq: int) -> None:
         """Note up to where a followed turn has been read."""
@@ -90,7 +96,7 @@ class Subscription:
                 try:
                     await self._serve(client)
                 finally:
-                    self._close_pubsub()
+                    self._forget_connection()
                     await close_client(client)
             except Exception:  # noqa: BLE001 - whatever broke, only a new subscription has the readers told of events
                 pause_s = _FIRST_PAUSE_S if self._heard_s > time.monotonic() - _CHECK_S * 3 else pause_s
@@ -98,80 +104,86 @@ class Subscription:
                 pause_s = min(pause_s * 2, _LAST_PAUSE_S)
 
     async def _serve(self, client: Any) -> None:
-        """Use one connection: subscribe to all channels, report that news may be lost, then listen and check each second."""
-        self._pubsub = pubsub = client.pubsub()
+        """Use one connection: subscribe to all channels, report that news may be lost, then listen and check each second.
+
+        The messages are read from the library's connection. Its PubSub would pass each of them through a retry and two
+        measurements, which cost more than all else that a reader does with an event.
+        """
+        self._connection = connection = await client.connection_pool.get_connection()
         channels = [self._keys.signal_channel, *map(self._keys.channel, self._positions)]
         loop = asyncio.get_running_loop()
         for turn_id in self._positions:
             self._confirmations.setdefault(turn_id, loop.create_future())
-        await self._send("subscribe", *channels)
-        waiting = set(channels)
+        await self._send("SUBSCRIBE", *channels)
+        waiting = {channel.encode() for channel in channels}
         async with asyncio.timeout(ANSWER_TIMEOUT_S):
             while waiting:
-                message = await pubsub.get_message(timeout=None)
-                if message is not None:
-                    waiting.discard(message["channel"].decode() if message["channel"] else "")
-                    self._handle(message)
+                message = await connection.read_response()
+                self._handle(message)
+                waiting.discard(message[1])
         self._heard_s = time.monotonic()
         self._news.put_nowait(NewsLost())
         async with asyncio.TaskGroup() as group:
-            group.create_task(self._listen(pubsub))
-            group.create_task(self._check_forever(pubsub))
+            group.create_task(self._listen(connection))
+            group.create_task(self._check_forever())
             if self._address.form == "sentinel":
                 group.create_task(self._check_primary_forever())
 
-    def _close_pubsub(self) -> None:
-        self._pubsub = None
+    def _forget_connection(self) -> None:
+        self._connection = None
+        self._subscribed.clear()
         confirmations, self._confirmations = self._confirmations, {}
         for confirmation in confirmations.values():
             if not confirmation.done():
                 confirmation.set_result(None)
 
-    async def _send(self, command: str, *channels: str) -> None:
-        await getattr(self._pubsub, ("s" if self._sharded else "") + command)(*channels)
+    async def _send(self, command: str, *channels: str | bytes) -> None:
+        # The library would connect again by itself, and the new connection would have no subscriptions.
+        if not self._connection.is_connected:
+            raise _Broken
+        name = "S" + command if self._sharded and channels else command
+        async with asyncio.timeout(ANSWER_TIMEOUT_S):
+            await self._connection.send_command(name, *channels)
 
-    async def _listen(self, pubsub: Any) -> None:
+    async def _listen(self, connection: Any) -> None:
         while True:
-            message = await pubsub.get_message(timeout=None)
-            if message is not None:
-                self._handle(message)
+            self._handle(await connection.read_response())
 
-    def _handle(self, message: dict[str, Any]) -> None:
+    def _handle(self, message: list[Any]) -> None:
+        """Pass on one message of the connection (RESP2): kind, channel, data."""
         self._heard_s = time.monotonic()
-        kind, channel = message["type"], (message["channel"] or b"").decode()
-        if kind in ("message", "smessage"):
-            if channel == self._keys.signal_channel:
-                signal = _signal(message["data"])
-                if signal is not None:
-                    self._news.put_nowait(signal)
-                return
-            turn_id = self._keys.turn_of(channel)
-            first, last, lines = message["data"].split(b"\n", 2)
-            if turn_id in self._positions:
+        kind, channel = message[0], message[1]
+        if kind in (b"message", b"smessage"):
+            turn_id = self._turns.get(channel)
+            if turn_id is not None:
+                first, last, lines = message[2].split(b"\n", 2)
                 self._positions[turn_id] = int(last)
                 pushed = Pushed(turn_id, int(first), lines.split(b"\n")) if lines else Moved(turn_id)
                 self._news.put_nowait(pushed)
-        elif kind in ("subscribe", "ssubscribe"):
-            confirmation = self._confirmations.pop(self._keys.turn_of(channel), None)
+            elif channel == self._signal_channel:
+                signal = _signal(message[2])
+                if signal is not None:
+                    self._news.put_nowait(signal)
+        elif kind in (b"subscribe", b"ssubscribe"):
+            self._subscribed.add(channel)
+            confirmation = self._confirmations.pop(self._keys.turn_of(channel.decode()), None)
             if confirmation is not None and not confirmation.done():
                 confirmation.set_result(None)
-        elif channel == self._keys.signal_channel or self._keys.turn_of(channel) in self._positions:
-            # A cluster ends a subscription without an error when it moves the slot to another node.
-            raise _Broken
+        elif kind in (b"unsubscribe", b"sunsubscribe"):
+            self._subscribed.discard(channel)
+            if channel == self._signal_channel or channel in self._turns:
+                # A cluster ends a subscription without an error when it moves the slot to another node.
+                raise _Broken
 
-    async def _check_forever(self, pubsub: Any) -> None:
+    async def _check_forever(self) -> None:
         while True:
             await asyncio.sleep(_CHECK_S)
             if time.monotonic() - self._heard_s > 2 * _CHECK_S:
                 raise _Broken
-            await pubsub.ping()
-            gone = [
-                channel
-                for channel in (name.decode() for name in (pubsub.shard_channels if self._sharded else pubsub.channels))
-                if channel != self._keys.signal_channel and self._keys.turn_of(channel) not in self._positions
-            ]
+            await self._send("PING")
+            gone = self._subscribed - self._turns.keys() - {self._signal_channel}
             if gone:
-                await self._send("unsubscribe", *gone)
+                await self._send("UNSUBSCRIBE", *gone)
             with contextlib.suppress(ChatError):
                 await self._check_positions()
 

@@ -203,45 +203,61 @@ class Turns:
     async def _append(self, group: Sequence[Append]) -> list[Appended]:
         keys, owner = self._keys, group[0].owner
         key_list = [keys.owners, keys.by_use, keys.running(owner), keys.signals]
-        repeat = "" if self._commands.pushes else "1"
         arguments: list[Argument] = [
             owner,
             self._lease_ms,
             self._kept_ms,
             self._gone_ms,
             keys.signal_channel,
-            repeat,
+            "" if self._commands.pushes else "1",
             len(group),
         ]
         end_keys: list[str] = []
         ends: list[Argument] = []
-        pushes: list[list[tuple[str, str | bytes]]] = []
         for entry in group:
-            end, first, last = entry.end, entry.records[0].seq, entry.records[-1].seq
-            lines = b"\n".join([record.stored for record in entry.records])
-            channel = keys.channel(entry.turn_id)
-            pushed = len(lines) <= _MAX_PUSHED_BYTES and not entry.images
-            key_list += [keys.turn(entry.turn_id), keys.log(entry.turn_id)]
-            arguments += [channel, first, last, lines, "1" if pushed else "", "1" if end else ""]
+            lines, end = _lines(entry), entry.end
+            key_list += (keys.turn(entry.turn_id), keys.log(entry.turn_id))
+            arguments += (
+                keys.channel(entry.turn_id),
+                entry.records[0].seq,
+                entry.records[-1].seq,
+                lines,
+                ("" if _is_pushed(entry, lines) else "m") + ("e" if end else ""),
+            )
             if end:
-                end_keys += [keys.session(entry.session_id), keys.image(end.image_id), keys.request(entry.request_id)]
-                ends += [
+                end_keys += (keys.session(entry.session_id), keys.image(end.image_id), keys.request(entry.request_id))
+                ends += (
                     entry.turn_id,
                     entry.session_id or "",
                     end.status,
                     repr(end.ended_at),
                     end.text,
                     end.image_id or "",
-                ]
-            pushes.append([(channel, b"%d\n%d\n%b" % (first, last, lines if pushed else b""))])
-        answers = await self._commands.write(_APPEND, key_list + end_keys, arguments + ends, append=True)
+                )
+        # The answer names only the entries of which there is more to say than that they are stored.
+        outcomes = [Appended(True, entry.records[-1].seq) for entry in group]
+        signals: dict[int, bytes] = {}
+        for number, why, last_seq, cancel, sent in await self._commands.append(
+            _APPEND, key_list + end_keys, arguments + ends
+        ):
+            outcomes[number - 1] = Appended(not why, last_seq, why.decode(), cancel == b"1")
+            if sent:
+                signals[number - 1] = sent
         if not self._commands.pushes:
-            for answer, messages in zip(answers, pushes, strict=True):
-                if answer[3]:
-                    messages.append((keys.signal_channel, answer[3]))
-            done = [messages for answer, messages in zip(answers, pushes, strict=True) if not answer[0]]
-            await self._commands.publish([message for messages in done for message in messages])
-        return [Appended(not why, last_seq, why.decode(), cancel == b"1") for why, last_seq, cancel, _ in answers]
+            await self._push(group, outcomes, signals)
+        return outcomes
+
+    async def _push(self, group: Sequence[Append], outcomes: Sequence[Appended], signals: dict[int, bytes]) -> None:
+        """Push what the script would have pushed, where the replicas are waited for first."""
+        messages: list[tuple[str, str | bytes]] = []
+        for number, (entry, outcome) in enumerate(zip(group, outcomes, strict=True)):
+            if outcome.done:
+                lines, seqs = _lines(entry), (entry.records[0].seq, entry.records[-1].seq)
+                text = b"%d\n%d\n%b" % (*seqs, lines if _is_pushed(entry, lines) else b"")
+                messages.append((self._keys.channel(entry.turn_id), text))
+            if number in signals:
+                messages.append((self._keys.signal_channel, signals[number]))
+        await self._commands.publish(messages)
 
     async def _put_images(self, images: list[StoredImage]) -> None:
         keys = self._keys
@@ -387,3 +403,13 @@ class Turns:
             return None
 
         return await self._commands.call(final)
+
+
+def _lines(entry: Append) -> bytes:
+    """The segment that an entry adds to its log: the stored JSON of its events, a line each."""
+    return b"\n".join([record.stored for record in entry.records])
+
+
+def _is_pushed(entry: Append, lines: bytes) -> bool:
+    """Whether the segment is pushed with its text. The bytes of pictures are read from the store."""
+    return len(lines) <= _MAX_PUSHED_BYTES and not entry.images

@@ -27,8 +27,9 @@ if session ~= '' then
     if row[1] ~= ARGV[8] or row[2] ~= '' then return { 'again' } end
   end
 end
-redis.call('HSET', turn_key, 'session', session, 'kind', ARGV[9], 'input', ARGV[10], 'key', ARGV[11], 'hash', ARGV[12],
-  'status', 'running', 'last_seq', 1, 'owner', ARGV[13], 'epoch', 0, 'cancel', '', 'created', ARGV[14], 'ended', '',
+-- Every append asks for the first four fields. The server looks through a small hash from its beginning.
+redis.call('HSET', turn_key, 'owner', ARGV[13], 'status', 'running', 'last_seq', 1, 'cancel', '', 'session', session,
+  'kind', ARGV[9], 'input', ARGV[10], 'key', ARGV[11], 'hash', ARGV[12], 'epoch', 0, 'created', ARGV[14], 'ended', '',
   'text', '', 'image', '', 'read', text(now))
 redis.call('XADD', log, '1-0', 'e', ARGV[16])
 if ARGV[11] ~= '' then
