@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib
 import sys
 
+from shared.visible import visible
+
 COMMANDS = {
     "floor": ("compare.floor", "each server's cost against the smallest server that does the same job"),
     "guide": ("compare.guide", "which transport for what you need, with the price"),
@@ -37,6 +39,8 @@ def main() -> int:
         name, rest = "packets", rest[1:]
     if name in COMMANDS:
         return int(importlib.import_module(COMMANDS[name][0]).main(rest))
+    if name not in ("", "-h", "--help"):
+        print(f"no such command: {visible(name)}\n")
     print("usage: python -m compare COMMAND ...\n")
     for command, (_, what) in COMMANDS.items():
         print(f"  {command:<10} {what}")

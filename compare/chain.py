@@ -17,11 +17,11 @@ from compare.chains.columns import savings
 from compare.chains.plan import ChainPlan, known_wires, play_all
 from compare.chains.play import Chain
 from compare.chains.view import section
-from compare.measuring.lanes import LANES
+from compare.measuring.lanes import LANES, lane_title
 from compare.showing.folder import prepare
 from compare.showing.progress import minutes, progress
 from compare.showing.section import show, write
-from protocols.live import open_console
+from protocols.live import open_console, say
 from shared.signals import run_until_signal
 
 NAME = "chain"
@@ -88,10 +88,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 async def _run(console: Console, args: argparse.Namespace) -> int:
     plan: ChainPlan = args.plan
     expected_s = plan.expected_s()
-    console.print(
+    say(
+        console,
         f"{len(plan.wires)} lanes, chains of {plan.turns} turns, {plan.rounds} rounds: about {minutes(expected_s)} on a quiet"
         f" machine. Everything is written to {args.out}/ at the end.",
-        soft_wrap=True,
     )
     chains: list[Chain] = []
     with progress(console, expected_s) as tick:
@@ -108,7 +108,7 @@ async def _run(console: Console, args: argparse.Namespace) -> int:
     files = await asyncio.to_thread(write, args.out, NAME, sections, chains)
     failures = [chain for chain in chains if chain.error is not None]
     for chain in failures[:_FAILURES_SHOWN]:
-        console.print(f"  failed: {chain.wire}, round {chain.round + 1}: {chain.error}", markup=False, soft_wrap=True)
+        say(console, f"failed: {lane_title(chain.wire)}, round {chain.round + 1}: {chain.error}", indent=2)
     console.print()
     for path in files:
         console.print(f"  {path}", markup=False, soft_wrap=True)

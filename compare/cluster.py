@@ -285,12 +285,14 @@ async def run(words: Sequence[str], count: int, seconds: float, kill_every_s: fl
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line; exit status 1 when anything was lost, doubled, different, hung or paid twice."""
     parser = argparse.ArgumentParser(prog="python -m compare cluster", description=__doc__)
-    parser.add_argument("--transports", default=",".join(TRANSPORTS), help="which, with commas (default: all five)")
+    parser.add_argument(
+        "--transports", default=",".join(TRANSPORTS), help="transports, comma-separated (default: all five)"
+    )
     parser.add_argument("--nodes", type=int, default=3, help="nodes of each transport (default: 3)")
     parser.add_argument("--seconds", type=float, default=60, help="how long new turns are started (default: 60)")
     parser.add_argument("--kill-every", type=float, default=4, help="seconds between two kills (default: 4)")
     parser.add_argument("--tokens", type=int, default=150, help="length of a reply (default: 150, three seconds)")
-    parser.add_argument("--seed", type=int, default=None, help="the same kills again")
+    parser.add_argument("--seed", type=int, default=None, help="repeats the kills of the run with this seed")
     args = parser.parse_args(argv)
     random.seed(args.seed)
     words = args.transports.split(",")

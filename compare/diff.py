@@ -15,10 +15,12 @@ import msgspec
 from rich.console import Console
 from rich.table import Table
 
+from compare.measuring.lanes import lane_label
 from compare.measuring.metrics import METRICS
 from compare.measuring.statistics import ENOUGH_ROUNDS, Figure, differ
 from compare.measuring.verdicts import matters, median_with_interval
 from compare.showing.results import Results, read
+from protocols.live import say
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -31,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         before, after = read(args.before), read(args.after)
     except (OSError, msgspec.MsgspecError) as error:
-        sys.stderr.write(f"no run to compare: {error}\n")
+        sys.stderr.write(f"no run to compare: {error}\nMake one with: python -m compare run --out FOLDER\n")
         return 2
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 140)
     show(console, before, after, everything=args.all)
@@ -41,11 +43,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 def show(console: Console, before: Results, after: Results, *, everything: bool) -> None:
     """Print what differs: the set-up, then the figures of every experiment that both runs have."""
     for change in _changes(before.setup, after.setup):
-        console.print(f"set-up, {change}", markup=False, soft_wrap=True)
+        say(console, f"set-up, {change}")
     if before.quick != after.quick:
-        console.print(
-            "One of them is a quick run: experiments of the same name are not of the same size.", soft_wrap=True
-        )
+        say(console, "One of them is a quick run: experiments of the same name are not of the same size.")
     compared = few = apart = changed = 0
     for name, experiment in after.experiments.items():
         other = before.experiments.get(name)
@@ -65,16 +65,16 @@ def show(console: Console, before: Results, after: Results, *, everything: bool)
                 apart += differ(then, now)
                 changed += matters(METRICS[metric], then, now)
                 if everything or matters(METRICS[metric], then, now):
-                    table.add_row(lane, *_row(metric, then, now))
+                    table.add_row(lane_label(lane), *_row(metric, then, now))
         if table.row_count:
             console.print(table)
     for name in before.experiments:
         if name not in after.experiments:
             console.print(f"{name}: only in the first", markup=False)
-    console.print(
+    say(
+        console,
         f"{compared} figures compared, {changed} differ by as much as matters, {apart - changed} by less; the intervals of"
         f" {compared - apart - few} overlap; {few} have too few rounds to tell ({ENOUGH_ROUNDS} are the least).",
-        soft_wrap=True,
     )
 
 

@@ -24,7 +24,7 @@ from compare.measuring.statistics import ENOUGH_ROUNDS
 from compare.showing.folder import prepare
 from compare.showing.progress import minutes, progress
 from compare.showing.section import show, write
-from protocols.live import open_console
+from protocols.live import open_console, say
 from shared.signals import run_until_signal
 
 NAME = "factors"
@@ -81,10 +81,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 async def _run(console: Console, args: argparse.Namespace) -> int:
     expected = expected_s(args.rounds, quick=args.quick)
-    console.print(
+    say(
+        console,
         f"{len(CELLS)} servers, {args.rounds} rounds: about {minutes(expected)} on a quiet machine."
         f" Everything is written to {args.out}/ at the end.",
-        soft_wrap=True,
     )
     scale = QUICK if args.quick else FULL
     measured: list[Measured] = []

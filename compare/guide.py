@@ -12,6 +12,7 @@ import msgspec
 from compare.showing.facts import of_results, published
 from compare.showing.guide import NEEDS, answer, guide_of, sentences
 from compare.showing.results import read
+from protocols.live import open_console, say
 from shared.client.text import visible
 
 
@@ -42,12 +43,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.json:
         print(msgspec.json.format(msgspec.json.encode(found), indent=1).decode())
         return 0
+    console = open_console()
     wanted = [f"- {title}" for name, title in NEEDS.items() if name in args.need] or ["- nothing in particular"]
-    print(visible("\n".join(["You need:", *wanted, "", *sentences(found)])))
+    for line in ("You need:", *wanted, "", *sentences(found)):
+        say(console, visible(line))
     if not args.need:
-        print("\nSay what you need: --need NAME,NAME with")
-        print("\n".join(f"  {name:<10} {title}" for name, title in NEEDS.items()))
-    print(f"\nNumbers: {facts.source} (compare/RESULTS.md)." if args.run is None else f"\nNumbers: {facts.source}.")
+        say(console, "\nSay what you need: --need NAME,NAME with")
+        for name, title in NEEDS.items():
+            say(console, f"{name:<10} {title}", indent=2)
+    where = " (compare/RESULTS.md)" if args.run is None else ""
+    say(console, f"\nNumbers: {facts.source}{where}.")
     return 0
 
 

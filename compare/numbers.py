@@ -11,6 +11,7 @@ import msgspec
 from rich.console import Console
 from rich.table import Table
 
+from compare.measuring.lanes import lane_label
 from compare.measuring.verdicts import number
 from compare.showing.numbers import CONSTANTS, FORMULAS, INPUTS, Coefficients, coefficients, predict
 from compare.showing.results import read
@@ -90,7 +91,7 @@ def _table(title: str, words: Iterable[str]) -> Table:
     table = Table(title=title, title_justify="left", box=None, padding=(0, 2, 0, 0), title_style="bold")
     table.add_column("")
     for word in words:
-        table.add_column(word, justify="right", style="cyan")
+        table.add_column(lane_label(word), justify="right", style="cyan")
     return table
 
 

@@ -9,10 +9,13 @@ import sys
 import webbrowser
 from collections.abc import Mapping, Sequence
 
+from pydantic import ValidationError
+
 from compare.lines.faults import Faults
 from compare.lines.relay import Relay
 from protocols import TRANSPORTS
 from protocols.processes import Server, serving_all
+from shared.config import settings_problems
 from shared.server.context import Neighbour
 from shared.signals import run_until_signal
 from shared.transports import ports_of
@@ -34,14 +37,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--port-base", type=int, help="five ports from this one on (default: the settings' ports)")
     parser.add_argument("--no-open", action="store_true", help="do not open the page in a browser")
     args = parser.parse_args(argv)
-    ports = ports_of(TRANSPORTS)
-    if args.port_base is not None:
-        ports = {word: args.port_base + number for number, word in enumerate(TRANSPORTS)}
     try:
+        ports = ports_of(TRANSPORTS)
+        if args.port_base is not None:
+            ports = {word: args.port_base + number for number, word in enumerate(TRANSPORTS)}
         return asyncio.run(run_until_signal(_run(ports, opens=not args.no_open), "the servers have stopped"))
+    except ValidationError as error:
+        problem = settings_problems(error)
     except (RuntimeError, OSError) as error:
-        sys.stderr.write(f"the race page cannot start: {error}\n")
-        return 1
+        problem = str(error)
+    sys.stderr.write(f"the race page cannot start: {problem}\n")
+    return 1
 
 
 async def _run(ports: Mapping[str, int], *, opens: bool) -> int:
@@ -59,7 +65,7 @@ async def _run(ports: Mapping[str, int], *, opens: bool) -> int:
         dead = [word for word, task in zip(servers, ended, strict=True) if task.done()]
         for task in ended:
             task.cancel()
-        sys.stderr.write(f"the {dead[0]} server ended by itself\n")
+        sys.stderr.write(f"the {TRANSPORTS[dead[0]].title} server ended by itself\n")
     return 1
 
 

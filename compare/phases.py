@@ -20,7 +20,7 @@ from rich.text import Text
 from compare.measuring.experiments.phases import phases, thoughts
 from compare.measuring.experiments.run import FULL, Run
 from compare.measuring.ladder import NOT_TOLD, PHASES
-from compare.measuring.lanes import ALL_LANES, LANES, running_lanes
+from compare.measuring.lanes import ALL_LANES, LANES, lane_title, running_lanes
 from compare.measuring.statistics import ENOUGH_ROUNDS
 from compare.showing.figures_table import figures_table
 from compare.showing.results import conclude
@@ -75,7 +75,7 @@ async def _run(console: Console, args: argparse.Namespace) -> int:
     console.print(_names_elsewhere())
     for lane, why in NOT_TOLD.items():
         if lane in args.names:
-            console.print(Padding(Text(f"{lane}: {why}."), (0, 0, 0, 2)))
+            console.print(Padding(Text(f"{lane_title(lane)}: {why}."), (0, 0, 0, 2)))
     for what, why in run.unmeasured.items():
         console.print(Padding(Text(f"Not measured: {what}: {why}."), (0, 0, 0, 2)))
     failures = [failure for experiment in experiments.values() for failure in experiment.failures]

@@ -15,8 +15,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
-from rich.padding import Padding
-from rich.text import Text
 
 from compare.measuring.experiments.breaks import cut_tokens
 from compare.measuring.experiments.run import FULL, QUICK, Run
@@ -32,7 +30,7 @@ from compare.showing.folder import prepare
 from compare.showing.packets_report import picture_of
 from compare.showing.progress import Tick, minutes, progress
 from compare.showing.results import Results, conclude
-from protocols.live import open_console
+from protocols.live import open_console, say
 from shared.client.text import plural
 from shared.errors import ChatError, ConnectionLost
 from shared.signals import run_until_signal
@@ -143,10 +141,10 @@ async def _run(console: Console, args: argparse.Namespace) -> int:
         console.print(f"  {args.out / name}", markup=False, soft_wrap=True)
     console.print()
     for sentence in report.in_short(results):
-        console.print(Padding(Text(sentence), (0, 0, 0, 2)))
+        say(console, sentence, indent=2)
     failures = [failure for experiment in results.experiments.values() for failure in experiment.failures]
     for failure in failures[:_FAILURES_SHOWN]:
-        console.print(f"  failed: {failure}", markup=False, soft_wrap=True)
+        say(console, f"failed: {failure}", indent=2)
     if results.loads:
         console.print(f"\nyour own load: python -m compare numbers --run {args.out}", markup=False, soft_wrap=True)
     console.print(f"\nopen {args.out / 'report.html'}", markup=False, soft_wrap=True)

@@ -19,10 +19,16 @@ RELAY_OFFSET = 100
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Transport(transports.Transport):
-    """One of the five transports, with its folder in this package."""
+    """One of the five transports, with its folder in this package. ``abbreviation``: a shorter title, if it has one."""
 
     folder: str
+    abbreviation: str = ""
     relay_offset: int = RELAY_OFFSET
+
+    @property
+    def label(self) -> str:
+        """The name in tables and pictures; texts have the title."""
+        return self.abbreviation or self.title
 
     @property
     def address(self) -> str:
@@ -67,7 +73,15 @@ _ROWS = (
         tokens=True,
         also=("streamable_http", "streamable"),
     ),
-    Transport(word="sse", folder="sse", title="Server-Sent Events", scheme="http", default_port=8002, tokens=True),
+    Transport(
+        word="sse",
+        folder="sse",
+        title="Server-Sent Events",
+        abbreviation="SSE",
+        scheme="http",
+        default_port=8002,
+        tokens=True,
+    ),
     Transport(
         word="websocket",
         folder="websocket",

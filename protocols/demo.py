@@ -19,10 +19,10 @@ from pathlib import Path
 from pydantic import ValidationError
 from rich.console import Console
 
-from protocols import certs
+from protocols import TRANSPORTS, certs
 from protocols.demo_report import compare_runs, model_output, show_runs
 from protocols.demo_view import DemoView, TransportRun
-from protocols.live import open_console
+from protocols.live import open_console, say
 from protocols.processes import serving_all
 from shared.client.protocol import ChatClient, Item, Lost, Reconnected, Rewound, collect
 from shared.config import Settings, settings_problems, tls_environment
@@ -40,15 +40,15 @@ _BEGUN_ON, _CONTINUED_ON, _LAST_MESSAGE = "rest", "grpc", "What is my name?"
 
 # What to do after the demo, as its last lines say it.
 NEXT = (
-    "\nNext:",
-    "  python -m protocols serve all                   start them; then: chat sse",
-    "  python -m compare race                          race them in this terminal",
-    "  python -m compare page                          race them in a browser",
-    "  python -m compare run --quick                   measure them, with a report",
-    "  python -m compare probe ADDRESS                 what a proxy on your path does to the tokens",
-    "  python -m compare guide --need tokens,browser   which one for your needs",
-    "  python -m compare numbers --users 1000          what your own load costs, after a run",
+    ("python -m protocols serve all", "start them; then: python -m protocols chat sse"),
+    ("python -m compare race", "race them in this terminal"),
+    ("python -m compare page", "race them in a browser"),
+    ("python -m compare run --quick", "measure them, with a report"),
+    ("python -m compare probe ADDRESS", "what a proxy on your path does to the tokens"),
+    ("python -m compare guide --need tokens,browser", "which one for your needs"),
+    ("python -m compare numbers --users 1000", "what your own load costs, after a run"),
 )
+_MOST_EXPLAINED = 52
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -93,11 +93,11 @@ async def _demo(console: Console, args: argparse.Namespace) -> int:
             certs.make(Path(folder))
             env |= certs.files(Path(folder))
         begun = time.perf_counter()
-        console.print("Starting five servers on one store, with the offline models …", soft_wrap=True)
+        say(console, "Starting five servers on one store, with the offline models …")
         async with contextlib.AsyncExitStack() as stack:
             servers = await stack.enter_async_context(serving_all(env=env, apart=True))
-            where = ", ".join(f"{word} on {server.url}" for word, server in servers.items())
-            _print(console, f"All are up after {time.perf_counter() - begun:.1f} s: {where}.\n")
+            where = ", ".join(f"{TRANSPORTS[word].title} on {server.url}" for word, server in servers.items())
+            say(console, f"All are up after {time.perf_counter() - begun:.1f} s: {where}.\n")
             clients = {word: await stack.enter_async_context(servers[word].client(key=key)) for word in servers}
             for client in clients.values():
                 await client.ping()
@@ -113,12 +113,11 @@ async def _demo(console: Console, args: argparse.Namespace) -> int:
             show_runs(console, runs, settings, len(_CONVERSATION))
             goes_on = await _continue_elsewhere(console, clients, runs[_BEGUN_ON].session_id, model.texts[-1])
     paths = ", ".join(str(args.out / f"{word}.png") for word, run in runs.items() if run.picture)
-    _print(console, f"The pictures: {paths}")
+    say(console, f"The pictures: {paths}")
     for run in runs.values():
         for what, how in run.differs.items():
-            console.print(f"{run.word} differs: {what}: {how}", style="bold red", markup=False, soft_wrap=True)
-    for line in NEXT:
-        _print(console, line)
+            say(console, f"{TRANSPORTS[run.word].title} differs: {what}: {how}", style="bold red")
+    _show_next(console)
     return 0 if goes_on and not any(run.differs for run in runs.values()) else 1
 
 
@@ -133,7 +132,7 @@ async def _play(client: ChatClient, run: TransportRun, view: DemoView, args: arg
             run.turn_ids.append(reply.turn_id)
             run.texts.append(reply.text)
             times = f"first token {run.first_ms[-1]:.0f} ms, whole {run.total_ms[-1]:.0f} ms"
-            view.step(f"{run.word:<10} {run.step}: {len(reply.text)} characters, {times}")
+            view.step(f"{run.label:<10} {run.step}: {len(reply.text)} characters, {times}")
         run.step = "picture"
         drawing = client.image(_PROMPT, size=args.size, session_id=run.session_id)
         picture = await _read(run, drawing) or run.fold.picture()
@@ -143,7 +142,7 @@ async def _play(client: ChatClient, run: TransportRun, view: DemoView, args: arg
         run.bytes = client.counts.bytes_received
         path = args.out / f"{run.word}.png"
         await asyncio.to_thread(path.write_bytes, picture.image)
-        view.step(f"{run.word:<10} picture: {len(picture.image)} bytes, {run.total_ms[-1]:.0f} ms, {path}")
+        view.step(f"{run.label:<10} picture: {len(picture.image)} bytes, {run.total_ms[-1]:.0f} ms, {path}")
         run.step = "reading the logs again"
         for turn_id in run.turn_ids:
             async with aclosing(client.read(turn_id, 0)) as items:
@@ -154,7 +153,7 @@ async def _play(client: ChatClient, run: TransportRun, view: DemoView, args: arg
     except (ChatError, ConnectionLost) as error:
         run.step = "failed"
         run.differs["run"] = str(error)
-        view.step(f"{run.word:<10} failed: {error}")
+        view.step(f"{run.label:<10} failed: {error}")
 
 
 async def _read(run: TransportRun, items: AsyncGenerator[Item, None]) -> Reply | Picture | None:
@@ -191,21 +190,30 @@ async def _continue_elsewhere(
     """
     if session_id is None:
         return False
+    begun, continued = (TRANSPORTS[word].title for word in (_BEGUN_ON, _CONTINUED_ON))
     try:
         reply = await collect(clients[_CONTINUED_ON].chat(_LAST_MESSAGE, session_id=session_id))
         there = (await clients[_BEGUN_ON].list_messages(session_id))[-1].text
     except (ChatError, ConnectionLost) as error:
-        _print(console, f"\nThe conversation begun over {_BEGUN_ON} did not go on over {_CONTINUED_ON}: {error}")
+        say(console, f"\nThe conversation begun over {begun} did not go on over {continued}: {error}")
         return False
     goes_on = reply.text == there == expected
-    verdict = f"equal to the model, and there over {_BEGUN_ON}" if goes_on else "NOT what the model said"
-    _print(
+    verdict = f"equal to the model, and there over {begun}" if goes_on else "NOT what the model said"
+    say(
         console,
-        f"\nThe conversation begun over {_BEGUN_ON}, continued over {_CONTINUED_ON}: "
+        f"\nThe conversation begun over {begun}, continued over {continued}: "
         f"“{_LAST_MESSAGE}” “{reply.text.splitlines()[0]}” ({verdict})",
     )
     return goes_on
 
 
-def _print(console: Console, text: str) -> None:
-    console.print(text, markup=False, soft_wrap=True)
+def _show_next(console: Console) -> None:
+    """Print what to do after the demo; where the terminal is narrow, each explanation stands below its command."""
+    say(console, "\nNext:")
+    longest = max(len(command) for command, _ in NEXT)
+    for command, what in NEXT:
+        if console.width > longest + _MOST_EXPLAINED:
+            say(console, f"{command:<{longest}}   {what}", indent=2)
+        else:
+            say(console, command, indent=2)
+            say(console, what, indent=6)

@@ -14,6 +14,7 @@ from rich.table import Table
 
 from protocols import TRANSPORTS
 from protocols.demo_view import TransportRun
+from protocols.live import say
 from shared.config import Settings
 from shared.events import AnyEvent
 from shared.images.offline import OfflineImages
@@ -78,7 +79,12 @@ def compare_runs(runs: Mapping[str, TransportRun], model: ModelOutput, replies: 
         log = [_comparable(event) for event in run.log]
         if not log or log != reference:
             at = next((i for i, pair in enumerate(zip(log, reference, strict=False)) if pair[0] != pair[1]), None)
-            run.differs["log"] = f"{len(log)} events, not {len(reference)}" if at is None else f"event {at + 1} of all"
+            other = (
+                f"event {at + 1} of {len(log)} is another one"
+                if at is not None
+                else f"{len(log)} events, not {len(reference)}"
+            )
+            run.differs["log"] = other
         elif run.live and run.live != run.log:
             run.differs["log"] = "read again, it is not what was seen live"
 
@@ -96,7 +102,7 @@ def show_runs(console: Console, runs: Mapping[str, TransportRun], settings: Sett
         table.add_column(heading, justify="right" if 0 < number < 6 else "left", style="bold" if not number else None)
     for run in runs.values():
         table.add_row(
-            run.word,
+            run.label,
             _median_ms(run.first_ms[:replies]),
             _median_ms(run.total_ms[:replies]),
             _median_ms(run.total_ms[replies:]),
@@ -106,7 +112,7 @@ def show_runs(console: Console, runs: Mapping[str, TransportRun], settings: Sett
         )
     console.print(table)
     rate = f"{settings.offline_tokens_per_s:g} tokens a second" if settings.offline_tokens_per_s else "no pauses"
-    _print(
+    say(
         console,
         f"\nFirst token and whole reply: median of {replies} turns, from the call to the client; in them is the model's own "
         f"{settings.offline_first_token_ms:g} ms to its first token, then {rate}.\n"
@@ -115,7 +121,7 @@ def show_runs(console: Console, runs: Mapping[str, TransportRun], settings: Sett
     )
     for run in runs.values():
         if not TRANSPORTS[run.word].tokens:
-            _print(console, f"{run.word} sends one whole reply, so its first token is its last.")
+            say(console, f"{TRANSPORTS[run.word].title} sends one whole reply, so its first token is its last.")
     _show_spread(console, [run.first_ms[:replies] for run in runs.values() if TRANSPORTS[run.word].tokens])
 
 
@@ -130,12 +136,8 @@ def _show_spread(console: Console, first_ms: Sequence[Sequence[float]]) -> None:
         if spread_ms < _NO_DIFFERENCE_MS
         else "five servers and clients shared this machine, so this is no ranking"
     )
-    _print(console, f"The first tokens of the other {len(medians)} lie within {spread_ms:.0f} ms: {meaning}.")
+    say(console, f"The first tokens of the other {len(medians)} lie within {spread_ms:.0f} ms: {meaning}.")
 
 
 def _median_ms(values: Sequence[float]) -> str:
     return f"{statistics.median(values):.0f}" if values else "-"
-
-
-def _print(console: Console, text: str) -> None:
-    console.print(text, markup=False, soft_wrap=True)

@@ -41,6 +41,11 @@ class TransportRun:
     differs: dict[str, str] = field(default_factory=dict)
 
     @property
+    def label(self) -> str:
+        """The transport's name in tables."""
+        return TRANSPORTS[self.word].label
+
+    @property
     def tail(self) -> str:
         """The end of the answer that streams now, on one line."""
         begun = [entry for entry in self.fold.pictures.values() if entry[1]]
@@ -66,5 +71,5 @@ class DemoView(LiveView):
         table.add_column("received", justify="right")
         table.add_column("what streams", no_wrap=True, min_width=_TAIL_CHARS)
         for run in self._runs.values():
-            table.add_row(run.word, run.step, str(len(run.live) + run.whole), Text(run.tail))
+            table.add_row(run.label, run.step, str(len(run.live) + run.whole), Text(run.tail))
         return table

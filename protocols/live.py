@@ -10,6 +10,8 @@ from collections.abc import Iterator
 
 from rich.console import Console, RenderableType
 from rich.live import Live
+from rich.padding import Padding
+from rich.text import Text
 
 _REFRESHES_PER_S = 12
 _COLUMNS_WITHOUT_TERMINAL = 132
@@ -18,6 +20,14 @@ _COLUMNS_WITHOUT_TERMINAL = 132
 def open_console() -> Console:
     """A console on stdout. Without a terminal it is wide, so that tables stay on one line for a program that reads them."""
     return Console(highlight=False, width=None if sys.stdout.isatty() else _COLUMNS_WITHOUT_TERMINAL)
+
+
+def say(console: Console, words: str, *, style: str = "", indent: int = 0) -> None:
+    """Print a text, set in by ``indent`` cells. A terminal's lines are broken between words; elsewhere each line stays whole."""
+    if console.is_terminal and words:
+        console.print(Padding(Text(words, style=style), (0, 0, 0, indent), expand=False))
+    else:
+        console.print(f"{' ' * indent}{words}", style=style, markup=False, soft_wrap=True)
 
 
 class LiveView(ABC):

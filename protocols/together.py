@@ -151,8 +151,8 @@ def _show_table(servers: Mapping[str, Server]) -> None:
         port = server.address.rpartition(":")[2]
         option = "" if port == str(TRANSPORTS[word].port()) else f" --port {port}"
         tls = " --tls" if server.url.startswith(TRANSPORTS[word].scheme_prefix(tls=True)) else ""
-        rows.append((word, server.url, f"python -m protocols chat {word}{option}{tls}"))
-    body = "\n".join(f"  {word:<11}{address:<26}{command}" for word, address, command in rows)
+        rows.append((TRANSPORTS[word].label, server.url, f"python -m protocols chat {word}{option}{tls}"))
+    body = "\n".join(f"  {name:<11}{address:<26}{command}" for name, address, command in rows)
     models = f"{about['model']} ({about['provider']}), {about['image_model']} ({about['image_provider']})"
     page = next(server.url for word, server in servers.items() if TRANSPORTS[word].scheme == "http")
     more = [

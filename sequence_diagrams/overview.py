@@ -165,7 +165,7 @@ def _legend() -> str:
 
 def _row(word: str, track: Track, y: float, longest: float) -> str:
     middle = y + _ROW / 2
-    parts = [f'<text class="e" x="{_LEFT - 10:g}" y="{middle + 4:g}">{word}</text>']
+    parts = [f'<text class="e" x="{_LEFT - 10:g}" y="{middle + 4:g}">{TRANSPORTS[word].label}</text>']
     parts += [
         f'<rect class="{word}" x="{_x(at, longest) - 1:.1f}" y="{y + 5:g}" width="2.2" height="{_ROW - 10:g}"/>'
         for at in track.tokens

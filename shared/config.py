@@ -35,12 +35,14 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_file=".env", extra="ignore", frozen=True, populate_by_name=True)
 
-    genai_provider: Literal["auto", "gemini", "openai", "offline"] = Field("auto", description="who answers the chat")
+    genai_provider: Literal["auto", "gemini", "openai", "offline"] = Field(
+        "auto", description="the provider of the chat"
+    )
     genai_model_id: str | None = Field(None, description="chat model; unset: the provider's default")
     genai_system_instruction: str | None = Field(None, description="system instruction for every chat")
     gemini_api_key: SecretStr | None = Field(None, description="key for Gemini")
     google_api_key: SecretStr | None = Field(None, description="key for Gemini where GEMINI_API_KEY is unset")
-    image_provider: Literal["auto", "openai", "offline"] = Field("auto", description="who draws the pictures")
+    image_provider: Literal["auto", "openai", "offline"] = Field("auto", description="the provider of the pictures")
     openai_api_key: SecretStr | None = Field(None, description="key for OpenAI")
     openai_image_model: str = Field("gpt-image-2.6-flare", description="image model at OpenAI")
 
@@ -95,14 +97,14 @@ class Settings(BaseSettings):
     heartbeat_s: float = Field(15, gt=0, description="silence on a stream after which a heartbeat is sent")
     stall_timeout_s: float = Field(30, gt=0, description="a reader that reads nothing for this long is disconnected")
     request_timeout_s: float = Field(20, gt=0, description="a client that does not finish its request is dropped")
-    retry_ms: int = Field(500, ge=0, description="what SSE clients are told to wait before they reconnect")
+    retry_ms: int = Field(500, ge=0, description="how long an EventSource waits before it reconnects")
 
     incremental: bool = Field(
         False, description="on, off: whether streams ask proxies with Incremental: ?1 (RFC 10036) to pass each piece on"
     )
     http2: bool = Field(
         False,
-        description="on, off: HTTP/2 beside HTTP/1.1 on rest, ndjson, sse and GRPC_WEB_PORT; needs the extra http2",
+        description="on, off: HTTP/2 beside HTTP/1.1 on REST, NDJSON, Server-Sent Events and GRPC_WEB_PORT; needs the extra http2",
     )
     probe: bool | None = Field(
         None,

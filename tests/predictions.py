@@ -21,6 +21,11 @@ from compare.showing.numbers import RETRANSMISSION_MS, Coefficients, coefficient
 from compare.showing.results import Results
 
 SHARE, FELT_MS = 0.15, 5.0
+# A busier process lets its readers wait for the machine's sake, and from 0.7 on the prediction counts with a second process.
+MOST_CORES = 0.5
+LEAST_SHARE = 0.1
+# The load whose size is never changed: every transport bears it on a slow machine.
+LIGHT_USERS, LIGHT_TOKENS = 16, 60
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,14 +71,30 @@ async def measured(word: str, load: Load, seconds: float) -> LoadPoint:
         )
 
 
+async def bearable(word: str, most_tokens_s: float, seconds: float) -> float:
+    """The share of the loads up to ``most_tokens_s`` that one process serves on this machine without being full; at most 1.
+
+    A token costs least where many come at once, so the cost at a light load is the careful one.
+    """
+    point = await measured(word, Load(LIGHT_USERS, LIGHT_TOKENS, RATE), seconds)
+    bears = MOST_CORES * point.tokens_s / point.cpu_s
+    light = LIGHT_USERS * RATE
+    return min(1.0, max(LEAST_SHARE, (bears - light) / (most_tokens_s - light)))
+
+
+def fewer(users: int, share: float) -> int:
+    """So many of the users that the load above the light one is ``share`` of it. More users stay more."""
+    return LIGHT_USERS + round((users - LIGHT_USERS) * share) if users > LIGHT_USERS else users
+
+
 async def side_by_side(
     word: str, shapes: Sequence[LoadShape], unseen: Sequence[Load], rounds: int, seconds: float
 ) -> tuple[Coefficients, list[LoadPoint]]:
     """The coefficients, and what the unseen loads measured, in rounds in which both take turns.
 
-    Another program that is busy in one round is so for both, and it only adds to a wait: the calmest round of each load counts.
-    Both stand behind a relay, whose own delay is the instrument's. Memory is of the first round, because a process does not
-    give memory back.
+    Another program that is busy in one round is so for both. It only adds to a wait, so the shortest wait of each load counts. It
+    can make a token dearer or cheaper, so the round in the middle counts for the CPU time. Both stand behind a relay, whose own
+    delay is the instrument's. Memory is of the first round, because a process does not give memory back.
     """
     known = [Load(shape.users, shape.tokens, RATE) for shape in shapes]
     found: dict[Load, list[LoadPoint]] = {load: [] for load in (*known, *unseen)}
@@ -97,7 +118,7 @@ async def side_by_side(
                     least_cpu_s=LEAST_CPU_S,
                 )
                 found[load].append(point)
-    return _coefficients(word, [_calmest(found[load]) for load in known]), [_calmest(found[load]) for load in unseen]
+    return _coefficients(word, [_joined(found[load]) for load in known]), [_joined(found[load]) for load in unseen]
 
 
 @asynccontextmanager
@@ -113,10 +134,14 @@ async def _standing(word: str, load: Load) -> AsyncIterator[tuple[str, int]]:
                 yield relay.address, server.process.pid
 
 
-def _calmest(points: Sequence[LoadPoint]) -> LoadPoint:
-    """The round in which the first token waited least, with the memory of the first round."""
-    least = min(points, key=lambda point: point.first_ms)
-    return msgspec.structs.replace(least, memory_mib=points[0].memory_mib)
+def _joined(points: Sequence[LoadPoint]) -> LoadPoint:
+    """The round whose token cost the middle of all, with the shortest wait of all and the memory of the first."""
+    by_cost = sorted(points, key=lambda point: point.cpu_s / point.tokens_s)
+    return msgspec.structs.replace(
+        by_cost[(len(points) - 1) // 2],
+        first_ms=min(point.first_ms for point in points),
+        memory_mib=points[0].memory_mib,
+    )
 
 
 def misses(known: Coefficients, load: Load, found: LoadPoint, what: Sequence[str]) -> list[str]:

@@ -380,7 +380,7 @@ def test_the_demo(run: Run, tmp_path: Path) -> None:
     status, out, err = run("demo", "--size", "128x96", **FAST)
     assert (status, err) == (0, ""), out
     for word in WORDS:
-        assert re.search(rf"^{word} .* yes +yes +yes *$", out, re.MULTILINE), out
+        assert re.search(rf"^{TRANSPORTS[word].label} .* yes +yes +yes *$", out, re.MULTILINE), out
         with Image.open(tmp_path / "demo-out" / f"{word}.png") as picture:
             assert picture.size == (128, 96)
     assert "Your name is **Ada**." in out

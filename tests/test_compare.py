@@ -34,7 +34,7 @@ from compare.measuring.floors.load.run import run
 from compare.measuring.floors.sides import floor_server
 from compare.measuring.formulas import delays as delays_of
 from compare.measuring.goodput import Objectives
-from compare.measuring.lanes import LANES, RunningLane, running_lanes
+from compare.measuring.lanes import LANES, RunningLane, lane_label, running_lanes
 from compare.measuring.recording import TurnSpec, count_generated, record_turn, warm_up
 from compare.measuring.setup import setup
 from compare.measuring.statistics import quantile
@@ -43,6 +43,7 @@ from compare.measuring.verdicts import summarise
 from compare.showing import report
 from compare.showing.facts import of_results
 from compare.showing.guide import guide_of
+from compare.showing.race_view import RaceView, Track
 from compare.showing.results import Results, conclude, read
 
 RATE = 50.0
@@ -276,9 +277,27 @@ async def test_the_race_prints_a_table_a_verdict_and_how_to_read_it() -> None:
     ):
         assert part in text
     assert "TTFT: " in text
-    assert re.search(r"TTFT: .*lower.* than .*rest", text)
+    assert re.search(r"TTFT: .*lower.* than .*REST", text)
     assert text.index("e_i − at_i") < text.index("TTFT: "), "the verdict comes last"
     assert max(map(len, text.splitlines())) <= 132
+
+
+@pytest.mark.parametrize("columns", [40, 80, 120])
+def test_the_race_while_it_runs_fits_its_terminal(columns: int) -> None:
+    tracks = {name: Track(name, "streaming", ["word "] * 40, 40, [100.0 + 25 * i for i in range(40)]) for name in LANES}
+    for track in tracks.values():
+        track.delays_ms, track.first_ms = [1.5] * 40, 1_988.0
+    output = io.StringIO()
+    console = Console(file=output, width=columns)
+    console.print(RaceView(console, tracks, 80, "40 tokens a second"))
+    lines = output.getvalue().splitlines()
+    assert max(map(len, lines)) <= columns
+    assert len(lines) == 1 + 2 * len(LANES)
+    for name in LANES:
+        (line,) = [line for line in lines if line.startswith(f"{lane_label(name)} ")]
+        assert "streaming" in line
+        assert "…" not in line
+        assert ("late 1.5 ms" in line, "█" in line) == (columns > 40, columns > 80)
 
 
 async def test_the_race_with_a_cut_has_both_tables() -> None:
@@ -339,11 +358,11 @@ async def test_the_report(lanes: dict[str, RunningLane], tmp_path: Path) -> None
     assert len(raw) == 12 * len(LANES)
 
     text = (tmp_path / "report.md").read_text()
-    assert "| rest |" in text
+    assert "| REST |" in text
     assert "e_i − at_i" in text
     assert "picture 4 MB: not in --quick" in text
-    assert re.search(r"\*\*the text appears as it is generated\*\*: (?!rest )", text)
-    assert "rest: its first token is its last" in text
+    assert re.search(r"\*\*the text appears as it is generated\*\*: (?!REST )", text)
+    assert "REST: its first token is its last" in text
     assert "connect_cold" not in text
 
     page = (tmp_path / "report.html").read_text()

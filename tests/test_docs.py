@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 from pathlib import Path
 
 import pytest
 
+from compare.__main__ import COMMANDS
 from protocols import TRANSPORTS
+from protocols.__main__ import main as protocols_main
 
 ROOT = Path(__file__).resolve().parents[1]
 HEADINGS = [
@@ -22,6 +25,10 @@ HEADINGS = [
 LEAVES = [f"protocols/{transport.folder}/README.md" for transport in TRANSPORTS.values()]
 DOCS = [f"docs/{page.name}" for page in sorted((ROOT / "docs").glob("*.md"))]
 PAGES = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "protocols/grpc/FROM_REST_TO_GRPC.md", *LEAVES, *DOCS]
+# The sixth transport that CONTRIBUTING.md makes, and a folder of the original.
+NOT_HERE = ("protocols/long_poll/", "protocols/streamble_http")
+# A method of a service that docs/who-uses-what.md names.
+FOREIGN = {"BidiGenerateContent"}
 WORD = re.compile(r"[\w’'./-]*[A-Za-z][\w’'./-]*")
 
 
@@ -50,6 +57,59 @@ def test_commands_that_are_named_exist(page: str) -> None:
         assert (ROOT / word).exists(), path
     for command, word in re.findall(r"python -m protocols (serve|chat|image) (\w+)", text):
         assert word in TRANSPORTS or (command, word) == ("serve", "all")
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_paths_that_are_named_exist(page: str) -> None:
+    text = (ROOT / page).read_text(encoding="utf-8")
+    named = set(re.findall(r"`((?:protocols|shared|compare|sequence_diagrams|tests|docs)/[\w./-]*)`", text))
+    assert not {path for path in named if not path.startswith(NOT_HERE) and not (ROOT / path).exists()}
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_names_that_stand_beside_a_file_are_in_it(page: str) -> None:
+    text = (ROOT / page).read_text(encoding="utf-8")
+    for name, path in re.findall(r"`(\w+)`\s+in\s+\[[^]]*\]\(([\w./]+\.(?:py|proto))\)", text):
+        assert re.search(rf"\b{name}\b", (ROOT / page).parent.joinpath(path).read_text(encoding="utf-8")), (name, path)
+
+
+def test_names_of_classes_exist() -> None:
+    sources = [path for folder in ("protocols", "shared", "compare") for path in (ROOT / folder).rglob("*.py")]
+    sources += [*(ROOT / "protocols").rglob("*.proto"), *(ROOT / "shared" / "web").rglob("*.js")]
+    known = "\n".join(path.read_text(encoding="utf-8") for path in sources)
+    named = {
+        name
+        for page in PAGES
+        for name in re.findall(r"`([A-Z][a-z]+(?:[A-Z][a-z]+)+)`", (ROOT / page).read_text(encoding="utf-8"))
+    }
+    assert {name for name in named if not re.search(rf"\b{name}\b", known)} <= FOREIGN
+
+
+def test_options_that_are_named_exist(capsys: pytest.CaptureFixture[str]) -> None:
+    """Each ``--option`` that stands behind a command in a document is in that command's help."""
+    named: dict[tuple[str, ...], set[str]] = {}
+    for page in PAGES:
+        text = (ROOT / page).read_text(encoding="utf-8")
+        for program, command, more in re.findall(r"python -m (compare|protocols) ([a-z]+)([^`|#\n]*)", text):
+            words = more.split()[:1] if command in ("serve", "chat", "image") else []
+            options = re.findall(r"(?<!\S)--[a-z][\w-]*", more)
+            named.setdefault((program, command, *words), set()).update(options)
+    assert sum(map(len, named.values())) > 10
+    for (program, *command), wanted in named.items():
+        if not wanted:
+            continue
+        with pytest.raises(SystemExit) as exit_:
+            _main(program, [*command, "--help"])
+        assert exit_.value.code == 0
+        helped = capsys.readouterr().out
+        assert {option for option in wanted if option not in helped} == set(), (program, command)
+
+
+def _main(program: str, arguments: list[str]) -> int:
+    if program == "protocols":
+        return protocols_main(arguments)
+    name, *rest = arguments
+    return int(importlib.import_module(COMMANDS[name][0]).main(rest))
 
 
 def test_the_table_of_ports() -> None:

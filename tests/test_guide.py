@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import random
+import re
 import subprocess
 from pathlib import Path
 
@@ -89,13 +90,13 @@ def made_up() -> Results:
 @pytest.mark.parametrize(
     ("needs", "take"),
     [
-        ("tokens,browser", "sse"),
-        ("tokens,browser,resume", "sse"),
-        ("tokens,browser,resume,pictures", "sse"),
-        ("tokens", "ndjson"),
-        ("tokens,both-ways", "websocket"),
-        ("tokens,contract", "grpc"),
-        ("", "rest"),
+        ("tokens,browser", "Server-Sent Events"),
+        ("tokens,browser,resume", "Server-Sent Events"),
+        ("tokens,browser,resume,pictures", "Server-Sent Events"),
+        ("tokens", "NDJSON"),
+        ("tokens,both-ways", "WebSocket"),
+        ("tokens,contract", "gRPC"),
+        ("", "REST"),
     ],
 )
 def test_the_answers_are_those_of_the_readme(needs: str, take: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -103,14 +104,17 @@ def test_the_answers_are_those_of_the_readme(needs: str, take: str, capsys: pyte
     said = capsys.readouterr().out
     assert f"\nTake {take}" in said
     assert "\nThe price:\n" in said
-    assert "\nIt would change:\n" in said
+    assert "\nWhat would change it:\n" in said
+    # A transport has its one name, not the word that a command takes.
+    assert not re.search(r"\b(rest|ndjson|sse|websocket|grpc)\b", said.partition("\nSay what")[0])
 
 
 def test_no_lane_is_dropped_in_silence() -> None:
     for names in itertools.combinations(NEEDS, 2):
         found = answer(GUIDE, names)
-        named = {found.take, *found.also, *(line.partition(":")[0] for line in found.others)}
-        assert named == set(GUIDE.always), names
+        named = {GUIDE.titles[lane] for lane in (found.take, *found.also)}
+        named |= {line.partition(":")[0] for line in found.others}
+        assert named == set(GUIDE.titles.values()), names
         assert all(line.partition(": ")[2] for line in found.others), names
 
 
@@ -171,8 +175,8 @@ def test_a_run_of_ones_own_and_what_is_no_run(tmp_path: Path, capsys: pytest.Cap
     write(tmp_path, made_up(), [], [])
     assert command.main(["--run", str(tmp_path), "--need", "tokens,proxy"]) == 0
     said = capsys.readouterr().out
-    assert "Take websocket" in said or "Take ndjson" in said
-    assert "sse: a buffer on the path: 97%" in said
+    assert "Take WebSocket" in said or "Take NDJSON" in said
+    assert "Server-Sent Events: a buffer on the path: 97%" in said
     assert command.main(["--run", str(tmp_path / "none")]) == 2
     assert "python -m compare run --quick" in capsys.readouterr().err
     with pytest.raises(SystemExit):
@@ -183,16 +187,16 @@ def test_a_run_of_ones_own_and_what_is_no_run(tmp_path: Path, capsys: pytest.Cap
 def test_bunched_tokens_are_never_good() -> None:
     said = made_up().experiments["nginx, gzip and buffering"].verdicts
     gaps = next(sentence for sentence in said if sentence.startswith("ICL p99"))
-    assert "ndjson and sse lower" not in gaps
-    assert "not ranked for ndjson and sse, whose chunks arrived together (98%, 97%)" in gaps
+    assert "NDJSON and Server-Sent Events lower" not in gaps
+    assert "not ranked for NDJSON and Server-Sent Events, whose chunks arrived together (98%, 97%)" in gaps
 
 
 def test_all_zero_is_said_and_small_differences_are_none() -> None:
     results = made_up()
     assert results.experiments["cut, with resume"].verdicts == ["lost: 0 tokens on all lanes."]
     assert results.experiments["1 stream"].verdicts == [
-        "TTFT: websocket, ndjson, sse and grpc lower (7.00 ms), no difference that matters between them, than rest (385 ms)."
-        " Cause: nothing is shown before the reply is whole (rest)."
+        "TTFT: WebSocket, NDJSON, Server-Sent Events and gRPC lower (7.00 ms), no difference that matters between them, than"
+        " REST (385 ms). Cause: nothing is shown before the reply is whole (REST)."
     ]
 
 
@@ -253,6 +257,6 @@ def test_times_are_never_negative_and_never_made_of_two_values(capsys: pytest.Ca
 
 def test_an_answer_says_what_the_lane_cannot_do() -> None:
     found = answer(GUIDE, list(NEEDS))
-    assert sentences(found)[0].startswith(f"Take {found.take}")
+    assert sentences(found)[0].startswith(f"Take {GUIDE.titles[found.take]}")
     with pytest.raises(KeyError):
         answer(GUIDE, ["speed"])

@@ -241,32 +241,32 @@ def figures(*medians: float, spread: float = 1.0, n: int = 20) -> dict[str, Figu
 def test_overlap_is_no_difference() -> None:
     found = figures(10.0, 11.5)
     assert not differ(*found.values())
-    assert verdict(METRICS["ttft"], found) == "TTFT: no difference found between rest and ndjson."
+    assert verdict(METRICS["ttft"], found) == "TTFT: no difference found between REST and NDJSON."
 
 
 def test_a_difference_is_named_with_its_numbers() -> None:
     said = verdict(METRICS["ttft"], figures(100.0, 10.0, 11.0))
     assert said == (
-        "TTFT: ndjson and sse lower (10.0 ms), no difference found between them, than rest (100 ms)."
-        " Cause: nothing is shown before the reply is whole (rest)."
+        "TTFT: NDJSON and Server-Sent Events lower (10.0 ms), no difference found between them, than REST (100 ms)."
+        " Cause: nothing is shown before the reply is whole (REST)."
     )
     assert (
         verdict(METRICS["goodput"], figures(5.0, 10.0))
-        == "goodput: ndjson higher (10.0 turns/s) than rest (5.00 turns/s)."
+        == "goodput: NDJSON higher (10.0 turns/s) than REST (5.00 turns/s)."
     )
 
 
 def test_a_cost_is_credited_to_its_cause() -> None:
     names = ("ndjson", "websocket", "grpc")
     found = dict(zip(names, figures(15.0, 15.5, 53.0).values(), strict=True))
-    assert verdict(METRICS["server_us"], found).endswith("Cause: grpcio's asyncio layer, not gRPC's wire (grpc).")
+    assert verdict(METRICS["server_us"], found).endswith("Cause: grpcio's asyncio layer, not gRPC's wire (gRPC).")
     smaller = dict(zip(names, figures(128.0, 124.0, 79.0).values(), strict=True))
-    assert verdict(METRICS["down_per_token"], smaller).endswith("Cause: protobuf, not HTTP/2 (grpc).")
+    assert verdict(METRICS["down_per_token"], smaller).endswith("Cause: protobuf, not HTTP/2 (gRPC).")
 
 
 def test_less_than_a_tenth_is_not_ranked() -> None:
     said = verdict(METRICS["server_us"], figures(100.0, 109.0))
-    assert said == "server CPU: no difference that matters between rest and ndjson."
+    assert said == "server CPU: no difference that matters between REST and NDJSON."
 
 
 def test_gaps_are_not_ranked_above_20_percent_of_coalescing() -> None:

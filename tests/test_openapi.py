@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -105,6 +106,19 @@ async def test_every_answer_is_documented(word: str, servers: Servers) -> None:
             assert set(schema["required"]) <= set(answer.json) <= set(schema["properties"]), (method, target)
 
 
+@pytest.mark.parametrize("word", HTTP_WORDS)
+async def test_every_operation_has_a_plain_name(word: str, servers: Servers) -> None:
+    """The functions of a generated client have these names, and the rows of ``/docs`` these headings."""
+    document = (await ask(servers, word, "GET", "/openapi.json")).json
+    operations = [operation for methods in document["paths"].values() for operation in methods.values()]
+    names = [operation["operationId"] for operation in operations]
+    assert len(set(names)) == len(names) > 15
+    for name, heading in ((operation["operationId"], operation["summary"]) for operation in operations):
+        assert re.fullmatch("[a-z]+(_[a-z]+)?", name), name
+        assert heading.lower() != name.replace("_", " ")
+        assert re.fullmatch(r"[A-Z][^`.\n]{8,80}", heading), heading
+
+
 async def test_a_key_is_in_the_document(keyed: Servers) -> None:
     """The document names the key's header, so that ``/docs`` can authorise."""
     document = (await ask(keyed, "rest", "GET", "/openapi.json")).json
@@ -185,8 +199,8 @@ async def test_schemathesis_finds_nothing(word: str, servers: Servers, tmp_path:
 USES_GENERATED = """
 import sys
 from chat_client import Client
-from chat_client.api.sessions import create_session_sessions_post as create_session
-from chat_client.api.turns import get_turn_turns_turn_id_get as get_turn, start_turn_turns_post as start_turn
+from chat_client.api.sessions import create_session
+from chat_client.api.turns import get_turn, start_turn
 from chat_client.models import SessionBody, TurnBody
 
 client = Client(base_url=sys.argv[1])

@@ -21,7 +21,7 @@ def test_the_committed_pictures_move_and_have_a_dark_variant() -> None:
     assert len(race) < 300_000
     five = (ROOT / "docs" / "overview.svg").read_text(encoding="utf-8")
     words = [text.text for text in ElementTree.fromstring(five).iter(f"{SVG}text")]
-    assert [words.count(word) for word in TRANSPORTS] == [len(overview.SCENES)] * 5
+    assert [words.count(transport.label) for transport in TRANSPORTS.values()] == [len(overview.SCENES)] * 5
     assert "prefers-color-scheme:dark" in five
 
 

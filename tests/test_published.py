@@ -32,8 +32,9 @@ def test_the_page_says_what_tls_changed_and_nothing_else() -> None:
     plain = read(RUN)
     text = page(plain, encrypted(plain), [SECTION])
     (changed,) = [line for line in text.splitlines() if line.startswith("- Beside the plain run")]
-    assert changed.startswith("- Beside the plain run: Throughput, server CPU: sse +")
-    assert "ndjson" not in changed
+    assert changed.startswith("- Beside the plain run: Throughput, server CPU: Server-Sent Events +")
+    assert "NDJSON" not in changed
+    assert max(line.count("|") for line in text.splitlines()) == 2 + 5, "a wider table does not fit GitHub's page"
     assert "## What costs what\n\nThe factors.\n\n- Nothing." in text
     same = copy.deepcopy(plain)
     same.tls = True

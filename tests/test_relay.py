@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import random
+import socket
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -17,6 +18,7 @@ from compare.lines.faults import NETWORKS, Faults
 from compare.lines.positions import EVENT_START
 from compare.lines.relay import Relay
 from compare.relay import argument_parser
+from compare.relay import main as relay_main
 from protocols.grpc.convert import to_event_bytes
 from shared.events import Chunk, TurnStarted, from_json, to_json
 
@@ -410,6 +412,27 @@ def test_every_fault_is_an_option() -> None:
         argument_parser().parse_args(["--listen", "0", "--to", "a:1", "--delay-s", "0.5", "--reset", "--way", "up"])
     )
     assert (given["delay_s"], given["reset"], given["direction"], given["times"]) == (0.5, True, "up", None)
+
+
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        (["--listen", "abc", "--to", "a:1"], "'abc' is not [HOST:]PORT"),
+        (["--listen", "99999", "--to", "a:1"], "'99999' is not [HOST:]PORT"),
+        (["--listen", "0", "--to", "nowhere"], "'nowhere' is not HOST:PORT"),
+    ],
+)
+def test_an_address_that_is_none_is_refused(argv: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        relay_main(argv)
+    assert said in capsys.readouterr().err
+
+
+def test_a_port_in_use_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        assert relay_main(["--listen", str(taken.getsockname()[1]), "--to", "127.0.0.1:1"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("no relay can listen there: ")
 
 
 def test_networks_are_stated() -> None:

@@ -7,6 +7,7 @@ from html import escape
 
 from compare.chains.columns import Saving
 from compare.chains.plan import ChainPlan
+from compare.measuring.lanes import lane_label, lane_title
 from compare.measuring.metrics import Metric
 from compare.measuring.statistics import ENOUGH_ROUNDS, Figure, figure
 from compare.measuring.verdicts import matters, number, verdict
@@ -29,7 +30,7 @@ def section(plan: ChainPlan, rtt_ms: float, tls: bool, found: Mapping[str, Seque
     after = {wire: of["after"] for wire, of in figures.items()}
     behind = _behind(found, after)
     rows = [
-        [wire, *(_cell(of[name]) for name in ("before", "after", "whole", *_COLUMNS)), _cell(behind[wire])]
+        [lane_label(wire), *(_cell(of[name]) for name in ("before", "after", "whole", *_COLUMNS)), _cell(behind[wire])]
         for wire, of in figures.items()
     ]
     line = f"RTT {rtt_ms:g} ms, {'TLS' if tls else 'no TLS'}"
@@ -81,25 +82,27 @@ def _sentences(figures: Mapping[str, Mapping[str, Figure]], behind: Mapping[str,
     for wire, of in figures.items():
         before, whole = of["before"].median, of["whole"].median
         if not matters(_TURN, of["before"], of["after"]):
-            said.append(f"{wire}: keeping saves nothing that matters.")
+            said.append(f"{lane_title(wire)}: keeping saves nothing that matters.")
             continue
         parts = [
             f"{title} {number(of[name].median, 100)} ms"
             for name, (title, _) in _COLUMNS.items()
             if abs(of[name].median) >= 0.5
         ]
-        said.append(f"{wire}: keeping saves {whole / before:.0%} ({', '.join(parts)}).")
+        said.append(f"{lane_title(wire)}: keeping saves {whole / before:.0%} ({', '.join(parts)}).")
     slow = max(figures, key=lambda wire: figures[wire]["before"].median)
     quick = min(figures, key=lambda wire: figures[wire]["after"].median)
     if quick != slow:
         whole = figures[slow]["before"].median - figures[quick]["after"].median
-        less = f"From {slow}, before, to {quick}, after: {whole / figures[slow]['before'].median:.0%} less."
+        less = f"From {lane_title(slow)}, before, to {lane_title(quick)}, after: {whole / figures[slow]['before'].median:.0%} less."
         if matters(_TURN, figures[slow]["after"], figures[quick]["after"]):
             transport = behind[slow].median
             share = f"{number(transport)} ms of these {number(whole)} ms ({transport / whole:.0%})"
-            said.append(f"{less} The transport is {share}; {slow} with both kept has the rest too.")
+            said.append(f"{less} The transport is {share}; {lane_title(slow)} with both kept has the rest too.")
         else:
-            said.append(f"{less} Nothing of it that matters is the transport: {slow} with both kept is as quick.")
+            said.append(
+                f"{less} Nothing of it that matters is the transport: {lane_title(slow)} with both kept is as quick."
+            )
     return said
 
 
@@ -120,7 +123,7 @@ def _bars(title: str, figures: Mapping[str, Mapping[str, Figure]]) -> str:
         x += 30 + 8 * len(label)
     for row, (wire, of) in enumerate(figures.items()):
         y, x = _TOP + row * _ROW, _LEFT
-        parts.append(f'<text x="{_LEFT - 8}" y="{y + 15}" text-anchor="end">{escape(wire)}</text>')
+        parts.append(f'<text x="{_LEFT - 8}" y="{y + 15}" text-anchor="end">{escape(lane_label(wire))}</text>')
         for name, colour in (("after", "#d0d5dd"), *((name, colour) for name, (_, colour) in _COLUMNS.items())):
             width = max(0.0, of[name].median * scale)
             parts.append(f'<rect x="{x:.1f}" y="{y + 4}" width="{width:.1f}" height="{_ROW - 9}" fill="{colour}"/>')

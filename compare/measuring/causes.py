@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from compare.measuring.lanes import lane_title
+
 _WHOLE = "nothing is shown before the reply is whole"
 _BATCHES = "a request for each batch of tokens"
 _BASE64 = "base64 in JSON"
@@ -51,10 +53,10 @@ def cause(metric: str, lane: str) -> str:
 
 
 def causes(metric: str, lanes: Sequence[str]) -> str:
-    """The causes of these lanes as a sentence, such as ``Cause: base64 in JSON (ndjson, sse).``; empty without one."""
+    """The causes of these lanes as a sentence, such as ``Cause: base64 in JSON (NDJSON).``; empty without one."""
     by_cause: dict[str, list[str]] = {}
     for lane in lanes:
         if why := cause(metric, lane):
-            by_cause.setdefault(why, []).append(lane)
+            by_cause.setdefault(why, []).append(lane_title(lane))
     said = "; ".join(f"{why} ({', '.join(some)})" for why, some in by_cause.items())
     return f"Cause: {said}." if said else ""

@@ -25,7 +25,7 @@ def findings(turns: Sequence[TurnRecord]) -> list[str]:
     least, most = quantile(late, 0.05), quantile(late, 0.95)
     share, own, single = (_median(formula, turns) for formula in (coalescing, model_coalescing, _alone))
     if share - own > _BUNCHED:
-        bunched = f"{share:.0%} of the chunks arrived less than 1 ms after the one before, the model bunched {own:.0%}"
+        bunched = f"{share:.0%} of the chunks arrived less than 1 ms after the one before, {own:.0%} were generated so"
         if single < _ALONE:
             found.append(f"a buffer on the path: {bunched}; tokens were held for up to {most or 0:,.0f} ms (p95)")
         else:

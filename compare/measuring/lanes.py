@@ -21,11 +21,15 @@ from protocols.processes import Server, serving
 from shared.client.protocol import ChatClient
 from shared.llm.offline import MODEL_ID
 
+# The labels that are shorter than the transport's name with the variant.
+_LABELS = {"rest-poll": "long-polling"}
+
 
 @dataclass(frozen=True, slots=True)
 class Lane:
     """A transport, and the options of its client. REST has two lanes: one whole reply, and polling.
 
+    ``name`` is what one types. ``variant`` stands behind the transport's name in texts and tables.
     ``for_pages``: the lane uses the server's port for pages, and ``page_client`` the client that pages' protocols need.
     ``http2``: the server speaks HTTP/2 beside HTTP/1.1. ``needs``: the packages of extras, without which there is no lane.
     """
@@ -37,6 +41,17 @@ class Lane:
     page_client: bool = False
     http2: bool = False
     needs: tuple[str, ...] = ()
+    variant: str = ""
+
+    @property
+    def title(self) -> str:
+        """The name in texts."""
+        return TRANSPORTS[self.word].title + self.variant
+
+    @property
+    def label(self) -> str:
+        """The name in tables and pictures."""
+        return _LABELS.get(self.name) or TRANSPORTS[self.word].label + self.variant
 
     @property
     def missing(self) -> list[str]:
@@ -53,7 +68,7 @@ LANES: dict[str, Lane] = {
     lane.name: lane
     for lane in (
         Lane("rest", "rest"),
-        Lane("rest-poll", "rest", {"poll": True}),
+        Lane("rest-poll", "rest", {"poll": True}, variant=" long-polling"),
         *(Lane(word, word) for word in TRANSPORTS if word != "rest"),
     )
 }
@@ -62,14 +77,24 @@ _HTTP2 = ("zttp", "pyqwest")
 FURTHER_LANES: dict[str, Lane] = {
     lane.name: lane
     for lane in (
-        Lane("ndjson-h2", "ndjson", {"sender": http2_sender}, http2=True, needs=_HTTP2),
-        Lane("sse-h2", "sse", {"sender": http2_sender}, http2=True, needs=_HTTP2),
-        Lane("grpc-web", "grpc", for_pages=True, page_client=True, needs=("connectrpc",)),
+        Lane("ndjson-h2", "ndjson", {"sender": http2_sender}, http2=True, needs=_HTTP2, variant=" over HTTP/2"),
+        Lane("sse-h2", "sse", {"sender": http2_sender}, http2=True, needs=_HTTP2, variant=" over HTTP/2"),
+        Lane("grpc-web", "grpc", for_pages=True, page_client=True, needs=("connectrpc",), variant="-Web"),
         # The same servicer on uvicorn: gRPC's wire without grpcio on the server.
-        Lane("grpc-asgi", "grpc", for_pages=True, http2=True, needs=("connectrpc", "zttp")),
+        Lane("grpc-asgi", "grpc", for_pages=True, http2=True, needs=("connectrpc", "zttp"), variant=" on uvicorn"),
     )
 }
 ALL_LANES = LANES | FURTHER_LANES
+
+
+def lane_title(name: str) -> str:
+    """The name of a lane in texts, such as ``Server-Sent Events``; what is no lane of these keeps the name that it has."""
+    return ALL_LANES[name].title if name in ALL_LANES else name
+
+
+def lane_label(name: str) -> str:
+    """The name of a lane in tables and pictures, such as ``SSE``; as ``lane_title`` otherwise."""
+    return ALL_LANES[name].label if name in ALL_LANES else name
 
 
 @dataclass(slots=True)

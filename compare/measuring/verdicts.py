@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
 
 from compare.measuring.causes import causes
+from compare.measuring.lanes import lane_title
 from compare.measuring.metrics import METRICS, Metric
 from compare.measuring.statistics import ENOUGH_ROUNDS, Figure, differ, figure_of_rounds
 from compare.measuring.turns import TurnRecord
@@ -66,7 +67,7 @@ def verdict(metric: Metric, by_lane: Mapping[str, Figure], bunched: Mapping[str,
     said = _ranking(metric, by_lane)
     if left_out:
         shares = ", ".join(f"{bunched[lane]:.0%}" for lane in left_out)
-        together = f"{metric.title}: not ranked for {listed(left_out)}, whose chunks arrived together ({shares})."
+        together = f"{metric.title}: not ranked for {titles(left_out)}, whose chunks arrived together ({shares})."
         return f"{said} {together}".strip()
     return said
 
@@ -75,7 +76,7 @@ def _ranking(metric: Metric, by_lane: Mapping[str, Figure]) -> str:
     if len(by_lane) < 2 or metric.better == "neither":
         return ""
     if all(figure.median == figure.high == 0 for figure in by_lane.values()):
-        once = [f"{number(figure.worst)} on {lane}" for lane, figure in by_lane.items() if figure.worst]
+        once = [f"{number(figure.worst)} on {lane_title(lane)}" for lane, figure in by_lane.items() if figure.worst]
         seldom = f", but once at least {listed(once)}" if once else ""
         return f"{metric.title}: 0 {metric.unit} on all lanes{seldom}."
     least = min(figure.n for figure in by_lane.values())
@@ -88,13 +89,18 @@ def _ranking(metric: Metric, by_lane: Mapping[str, Figure]) -> str:
     small = any(differ(by_lane[best], by_lane[lane]) for lane in equal)
     no_difference = "no difference that matters" if small else "no difference found"
     if len(equal) == len(order):
-        return f"{metric.title}: {no_difference} between {listed(order)}."
-    behind = [f"{lane} ({_median(metric, by_lane[lane])})" for lane in order if lane not in equal]
-    head = f"{metric.title}: {listed(equal)} {metric.better} ({_median(metric, by_lane[best])})"
+        return f"{metric.title}: {no_difference} between {titles(order)}."
+    behind = [f"{lane_title(lane)} ({_median(metric, by_lane[lane])})" for lane in order if lane not in equal]
+    head = f"{metric.title}: {titles(equal)} {metric.better} ({_median(metric, by_lane[best])})"
     if len(equal) > 1:
         head += f", {no_difference} between them,"
     apart = [lane for lane in order if lane not in equal] + [lane for lane in equal if metric.name == "down_per_token"]
     return f"{head} than {', '.join(behind)}. {causes(metric.name, apart)}".strip()
+
+
+def titles(lanes: Sequence[str], conjunction: str = "and") -> str:
+    """The names of lanes in a text: ``a, b and c``."""
+    return listed([lane_title(lane) for lane in lanes], conjunction)
 
 
 def listed(names: Sequence[str], conjunction: str = "and") -> str:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from compare.probing.advice import ADVICE, TRIED
 from compare.probing.services import PRODUCTS
+from protocols import TRANSPORTS
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "symptoms.md"
 BEGIN, END = "<!-- made: python -m compare.probing.symptoms -->", "<!-- end -->"
@@ -25,7 +26,8 @@ def table() -> str:
         cures = [f"{product}: {cure}" for product, cure in row.cures.items()]
         cures += [f"{product}: {known.setting} ([page]({known.page}))" for product, known in row.documented.items()]
         change = "<br>".join([*([row.here] if row.here else []), *cures])
-        rows.append(f"| {row.sees} | {row.check} | {row.cause} | {change} | {', '.join(row.unharmed) or 'none'} |")
+        unharmed = ", ".join(TRANSPORTS[word].label for word in row.unharmed) or "none"
+        rows.append(f"| {row.sees} | {row.check} | {row.cause} | {change} | {unharmed} |")
     documented = " and ".join(PRODUCTS)
     return "\n".join(
         [*rows, "", f"The settings were {TRIED}; those of {documented} come from the pages that are linked."]

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.resources import files
 
-from compare.measuring.lanes import LANES
+from compare.measuring.lanes import LANES, lane_label, lane_title
 from compare.measuring.metrics import METRICS
 from compare.measuring.statistics import ENOUGH_ROUNDS, Figure
 from compare.measuring.verdicts import median_with_interval
@@ -30,6 +30,7 @@ BRIEF = (
     ("picture 4 MB", "image_wire"),
 )
 PUBLISHED = "RESULTS.md"
+END_OF_BRIEF = "Medians over rounds"
 _CELL = re.compile(r"([\d,.]+)(?: \(([\d,.]+)–([\d,.]+)\))?")
 
 
@@ -72,20 +73,32 @@ def of_results(results: Results, source: str = "this run") -> Facts:
             if found_held := [sentence for sentence in sentences if sentence.startswith("a buffer")]:
                 held[name, lane] = found_held[0]
         for failure in experiment.failures:
-            failed = [lane for lane in results.lanes if f", {lane}," in failure]
+            failed = [lane for lane in results.lanes if f", {lane_title(lane)}, round" in failure]
             held |= {(name, lane): f"did not get through: {failure}" for lane in failed}
     return Facts(source, results.lanes, figures, held, frozenset(results.experiments))
 
 
+def cells_of(page: str) -> dict[str, list[str]]:
+    """The cells of BRIEF by the label of the lane, from the text of the published page; empty where the page has none.
+
+    The columns stand in several tables, one below the other. Other tables follow the sentence that begins with ``END_OF_BRIEF``.
+    """
+    found: dict[str, list[str]] = {}
+    labels = {lane_label(lane) for lane in LANES}
+    for line in page.partition(f"\n{END_OF_BRIEF}")[0].splitlines():
+        label, *cells = [cell.strip() for cell in line.strip("| ").split("|")]
+        if label in labels:
+            found.setdefault(label, []).extend(cells)
+    return {label: cells for label, cells in found.items() if len(cells) == len(BRIEF)}
+
+
 def published() -> Facts:
     """The facts of the published run."""
-    lines = (files("compare") / PUBLISHED).read_text(encoding="utf-8").splitlines()
+    cells = cells_of((files("compare") / PUBLISHED).read_text(encoding="utf-8"))
     figures: dict[tuple[str, str, str], Figure] = {}
-    for line in lines:
-        lane, *cells = [cell.strip() for cell in line.strip("| ").split("|")]
-        if lane.strip("`") in LANES and len(cells) == len(BRIEF):
-            for (experiment, metric), cell in zip(BRIEF, cells, strict=True):
-                if match := _CELL.fullmatch(cell):
-                    low, middle, high = (float((match[i] or match[1]).replace(",", "")) for i in (2, 1, 3))
-                    figures[experiment, metric, lane.strip("`")] = Figure(middle, low, high, ENOUGH_ROUNDS, high)
+    for lane in LANES:
+        for (experiment, metric), cell in zip(BRIEF, cells.get(lane_label(lane), ()), strict=False):
+            if match := _CELL.fullmatch(cell):
+                low, middle, high = (float((match[i] or match[1]).replace(",", "")) for i in (2, 1, 3))
+                figures[experiment, metric, lane] = Figure(middle, low, high, ENOUGH_ROUNDS, high)
     return Facts("the published run", list(LANES), figures, measured=frozenset(name for name, _ in BRIEF))

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from rich.table import Table
 from rich.text import Text
 
+from compare.measuring.lanes import lane_label
 from compare.measuring.metrics import METRICS
 from compare.measuring.statistics import Figure, differ
 
@@ -24,7 +25,7 @@ def figures_table(
         table.add_column(f"{METRICS[metric].title}\n{METRICS[metric].unit}", justify="right")
     for lane, found in figures.items():
         cells = [_cell(metric, found.get(metric), _lowest(metric, figures), intervals=intervals) for metric in metrics]
-        table.add_row(lane, *cells)
+        table.add_row(lane_label(lane), *cells)
     return table
 
 

@@ -14,8 +14,9 @@ from itertools import chain
 import msgspec
 
 from compare.measuring.causes import cause
+from compare.measuring.lanes import lane_title
 from compare.measuring.metrics import METRICS
-from compare.measuring.verdicts import listed, matters, number
+from compare.measuring.verdicts import matters, number, titles
 from compare.showing.facts import Facts
 
 # Where two lanes do equally well, the one that is simpler to run and to debug comes first.
@@ -46,14 +47,17 @@ class Need(msgspec.Struct, frozen=True):
 
 
 class Guide(msgspec.Struct, frozen=True):
-    """All needs, and for each lane what one pays whatever one needs."""
+    """All needs, and for each lane what one pays whatever one needs; ``titles`` are the names of the lanes in texts."""
 
     needs: list[Need]
     always: dict[str, str]
+    titles: dict[str, str]
 
 
 class Answer(msgspec.Struct, frozen=True):
-    """The answer to all needs at once. ``also``: lanes that nothing tells from ``take``; ``cannot``: needs that ``take`` fails.
+    """The answer to all needs at once: the lane ``take``.
+
+    ``also``: lanes that nothing tells from ``take``; ``cannot``: needs that ``take`` fails.
 
     ``gives`` and ``prices`` are sentences on ``take``, ``others`` on the lanes that lost, ``changes`` on needs that would
     change the answer.
@@ -85,7 +89,7 @@ def guide_of(facts: Facts) -> Guide:
         Need(question.name, question.title, {lane: question.rule(facts, lane) for lane in lanes})
         for question in _QUESTIONS
     ]
-    return Guide(needs, {lane: _always(facts, lane) for lane in lanes})
+    return Guide(needs, {lane: _always(facts, lane) for lane in lanes}, {lane: lane_title(lane) for lane in lanes})
 
 
 def answer(guide: Guide, ticked: Collection[str]) -> Answer:
@@ -107,8 +111,8 @@ def answer(guide: Guide, ticked: Collection[str]) -> Answer:
             *(f"{need.title}: {judged.why}" for need, judged in reasons if judged.can and judged.price),
             f"always: {guide.always[take]}",
         ],
-        others=[f"{lane}: {_against(chosen, lane)}" for lane in rest if lane not in also],
-        changes=_changes(needs, chosen, take),
+        others=[f"{guide.titles[lane]}: {_against(chosen, lane)}" for lane in rest if lane not in also],
+        changes=_changes(guide, chosen, take),
     )
 
 
@@ -130,27 +134,27 @@ def _against(chosen: Sequence[Need], lane: str) -> str:
     return "; ".join(cannot or dear)
 
 
-def _changes(needs: Sequence[Need], chosen: Sequence[Need], take: str) -> list[str]:
+def _changes(guide: Guide, chosen: Sequence[Need], take: str) -> list[str]:
     """The single needs that, dropped or added, would give another lane."""
     found = []
-    for need in needs:
+    for need in guide.needs:
         without = need in chosen
-        other = ranking([one for one in needs if (one in chosen) != (one is need)])[0]
+        other = ranking([one for one in guide.needs if (one in chosen) != (one is need)])[0]
         if other != take:
-            found.append(f"{'without' if without else 'with'} “{need.title}”: {other}")
-    return found or ["no single need more or less changes it"]
+            found.append(f"{'without' if without else 'with'} “{need.title}”: {guide.titles[other]}")
+    return found or ["no single need, added or dropped, changes the answer"]
 
 
 def sentences(found: Answer) -> list[str]:
     """The answer as lines of text: what to take, what it gives and costs, why not the others, what would change it."""
-    also = f" ({listed(found.also, 'or')} would do as well)" if found.also else ""
-    lines = [f"Take {found.take}{also}."]
+    also = f" ({titles(found.also, 'or')} would do as well)" if found.also else ""
+    lines = [f"Take {lane_title(found.take)}{also}."]
     heads = (
         ("It cannot do", found.cannot),
         ("You get", found.gives),
         ("The price", found.prices),
         ("Why not", found.others),
-        ("It would change", found.changes),
+        ("What would change it", found.changes),
     )
     return lines + list(
         chain.from_iterable((f"{head}:", *(f"- {line}" for line in said)) for head, said in heads if said)
@@ -162,12 +166,12 @@ def _always(facts: Facts, lane: str) -> str:
     size = facts.say("bytes", "down_per_token", lane)
     cpu = facts.say("throughput", "server_us", lane).replace("µs/event", "µs")
     return {
-        "rest": "nothing is seen before everything is there",
+        "rest": "nothing is shown before the whole reply is there",
         "rest-poll": "a request for each batch" + (f"; {size} a token" if size else ""),
-        "ndjson": "the end, an error after the first byte and the coming back are agreements of your own",
+        "ndjson": "you define how a reply ends, how an error after the first byte looks, and how a client resumes",
         "sse": "text alone, one way" + (f"; {size} a token" if size else ""),
-        "websocket": "retries, status codes, requests that belong to answers: what HTTP has, you write",
-        "grpc": "generated code, and HTTP/2 on the whole way"
+        "websocket": "you build what HTTP has: retries, status codes, and which answer belongs to which request",
+        "grpc": "generated code, and a path that speaks HTTP/2 from end to end"
         + (f"; {cpu} of server CPU a token in Python ({_cpu_cause(facts, 'grpc')})" if cpu else ""),
     }.get(lane, "not measured")
 
@@ -198,9 +202,9 @@ def _browser(facts: Facts, lane: str) -> Judged:
     return {
         "rest": Judged(why="fetch"),
         "rest-poll": Judged(price=1, why="a loop of your own around fetch"),
-        "ndjson": Judged(price=1, why="you split lines and come back after a cut yourself"),
-        "sse": Judged(why="EventSource parses and comes back by itself", source="WHATWG HTML, section 9.2"),
-        "websocket": Judged(price=1, why="you come back after a cut yourself"),
+        "ndjson": Judged(price=1, why="your own code splits lines, and resumes after a cut"),
+        "sse": Judged(why="EventSource parses and reconnects by itself", source="WHATWG HTML, section 9.2"),
+        "websocket": Judged(price=1, why="your own code resumes after a cut"),
         "grpc": Judged(
             price=2,
             why="a page has only gRPC-Web: a port and a library of its own, and it can send no stream",
@@ -217,9 +221,7 @@ def _resume(facts: Facts, lane: str) -> Judged:
         return Judged(
             price=2, why=f"the request is repeated with its key, and the whole reply awaited again{_after(back)}"
         )
-    return Judged(
-        price=1, why=f"the cursor is an agreement of your own{_after(back)}", source=_cell("cut, with resume", facts)
-    )
+    return Judged(price=1, why=f"you define the cursor yourself{_after(back)}", source=_cell("cut, with resume", facts))
 
 
 def _after(back: str) -> str:
@@ -322,9 +324,9 @@ def _curl(facts: Facts, lane: str) -> Judged:
 
 def _contract(facts: Facts, lane: str) -> Judged:
     if lane == "grpc":
-        return Judged(why="the .proto types requests, events and errors, and writes the clients")
+        return Judged(why="the .proto gives requests, events and errors their types, and clients are generated from it")
     if lane == "rest":
-        return Judged(why="OpenAPI types requests, answers and errors")
+        return Judged(why="OpenAPI gives requests, answers and errors their types")
     return Judged(True, 2, "no contract that tools check covers the events of the stream")
 
 

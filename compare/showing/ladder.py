@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from html import escape
 
 from compare.measuring.ladder import PHASES
+from compare.measuring.lanes import lane_label
 from compare.measuring.statistics import Figure
 from compare.measuring.verdicts import number
 from compare.showing.page import lane_rules
@@ -23,7 +24,7 @@ SHADES = {
     "first_event": 0.28,
     "first_token": 0.2,
 }
-_WIDTH, _LEFT, _ROOM, _ROW, _TOP, _FOOT = 640.0, 100.0, 90.0, 24.0, 54.0, 40.0
+_WIDTH, _LEFT, _ROOM, _ROW, _TOP, _FOOT = 640.0, 124.0, 90.0, 24.0, 54.0, 40.0
 
 
 def ladders(results: Results) -> dict[str, tuple[str, str]]:
@@ -63,7 +64,7 @@ def ladder(title: str, lanes: Mapping[str, Mapping[str, float]]) -> str:
     )
     for row, (lane, rungs) in enumerate(lanes.items()):
         y = _TOP + row * _ROW
-        parts.append(f'<text class="e" x="{_LEFT - 8}" y="{y + 16}">{lane}</text>')
+        parts.append(f'<text class="e" x="{_LEFT - 8}" y="{y + 16}">{escape(lane_label(lane))}</text>')
         begun = 0.0
         for name, ends in rungs.items():
             x, width = _x(begun, high), _x(ends, high) - _x(begun, high)

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from compare.measuring.formulas import delays, text_bytes
+from compare.measuring.lanes import lane_label, lane_title
 from compare.measuring.metrics import METRICS
 from compare.measuring.statistics import quantile
 from compare.measuring.turns import Arrival, TurnRecord
@@ -58,9 +59,11 @@ _GUIDE_JS = (files("shared") / "web" / "guide.js").read_text(encoding="utf-8").r
 def lane_rules(lanes: Iterable[str], attribute: str) -> tuple[str, str]:
     """CSS rules that give each lane's class its colour: for a light page, and for a dark page.
 
-    A lane without a colour of its own, such as ``ndjson-h2``, has that of its transport. ``attribute``: ``fill`` or ``stroke``.
+    A lane without a colour of its own, such as ``ndjson-h2``, has that of its transport, and a transport without one is grey.
+    ``attribute``: ``fill`` or ``stroke``.
     """
-    colours = {lane: LANE_COLOURS.get(lane) or LANE_COLOURS[lane.partition("-")[0]] for lane in lanes}
+    grey = LANE_COLOURS["rest"]
+    colours = {lane: LANE_COLOURS.get(lane) or LANE_COLOURS.get(lane.partition("-")[0], grey) for lane in lanes}
     light, dark = ("".join(f".{lane}{{{attribute}:{pair[page]}}}" for lane, pair in colours.items()) for page in (0, 1))
     return light, dark
 
@@ -70,6 +73,8 @@ def page(results: Results, when: str, guide: Guide, turns: Sequence[TurnRecord],
     data = {
         "results": msgspec.to_builtins(results),
         "when": when,
+        "titles": {lane: lane_title(lane) for lane in results.lanes},
+        "labels": {lane: lane_label(lane) for lane in (*results.lanes, *(point.word for point in results.loads))},
         "how_to_read": how_to_read(results),
         "guide": msgspec.to_builtins(guide),
         "metrics": {

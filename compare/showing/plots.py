@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from html import escape
 
+from compare.measuring.lanes import lane_label
 from compare.measuring.metrics import METRICS
 from compare.measuring.statistics import Figure
 from compare.measuring.verdicts import number
@@ -22,7 +23,7 @@ _DRAWN: tuple[tuple[str, tuple[str, ...], str], ...] = (
     ("after-a-cut", ("cut, with resume",), "back"),
     ("picture", ("picture 4 MB", "picture 1 MB", "picture 100 kB"), "image_ms"),
 )
-_WIDTH, _LEFT, _ROOM, _ROW, _TOP = 640.0, 100.0, 130.0, 24.0, 34.0
+_WIDTH, _LEFT, _ROOM, _ROW, _TOP = 640.0, 124.0, 130.0, 24.0, 34.0
 _AXIS = 40.0
 _MOST_TICKS = 6
 
@@ -57,7 +58,7 @@ def bars(title: str, figures: Mapping[str, Figure], unit: str) -> str:
     for row, (lane, figure) in enumerate(figures.items()):
         y = _TOP + row * _ROW
         width = _x(figure.median, high) - _LEFT
-        parts.append(f'<text class="e" x="{_LEFT - 8}" y="{y + 16}">{lane}</text>')
+        parts.append(f'<text class="e" x="{_LEFT - 8}" y="{y + 16}">{escape(lane_label(lane))}</text>')
         parts.append(
             f'<rect class="{lane}" x="{_LEFT}" y="{y + 4}" width="{max(width, 0.5):.1f}" height="{_ROW - 9}"/>'
         )

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from compare.measuring.lanes import lane_label, lane_title
 from compare.measuring.metrics import METRICS
 from compare.measuring.statistics import Figure
-from compare.measuring.verdicts import listed, matters
-from compare.showing.facts import BRIEF
+from compare.measuring.verdicts import bunched, listed, matters, verdict
+from compare.showing.facts import BRIEF, END_OF_BRIEF, cells_of
 from compare.showing.report import rows, table, when
 from compare.showing.results import Experiment, Results
 from compare.showing.section import Section
@@ -18,6 +19,8 @@ _HOW_FAR = (
     " this machine, and under a real model's 20 to 200 ms a token the differences in transport delay between the streaming"
     " lanes cannot be felt."
 )
+# A table of so many columns fits the 830 px that GitHub gives a page.
+_COLUMNS = 5
 # Experiments that the page shows whole, below the table of all lanes.
 _WHOLE = ("gRPC libraries", "stores", "packets")
 # The figures that the page shows over TLS: what encryption could change.
@@ -70,18 +73,11 @@ def page(plain: Results, over_tls: Results | None = None, beside: Sequence[Secti
 
 
 def readme_table(text: str) -> str:
-    """The README's table, cut out of the page's first table. Raises ValueError where the page has none."""
-    lines = text.splitlines()
-    start = next((number for number, line in enumerate(lines) if line.startswith("| lane |")), None)
-    if start is None:
+    """The README's table, cut out of the page's first tables. Raises ValueError where the page has none."""
+    chosen = [BRIEF.index(pair) for pair in README.values()]
+    found = [[label, *(cells[column] for column in chosen)] for label, cells in cells_of(text).items()]
+    if not found:
         raise ValueError("the page has no table of the lanes")
-    chosen = [1 + BRIEF.index(pair) for pair in README.values()]
-    found = []
-    for line in lines[start + 2 :]:
-        if not line.startswith("|"):
-            break
-        cells = [cell.strip() for cell in line.strip("|").split("|")]
-        found.append([f"`{cells[0]}`", *(cells[column] for column in chosen)])
     return "\n".join(rows(["lane", *README], found)) + "\n"
 
 
@@ -90,8 +86,7 @@ def _brief(plain: Results) -> list[str]:
     cells = [(plain.experiments[name], metric) for name, metric in BRIEF if name in plain.experiments]
     return [
         *_lanes(plain, cells),
-        "",
-        "Medians over rounds, in brackets the 95 % interval of a bootstrap; where intervals overlap, or with fewer than six"
+        f"{END_OF_BRIEF}, in brackets the 95 % interval of a bootstrap; where intervals overlap, or with fewer than six"
         " rounds, no difference is claimed:",
         "",
         *_verdicts(cells),
@@ -110,7 +105,6 @@ def _tls(plain: Results, over_tls: Results) -> list[str]:
         f"The same run with every line encrypted: {when(over_tls)}",
         "",
         *_lanes(over_tls, cells, plain.lanes),
-        "",
         *_verdicts(cells),
         *(
             [f"- Beside the plain run: {sentence}" for sentence in changed]
@@ -131,7 +125,7 @@ def _changed(plain: Results, over_tls: Results, name: str, metric: str) -> str:
     if not found:
         return ""
     shares = [
-        f"{lane} {(after.median - before.median) / before.median:+.0%}"
+        f"{lane_title(lane)} {(after.median - before.median) / before.median:+.0%}"
         for lane, before, after in found
         if before.median
     ]
@@ -139,17 +133,22 @@ def _changed(plain: Results, over_tls: Results, name: str, metric: str) -> str:
 
 
 def _lanes(results: Results, cells: Sequence[tuple[Experiment, str]], lanes: Sequence[str] = ()) -> list[str]:
-    heads = [f"{METRICS[metric].title}, {METRICS[metric].unit}<br>{experiment.title}" for experiment, metric in cells]
-    return rows(
-        ["lane", *heads],
-        [[lane, *(experiment.cell(lane, metric) for experiment, metric in cells)] for lane in lanes or results.lanes],
-    )
+    """The cells as tables, each with the lanes as rows and no more columns than fit; an empty line follows each."""
+    lines: list[str] = []
+    for begin in range(0, len(cells), _COLUMNS):
+        some = cells[begin : begin + _COLUMNS]
+        heads = [f"{METRICS[metric].title}, {METRICS[metric].unit}<br>{one.title}" for one, metric in some]
+        found = [
+            [lane_label(lane), *(one.cell(lane, metric) for one, metric in some)] for lane in lanes or results.lanes
+        ]
+        lines += [*rows(["lane", *heads], found), ""]
+    return lines
 
 
 def _verdicts(cells: Sequence[tuple[Experiment, str]]) -> list[str]:
-    return [
-        f"- {experiment.title}: {sentence}"
+    """A sentence for each cell that can be judged, made anew from the figures of the run."""
+    found = [
+        (experiment.title, verdict(METRICS[metric], experiment.column(metric), bunched(experiment.figures)))
         for experiment, metric in cells
-        for sentence in experiment.verdicts
-        if sentence.startswith(f"{METRICS[metric].title}:")
     ]
+    return [f"- {title}: {sentence}" for title, sentence in found if sentence]

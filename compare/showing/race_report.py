@@ -15,11 +15,12 @@ from rich.text import Text
 from compare.lines.faults import Faults, describe
 from compare.measuring.findings import findings
 from compare.measuring.hops import HOPS, Hops
+from compare.measuring.lanes import lane_label, lane_title
 from compare.measuring.metrics import METRICS
 from compare.measuring.setup import setup
 from compare.measuring.statistics import ENOUGH_ROUNDS, Figure
 from compare.measuring.turns import TurnRecord
-from compare.measuring.verdicts import bunched, number, summarise, verdict
+from compare.measuring.verdicts import bunched, number, summarise, titles, verdict
 from compare.showing.figures_table import figures_table
 from shared.client import text
 from shared.llm.model import ContextMessage
@@ -85,7 +86,7 @@ def show_race(
     if "rest" in race.names and not race.image:
         _say(
             console,
-            "rest sends one whole reply: its first token is its last. rest-poll is the same server, asked again and again.",
+            "REST sends one whole reply: its first token is its last. Long-polling asks the same server again and again.",
         )
     more = "" if explain else " --explain prints the formulas and the set-up."
     rounds, streams = text.plural(race.rounds, "round"), text.plural(race.concurrency, "stream")
@@ -103,7 +104,7 @@ def _show_hops(console: Console, hops_of: Mapping[str, Sequence[Hops]]) -> None:
     for lane, found in hops_of.items():
         if found:
             table.add_row(
-                lane,
+                lane_label(lane),
                 *(number(statistics.median(getattr(hop, name) for hop in found)) for name in HOPS if name != "model"),
             )
     console.print()
@@ -142,13 +143,13 @@ def _show_experiment(console: Console, race: RaceSettings, experiment: str, turn
     for lane, found in by_lane.items():
         for turn in found:
             if turn.error is not None:
-                _say(console, f"{lane}, round {turn.round + 1}: {turn.error}")
+                _say(console, f"{lane_title(lane)}, round {turn.round + 1}: {turn.error}")
         for sentence in findings(found):
-            _say(console, f"{lane}: {sentence}.")
+            _say(console, f"{lane_title(lane)}: {sentence}.")
     if not race.image and race.cut_after is None:
         expected = "".join(reply_tokens([ContextMessage("user", f"/tokens {race.tokens} {race.prompt}")]))
         equal = [lane for lane, found in by_lane.items() if all(_text(turn) == expected for turn in found)]
-        where = "in every lane" if len(equal) == len(by_lane) else f"in {', '.join(equal) or 'no lane'} only"
+        where = "in every lane" if len(equal) == len(by_lane) else f"in {titles(equal) if equal else 'no lane'} only"
         _say(console, f"The text is the model's, character by character, {where}.")
 
 

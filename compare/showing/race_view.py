@@ -7,26 +7,27 @@ import statistics
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from rich.cells import cell_len
 from rich.console import Console, Group, JustifyMethod, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from compare.measuring.lanes import RunningLane
+from compare.measuring.lanes import RunningLane, lane_label
 from compare.measuring.turns import Arrival
 from protocols.live import LiveView
 
 _BARS = "▁▂▃▄▅▆▇█"
 _BAR_COUNT = 16
-_COLUMNS: tuple[tuple[int, JustifyMethod], ...] = (
-    (9, "left"),
-    (9, "left"),
-    (7, "right"),
-    (12, "right"),
-    (10, "right"),
-    (13, "right"),
-    (9, "right"),
-    (16, "left"),
-)
+# The cells behind a lane's name with their widths. A narrow terminal shows the first of them that fit; the bars fill what remains.
+_CELLS: Mapping[str, tuple[int, JustifyMethod]] = {
+    "state": (9, "left"),
+    "tokens": (7, "right"),
+    "first": (12, "right"),
+    "late": (13, "right"),
+    "gap": (10, "right"),
+    "bytes": (9, "right"),
+}
+_SPACE = 2
 _STYLES = {
     "streaming": "green",
     "done": "bold green",
@@ -121,20 +122,31 @@ class RaceView(LiveView):
         self.step(round)
 
     def _lane(self, track: Track) -> RenderableType:
-        head = Table.grid(padding=(0, 2, 0, 0))
-        for width, justify in _COLUMNS:
-            head.add_column(width=width, justify=justify, no_wrap=True)
         gaps = track.gaps_ms
-        head.add_row(
-            Text(track.name, style="bold cyan"),
-            Text(track.state, style=_STYLES.get(track.state, "")),
-            f"{track.tokens}/{self._total}" if self._total else str(track.tokens),
-            "" if track.first_ms is None else f"1st {track.first_ms:,.0f} ms",
-            "" if not gaps else f"gap {statistics.median(gaps):,.0f} ms",
-            "" if not track.delays_ms else f"late {statistics.median(track.delays_ms):,.1f} ms",
-            f"{track.down_bytes:,} B",
-            Text(track.bars, style="green"),
-        )
+        cells: dict[str, str | Text] = {
+            "state": Text(track.state, style=_STYLES.get(track.state, "")),
+            "tokens": f"{track.tokens}/{self._total}" if self._total else str(track.tokens),
+            "first": "" if track.first_ms is None else f"1st {track.first_ms:,.0f} ms",
+            "late": "" if not track.delays_ms else f"late {statistics.median(track.delays_ms):,.1f} ms",
+            "gap": "" if not gaps else f"gap {statistics.median(gaps):,.0f} ms",
+            "bytes": f"{track.down_bytes:,} B",
+        }
+        names = max(cell_len(lane_label(name)) for name in self._tracks)
+        head = Table.grid(padding=(0, _SPACE, 0, 0))
+        head.add_column(width=names, no_wrap=True)
+        row: list[str | Text] = [Text(lane_label(track.name), style="bold cyan")]
+        left = self.console.width - names
+        for name, (width, justify) in _CELLS.items():
+            if left < _SPACE + width:
+                left = 0
+                break
+            head.add_column(width=width, justify=justify, no_wrap=True)
+            row.append(cells[name])
+            left -= _SPACE + width
+        if left > _SPACE:
+            head.add_column(no_wrap=True)
+            row.append(Text(track.bars[_SPACE - left :], style="green"))
+        head.add_row(*row)
         width = max(20, self.console.width - 4)
         text = " ".join("".join(track.texts).split())[-width:]
         if not text and track.name == "rest":

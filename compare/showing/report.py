@@ -9,9 +9,10 @@ from pathlib import Path
 import msgspec
 
 from compare.measuring.ladder import PHASES
+from compare.measuring.lanes import lane_label, lane_title
 from compare.measuring.metrics import METRICS
 from compare.measuring.turns import Sample, TurnRecord
-from compare.measuring.verdicts import listed
+from compare.measuring.verdicts import listed, titles
 from compare.showing import ladder, section
 from compare.showing.facts import BRIEF, of_results
 from compare.showing.guide import NEEDS, Guide, answer, guide_of
@@ -63,7 +64,7 @@ def markdown(results: Results, guide: Guide, drawn: Mapping[str, str], beside: S
             parts.append(table(results, experiment))
         parts += [f"- {sentence}" for sentence in experiment.verdicts]
         for lane, sentences in experiment.findings.items():
-            parts += [f"- On the path of {lane}: {sentence}." for sentence in sentences]
+            parts += [f"- On the path of {lane_title(lane)}: {sentence}." for sentence in sentences]
         parts += [f"- Failed: {failure}" for failure in experiment.failures]
         if name == "throughput":
             parts.append("- Where the client's CPU an event is more than the server's, the client is the limit.")
@@ -88,10 +89,10 @@ def markdown(results: Results, guide: Guide, drawn: Mapping[str, str], beside: S
     )
     for names in (*([need.name] for need in guide.needs), *_TOGETHER):
         found = answer(guide, names)
-        titles = listed([NEEDS[name] for name in names])
-        also = f" ({listed(found.also, 'or')} would do as well)" if found.also else ""
+        needed = listed([NEEDS[name] for name in names])
+        also = f" ({titles(found.also, 'or')} would do as well)" if found.also else ""
         parts.append(
-            f"- **{titles}**: {found.take}{also}. {_sentence('Price', found.prices)} {_sentence('Not', found.others)}"
+            f"- **{needed}**: {lane_title(found.take)}{also}. {_sentence('Price', found.prices)} {_sentence('Not', found.others)}"
         )
     return "\n".join(parts) + "\n"
 
@@ -125,7 +126,9 @@ def table(results: Results, experiment: Experiment) -> str:
         return "Nothing was measured.\n"
     heads = [f"{METRICS[name].title} ({METRICS[name].unit})" for name in names]
     found = [
-        [lane, *(experiment.cell(lane, name) for name in names)] for lane in results.lanes if lane in experiment.figures
+        [lane_label(lane), *(experiment.cell(lane, name) for name in names)]
+        for lane in results.lanes
+        if lane in experiment.figures
     ]
     return "\n".join(rows(["lane", *heads], found)) + "\n"
 
@@ -148,4 +151,7 @@ def in_short(results: Results) -> list[str]:
                 f"{results.experiments[experiment].title}, {sentence}" for sentence in said if " than " in sentence
             ]
     chat = answer(guide_of(of_results(results)), ["tokens", "browser"])
-    return [*found, f"For a chat in a browser this run says: {chat.take}. Other needs: python -m compare guide"]
+    return [
+        *found,
+        f"For a chat in a browser this run says: {lane_title(chat.take)}. Other needs: python -m compare guide",
+    ]

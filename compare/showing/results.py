@@ -11,6 +11,7 @@ import msgspec
 from compare.measuring.experiments.run import Description
 from compare.measuring.findings import findings
 from compare.measuring.goodput import Objectives
+from compare.measuring.lanes import lane_title
 from compare.measuring.loads import LoadPoint
 from compare.measuring.metrics import METRICS
 from compare.measuring.statistics import Figure, figure_of_rounds
@@ -32,6 +33,10 @@ class Experiment(msgspec.Struct, kw_only=True):
     def figure(self, lane: str, metric: str) -> Figure | None:
         """One cell of the experiment's table; None where nothing was measured."""
         return self.figures.get(lane, {}).get(metric)
+
+    def column(self, metric: str) -> dict[str, Figure]:
+        """The figures of a metric by lane, as far as they were measured."""
+        return {lane: found[metric] for lane, found in self.figures.items() if metric in found}
 
     def cell(self, lane: str, metric: str) -> str:
         """One cell as text, with its interval; a dash where nothing was measured."""
@@ -129,7 +134,9 @@ def _conclude_one(
         figures=figures,
         verdicts=[*said, *(sentence for sentence in sentences if sentence)],
         findings=on_path,
-        failures=[f"{name}, {turn.lane}, round {turn.round + 1}: {turn.error}" for turn in turns if turn.error],
+        failures=[
+            f"{name}, {lane_title(turn.lane)}, round {turn.round + 1}: {turn.error}" for turn in turns if turn.error
+        ],
     )
 
 

@@ -11,6 +11,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from protocols.live import say
+
 
 class Section(msgspec.Struct, kw_only=True):
     """``rows`` have as many cells as ``heads``; ``svg`` is a picture as text, empty where there is none."""
@@ -28,7 +30,7 @@ def show(console: Console, section: Section) -> None:
     """Print the section's table and sentences."""
     console.print()
     console.print(Text(section.title, style="bold"))
-    console.print(Text(section.about), soft_wrap=True)
+    say(console, section.about)
     table = Table()
     for nth, head in enumerate(section.heads):
         table.add_column(head, justify="right" if nth else "left")
@@ -36,7 +38,7 @@ def show(console: Console, section: Section) -> None:
         table.add_row(*map(Text, row))
     console.print(table)
     for sentence in section.sentences:
-        console.print(Text(f"  {sentence}"), soft_wrap=True)
+        say(console, sentence, indent=2)
 
 
 def markdown(section: Section, folder: str = "plots") -> str:

@@ -21,12 +21,12 @@ from shared.reply import Picture, Reply
 from shared.server import http
 from shared.server.http import ChatBody, IdempotencyKey, ImageBody, Service
 
-router = http.Routes("rest")
+router = http.Routes("REST")
 
 
 @router.post("/chat", responses=http.openapi_json(Reply))
 async def chat(request: Request, service: Service, body: ChatBody, key: IdempotencyKey = None) -> Response:
-    """Ask, and get the whole reply; a failed turn answers with its error."""
+    """Ask, and get the whole reply. A failed turn answers with its error."""
     reader = await service.start_chat(body.message, session_id=body.session_id, model_id=body.model_id, request_id=key)
     fold = await http.while_connected(request, reader.whole())
     return http.json_response(fold.reply()) if fold else http.no_reader()
@@ -34,7 +34,7 @@ async def chat(request: Request, service: Service, body: ChatBody, key: Idempote
 
 @router.post("/images", responses=http.openapi_json(Picture, or_bytes=http.PICTURES))
 async def image(request: Request, service: Service, body: ImageBody, key: IdempotencyKey = None) -> Response:
-    """Ask for a picture, and get the whole of it: its bytes where ``Accept`` prefers its media type to JSON."""
+    """Ask for a picture, and get the whole of it. Where ``Accept`` prefers its media type to JSON, the answer is its bytes."""
     reader = await service.start_image(body.prompt, size=body.size, session_id=body.session_id, request_id=key)
     fold = await http.while_connected(request, reader.whole())
     if fold is None:

@@ -48,7 +48,7 @@ LastEventId = Annotated[str | None, Header(alias="Last-Event-ID", description="t
 
 LastEventIds = Annotated[list[str] | None, Query(alias="lastEventId", max_length=1, description="as Last-Event-ID")]
 
-router = http.Routes("sse")
+router = http.Routes("Server-Sent Events")
 
 
 class Cursor(NamedTuple):
@@ -63,7 +63,7 @@ class Cursor(NamedTuple):
 async def chat(
     service: Service, body: ChatBody, key: IdempotencyKey = None, last_event_id: LastEventId = None
 ) -> Response:
-    """Ask, and get the turn's events as they happen; with ``Last-Event-ID`` go on with the turn of the key."""
+    """Ask, and get the turn's events as they happen. With ``Last-Event-ID`` the turn of the key goes on."""
     cursor = await _own_cursor(service, key, last_event_id)
     reader = await service.start_chat(body.message, session_id=body.session_id, model_id=body.model_id, request_id=key)
     return await _answer_post(service, reader, cursor)
@@ -73,7 +73,7 @@ async def chat(
 async def image(
     service: Service, body: ImageBody, key: IdempotencyKey = None, last_event_id: LastEventId = None
 ) -> Response:
-    """Ask for a picture, and get the previews and the picture in pieces; ``Last-Event-ID`` as for a chat."""
+    """Ask for a picture, and get the previews and the picture in pieces. ``Last-Event-ID`` is as for a chat."""
     cursor = await _own_cursor(service, key, last_event_id)
     reader = await service.start_image(body.prompt, size=body.size, session_id=body.session_id, request_id=key)
     return await _answer_post(service, reader, cursor)
@@ -92,7 +92,7 @@ async def resume(
     last_event_id: LastEventId = None,
     polyfill_ids: LastEventIds = None,
 ) -> Response:
-    """Go on from a cursor; 204 when there is nothing more, which ends EventSource.
+    """Go on from a cursor. The status is 204 when nothing follows it, which ends EventSource.
 
     The cursor is ``Last-Event-ID``, else ``?lastEventId=``, which event-source-polyfill sends, else ``?after=`` and ``?epoch=``.
     """

@@ -31,7 +31,7 @@ MEDIA_TYPE = "application/x-ndjson"
 HEARTBEAT = b"\n"
 STREAM = "/turns/{turn_id}/stream"
 
-router = http.Routes("ndjson")
+router = http.Routes("NDJSON")
 
 
 @router.post("/chat/stream", response_class=StreamingResponse, responses=http.openapi_events(MEDIA_TYPE))
@@ -54,7 +54,7 @@ async def image(service: Service, body: ImageBody, key: IdempotencyKey = None) -
     responses=http.openapi_events(MEDIA_TYPE) | http.openapi_cursor_lost(),
 )
 async def resume(service: Service, turn_id: str, after: http.After = 0, epoch: http.Epoch = 0) -> Response:
-    """Go on from a cursor, ``?after=`` and ``?epoch=``; empty when there is nothing more."""
+    """Go on from a cursor. It is ``?after=`` and ``?epoch=``; the answer is empty when nothing follows it."""
     return _answer(service, await service.open(turn_id, after, epoch))
 
 

@@ -58,7 +58,7 @@ SUBPROTOCOL = "genai.chat.v1"
 TICKET_S = 5.0
 INTERNAL_ERROR = 1011
 
-router = http.Routes("websocket")
+router = http.Routes("WebSocket")
 _decoder: msgspec.json.Decoder[ClientMessage] = msgspec.json.Decoder(ClientMessage)
 
 

@@ -35,7 +35,8 @@ def main(client: type[ChatClient], argv: Sequence[str] | None, transports: Trans
     """Send MESSAGE and print the reply as it streams, or open the shell. ``transports``: the choices of ``/switch``."""
     word = client.transport
     parser = argparse.ArgumentParser(
-        prog=f"{word} client", description=f"Chat over {word}: interactively, or one message with MESSAGE."
+        prog=f"{word} client",
+        description=f"Chat over {transports[word].title}: interactively, or one message with MESSAGE.",
     )
     parser.add_argument("message", nargs="?", metavar="MESSAGE", help="send this and exit; -: read it from stdin")
     _add_common(parser, word)
@@ -48,7 +49,9 @@ def main(client: type[ChatClient], argv: Sequence[str] | None, transports: Trans
 def image_main(client: type[ChatClient], argv: Sequence[str] | None, transports: Transports) -> int:
     """Ask for a picture of PROMPT, write it to a file, print the file's name."""
     word = client.transport
-    parser = argparse.ArgumentParser(prog=f"{word} image", description=f"Ask for a picture over {word}.")
+    parser = argparse.ArgumentParser(
+        prog=f"{word} image", description=f"Ask for a picture over {transports[word].title}."
+    )
     parser.add_argument("prompt", metavar="PROMPT")
     _add_common(parser, word)
     parser.add_argument("--size", metavar="WxH", help="such as 512x512 (default: 1024x1024)")

@@ -61,7 +61,7 @@ def parse(transports: Mapping[str, Transport], word: str, argv: Sequence[str] | 
     """The arguments that every server takes."""
     parser = argparse.ArgumentParser(
         prog=f"{word} server",
-        description=f"The chat and the image endpoint over {word}.",
+        description=f"The chat and the image endpoint over {transports[word].title}.",
         epilog=settings_help(_ports(transports)),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -275,7 +275,7 @@ def _banner(context: ServerContext) -> None:
     lines.append(("talk to it", f"python -m protocols chat {context.transport.word} --port {context.port}{tls}"))
     lines.append(("a proxy", "python -m compare probe ADDRESS: what it does to the tokens"))
     body = "\n".join(_folded(name, str(value)) for name, value in lines)
-    sys.stderr.write(f"\n  {context.transport.word} server, Ctrl-C stops it\n{body}\n\n")
+    sys.stderr.write(f"\n  {context.transport.title} server, Ctrl-C stops it\n{body}\n\n")
 
 
 def _folded(name: str, value: str) -> str:

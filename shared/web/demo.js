@@ -5,7 +5,7 @@ import { Api, Refused, requestKey } from "./api.js";
 import { Bubble, isAtEnd, seam, toEnd } from "./bubble.js";
 import { TERMINAL } from "./events.js";
 import { follow } from "./follow.js";
-import { $, gapsOf, make, neighbours, quantile, settings, state, thinking } from "./page.js";
+import { $, gapsOf, make, neighbours, quantile, settings, SHORT, state, thinking } from "./page.js";
 import { bytesOf, partsOf } from "./parts.js";
 import { sha256 } from "./sha256.js";
 
@@ -23,7 +23,6 @@ const WHERE = "session";
 /** The name in the page's address of a wire to another server than the page's own. */
 const WIRE = "wire";
 const GRPC_WEB = "grpc-web";
-const SHORT = { ndjson: "NDJSON", sse: "SSE", [GRPC_WEB]: "gRPC-Web" };
 const FRAMES_KEPT = 300;
 const LOOK_MS = 1000;
 
@@ -146,7 +145,7 @@ function add(turn, item, asked) {
     case "rewound":
       turn.arrivals = [];
       turn.reply?.clear();
-      seam(`the store lost ${item.lostEvents} events that were shown; the answer above is what is kept`);
+      seam(`the store lost ${item.lostEvents === 1 ? "1 event that was" : `${item.lostEvents} events that were`} shown; the answer above is what is kept`);
       break;
     case "lost":
       state("bad", `line lost after event ${item.after}`);
@@ -489,6 +488,8 @@ await attempt(async () => {
   const [settled, servers] = await Promise.all([settings(), neighbours()]);
   here = settled;
   others = servers.filter((one) => (one.scheme === "http" || one.word === GRPC_WEB) && (one.up || one.word === here.transport));
+  $("together").hidden = others.length < 2;
+  $("alone").hidden = others.length > 1;
   const asked = new URLSearchParams(location.search);
   session = asked.get(WHERE);
   $("cut").hidden = !here.cut;

@@ -15,9 +15,9 @@ function ranking(chosen) {
 
 /**
  * `needs`: `{name, title, lanes: {lane: {can, price, why, source}}}`; `always`: what each lane costs for any need;
- * `ticked`: a set of names. The shape is that of `Answer` in Python.
+ * `titles`: the names of the lanes in texts; `ticked`: a set of names. The shape is that of `Answer` in Python.
  */
-export function answer({ needs, always }, ticked) {
+export function answer({ needs, always, titles }, ticked) {
   const chosen = needs.filter((need) => ticked.has(need.name));
   const [take, ...rest] = ranking(chosen);
   const same = (lane) => score(chosen, lane).join() === score(chosen, take).join();
@@ -28,7 +28,7 @@ export function answer({ needs, always }, ticked) {
   };
   const changes = needs.flatMap((need) => {
     const other = ranking(needs.filter((one) => ticked.has(one.name) !== (one === need)))[0];
-    return other === take ? [] : [`${ticked.has(need.name) ? "without" : "with"} “${need.title}”: ${other}`];
+    return other === take ? [] : [`${ticked.has(need.name) ? "without" : "with"} “${need.title}”: ${titles[other]}`];
   });
   return {
     take,
@@ -36,8 +36,8 @@ export function answer({ needs, always }, ticked) {
     cannot: reasons.filter(([, one]) => !one.can).map(([need, one]) => `${need.title}: ${one.why}`),
     gives: reasons.filter(([, one]) => one.can && !one.price).map(([need, one]) => `${need.title}: ${one.why || "yes"}`),
     prices: [...reasons.filter(([, one]) => one.can && one.price).map(([need, one]) => `${need.title}: ${one.why}`), `always: ${always[take]}`],
-    others: rest.filter((lane) => !same(lane)).map((lane) => `${lane}: ${against(lane)}`),
-    changes: changes.length ? changes : ["no single need more or less changes it"],
+    others: rest.filter((lane) => !same(lane)).map((lane) => `${titles[lane]}: ${against(lane)}`),
+    changes: changes.length ? changes : ["no single need, added or dropped, changes the answer"],
   };
 }
 
@@ -48,7 +48,7 @@ export function headed(found) {
     ["You get", found.gives],
     ["The price", found.prices],
     ["Why not", found.others],
-    ["It would change", found.changes],
+    ["What would change it", found.changes],
   ].filter(([, lines]) => lines.length);
 }
 
@@ -57,9 +57,9 @@ export function show(guide, boxes, said, ticked, make) {
   const chosen = new Set(ticked);
   const judge = () => {
     const found = answer(guide, chosen);
-    const also = found.also.length ? ` (${found.also.join(", ")} would do as well)` : "";
+    const also = found.also.length ? ` (${found.also.map((lane) => guide.titles[lane]).join(", ")} would do as well)` : "";
     said.replaceChildren(
-      make("p", { className: "take", "data-word": found.take }, make("b", { text: `Take ${found.take}` }), `${also}.`),
+      make("p", { className: "take", "data-word": found.take }, make("b", { text: `Take ${guide.titles[found.take]}` }), `${also}.`),
       ...headed(found).map(([head, lines]) => make("div", {}, make("h3", { text: head }), make("ul", {}, ...lines.map((text) => make("li", { text }))))),
     );
   };

@@ -29,6 +29,7 @@ const CARDS = {
 const OTHER = ["One more transport.", (at) => `curl ${web}${at}/`];
 
 const here = await settings();
+const titles = {}; // of the transports, by their words
 
 function card({ word, title, scheme, port, up }) {
   const at = `${location.hostname}:${port}`;
@@ -55,6 +56,7 @@ function card({ word, title, scheme, port, up }) {
 
 async function look() {
   const servers = (await neighbours()).filter((one) => one.word === one.of);
+  for (const { word, title } of servers) titles[word] = title;
   const shown = JSON.stringify(servers);
   if (shown !== look.shown) {
     $("cards").replaceChildren(...servers.map(card));
@@ -80,7 +82,7 @@ try {
   const about = await new Api().about();
   // The hint names the models that are offline, and how to get real ones.
   const models = about.hint || `chat: ${about.model} (${about.provider}), pictures: ${about.image_model} (${about.image_provider})`;
-  $("about").textContent = `This is the ${about.transport} server. ${models[0].toUpperCase()}${models.slice(1)}.`;
+  $("about").textContent = `This is the ${titles[about.transport] ?? about.transport} server. ${models[0].toUpperCase()}${models.slice(1)}.`;
 } catch {
   $("about").textContent = "This server did not answer; reload the page.";
 }

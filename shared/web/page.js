@@ -41,6 +41,9 @@ export async function settings() {
   return (await fetch("/web/page.json")).json();
 }
 
+/** Shorter names than the wires' titles, for charts and narrow rows, by the word of a lane. */
+export const SHORT = { "rest-poll": "long-polling", sse: "SSE", "grpc-web": "gRPC-Web" };
+
 /** The servers of this machine, with the relays before them that run: `{word, title, scheme, port, up, relays}` each. */
 export async function neighbours() {
   return (await (await fetch("/web/servers.json", { cache: "no-store" })).json()).servers;

@@ -57,17 +57,25 @@ function offerPaths() {
     : PATHS.find(([name]) => name === chosen())[2];
 }
 
+/** The rows with the names of their lanes. A link has the words alone. */
+function named(some) {
+  return some.map((row) => {
+    const { title = row.word, label = row.word } = lanes.find((lane) => lane.word === row.word) ?? {};
+    return { ...row, title, label };
+  });
+}
+
 function rows() {
   return lanes.map(({ word, arrivals, cuts, end, right }) => ({ word, arrivals, cuts, end, same: right === true }));
 }
 
 function draw(shown = run?.rows ?? rows()) {
-  $("chart").replaceChildren(chart(shown, Math.max(280, $("chart").clientWidth)));
+  $("chart").replaceChildren(chart(named(shown), Math.max(280, $("chart").clientWidth)));
 }
 
 function conclude(path, prompt) {
   run = { prompt, path, rows: rows() };
-  $("verdict").textContent = verdict(run.rows.filter((row) => row.arrivals.length || row.end !== null));
+  $("verdict").textContent = verdict(named(run.rows).filter((row) => row.arrivals.length || row.end !== null));
   for (const id of ["link", "image"]) $(id).disabled = false;
   draw();
 }
@@ -99,7 +107,7 @@ $("start").addEventListener("submit", async (event) => {
 async function race(up, path) {
   run = null;
   const order = shuffled(up);
-  $("order").textContent = `started in this order: ${order.map((lane) => lane.word).join(", ")}`;
+  $("order").textContent = `started in this order: ${order.map((lane) => lane.label).join(", ")}`;
   $("verdict").textContent = "Racing …";
   $("cut").disabled = false;
   state("busy", "racing");
@@ -130,7 +138,7 @@ $("cut").addEventListener("click", () => lanes.forEach((lane) => lane.wire?.cut(
 
 copies($("link"), () => `${location.origin}${location.pathname}#${packed(run)}`);
 $("image").addEventListener("click", async () => {
-  const picture = png(run.rows, $("verdict").textContent, $("chart"));
+  const picture = png(named(run.rows), $("verdict").textContent, $("chart"));
   try {
     await navigator.clipboard.write([new ClipboardItem({ "image/png": picture })]);
     said($("image"), "Copied");
@@ -154,7 +162,7 @@ $("seventh").addEventListener("click", async () => {
         + `WebSocket: ${count.websocket} of 7 opened.`;
     };
     const [sse, socket] = ["sse", "websocket"].map((word) => lanes.find((lane) => lane.word === word));
-    if (!sse.up || !socket.up) throw new Error("The SSE and the WebSocket server must run: python -m protocols serve all");
+    if (!sse.up || !socket.up) throw new Error("The Server-Sent Events and the WebSocket server must run: python -m protocols serve all");
     // A slow turn keeps the streams open while they are counted.
     const api = sse.api();
     const turn = await api.startTurn({ message: "/slow 6 /tokens 20 hello" }, requestKey());
@@ -191,7 +199,7 @@ for (const id of ["go", "seventh"]) $(id).disabled = false;
 run = unpacked(location.hash);
 if (run) {
   $("prompt").value = run.prompt;
-  $("verdict").textContent = `${verdict(run.rows.filter((row) => row.arrivals.length || row.end !== null))} (A recorded run, from the link.)`;
+  $("verdict").textContent = `${verdict(named(run.rows).filter((row) => row.arrivals.length || row.end !== null))} (A recorded run, from the link.)`;
   for (const id of ["link", "image"]) $(id).disabled = false;
 }
 draw();

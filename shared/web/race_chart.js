@@ -22,7 +22,7 @@ export function roundTicks(end, count) {
   return Array.from({ length: Math.floor(end / step + 1e-9) + 1 }, (_, index) => Number((index * step).toPrecision(6)));
 }
 
-/** An SVG of rows `{word, arrivals, cuts, end}` in ms; `width` in CSS pixels. */
+/** An SVG of rows `{word, label, arrivals, cuts, end}` in ms; `width` in CSS pixels. */
 export function chart(rows, width) {
   const narrow = width < NARROW;
   const left = narrow ? 4 : 92;
@@ -41,8 +41,8 @@ export function chart(rows, width) {
     const y = TOP + index * rowHeight + (narrow ? 14 : 0);
     const group = node("g", { "data-word": row.word });
     group.append(narrow
-      ? node("text", { class: "name", x: left, y: y - 2 }, row.word)
-      : node("text", { class: "name end", x: left - 10, y: y + ROW / 2 + 4 }, row.word));
+      ? node("text", { class: "name", x: left, y: y - 2 }, row.label)
+      : node("text", { class: "name end", x: left - 10, y: y + ROW / 2 + 4 }, row.label));
     for (const at of row.arrivals) group.append(node("rect", { x: x(at) - 1, y: y + 6, width: 2.4, height: ROW - 12 }));
     for (const at of row.cuts) group.append(node("line", { class: "cut", x1: x(at), x2: x(at), y1: y + 1, y2: y + ROW - 1 }));
     svg.append(group);
@@ -51,7 +51,7 @@ export function chart(rows, width) {
 }
 
 function spoken(rows) {
-  const said = rows.filter((row) => row.arrivals.length).map((row) => `${row.word}: ${row.arrivals.length} chunks from ${Math.round(row.arrivals[0])} ms on`);
+  const said = rows.filter((row) => row.arrivals.length).map((row) => `${row.label}: ${row.arrivals.length} chunks from ${Math.round(row.arrivals[0])} ms on`);
   return `Arrival of every chunk over time. ${said.join("; ") || "Nothing yet"}.`;
 }
 

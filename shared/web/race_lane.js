@@ -4,12 +4,11 @@ import { Api, Refused, requestKey } from "./api.js";
 import { TERMINAL } from "./events.js";
 import { follow } from "./follow.js";
 import { show } from "./markdown.js";
-import { gapsOf, make, quantile, thinking } from "./page.js";
+import { gapsOf, make, quantile, SHORT, thinking } from "./page.js";
 import { countParts } from "./parts.js";
 import { sha256 } from "./sha256.js";
 
 const SVG = "http://www.w3.org/2000/svg";
-const SHORT = { ndjson: "NDJSON" };
 const KINDS = ["text", "fields", "framing"];
 
 export class Lane {
@@ -17,6 +16,7 @@ export class Lane {
   constructor(word, module, ports, heartbeatS) {
     this.word = word;
     this.title = module.title;
+    this.label = SHORT[word] ?? module.title;
     this.ports = ports;
     this.module = module;
     this.heartbeatS = heartbeatS;
@@ -37,7 +37,7 @@ export class Lane {
     this.key = make("p", { className: "key" });
     this.element = make(
       "article", { className: "lane", "data-word": word, "aria-label": this.title },
-      make("h2", { text: SHORT[word] ?? this.title, title: this.title }), this.reply_, make("dl", {}, ...rows), make("div", {}, this.bar, this.key),
+      make("h2", { text: this.label, title: this.title }), this.reply_, make("dl", {}, ...rows), make("div", {}, this.bar, this.key),
     );
     this.#clear();
   }

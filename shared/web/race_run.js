@@ -13,7 +13,7 @@ const gapsIn = (row) => row.arrivals.slice(1).map((at, index) => at - row.arriva
 
 const inBursts = (gaps) => Math.max(...gaps) > BURST_MS && gaps.filter((gap) => gap < TOGETHER_MS).length > gaps.length / 2;
 
-/** One sentence on rows `{word, arrivals, cuts, end, same}`; `same`: the text has the checksum of the server. */
+/** One sentence on rows `{word, title, arrivals, cuts, end, same}`; `same`: the text has the checksum of the server. */
 export function verdict(rows) {
   const whole = rows.filter((row) => row.end !== null);
   if (whole.length < 2) return "Fewer than two lanes came to their end, so there is nothing to compare.";
@@ -21,17 +21,17 @@ export function verdict(rows) {
   const clauses = [`All ${whole.length} lanes brought the same text`];
   const streaming = whole.filter((row) => row.arrivals.length > 1);
   const cut = whole.filter((row) => row.cuts.length);
-  if (cut.length) clauses.push(`${list(cut.map((row) => row.word))} lost the connection, came back, and showed nothing twice`);
+  if (cut.length) clauses.push(`${list(cut.map((row) => row.title))} lost the connection, came back, and showed nothing twice`);
   const bursts = streaming.filter((row) => !row.cuts.length && inBursts(gapsIn(row)));
   if (bursts.length) {
     const longest = Math.max(...bursts.flatMap(gapsIn));
-    clauses.push(`${list(bursts.map((row) => row.word))} arrived in bursts, with up to ${ms(longest)} of nothing between them`);
+    clauses.push(`${list(bursts.map((row) => row.title))} arrived in bursts, with up to ${ms(longest)} of nothing between them`);
   }
   if (streaming.length > 1) {
     const firsts = streaming.map((row) => row.arrivals[0]);
     const [least, most] = [Math.min(...firsts), Math.max(...firsts)];
     const felt = most - least > Math.max(FELT_MS, FELT_SHARE * least);
-    const slow = streaming.filter((row) => row.arrivals[0] - least > Math.max(FELT_MS, FELT_SHARE * least)).map((row) => row.word);
+    const slow = streaming.filter((row) => row.arrivals[0] - least > Math.max(FELT_MS, FELT_SHARE * least)).map((row) => row.title);
     clauses.push(
       felt
         ? `the first token came after ${ms(least)} to ${ms(most)}, ${list(slow)} later than the quickest in this one run`

@@ -8,7 +8,7 @@ import shlex
 from typing import Any
 
 import pytest
-from playwright.async_api import Browser, Page, expect
+from playwright.async_api import Browser, Page, Route, expect
 
 from compare.showing.page import LANE_COLOURS
 from protocols.processes import Server, serving
@@ -190,6 +190,22 @@ async def test_the_same_session_over_another_transport(browser: Browser, four: d
     await expect(page.locator("#messages li.model")).to_have_count(1)
     await say(page, "What is my name?")
     await expect(page.locator("#messages li.model").last).to_contain_text("Your name is Ada")
+
+
+async def test_a_server_alone_says_how_to_start_the_others(browser: Browser, four: dict[str, Server]) -> None:
+    async def only_this(route: Route) -> None:
+        servers = (await (await route.fetch()).json())["servers"]
+        await route.fulfill(json={"servers": [one for one in servers if one["word"] == "rest"]})
+
+    page = await browser.new_page()
+    await page.route("**/web/servers.json", only_this)
+    await page.goto(f"http://{four['rest'].address}/demo")
+    await expect(page.locator("#alone")).to_contain_text("python -m protocols serve all")
+    await expect(page.locator("#together")).to_be_hidden()
+    await page.unroute("**/web/servers.json")
+    await page.reload()
+    await expect(page.locator("#together")).to_be_visible()
+    await expect(page.locator("#alone")).to_be_hidden()
 
 
 def test_one_source_of_colours() -> None:

@@ -19,14 +19,14 @@ async def test_the_report_on_a_telephone(browser: Browser, tmp_path: Path) -> No
     failed: list[str] = []
     page.on("pageerror", lambda error: failed.append(str(error)))
     await page.goto((tmp_path / "report.html").as_uri())
-    await expect(page.locator("#verdict .take")).to_have_text("Take sse.")
+    await expect(page.locator("#verdict .take")).to_have_text("Take Server-Sent Events.")
     assert await page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth") == 0
     figure = page.locator("figure", has=page.locator("h3", has_text="First token"))
     await expect(figure.locator("svg")).to_contain_text("ms (linear)")
     widths = await figure.locator("rect").evaluate_all("all => all.map((one) => one.getBoundingClientRect().width)")
     assert 40 < widths[0] / widths[1] < 60, "385 ms is 49 times 7.8 ms"
     await page.check("#needs label:has-text('both sides speak at once') input")
-    await expect(page.locator("#verdict .take")).to_contain_text("Take websocket")
+    await expect(page.locator("#verdict .take")).to_contain_text("Take WebSocket")
     first = page.locator("#computed tr", has_text="first token, ms").locator("td")
     before = await first.nth(3).inner_text()
     await page.get_by_label("round trip, ms").fill("280")

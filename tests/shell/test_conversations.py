@@ -67,7 +67,7 @@ def test_every_command(shell: Open, word: str, tmp_path: Path, servers: Servers)
     terminal.wait(r"^sessions created +2$")
     terminal.do("/server\r", r"^open now +\d+ streams")
     terminal.do("/health\r", r"^status +ok$")
-    terminal.do("/ping\r", rf"^5 round trips over {word}: ")
+    terminal.do("/ping\r", rf"^5 round trips over {TRANSPORTS[word].title}: ")
 
     if TRANSPORTS[word].scheme == "http":
         terminal.do("/docs\r", r"opened http://.*/docs$")

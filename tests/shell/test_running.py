@@ -111,7 +111,7 @@ def test_nothing_blocks(shell: Open) -> None:
     """Typing while an answer streams; commands at once; messages one after the other."""
     terminal = shell("sse")
     terminal.do(" /stall 2 slowly\r", r"You asked")
-    terminal.do("/ping\r", r"^5 round trips over sse")
+    terminal.do("/ping\r", r"^5 round trips over Server-Sent Events")
     terminal.do("second\r", r"^next ❯ second$")
     terminal.do("third", r"❯ third$")
     terminal.wait(quiet("sse"), 2)

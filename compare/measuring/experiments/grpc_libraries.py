@@ -19,7 +19,7 @@ _EXPERIMENT = "gRPC libraries"
 
 async def grpc_libraries(run: Run) -> None:
     """Server CPU an event at full speed with both libraries, in turns."""
-    absent = "" if "grpc" in run.names else "the lane grpc is not in this run"
+    absent = "" if "grpc" in run.names else "gRPC is not in this run"
     if reason := absent or left_out(run, "run"):
         run.unmeasured[_EXPERIMENT] = reason
         return

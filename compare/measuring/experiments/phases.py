@@ -8,7 +8,7 @@ import importlib.util
 
 from compare.measuring.experiments.run import Run
 from compare.measuring.ladder import NOT_TOLD, PHASES
-from compare.measuring.lanes import RunningLane, running_lanes
+from compare.measuring.lanes import RunningLane, lane_title, running_lanes
 from compare.measuring.phases import cold_and_warm
 from compare.measuring.recording import TurnSpec, record_turn
 
@@ -80,7 +80,7 @@ async def thoughts(run: Run) -> None:
 async def _measure(run: Run, lanes: dict[str, RunningLane], *, tls: bool) -> None:
     repeats = run.scale.line_repeats
     for experiment in (name for name in EXPERIMENTS if ("TLS" in name) == tls):
-        told = " ".join(f"{lane}: {why}." for lane, why in NOT_TOLD.items() if lane in run.names)
+        told = " ".join(f"{lane_title(lane)}: {why}." for lane, why in NOT_TOLD.items() if lane in run.names)
         run.describe(
             experiment,
             _TITLES[experiment],

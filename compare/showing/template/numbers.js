@@ -28,13 +28,13 @@ function predict({ formulas, constants }, coefficients, given) {
   return found;
 }
 
-/** The form in `fields`, and the table in `said`. */
-function showNumbers(numbers, fields, said, make, shown) {
+/** The form in `fields`, and the table in `said`; `labels` are the names of the transports. */
+function showNumbers(numbers, labels, fields, said, make, shown) {
   const words = Object.keys(numbers.coefficients);
   const given = Object.fromEntries(numbers.inputs.map((one) => [one.name, one.default]));
   const compute = () => {
     const found = Object.fromEntries(words.map((word) => [word, predict(numbers, numbers.coefficients[word], given)]));
-    const head = make("tr", {}, make("td", {}, "per transport"), ...words.map((word) => make("th", { style: `border-bottom:3px solid var(--${word})` }, word)));
+    const head = make("tr", {}, make("td", {}, "per transport"), ...words.map((word) => make("th", { style: `border-bottom:3px solid var(--${word})` }, labels[word])));
     const rows = numbers.formulas.flatMap(({ name, title, unit, text }) => [
       make("tr", {},
         make("td", {}, unit ? `${title}, ${unit}` : title),

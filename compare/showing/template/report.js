@@ -2,7 +2,10 @@
 const data = JSON.parse(document.getElementById("data").textContent);
 const { results, metrics } = data;
 const lanes = results.lanes;
-const colour = (lane) => `var(--${lane})`;
+// A lane without a colour of its own, such as ndjson-h2, has that of its transport.
+const colour = (lane) => `var(--${lane}, var(--${lane.split("-")[0]}, var(--ink)))`;
+// Texts have the titles of the lanes, tables and pictures the labels, which may be shorter.
+const { titles, labels } = data;
 const $ = (id) => document.getElementById(id);
 
 function element(name, attributes = {}, ...children) {
@@ -58,7 +61,7 @@ function chooseScene(name) {
     replay.rows[lane] = parts;
     $("lanes").append(
       element("div", { class: "lane", style: `border-color:${colour(lane)}` },
-        element("div", { class: "head" }, element("b", {}, lane), parts.state, parts.count, parts.first, parts.gap, parts.late),
+        element("div", { class: "head" }, element("b", {}, titles[lane]), parts.state, parts.count, parts.first, parts.gap, parts.late),
         parts.text, ticks));
   }
   draw();
@@ -129,11 +132,13 @@ if (scenes.length) {
   chooseScene($("scene").value);
   replay.ms = replay.end * 0.55;
   draw();
-} else $("replay").append("Nothing was recorded that could be played.");
+} else $("replay").querySelector(".controls").replaceWith("Nothing was recorded that could be played.");
 
 // Plots.
-for (const lane of lanes) $("legend").append(element("span", {}, element("i", { style: `background:${colour(lane)}` }), lane));
-const W = 560, H = 270, LEFT = 62, RIGHT = 16, TOP = 12, BOTTOM = 36;
+for (const lane of lanes) $("legend").append(element("span", {}, element("i", { style: `background:${colour(lane)}` }), titles[lane]));
+// On a telephone a wide drawing would be scaled down until nobody can read its letters.
+const NARROW = matchMedia("(max-width: 560px)").matches;
+const W = NARROW ? 350 : 560, H = 270, LEFT = 62, RIGHT = 16, TOP = 12, BOTTOM = 36;
 
 function ticks(low, high, log) {
   if (log) {
@@ -174,7 +179,7 @@ function bars({ rows, unit }) {
   // rows: [label, lane, value, low, high, parts?]; text stands beside a bar, never in it. The axis is linear and begins at 0.
   if (rows.every(([, , value]) => value === 0)) return element("p", { class: "zero" }, `0 ${unit} on all lanes.`);
   const high = Math.max(...rows.map((row) => row[4] ?? row[2]), 1e-9) * 1.02;
-  const height = 24, top = 4, left = 112, room = 150;
+  const height = 24, top = 4, left = NARROW ? 94 : 128, room = NARROW ? 60 : 158;
   const scale = (value) => left + (W - left - room) * (value / high);
   const bottom = rows.length * height + top * 2;
   const svg = element("svg", { viewBox: `0 0 ${W} ${bottom + 34}`, role: "img" });
@@ -193,7 +198,7 @@ function bars({ rows, unit }) {
       start = end;
     }
     if (from !== undefined && to > from) svg.append(element("line", { x1: scale(from), x2: scale(to), y1: y + 11.5, y2: y + 11.5, style: "stroke:var(--ink);stroke-width:1.6" }));
-    svg.append(element("text", { x: Math.max(start, to === undefined ? 0 : scale(to)) + 6, y: y + 15, class: "value" }, `${number(value)} ${unit}`));
+    svg.append(element("text", { x: Math.max(start, to === undefined ? 0 : scale(to)) + 6, y: y + 15, class: "value" }, `${number(value)}${NARROW ? "" : ` ${unit}`}`));
   });
   return svg;
 }
@@ -223,7 +228,7 @@ function figure(title, caption, names, make) {
 }
 const laneRows = (experiment, metric) => lanes.flatMap((lane) => {
   const found = figureOf(experiment, lane, metric);
-  return found ? [[lane, lane, found.median, found.low, found.high]] : [];
+  return found ? [[labels[lane], lane, found.median, found.low, found.high]] : [];
 });
 const measured = (metric, among = Object.keys(results.experiments)) => among.filter((name) => lanes.some((lane) => figureOf(name, lane, metric)));
 
@@ -245,7 +250,7 @@ figure("Gaps over time", "Each point is a chunk of one turn: when it arrived, an
   });
 if (Object.keys(data.bytes).length)
   figure("Bytes a token", "TCP payload to the client / tokens, counted at the relay; dark: the text itself (UTF-8), light: fields, encoding and framing.", ["bytes"],
-    () => bars({ unit: "B", rows: lanes.filter((lane) => data.bytes[lane]).map((lane) => { const { text, rest } = data.bytes[lane]; return [lane, lane, text + rest, undefined, undefined, [[text, 1], [rest, 0.45]]]; }) }));
+    () => bars({ unit: "B", rows: lanes.filter((lane) => data.bytes[lane]).map((lane) => { const { text, rest } = data.bytes[lane]; return [labels[lane], lane, text + rest, undefined, undefined, [[text, 1], [rest, 0.45]]]; }) }));
 figure("First token", "TTFT: first non-empty chunk − t0; the model itself answers at once. The line is the 95 % interval.", measured("ttft", ["1 stream", "16 streams", "64 streams", "256 streams", "network lan", "network wan", "network mobile", "network lossy"]), (name) => bars({ unit: "ms", rows: laneRows(name, "ttft") }));
 const scaling = [["1 stream", 1], ["16 streams", 16], ["64 streams", 64], ["256 streams", 256]].filter(([name]) => results.experiments[name]);
 if (scaling.length > 1)
@@ -275,7 +280,7 @@ figure("The ladder to the first token", "Median time since the wish to ask; from
       last += length;
       return [[length, shade]];
     });
-    return [lane, lane, last, undefined, undefined, parts];
+    return [labels[lane], lane, last, undefined, undefined, parts];
   }) }));
 for (const [name, [title, svg]] of Object.entries(results.pictures))
   figure(title, results.experiments.packets?.verdicts.join(" ") ?? "", [name], () => element("img", { src: `data:image/svg+xml;charset=utf-8,${encodeURIComponent(svg)}`, alt: title, style: "width:100%" }));
@@ -294,11 +299,11 @@ show(data.guide, $("needs"), $("verdict"), ["tokens", "browser"], (name, { text,
 
 // Your numbers: the functions of numbers.js stand above this script.
 if (Object.keys(data.numbers.coefficients).length) {
-  showNumbers(data.numbers, $("fields"), $("computed"), element, numeral);
+  showNumbers(data.numbers, labels, $("fields"), $("computed"), element, numeral);
   const measured = Object.entries(data.numbers.coefficients);
   const names = Object.keys(measured[0][1]);
   const said = (value) => (value === null ? "–" : Array.isArray(value) ? value.map(([x, y]) => `${number(y)} at ${number(x)} tokens/s`).join("; ") : numeral(value));
-  $("coefficients").append(element("table", {}, element("tr", {}, element("td", {}, "measured"), ...measured.map(([word]) => element("th", {}, word))),
+  $("coefficients").append(element("table", {}, element("tr", {}, element("td", {}, "measured"), ...measured.map(([word]) => element("th", {}, labels[word]))),
     ...names.map((name) => element("tr", {}, element("td", {}, name), ...measured.map(([, of]) => element("td", {}, said(of[name])))))));
   $("coefficients").append(element("p", { class: "about" }, `Constants: ${Object.entries(data.numbers.constants).map(([name, value]) => `${name} = ${numeral(value)}`).join(", ")}. Servers as they are by default, on SQLite, one process, loopback, no TLS. Beyond the measured load the last measured cost of a token is used.`));
 } else {
@@ -313,7 +318,7 @@ function numbers(name, experiment) {
   for (const metric of found) head.append(element("th", { title: metrics[metric].formula }, `${metrics[metric].title}, ${metrics[metric].unit}`));
   const body = element("table", {}, head);
   for (const lane of lanes.filter((lane) => experiment.figures[lane])) {
-    const row = element("tr", {}, element("td", { style: `border-left:4px solid ${colour(lane)};padding-left:8px;font-weight:600` }, lane));
+    const row = element("tr", {}, element("td", { style: `border-left:4px solid ${colour(lane)};padding-left:8px;font-weight:600` }, labels[lane]));
     for (const metric of found) {
       const mine = figureOf(name, lane, metric);
       if (!mine) { row.append(element("td", {}, "–")); continue; }
@@ -334,7 +339,7 @@ function numbers(name, experiment) {
 Object.entries(results.experiments).forEach(([name, experiment], i) => {
   const words = element("ul", { class: "words" });
   for (const said of experiment.verdicts) words.append(element("li", {}, said));
-  for (const [lane, said] of Object.entries(experiment.findings)) for (const one of said) words.append(element("li", {}, `On the path of ${lane}: ${one}.`));
+  for (const [lane, said] of Object.entries(experiment.findings)) for (const one of said) words.append(element("li", {}, `On the path of ${titles[lane]}: ${one}.`));
   for (const said of experiment.failures) words.append(element("li", { style: "color:var(--bad)" }, `Failed: ${said}`));
   const made = element("details", i ? {} : { open: "" }, element("summary", {}, experiment.title), element("p", { class: "about" }, experiment.about), ...(experiment.metrics.length ? [numbers(name, experiment)] : []), words);
   $("tables").append(made);

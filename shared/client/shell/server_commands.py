@@ -67,7 +67,9 @@ async def ping(shell: Shell, argument: str) -> None:
     async with shell.active.asking() as client:
         trips_ms = sorted([await client.ping() for _ in range(_PINGS)])
     fastest, middle, slowest = (text.duration(trips_ms[i]) for i in (0, _PINGS // 2, -1))
-    shell.say(f"{_PINGS} round trips over {shell.active.word}: {fastest} at best, {middle} median, {slowest} at worst")
+    shell.say(
+        f"{_PINGS} round trips over {shell.transport_title}: {fastest} at best, {middle} median, {slowest} at worst"
+    )
 
 
 async def docs(shell: Shell, argument: str) -> None:
@@ -84,7 +86,9 @@ async def _page(shell: Shell, path: str) -> None:
         async with shell.active.asking() as client:
             services = await client.services()
         _, tls, at = shell.active.client.address.rpartition("://")
-        shell.say(f"{shell.active.word} has no page for a browser; by reflection the server lists what can be called:")
+        shell.say(
+            f"{shell.transport_title} has no page for a browser; by reflection the server lists what can be called:"
+        )
         shell.say("\n".join(f"  {text.line(service)}" for service in services))
         grpcurl = "-cacert ca.pem" if tls else "-plaintext"
         buf = (

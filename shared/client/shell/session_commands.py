@@ -128,7 +128,7 @@ async def info(shell: Shell, argument: str) -> None:
                 ("last used", moment(session.last_activity_at)),
                 ("running", running),
                 ("connections", str(session.connections)),
-                ("transport", f"{shell.active.word} at {shell.active.client.address}"),
+                ("transport", f"{shell.transport_title} at {shell.active.client.address}"),
             )
         )
     )

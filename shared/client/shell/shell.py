@@ -242,6 +242,12 @@ class Shell:
             self.screen.note(self.active.explain(error))
             self.turns.failed = True
 
+    @property
+    def transport_title(self) -> str:
+        """The name of the transport in use."""
+        word = self.active.word
+        return self.transports[word].title if word in self.transports else word
+
     def _is_for_the_model(self, line: str) -> bool:
         name = direction_named(line)
         return self.offline and bool(name) and name not in self.commands
@@ -252,9 +258,9 @@ class Shell:
             async with self.active.asking() as client:
                 stats = await client.stats()
                 self.offline = stats.provider == OFFLINE
-                word = self.active.word
-                title = self.transports[word].title if word in self.transports else word
-                about = f"{title} at {client.address} · {stats.model} ({stats.provider}) · {stats.framework}"
+                about = (
+                    f"{self.transport_title} at {client.address} · {stats.model} ({stats.provider}) · {stats.framework}"
+                )
                 if self.screen.attended:
                     self.note(text.line(about))
                     page = client.page("/")

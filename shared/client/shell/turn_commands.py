@@ -46,7 +46,7 @@ async def switch(shell: Shell, argument: str) -> None:
     if word is None:
         shell.fail(f"To which transport? /switch and one of {', '.join(shell.transports)}")
     elif word == shell.active.word and not shell.active.parted:
-        shell.note(f"this is {word} already")
+        shell.note(f"this is {shell.transports[word].title} already")
     else:
         running = shell.turns.shown is not None
         await shell.turns.move(word)

@@ -7,6 +7,7 @@ and a request that is not valid. So the words of a refusal are FastAPI's.
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Awaitable, Callable
 from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
@@ -21,6 +22,7 @@ from shared.server.http.schemas import openapi_problems
 # Gives one argument of an endpoint, from a request and its body. Raises ValidationError.
 _Read = Callable[[Request, bytes], Any]
 _Depend = Callable[[Request], Awaitable[Any]]
+_END_OF_SENTENCE = re.compile(r"\.(?:\s+|$)")
 
 
 class Routes(APIRouter):
@@ -35,12 +37,23 @@ class DirectRoute(APIRoute):
 
     def __init__(self, path: str, endpoint: Callable[..., Any], **options: Any) -> None:
         super().__init__(path, endpoint, **options)
+        self._name_operation()
         self._reads: dict[str, _Read] = {}
         self._depends: dict[str, _Depend] = {}
         self._has_body = False
         hints = get_type_hints(endpoint, include_extras=True)
         parameters = inspect.signature(endpoint).parameters.values()
         self.direct = all(self._plan(parameter, hints[parameter.name]) for parameter in parameters)
+
+    def _name_operation(self) -> None:
+        """Name the operation after its function. The heading is the first sentence of the function's docstring.
+
+        FastAPI would make ``get_turn_turns__turn_id__get`` and "Get Turn" of a function ``get_turn``.
+        """
+        self.operation_id = self.operation_id or self.name
+        heading, *more = _END_OF_SENTENCE.split(self.description, maxsplit=1)
+        self.summary = self.summary or " ".join(heading.split())
+        self.description = "".join(more)
 
     def _plan(self, parameter: inspect.Parameter, hint: Any) -> bool:
         """Plan how an argument is read. Returns whether it can be read here."""

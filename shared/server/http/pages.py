@@ -39,13 +39,13 @@ files = PageFiles(directory=PAGES)
 
 @router.get("/demo", tags=["server"], response_class=FileResponse)
 async def demo(context: Context, request: Request) -> Response:
-    """The chat in the browser, over this server's own protocol."""
+    """Open the page of the chat, over this server's own protocol."""
     return await page(context, request, "demo.html")
 
 
 @router.get("/race", tags=["server"], response_class=FileResponse)
 async def race(context: Context, request: Request) -> Response:
-    """The HTTP transports side by side in one page."""
+    """Open the page on which the transports race."""
     return await page(context, request, "race.html")
 
 

@@ -130,7 +130,7 @@ async def start_turn(service: Service, body: TurnBody, key: IdempotencyKey = Non
 
 @router.get("/turns/{turn_id}", responses=openapi_json(Snapshot), tags=["turns"])
 async def get_turn(service: Service, turn_id: str) -> Response:
-    """Where a turn stands."""
+    """Read where a turn stands."""
     return json_response(await service.get_turn(turn_id))
 
 
@@ -143,7 +143,10 @@ async def poll_events(
     epoch: Epoch = 0,
     wait: Wait = 0,
 ) -> Response:
-    """Long-poll: the events after ``after`` as soon as there is one, or none after ``wait`` seconds."""
+    """Wait for the events after a cursor (long-polling).
+
+    The answer comes as soon as there is an event after ``after``, or after ``wait`` seconds without one.
+    """
     reader = await service.open(turn_id, after, epoch)
 
     async def poll() -> tuple[list[Record], bytes]:
@@ -169,7 +172,7 @@ async def cancel_turn(service: Service, turn_id: str) -> Response:
 
 @demonstration.post("/turns/{turn_id}/cut", status_code=204, tags=["turns"])
 async def cut_turn(service: Service, turn_id: str) -> Response:
-    """End this server's streams of a turn as a broken line would, for the demo's cut button. The clients resume."""
+    """Cut this server's streams of a turn, as a broken line would. The clients resume; the demo's cut button shows it."""
     service.cut_turn(turn_id)
     return Response(status_code=204)
 
@@ -185,13 +188,13 @@ async def create_session(service: Service, body: SessionBody | None = None) -> R
 async def list_sessions(
     service: Service, limit: Limit = None, cursor: Annotated[str | None, Query()] = None
 ) -> Response:
-    """Sessions, newest first."""
+    """List the sessions, newest first."""
     return json_response(await service.list_sessions(limit, cursor))
 
 
 @router.get("/sessions/{session_id}", responses=openapi_json(Session), tags=["sessions"])
 async def get_session(service: Service, session_id: str) -> Response:
-    """One session."""
+    """Read one session."""
     return json_response(await service.get_session(session_id))
 
 
@@ -202,20 +205,20 @@ async def list_messages(
     limit: MessagesLimit = None,
     cursor: Annotated[str | None, Query()] = None,
 ) -> Response:
-    """A page of a session's messages, in order; a page ends before its texts pass 3 MiB."""
+    """List a session's messages, in order. A page ends before its texts pass 3 MiB."""
     return json_response(await service.list_messages(session_id, limit, cursor))
 
 
 @router.post("/sessions/{session_id}/clear", status_code=204, tags=["sessions"])
 async def clear_session(service: Service, session_id: str) -> Response:
-    """Drop the messages; the logs of the turns stay."""
+    """Delete a session's messages. The logs of its turns stay."""
     await service.clear_session(session_id)
     return Response(status_code=204)
 
 
 @router.delete("/sessions/{session_id}", status_code=204, tags=["sessions"])
 async def delete_session(service: Service, session_id: str) -> Response:
-    """Drop the session and its turns."""
+    """Delete a session and its turns."""
     await service.delete_session(session_id)
     return Response(status_code=204)
 
@@ -227,14 +230,17 @@ async def delete_session(service: Service, session_id: str) -> Response:
     tags=["images"],
 )
 async def get_image(service: Service, request: Request, image_id: str) -> Response:
-    """The bytes of a picture; ``ETag`` is its sha256, one byte range is honoured (RFC 9110, section 14)."""
+    """Read the bytes of a picture. ``ETag`` is its sha256, one byte range is honoured (RFC 9110, section 14)."""
     image = await service.get_image(image_id)
     return image_response(image.data, image.mime_type, image.sha256, request.headers)
 
 
 @router.post("/tickets", status_code=201, responses=openapi_json(Ticket, status=201), tags=["keys"])
 async def make_ticket(context: Context, body: TicketBody | None = None) -> Response:
-    """A ticket for a browser's WebSocket (30 s, first message), or for the EventSource of one turn."""
+    """Make a ticket, with which a page connects without the key.
+
+    It is for a WebSocket, as the first message, or with ``turn_id`` for the EventSource of that turn. ``expires_in_s`` is its life.
+    """
     turn_id = body.turn_id if body else None
     if turn_id is not None:
         await context.service.get_turn(turn_id)
@@ -244,13 +250,13 @@ async def make_ticket(context: Context, body: TicketBody | None = None) -> Respo
 
 @router.get("/models", responses=openapi_json(Models), tags=["server"])
 async def list_models(service: Service) -> Response:
-    """The model ids that a request may name."""
+    """List the model ids that a request may name."""
     return json_response(Models(service.models()))
 
 
 @router.get("/health", responses=openapi_json(Health) | openapi_json(Health, status=503), tags=["server"])
 async def health(context: Context, request: Request) -> Response:
-    """Readiness: 200 when a new turn would be accepted, else 503.
+    """Ask whether the server is ready. The status is 200 when a new turn would be accepted, else 503.
 
     The answer to a ``Host`` that is not allowed has the status alone.
     """
@@ -262,9 +268,9 @@ async def health(context: Context, request: Request) -> Response:
 
 
 @probing.get(ECHO, responses=openapi_json(Echo), tags=["server"])
-@probing.post(ECHO, responses=openapi_json(Echo), tags=["server"])
+@probing.post(ECHO, responses=openapi_json(Echo), tags=["server"], operation_id="echo_body")
 async def echo(request: Request) -> Response:
-    """How this request arrived, after every proxy on its way.
+    """Show how this request arrived, after every proxy on its way.
 
     Of a header that may be a secret only the length is told.
     """
@@ -276,20 +282,20 @@ async def echo(request: Request) -> Response:
 
 @router.get("/stats", responses=openapi_json(ServerStats), tags=["server"])
 async def stats(service: Service) -> Response:
-    """What this server has counted."""
+    """Read what this server has counted."""
     return json_response(await service.stats())
 
 
 @router.get("/metrics", response_class=Response, responses=openapi_bytes("text/plain"), tags=["server"])
 async def metrics(service: Service) -> Response:
-    """The same for Prometheus (text exposition format)."""
+    """Read the counters as Prometheus does. The format is its text exposition format."""
     text = prometheus_text(await service.stats(), service.counters.events_total)
     return Response(text, media_type="text/plain; version=0.0.4")
 
 
 @router.get("/", responses=openapi_json(About, or_bytes=("text/html",)), tags=["server"])
 async def about(context: Context, request: Request) -> Response:
-    """What this server is: a page where ``Accept`` prefers it to JSON, as a browser's does."""
+    """Ask what this server is. The answer is a page where ``Accept`` prefers it to JSON, as a browser's does."""
     vary = {"Vary": "Accept"}
     if prefers(request.headers, "text/html", "application/json"):
         return await page(context, request, "index.html", vary)

@@ -2,7 +2,7 @@
 
 import { Wire as Rest } from "./rest.js";
 
-export const title = "REST, long-polling";
+export const title = "REST long-polling";
 export const note = "a request for each batch of events";
 
 export class Wire extends Rest {
