@@ -21,13 +21,13 @@ def made(page: str) -> str:
 
 def table() -> str:
     """A row for each finding, in the order of the harm."""
-    rows = ["| what you see | check | cause | what to change | who does not have it |", "|---|---|---|---|---|"]
+    rows = ["| what you see | cause *and check* | what to change | who does not have it |", "|---|---|---|---|"]
     for row in ADVICE.values():
         cures = [f"{product}: {cure}" for product, cure in row.cures.items()]
         cures += [f"{product}: {known.setting} ([page]({known.page}))" for product, known in row.documented.items()]
         change = "<br>".join([*([row.here] if row.here else []), *cures])
         unharmed = ", ".join(TRANSPORTS[word].label for word in row.unharmed) or "none"
-        rows.append(f"| {row.sees} | {row.check} | {row.cause} | {change} | {unharmed} |")
+        rows.append(f"| {row.sees} | {row.cause} *({row.check})* | {change} | {unharmed} |")
     documented = " and ".join(PRODUCTS)
     return "\n".join(
         [*rows, "", f"The settings were {TRIED}; those of {documented} come from the pages that are linked."]
