@@ -283,7 +283,7 @@ async def test_the_race_prints_a_table_a_verdict_and_how_to_read_it() -> None:
 
 
 @pytest.mark.parametrize("columns", [40, 80, 120])
-def test_the_race_while_it_runs_fits_its_terminal(columns: int) -> None:
+async def test_the_race_while_it_runs_fits_its_terminal(columns: int) -> None:
     tracks = {name: Track(name, "streaming", ["word "] * 40, 40, [100.0 + 25 * i for i in range(40)]) for name in LANES}
     for track in tracks.values():
         track.delays_ms, track.first_ms = [1.5] * 40, 1_988.0
