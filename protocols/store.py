@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -62,6 +63,11 @@ def _export(path: Path) -> int:
         for line in export(path):
             sys.stdout.write(line + "\n")
             lines += 1
+        sys.stdout.flush()
+    except OSError as error:
+        # Python writes at exit what could not be written before, and would complain once more.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return _end(f"stdout cannot be written ({error.strerror}); the export is not whole", 1)
     except apsw.Error as error:
         return _end(f"{path} cannot be read ({type(error).__name__})", 1)
     return _end(f"{lines} lines: sessions, turns and images, then the events of each turn", 0)

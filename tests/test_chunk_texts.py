@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -12,6 +14,8 @@ from shared.events import Chunk, to_json
 
 GRIN = "\N{GRINNING FACE}"
 HIGH, LOW = "\ud83d", "\ude00"
+# The bytes of the emoji, each as a character.
+BYTES = GRIN.encode().decode("ascii", "surrogateescape")
 
 
 def cut(*pieces: str) -> list[str]:
@@ -32,9 +36,16 @@ def cut(*pieces: str) -> list[str]:
         ((LOW, "plain"), ["\ufffd", "plain"]),
         (("end", HIGH), ["end", "\ufffd"]),
         ((f"a{LOW}{HIGH}b",), ["a\ufffd\ufffdb"]),
+        ((BYTES[:2], BYTES[2:]), [GRIN]),
+        ((f"so {BYTES[:1]}", BYTES[1:3], "", f"{BYTES[3]} ok"), ["so ", f"{GRIN} ok"]),
+        ((f"{BYTES}{BYTES[:3]}", "plain"), [GRIN, "\ufffdplain"]),
+        (("end", BYTES[:2]), ["end", "\ufffd"]),
+        ((f"caf{BYTES[2]}", "plain"), ["caf\ufffd", "plain"]),
+        (("\ud83d", "\udcf0 news"), ["\N{NEWSPAPER} news"]),
+        ((f"{HIGH}{BYTES[0]}", BYTES[1]), ["\N{NEWSPAPER}", "\ufffd"]),
     ],
 )
-def test_an_emoji_in_two_halves_stays_whole(pieces: tuple[str, ...], texts: list[str]) -> None:
+def test_an_emoji_in_parts_stays_whole(pieces: tuple[str, ...], texts: list[str]) -> None:
     assert cut(*pieces) == texts
 
 
@@ -51,6 +62,14 @@ def test_every_chunk_has_utf8_and_no_pair_is_lost(pieces: list[str]) -> None:
     expected = whole.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
     assert "".join(cut(*pieces)) == expected
     expected.encode()
+
+
+@given(st.text(max_size=20), st.lists(st.integers(0, 80), max_size=6))
+def test_utf8_that_is_cut_anywhere_is_the_reply(text: str, cuts: list[int]) -> None:
+    data = text.encode()
+    borders = sorted({0, len(data), *(cut % (len(data) + 1) for cut in cuts)})
+    pieces = [data[start:end].decode("utf-8", "surrogateescape") for start, end in itertools.pairwise(borders)]
+    assert "".join(cut(*pieces)) == text
 
 
 @pytest.mark.parametrize("piece", ["x", GRIN, "\u2028", "\x01", '"', "e\u0301", "👩‍👩‍👧‍👦", "\r\n", "🇩🇪"])

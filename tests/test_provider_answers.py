@@ -34,6 +34,7 @@ both = pytest.mark.parametrize("provider", PROVIDERS)
         ("no-empty-lines", TEXT, "stop", Usage(7, 4)),
         ("whole", TEXT, "stop", Usage(7, 4)),
         ("halves", "\N{GRINNING FACE} ok", "stop", Usage(7, 4)),
+        ("torn", "\N{GRINNING FACE} ok", "stop", Usage(7, 4)),
         ("odd-counts", TEXT, "stop", Usage(7, None)),
         ("numbers", "a 421.5true", "stop", None),
         ("typed-parts", TEXT, "stop", None),

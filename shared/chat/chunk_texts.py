@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 
 from shared.llm.tokens import is_one_character
@@ -10,41 +11,50 @@ from shared.llm.tokens import is_one_character
 # stop.
 MAX_CHUNK_CHARS = 8192
 _LOOK_BACK_CHARS = 64
+# At the end of a piece: the first half of a pair of surrogates, or the first bytes of a character of two, three or four bytes.
+_UNFINISHED = re.compile(
+    "(?:[\ud800-\udbff]"
+    "|(?<![\ud800-\udbff])(?:[\udcc2-\udcdf]|[\udce0-\udcef][\udc80-\udcbf]?|[\udcf0-\udcf4][\udc80-\udcbf]{0,2}))\\Z"
+)
+# Surrogates that stand for no byte.
+_HALF = re.compile("[\ud800-\udc7f\udd00-\udfff]")
 
 
 class ChunkTexts:
     """Cuts the pieces of one reply into the texts of its chunks.
 
-    JSON may escape an emoji as two UTF-16 surrogates, and a provider may send them in two frames: the first half is
-    kept back until the second half comes. A half that stays alone becomes U+FFFD, because it has no UTF-8.
+    A provider may send an emoji in two frames: as the two UTF-16 surrogates of JSON's escapes, or as bytes of UTF-8, which
+    arrive here as surrogates too (PEP 383). The first part is kept back until the rest comes. A part that stays alone becomes
+    U+FFFD, because it has no UTF-8.
     """
 
     def __init__(self) -> None:
-        self._half = ""
+        self._part = ""
 
     def add(self, piece: str) -> Iterator[str]:
         """The texts that are whole with this piece."""
-        if not self._half and len(piece) <= MAX_CHUNK_CHARS and piece.isascii():
+        if not self._part and len(piece) <= MAX_CHUNK_CHARS and piece.isascii():
             if piece:
                 yield piece
             return
-        text, self._half = self._half + piece, ""
-        if "\ud800" <= text[-1:] <= "\udbff":
-            text, self._half = text[:-1], text[-1]
+        text, self._part = self._part + piece, ""
+        if unfinished := _UNFINISHED.search(text, len(text) - 3):
+            text, self._part = text[: unfinished.start()], unfinished[0]
         yield from _split(_joined(text))
 
     def rest(self) -> Iterator[str]:
-        """The text that remains at the end of the reply: none, or U+FFFD for a surrogate half without its other half."""
-        text, self._half = self._half, ""
+        """The text that remains at the end of the reply: none, or U+FFFD for a part of a character without its rest."""
+        text, self._part = self._part, ""
         yield from _split(_joined(text))
 
 
 def _joined(text: str) -> str:
-    """The text with its pairs of surrogates as one character each and every lone surrogate as U+FFFD."""
+    """The text with its pairs of surrogates and its bytes of UTF-8 as whole characters, and every other surrogate as U+FFFD."""
     try:
         text.encode()
     except UnicodeEncodeError:
-        return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+        pairs = text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "surrogatepass")
+        return _HALF.sub("\ufffd", pairs).encode("utf-8", "surrogateescape").decode("utf-8", "replace")
     return text
 
 

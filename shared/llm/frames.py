@@ -100,7 +100,7 @@ class _Body:
         return [*frames, *self._dispatch()]
 
     def _event_line(self) -> list[Frame]:
-        line = bytes(self._line).decode("utf-8", "replace")
+        line = _decoded(self._line)
         self._line.clear()
         if not line:
             return self._dispatch()
@@ -133,7 +133,7 @@ class _Body:
         """A line that is a value by itself is a frame; the lines of a value that has several stay together to the end."""
         frame = None
         if not self._several_lines:
-            text = bytes(self._line).decode("utf-8", "replace")
+            text = _decoded(self._line)
             frame = _frame(text, "")
             self._several_lines = frame is None and bool(text.strip())
         if self._several_lines:
@@ -144,7 +144,7 @@ class _Body:
         return [frame] if frame is not None else []
 
     def _last_json(self) -> list[Frame]:
-        text = bytes(self._line).decode("utf-8", "replace")
+        text = _decoded(self._line)
         frame = _frame(text, "")
         if frame is None and text.strip():
             raise NotAnAnswer("the answer is not JSON, or was cut")
@@ -152,6 +152,11 @@ class _Body:
         # One value is a whole answer of a server that did not stream; several are a stream, which has an end of its own.
         end = [WHOLE] if self._values == 1 else []
         return [frame, *end] if frame is not None else end
+
+
+def _decoded(line: bytearray) -> str:
+    """A line as text. Bytes that are not UTF-8 stay (PEP 383), because the rest of a character may come in the next frame."""
+    return line.decode("utf-8", "surrogateescape")
 
 
 def _frame(text: str, event: str) -> Frame | None:

@@ -24,7 +24,10 @@ class Damaged(ChatError):
     """``internal`` because a part of the store is damaged and cannot be read; another try changes nothing."""
 
     def __init__(self) -> None:
-        super().__init__("internal")
+        super().__init__(
+            "internal",
+            "A part of the store is damaged; start a new session. The server's operator runs `python -m protocols store check`.",
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

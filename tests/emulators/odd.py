@@ -110,6 +110,17 @@ async def halves(exchange: Exchange, wire: AnyWire, number: int) -> None:
     await _frames(exchange, *frames, _frame(wire, None, _stop(wire), _counts(wire, 7, 4)))
 
 
+async def torn(exchange: Exchange, wire: AnyWire, number: int) -> None:
+    """An emoji whose bytes of UTF-8 come in two frames."""
+    await exchange.start("text/event-stream")
+    grin = "\N{GRINNING FACE}".encode()
+    for piece in (grin[:2], grin[2:], b" ok"):
+        await exchange.send(b"data: %b\n\n" % json.dumps(_frame(wire, "TORN")).encode().replace(b"TORN", piece))
+    end = json.dumps(_frame(wire, None, _stop(wire), _counts(wire, 7, 4)))
+    await exchange.send(f"data: {end}\n\n".encode())
+    await exchange.finish()
+
+
 async def odd_counts(exchange: Exchange, wire: AnyWire, number: int) -> None:
     """Counts that are no int64: a whole float, a broken one, then a string, a negative one and one that is too large."""
     frames = [_frame(wire, text, None, _counts(wire, *ODD_COUNTS)) for text in TOKENS]
@@ -235,6 +246,6 @@ async def scripted(exchange: Exchange, wire: AnyWire, number: int) -> None:
 Scenario = Callable[[Exchange, AnyWire, int], Awaitable[None]]
 ODD: tuple[Scenario, ...] = (
     open_after_finish, end_mark, error_after_finish, error_finish, unknown_finish, gateway, no_empty_lines, whole, halves,
-    odd_counts, numbers, typed_parts, wrong_type, wrong_shape, page, think, prefill, long_piece, strict, vague, no_stream,
+    torn, odd_counts, numbers, typed_parts, wrong_type, wrong_shape, page, think, prefill, long_piece, strict, vague, no_stream,
     endless_error, coded_error, scripted,
 )  # fmt: skip

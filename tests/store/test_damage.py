@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import os
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from pathlib import Path
+from typing import cast
 
 import apsw
 import pytest
@@ -14,7 +18,9 @@ from protocols.__main__ import main
 from shared.errors import ChatError
 from shared.events import TurnInterrupted, now_ms
 from shared.store.open import open_store
-from shared.store.protocol import Damaged, Options
+from shared.store.protocol import Damaged, Moved, News, Options, Pushed
+from shared.store.sqlite.leases import select_orphans
+from shared.store.sqlite.salvage import problems
 from shared.store.sqlite.store import SqliteStore
 from tests.store.suite import (
     LEASE_S,
@@ -22,11 +28,13 @@ from tests.store.suite import (
     appended,
     asked,
     chunks,
+    end,
     entry,
     log,
     messages_of,
     new_session,
     pass_s,
+    purge_all,
     talk,
 )
 
@@ -47,8 +55,8 @@ def damage_log(path: Path, turn_id: str, lines: bytes = BAD_LINES[0]) -> None:
 
 
 def damage_pages(path: Path, needle: bytes, name: str = "segments", kind: str = "leaf") -> int:
-    """Make the cell pointers of every page of a table or an index that holds ``needle`` point nowhere, and return the
-    number of pages. ``kind`` of a page: ``leaf``, ``internal``.
+    """Give every page of a table or an index that holds ``needle`` a type that no page has, and return the number of pages.
+    ``kind`` of a page: ``leaf``, ``internal``.
     """
     connection = apsw.Connection(str(path))
     connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
@@ -58,7 +66,7 @@ def damage_pages(path: Path, needle: bytes, name: str = "segments", kind: str = 
     data, count = bytearray(path.read_bytes()), 0
     for start in starts:
         if needle in data[start : start + 4096]:
-            data[start + 8 : start + 28] = b"\xff" * 20
+            data[start] = 0xFF
             count += 1
     path.write_bytes(data)
     return count
@@ -109,31 +117,79 @@ async def test_pages_that_cannot_be_read_cost_their_turns_alone(tmp_path: Path) 
     await store.close()
 
 
-async def test_logs_that_nobody_can_find_cost_no_session(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """The page above all logs is damaged: the store is opened all the same, and says so once."""
+UNUSABLE = {
+    "above all logs": [("segments", "internal", b"")],
+    "above all turns": [("turns", "internal", b"")],
+    "numbers of signals": [("sqlite_sequence", "leaf", b"")],
+    "ids of turns": [("sqlite_autoindex_turns_1", "leaf", b"")],
+    "sessions": [("sessions", "leaf", b""), ("sessions_by_use", "leaf", b"")],
+    "a turn and indexes": [
+        ("turns", "leaf", b"one 3"),
+        *((name, "leaf", b"") for name in ("turns_running", "turns_of_session", "turns_by_end", "session_counts")),
+    ],
+}
+
+
+@pytest.mark.parametrize("pages", UNUSABLE.values(), ids=UNUSABLE)
+async def test_a_store_that_takes_no_turn_is_written_anew(
+    tmp_path: Path, pages: list[tuple[str, str, bytes]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A server starts, has the conversations and ends the orphan. The damaged file stays for the export."""
     path = tmp_path / "chat.db"
     store = SqliteStore(str(path), Options(lease_s=LEASE_S))
     session_id = await new_session(store)
-    ended = [await talk(store, session_id, f"one {number}", "x" * 2000) for number in range(5)]
+    ended = [await talk(store, session_id, f"one {number}" + "x" * 2500, "y") for number in range(6)]
     orphan = await store.start_turn(asked(new_session_id="orphan", owner="gone"))
+    cleared = await talk(store, await new_session(store), "cleared", "y")
+    assert cleared.turn.session_id is not None
+    await store.clear_session(cleared.turn.session_id, "me", NOW)
+    last_signal = await store.last_signal()
     await store.close()
-    assert damage_pages(path, b"", kind="internal") == 1
+    for name, kind, needle in pages:
+        assert damage_pages(path, needle, name, kind)
     store = SqliteStore(str(path), Options(lease_s=LEASE_S))
-    assert "the events of 6 turns lay on damaged pages" in store.notice
+    assert "the database was written anew" in store.notice
+    assert problems(path) == []
+    assert await store.last_signal() >= last_signal
+    texts = [message.text for message in await messages_of(store, session_id)]
+    assert texts == [text for number in range(6) for text in (f"one {number}" + "x" * 2500, "y")]
+    with contextlib.suppress(ChatError):  # a session without messages is gone with its page
+        assert await messages_of(store, cleared.turn.session_id) == []
     for started in ended:
-        with pytest.raises(Damaged):
-            await store.read(started.turn.turn_id, 0)
-    assert len(await messages_of(store, session_id)) == 10
+        with pytest.raises(Damaged) if pages[0][0] == "segments" else contextlib.nullcontext():
+            assert len(await log(store, started.turn.turn_id)) == 3
     assert await pass_s(store, LEASE_S * 1.5) == [orphan.turn.turn_id]
-    newer = await talk(store, session_id, "two", "2")
-    assert [event.seq for event in await log(store, newer.turn.turn_id)] == [1, 2, 3]
+    newer = await store.start_turn(asked(session_id=session_id, max_context_chars=10_000))
+    assert newer.context[-1].text == "y"
+    await end(store, newer, "2")
+    assert len(await log(store, newer.turn.turn_id)) == 3
     await store.close()
     store = SqliteStore(str(path))
     assert store.notice == ""
-    assert len(await log(store, newer.turn.turn_id)) == 3
     await store.close()
-    assert main(["store", "export", "--file", str(path)]) == 0
-    assert '"text": "2"' in capsys.readouterr().out
+    assert main(["store", "export", "--file", f"{path}.damaged-1"]) == 0
+    capsys.readouterr()
+
+
+async def test_servers_that_start_together_write_a_store_anew_once(tmp_path: Path) -> None:
+    """A connection that was open before reads and writes the new tables."""
+    path = tmp_path / "chat.db"
+    store = SqliteStore(str(path))
+    started = await talk(store, await new_session(store), "one", "1")
+    await store.close()
+    damage_pages(path, b"", "sqlite_sequence")
+    before = apsw.Connection(str(path))
+    count = "SELECT count(*) FROM turns"
+    assert before.execute(count).fetchall() == [(1,)]
+    stores = await asyncio.gather(*(asyncio.to_thread(SqliteStore, str(path)) for _ in range(3)))
+    assert [bool(store.notice) for store in stores].count(True) == 1
+    await talk(stores[0], started.turn.session_id or "", "two", "2")
+    assert before.execute(count).fetchall() == [(2,)]
+    before.execute("UPDATE turns SET last_read_at = 0")
+    before.close()
+    for one in stores:
+        assert len(await log(one, started.turn.turn_id)) == 3
+        await one.close()
 
 
 async def test_a_log_without_its_end_is_damaged(tmp_path: Path) -> None:
@@ -167,16 +223,85 @@ async def test_a_page_of_turns_costs_no_other_turn(tmp_path: Path) -> None:
     await store.close()
 
 
-@pytest.mark.parametrize("name", ["sessions_by_use", "turns_of_session", "turns_running", "session_counts"])
-async def test_a_store_that_takes_no_turn_of_a_session_is_refused(tmp_path: Path, name: str) -> None:
+async def test_a_damaged_page_costs_the_other_turns_no_lease(tmp_path: Path) -> None:
+    path = tmp_path / "chat.db"
+    store = SqliteStore(str(path), Options(lease_s=LEASE_S))
+    bad, good = [await store.start_turn(asked(mark + "x" * 3000, new_session_id=mark)) for mark in ("bad", "good")]
+    await store.start_turn(asked("x" * 3000, owner="another", new_session_id="another"))
+    await store.close()
+    assert damage_pages(path, b"badxxx", "turns") == 1
+    store = SqliteStore(str(path), Options(lease_s=LEASE_S))
+    before = await store.get_turn(good.turn.turn_id)
+    store.clock_offset_ms += 500
+    standings = await store.renew("me", [bad.turn.turn_id, good.turn.turn_id], [good.turn.turn_id])
+    assert [(standing.done, standing.why) for standing in standings] == [(False, "damaged"), (True, "")]
+    after = await store.get_turn(good.turn.turn_id)
+    assert before is not None
+    assert after is not None
+    assert after.lease > before.lease
+    await store.close()
+
+
+async def test_owners_on_a_damaged_page_share_the_limit(tmp_path: Path) -> None:
+    """Two processes that are gone have more orphans than one look ends, and each of them has one on a damaged page."""
     path = tmp_path / "chat.db"
     store = SqliteStore(str(path))
-    await talk(store, await new_session(store), "one", "1")
-    await store.start_turn(asked(new_session_id="running"))
+    for number, owner in enumerate(["one"] * 4 + ["two"] * 4):
+        mark = "bad" if number in (1, 5) else "good"
+        await store.start_turn(asked(mark + "x" * 3000, new_session_id=f"s {number}", owner=owner))
     await store.close()
-    assert damage_pages(path, b"", name)
-    with pytest.raises(ValueError, match="is damaged; `python -m protocols store check`"):
-        open_store(f"sqlite:///{path}")
+    assert damage_pages(path, b"badxxx", "turns") == 2
+    connection = apsw.Connection(str(path))
+    for limit, owners in ((2, ["one"] * 2), (4, ["one"] * 3 + ["two"]), (9, ["one"] * 3 + ["two"] * 3)):
+        orphans = select_orphans(connection, {"one": math.inf, "two": math.inf}, limit)
+        assert [orphan.owner for orphan in orphans] == owners
+    connection.close()
+
+
+async def test_a_page_of_messages_costs_no_other_message(tmp_path: Path) -> None:
+    """A session of which one turn cannot be read shows the others, and takes new turns."""
+    path = tmp_path / "chat.db"
+    store = SqliteStore(str(path))
+    session_id = await new_session(store)
+    for mark in ("first", "bad", "third"):
+        await talk(store, session_id, mark + "x" * 3000, mark)
+    await talk(store, await new_session(store), "x" * 3000, "")
+    await store.close()
+    assert damage_pages(path, b"badxxx", "turns") == 1
+    store = SqliteStore(str(path))
+    assert [message.text[:5] for message in await messages_of(store, session_id)] == ["first"] * 2 + ["third"] * 2
+    newer = await store.start_turn(asked(session_id=session_id, max_context_chars=10_000))
+    assert [message.text[:5] for message in newer.context] == ["first"] * 2 + ["third"] * 2
+    await end(store, newer, "2")
+    with pytest.raises(Damaged, match=r"start a new session\. .*store check"):
+        await store.delete_session(session_id, "me", NOW)
+    await store.close()
+
+
+async def test_a_page_of_logs_costs_no_other_follower(tmp_path: Path) -> None:
+    path = tmp_path / "chat.db"
+    store = SqliteStore(str(path))
+    bad, good = [await store.start_turn(asked(new_session_id=name)) for name in ("bad", "good")]
+    for started in (bad, good):
+        for seq in range(2, 6):
+            await store.append([entry(started, chunks(started.turn.turn_id, seq, "x" * 3000))])
+    for number in range(100):
+        await store.start_turn(asked(new_session_id=f"other {number}"))
+    await store.close()
+    assert damage_pages(path, bad.turn.turn_id.encode())
+    store = SqliteStore(str(path))
+    assert store.notice == ""
+    for started in (bad, good):
+        await store.follow(started.turn.turn_id)
+    found: set[str] = set()
+    news = cast("AsyncGenerator[News, None]", store.news(lambda: True))
+    async with asyncio.timeout(10), aclosing(news):
+        async for one in news:
+            if isinstance(one, Moved | Pushed):
+                found.add(one.turn_id)
+            if len(found) == 2:
+                break
+    await store.close()
 
 
 async def test_an_append_that_fails_costs_the_others_of_its_commit_nothing(tmp_path: Path) -> None:
@@ -266,17 +391,19 @@ def test_a_foreign_database_is_not_touched(tmp_path: Path, statements: list[str]
     assert path.read_bytes() == before
 
 
-async def test_a_damaged_list_of_free_pages_is_refused(tmp_path: Path) -> None:
+async def test_a_damaged_list_of_free_pages_is_made_anew(tmp_path: Path) -> None:
     path = tmp_path / "chat.db"
     store = SqliteStore(str(path))
-    await talk(store, await new_session(store), "one", "1")
+    started = await talk(store, await new_session(store), "one", "1")
     await store.close()
     data = bytearray(path.read_bytes())
     # The header names page 5 as the first of three free pages, and a table lies there.
     data[32:40] = (5).to_bytes(4) + (3).to_bytes(4)
     path.write_bytes(data)
-    with pytest.raises(ValueError, match="is damaged"):
-        open_store(f"sqlite:///{path}")
+    store = SqliteStore(str(path))
+    assert store.notice
+    assert len(await log(store, started.turn.turn_id)) == 3
+    await store.close()
 
 
 def test_what_is_no_file_is_refused_in_words(tmp_path: Path) -> None:
@@ -284,6 +411,23 @@ def test_what_is_no_file_is_refused_in_words(tmp_path: Path) -> None:
     for path in (tmp_path, tmp_path / "pipe", Path("/dev/null")):
         with pytest.raises(ValueError, match="is a folder, a pipe or a device and no file; set STORE_URL"):
             open_store(f"sqlite:///{path}")
+
+
+async def test_a_page_of_old_turns_stops_the_purge_until_the_next_start(tmp_path: Path) -> None:
+    path = tmp_path / "chat.db"
+    options = Options(retention_s=10, tombstone_s=10)
+    store = SqliteStore(str(path), options)
+    session_id = await new_session(store)
+    for mark in ("first", "bad", "third", "last"):
+        await talk(store, session_id, mark + "x" * 3000, mark)
+    await store.close()
+    database(path, "UPDATE turns SET ended_at = 1")
+    assert damage_pages(path, b"badxxx", "turns") == 1
+    store = SqliteStore(str(path), options)
+    assert store.notice
+    assert len(await messages_of(store, session_id)) == 8
+    await purge_all(store)
+    await store.close()
 
 
 async def test_damage_does_not_stop_the_purge(tmp_path: Path) -> None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -70,6 +73,17 @@ async def test_a_file_that_has_lost_its_end(tmp_path: Path, capsys: pytest.Captu
     capsys.readouterr()
     lines = exported(capsys, path)
     assert len([line for line in lines if line.get("type") == "turn_completed"]) > len(turn_ids) // 2
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
+def test_an_export_to_a_full_disk_is_one_line(tmp_path: Path) -> None:
+    path = tmp_path / "chat.db"
+    asyncio.run(filled(path))
+    command = [sys.executable, "-m", "protocols", "store", "export", "--file", str(path)]
+    with Path("/dev/full").open("wb") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, check=False, timeout=60)
+    assert (done.returncode, done.stderr.count(b"\n")) == (1, 1)
+    assert b"No space left on device" in done.stderr
 
 
 @pytest.mark.parametrize("content", [b"some text\n" * 100, b"SQLite format 3\0"])

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import apsw
 
-from shared.store.sqlite.schema import APPLICATION_ID, SCHEMA, UPGRADES, VERSION
+from shared.store.sqlite.schema import APPLICATION_ID, VERSION, make_tables
 
 BUSY_TIMEOUT_MS = 5000
 # A checkpoint cuts the write-ahead log to this size.
@@ -48,7 +48,10 @@ def connect(path: str | None) -> apsw.Connection:
         _refuse_foreign(connection, file)
         _use_wal(connection)
         connection.execute(f"PRAGMA synchronous = NORMAL; PRAGMA journal_size_limit = {WAL_BYTES}")
-        _make_tables(connection)
+        connection.execute("BEGIN IMMEDIATE")
+        # The version is read with the lock: another server that starts may have made the tables meanwhile.
+        make_tables(connection)
+        connection.execute("COMMIT")
     except apsw.Error as error:
         raise ValueError(why_not(file, error)) from error
     except OSError as error:
@@ -88,18 +91,3 @@ def _use_wal(connection: apsw.Connection) -> None:
             time.sleep(0.02)
         else:
             return
-
-
-def _make_tables(connection: apsw.Connection) -> None:
-    """Make the tables in a new database, or what an older one lacks."""
-    connection.execute("BEGIN IMMEDIATE")
-    # Read again: another server that starts may have made them meanwhile.
-    version = connection.pragma("user_version")
-    if version == 0:
-        connection.execute(SCHEMA)
-    else:
-        for older in range(version, VERSION):
-            connection.execute(UPGRADES[older])
-    if version < VERSION:
-        connection.execute(f"PRAGMA user_version = {VERSION}; PRAGMA application_id = {APPLICATION_ID}")
-    connection.execute("COMMIT")

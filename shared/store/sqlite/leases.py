@@ -7,17 +7,19 @@ and a lock that keeps every process from writing costs no turn.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any, NamedTuple
 
 import apsw
 
+from shared.store.sqlite.rows import statement
 from shared.store.sqlite.unchanged import Unchanged
 
 _MIN_WRITES = 2
 # While clocks differ by more than this, nothing is dropped for its age.
 _CLOCKS_DIFFER_MS = 60_000.0
+_RENEW = "UPDATE turns SET lease_until = ? WHERE {} = ? AND status = 'running' AND lease_until > 0"
 
 
 class Lease(NamedTuple):
@@ -84,15 +86,23 @@ class LeaseWatch:
 
 
 def renew_leases(connection: apsw.Connection, owner: str, until: float) -> None:
-    """Renew the leases of the running turns of ``owner``, but of those that it has given up or that lie on a damaged page."""
-    renew = "UPDATE turns SET lease_until = ? WHERE {} AND status = 'running' AND lease_until > 0"
-    try:
-        connection.execute(renew.format("owner = ?"), (until, owner))
-    except apsw.CorruptError:
-        for turn in _readable_turns(connection):
-            if turn.owner == owner:
-                with suppress(apsw.CorruptError):
-                    connection.execute(renew.format("turn_id = ?"), (until, turn.turn_id))
+    """Renew the leases of the running turns of ``owner``, but of those that it has given up.
+
+    Renews none, and raises apsw.CorruptError, where one of these turns lies on a damaged page.
+    """
+    connection.execute(_RENEW.format("owner"), (until, owner))
+
+
+def renewals(connection: apsw.Connection, owner: str, until: float) -> list[Callable[[apsw.Connection], object]]:
+    """What renews each running turn of ``owner`` that can be read, where ``renew_leases`` fails.
+
+    Each needs a transaction of its own: in a transaction that has met a damaged page SQLite writes nothing more.
+    """
+    return [
+        statement(_RENEW.format("turn_id"), until, turn.turn_id)
+        for turn in _readable_turns(connection)
+        if turn.owner == owner
+    ]
 
 
 def select_leases(connection: apsw.Connection) -> dict[str, Lease]:

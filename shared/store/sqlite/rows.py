@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Generator, Iterator
 from typing import Any, Literal
 
 import apsw
@@ -31,6 +31,11 @@ _SELECT_TURN = (
 )
 
 
+def statement(sql: str, *values: object) -> Callable[[apsw.Connection], object]:
+    """An operation that runs one statement."""
+    return lambda connection: connection.execute(sql, values)
+
+
 @contextlib.contextmanager
 def snapshot(connection: apsw.Connection) -> Iterator[None]:
     """Several reads of one state of the database. Inside a transaction there is one already."""
@@ -41,7 +46,8 @@ def snapshot(connection: apsw.Connection) -> Iterator[None]:
     try:
         yield
     finally:
-        connection.execute("COMMIT")
+        # SQLite refuses to commit a transaction that has met a damaged page, even one that has only read.
+        connection.execute("ROLLBACK")
 
 
 def to_session(row: Any) -> Session:
@@ -93,6 +99,30 @@ def select_turn(connection: apsw.Connection, turn_id: str, now: float) -> TurnRo
         ended_at=row[9],
         expired=bool(row[10]),
     )
+
+
+def turns_of_session(
+    connection: apsw.Connection, session_id: str, columns: str, first: int = 0, *, newest_first: bool = False
+) -> Generator[Any, None, None]:
+    """Columns of the turns that a session shows, in order, from the turn with the number ``first`` on.
+
+    Each row is read when it is asked for. A turn that lies on a damaged page is left out.
+    """
+    order = "DESC" if newest_first else "ASC"
+    which = f"WHERE session_id = ? AND cleared = 0 AND number >= ? ORDER BY number {order}"
+    done: set[int] = set()
+    try:
+        for number, *row in connection.execute(f"SELECT number, {columns} FROM turns {which}", (session_id, first)):
+            done.add(number)
+            yield row
+    except apsw.CorruptError:
+        query = f"SELECT number FROM turns INDEXED BY turns_of_session {which}"
+        numbers = [number for (number,) in connection.execute(query, (session_id, first)) if number not in done]
+    else:
+        return
+    for number in numbers:
+        with contextlib.suppress(apsw.CorruptError):
+            yield from connection.execute(f"SELECT {columns} FROM turns WHERE number = ?", (number,)).fetchall()
 
 
 def count_messages(connection: apsw.Connection, session_id: str) -> int:

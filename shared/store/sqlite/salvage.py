@@ -7,14 +7,12 @@ its own turn, so that only what lies on a damaged page is missing.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import apsw
-
-from shared.store.sqlite.damaged_logs import tables_of_logs
 
 # Each table with its columns for the export and the columns that order it.
 _TABLES = {
@@ -64,11 +62,8 @@ def export(path: Path) -> Iterator[str]:
                 if table == "turns":
                     turn_ids.append(str(fields["turn_id"]))
                 yield json.dumps({"table": table, **fields})
-        tables = ["segments"]
-        with suppress(apsw.Error):
-            tables = tables_of_logs(connection)
         for turn_id in turn_ids:
-            yield from _events(connection, turn_id, tables)
+            yield from _events(connection, turn_id)
     finally:
         connection.close()
 
@@ -88,19 +83,16 @@ def _rows(connection: apsw.Connection, table: str, columns: str, order: str) -> 
         return
 
 
-def _events(connection: apsw.Connection, turn_id: str, tables: Sequence[str]) -> Iterator[str]:
-    """The events of one turn that are whole JSON objects; a damaged table of logs may hold what the new one has not."""
-    segments: dict[int, bytes] = {}
-    for table in tables:
-        query = f"SELECT first_seq, lines FROM {table} WHERE turn_id = ? ORDER BY first_seq"
-        with suppress(apsw.Error):
-            for first_seq, lines in connection.execute(query, (turn_id,)):
-                segments.setdefault(first_seq, lines)
-    for _, lines in sorted(segments.items()):
-        for line in lines.split(b"\n"):
-            try:
-                event = json.loads(line)
-            except ValueError:
-                continue
-            if isinstance(event, dict):
-                yield json.dumps(event)
+def _events(connection: apsw.Connection, turn_id: str) -> Iterator[str]:
+    """The events of one turn that are whole JSON objects."""
+    with suppress(apsw.Error):
+        for (lines,) in connection.execute(
+            "SELECT lines FROM segments WHERE turn_id = ? ORDER BY first_seq", (turn_id,)
+        ):
+            for line in lines.split(b"\n"):
+                try:
+                    event = json.loads(line)
+                except ValueError:
+                    continue
+                if isinstance(event, dict):
+                    yield json.dumps(event)

@@ -6,6 +6,8 @@ shows is counted by triggers, so that a page costs the same however many turns t
 
 from __future__ import annotations
 
+import apsw
+
 VERSION = 3
 # Marks a database as one of this program (PRAGMA application_id); 0 before version 3.
 APPLICATION_ID = 0x47454E43
@@ -121,3 +123,15 @@ FROM (
 INSERT INTO activity SELECT {_INTERVAL}, count(*) FROM sessions GROUP BY 1;
 """,
 }
+
+
+def make_tables(connection: apsw.Connection) -> None:
+    """Make the tables in a new database, or what an older one lacks. Needs the lock for writing, or a database of its own."""
+    version = connection.pragma("user_version")
+    if version == 0:
+        connection.execute(SCHEMA)
+    else:
+        for older in range(version, VERSION):
+            connection.execute(UPGRADES[older])
+    if version < VERSION:
+        connection.execute(f"PRAGMA user_version = {VERSION}; PRAGMA application_id = {APPLICATION_ID}")

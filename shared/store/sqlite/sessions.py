@@ -19,6 +19,7 @@ from shared.store.sqlite.rows import (
     snapshot,
     to_message,
     to_session,
+    turns_of_session,
 )
 from shared.store.sqlite.schema import HAS_REPLY, INTERVAL_MS
 from shared.store.sqlite.turns import refuse_running
@@ -99,15 +100,13 @@ def _position(connection: apsw.Connection, session_id: str, message_id: str) -> 
 
 
 def _messages_from(connection: apsw.Connection, session_id: str, number: int) -> Generator[Message, None, None]:
-    """The messages of a session from the turn with this number on, in order; each row is read when it is asked for."""
-    for turn_id, text_in, status, text, image_id, created, ended, has_reply in connection.execute(
-        f"SELECT turn_id, input, status, text, image_id, created_at, ended_at, {HAS_REPLY} FROM turns"
-        " WHERE session_id = ? AND cleared = 0 AND number >= ? ORDER BY number",
-        (session_id, number),
-    ):
-        yield to_message(turn_id, "user", text_in, status, None, created)
-        if has_reply:
-            yield to_message(turn_id, "model", text, status, image_id, ended)
+    """The messages of a session from the turn with this number on, in order, without turns on damaged pages."""
+    columns = f"turn_id, input, status, text, image_id, created_at, ended_at, {HAS_REPLY}"
+    with closing(turns_of_session(connection, session_id, columns, number)) as turns:
+        for turn_id, text_in, status, text, image_id, created, ended, has_reply in turns:
+            yield to_message(turn_id, "user", text_in, status, None, created)
+            if has_reply:
+                yield to_message(turn_id, "model", text, status, image_id, ended)
 
 
 def clear_session(connection: apsw.Connection, session_id: str, origin: str, now: float) -> None:

@@ -20,12 +20,20 @@ from shared.store.record import Record
 from shared.store.sqlite import logs, rows, sessions, turns
 from shared.store.sqlite import purge as purging
 from shared.store.sqlite.connection import BUSY_TIMEOUT_MS, WAL_BYTES, connect, why_not
-from shared.store.sqlite.damaged_logs import replace_damaged_logs
-from shared.store.sqlite.leases import LeaseWatch, Orphan, renew_leases, select_leases, select_orphans, select_owned
+from shared.store.sqlite.leases import (
+    LeaseWatch,
+    Orphan,
+    renew_leases,
+    renewals,
+    select_leases,
+    select_orphans,
+    select_owned,
+)
 from shared.store.sqlite.news import NewsWatch
+from shared.store.sqlite.rebuild import rebuild
 from shared.store.sqlite.running_texts import RunningTexts
 from shared.store.sqlite.unchanged import Unchanged
-from shared.store.sqlite.worker import InlineWorker, Worker
+from shared.store.sqlite.worker import InlineWorker, Operation, Outcome, Worker
 from shared.store.sqlite.write_check import TRIES, check_write
 
 _SIGNAL_KEPT_MS = 60_000
@@ -48,8 +56,8 @@ class SqliteStore:
             if path
             else "in memory: lost with this process"
         )
-        self.notice = _made_usable(path) if path is not None else ""
         self._options = options or Options()
+        self.notice = _made_usable(path, self._options) if path is not None else ""
         lease_s = self._options.lease_s
         self._path = Path(path).expanduser() if path else None
         self._writer: Worker | InlineWorker = Worker(path, lease_s) if path else InlineWorker()
@@ -92,16 +100,22 @@ class SqliteStore:
         await self._writer.run(lambda c: sessions.delete_session(c, session_id, origin, now), write=True)
 
     async def start_turn(self, new: NewTurn) -> Started:
-        return await self._writer.run(
-            lambda c: turns.start_turn(c, new, self._clock_ms(), self._lease_until()), write=True
-        )
+        def start(connection: apsw.Connection, context: turns.Context | None = None) -> Started:
+            return turns.start_turn(connection, new, self._clock_ms(), self._lease_until(), context)
+
+        try:
+            return await self._writer.run(start, write=True)
+        except Damaged:
+            if new.session_id is None:
+                raise
+            # A transaction that has met a damaged page of the session's messages writes nothing more.
+            read = partial(turns.read_context, session_id=new.session_id, max_chars=new.max_context_chars)
+            context = await self._reader.run(read)
+            return await self._writer.run(partial(start, context=context), write=True)
 
     async def append(self, batch: Sequence[Append]) -> list[Appended]:
         lease_until = self._lease_until()
-        outcomes = await self._writer.run_each([partial(_append, entry, lease_until) for entry in batch])
-        for _, error in outcomes:
-            if isinstance(error, ChatError) and not isinstance(error, Damaged):
-                raise error
+        outcomes = await self._run_each([partial(_append, entry, lease_until) for entry in batch])
         return [Appended(False, 0, "damaged") if error is not None else appended for appended, error in outcomes]
 
     async def get_turn(self, turn_id: str) -> TurnRow | None:
@@ -145,21 +159,35 @@ class SqliteStore:
     async def renew(
         self, owner: str, running: Sequence[str], read: Sequence[str], dropped: Sequence[str] = ()
     ) -> list[Appended]:
-        def update_leases(connection: apsw.Connection) -> list[tuple[Appended, float]]:
-            renew_leases(connection, owner, self._lease_until())
-            for turn_id in dropped:
-                connection.execute("UPDATE turns SET lease_until = 0 WHERE turn_id = ? AND owner = ?", (turn_id, owner))
-            for turn_id in read:
-                connection.execute(
-                    "UPDATE turns SET last_read_at = ? WHERE turn_id = ? AND status = 'running'",
-                    (self._clock_ms(), turn_id),
-                )
-            return [turns.standing(connection, owner, turn_id) for turn_id in running]
-
-        standings = await self._writer.run(update_leases, write=True)
+        until = self._lease_until()
+        give_up = "UPDATE turns SET lease_until = 0 WHERE turn_id = ? AND owner = ?"
+        note_read = "UPDATE turns SET last_read_at = ? WHERE turn_id = ? AND status = 'running'"
+        outcomes = await self._run_each(
+            [
+                partial(renew_leases, owner=owner, until=until),
+                *(rows.statement(give_up, turn_id, owner) for turn_id in dropped),
+                *(rows.statement(note_read, self._clock_ms(), turn_id) for turn_id in read),
+                *(partial(turns.standing, owner=owner, turn_id=turn_id) for turn_id in running),
+            ]
+        )
+        if outcomes[0][1] is not None:
+            # One of the turns lies on a damaged page.
+            await self._run_each(await self._reader.run(lambda c: renewals(c, owner, until)))
+        standings = [
+            standing if error is None else (Appended(False, 0, "damaged"), 0.0)
+            for standing, error in outcomes[len(outcomes) - len(running) :]
+        ]
         last_reads = {turn_id: last_read for turn_id, (_, last_read) in zip(running, standings, strict=True)}
         self._last_reads.look(last_reads, self._elapsed_ms())
         return [standing for standing, _ in standings]
+
+    async def _run_each(self, operations: Sequence[Operation]) -> list[Outcome]:
+        """Run operations that write. What meets a damaged page fails alone; an outage of the whole store is raised."""
+        outcomes = await self._writer.run_each(operations)
+        for _, error in outcomes:
+            if isinstance(error, ChatError) and not isinstance(error, Damaged):
+                raise error
+        return outcomes
 
     async def owned(self, owner: str) -> list[str]:
         return await self._reader.run(lambda connection: select_owned(connection, owner))
@@ -218,13 +246,7 @@ class SqliteStore:
         if self._leases.clocks_differ:
             # Another process that lives now has another time of day. What is old by a clock that is wrong may be new.
             return False
-        now = self._clock_ms()
-        logs_before = now - self._options.retention_s * 1000
-        times = {
-            "signals_before": now - _SIGNAL_KEPT_MS,
-            "logs_before": logs_before,
-            "turns_before": logs_before - self._options.tombstone_s * 1000,
-        }
+        times = _old_before(self._options, self._clock_ms())
         if await self._writer.run(lambda c: purging.drop_old(c, times), write=True):
             return True
         doomed = await self._reader.run(purging.select_doomed)
@@ -264,27 +286,30 @@ class SqliteStore:
             await self._reader.close()
 
 
-def _made_usable(path: str) -> str:
-    """Raise ValueError, with one sentence for the operator, for a database in which no turn can be recorded.
+def _old_before(options: Options, now: float) -> dict[str, float]:
+    """The times before which signals, logs and turns are dropped; ``now`` is epoch ms."""
+    logs_before = now - options.retention_s * 1000
+    return {
+        "signals_before": now - _SIGNAL_KEPT_MS,
+        "logs_before": logs_before,
+        "turns_before": logs_before - options.tombstone_s * 1000,
+    }
 
-    Returns what the operator should know of the database, or an empty text.
+
+def _made_usable(path: str, options: Options) -> str:
+    """Write a database anew in which hardly a new turn could be recorded, and return what the operator should know of that.
+
+    Returns an empty text for a database that is used as it is. Raises ValueError, with one sentence for the operator, for a
+    database in which no turn could be recorded.
     """
     connection = connect(path)
-    refused = 0
     try:
-        for _ in range(TRIES):
-            try:
-                with connection:
-                    check_write(connection, time.time() * 1000)
-            except apsw.CorruptError:
-                refused += 1
-            else:
-                if not refused:
-                    return ""
+        schema_version = connection.pragma("schema_version")
+        refused = _refused_turns(connection, options)
         if refused <= TRIES / 2:
             return ""
         try:
-            return replace_damaged_logs(connection, time.time() * 1000)
+            return rebuild(connection, schema_version, time.time() * 1000)
         except apsw.CorruptError:
             # Where some new turns can be recorded, the server starts and refuses the others.
             if refused == TRIES:
@@ -294,6 +319,32 @@ def _made_usable(path: str) -> str:
         raise ValueError(why_not(Path(path).expanduser(), error)) from error
     finally:
         connection.close()
+
+
+def _refused_turns(connection: apsw.Connection, options: Options) -> int:
+    """How many of ``TRIES`` new turns meet a damaged page. It is all of them where the housekeeping of a server would."""
+    try:
+        select_leases(connection)
+        rows.last_signal(connection)
+        connection.execute("BEGIN IMMEDIATE")
+        try:
+            # A rehearsal: what is too old is dropped later, by housekeeping.
+            purging.drop_old(connection, _old_before(options, time.time() * 1000))
+        finally:
+            connection.execute("ROLLBACK")
+    except apsw.CorruptError:
+        return TRIES
+    refused = 0
+    for _ in range(TRIES):
+        try:
+            with connection:
+                check_write(connection, time.time() * 1000)
+        except apsw.CorruptError:
+            refused += 1
+        else:
+            if not refused:
+                break
+    return refused
 
 
 def _append(entry: Append, lease_until: float, connection: apsw.Connection) -> Appended:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from dataclasses import replace
 
 import apsw
@@ -14,8 +15,11 @@ from shared.store.protocol import Append, Appended, NewTurn, Started, refuse_mis
 from shared.store.record import Record
 from shared.store.sqlite.leases import Orphan
 from shared.store.sqlite.logs import insert_segment, select_segment, to_lines
-from shared.store.sqlite.rows import count_messages, insert_signal, select_turn
+from shared.store.sqlite.rows import count_messages, insert_signal, select_turn, turns_of_session
 from shared.store.starting import started_turn
+
+Context = tuple[ContextMessage, ...]
+_IN_CONTEXT = frozenset({"completed", "cancelled", "interrupted"})
 
 
 def insert_session(connection: apsw.Connection, session_id: str, model_id: str | None, now: float) -> None:
@@ -26,39 +30,39 @@ def insert_session(connection: apsw.Connection, session_id: str, model_id: str |
 def refuse_running(connection: apsw.Connection, session_id: str) -> None:
     """Raise ``session_not_found``, ``turn_in_progress``."""
     refuse_missing(connection.execute("SELECT 1 FROM sessions WHERE session_id = ?", (session_id,)).fetchone())
-    running = "SELECT 1 FROM turns WHERE session_id = ? AND cleared = 0 AND status = 'running'"
+    running = "SELECT 1 FROM session_counts WHERE session_id = ? AND running_turn_id IS NOT NULL"
     if connection.execute(running, (session_id,)).fetchone():
         raise ChatError("turn_in_progress")
 
 
-def read_context(connection: apsw.Connection, session_id: str, max_chars: int) -> tuple[ContextMessage, ...]:
+def read_context(connection: apsw.Connection, session_id: str, max_chars: int) -> Context:
     """What the model is told of a session: the newest turns that fit in ``max_chars``, oldest first, both messages of
     each.
 
     A failed turn is left out, and so is a turn whose reply has no text: providers refuse an empty message.
     """
-    turns: list[tuple[str, str]] = []
+    said: list[tuple[str, str]] = []
     chars = 0
-    for text_in, text in connection.execute(
-        "SELECT input, text FROM turns WHERE session_id = ? AND cleared = 0 AND kind = 'chat'"
-        " AND status IN ('completed', 'cancelled', 'interrupted') AND text <> '' ORDER BY number DESC",
-        (session_id,),
-    ):
-        if not text.strip():
-            continue
-        chars += len(text_in) + len(text)
-        if chars > max_chars:
-            break
-        turns.append((text_in, text))
+    columns = "input, text, kind, status"
+    with closing(turns_of_session(connection, session_id, columns, newest_first=True)) as turns:
+        for text_in, text, kind, status in turns:
+            if kind != "chat" or status not in _IN_CONTEXT or not text.strip():
+                continue
+            chars += len(text_in) + len(text)
+            if chars > max_chars:
+                break
+            said.append((text_in, text))
     return tuple(
         message
-        for text_in, text in reversed(turns)
+        for text_in, text in reversed(said)
         for message in (ContextMessage("user", text_in), ContextMessage("model", text))
     )
 
 
-def start_turn(connection: apsw.Connection, new: NewTurn, now: float, lease_until: float) -> Started:
-    """Check, record the turn with its first event, and collect the context; see the protocol."""
+def start_turn(
+    connection: apsw.Connection, new: NewTurn, now: float, lease_until: float, context: Context | None = None
+) -> Started:
+    """Check, record the turn with its first event, and collect the context if it is not given; see the protocol."""
     if new.request_id is not None:
         row = connection.execute(
             "SELECT turn_id, request_hash FROM turns WHERE request_id = ?", (new.request_id,)
@@ -71,18 +75,17 @@ def start_turn(connection: apsw.Connection, new: NewTurn, now: float, lease_unti
                 return Started(turn=turn, joined=True)
     session_id = new.session_id
     session_model: str | None = None
-    context: tuple[ContextMessage, ...] = ()
     if session_id is not None:
         row = connection.execute("SELECT model_id FROM sessions WHERE session_id = ?", (session_id,)).fetchone()
         refuse_missing(row)
         session_model = row[0] if row else None
         refuse_running(connection, session_id)
-        if new.kind == "chat":
+        if new.kind == "chat" and context is None:
             context = read_context(connection, session_id, new.max_context_chars)
     elif new.new_session_id is not None:
         session_id = new.new_session_id
         insert_session(connection, session_id, new.model_id, now)
-    started = started_turn(new, session_id, session_model, context, now)
+    started = started_turn(new, session_id, session_model, context or (), now)
     assert started.first is not None
     connection.execute(
         "INSERT INTO turns (turn_id, session_id, kind, input, request_id, request_hash, status, last_seq, owner,"

@@ -17,7 +17,7 @@ import apsw
 from shared.errors import ChatError
 from shared.store.protocol import Damaged
 from shared.store.sqlite.connection import connect
-from shared.store.sqlite.leases import renew_leases
+from shared.store.sqlite.leases import renew_leases, renewals
 
 T = TypeVar("T")
 Operation = Callable[[apsw.Connection], Any]
@@ -155,11 +155,13 @@ class Worker:
             return
         owner, lease_s = self._lease
         self._renewed_at = now
-        with contextlib.suppress(apsw.Error, ChatError):
-            running = "SELECT 1 FROM turns WHERE owner = ? AND status = 'running'"
+        with contextlib.suppress(apsw.Error):
+            running = "SELECT 1 FROM turns INDEXED BY turns_running WHERE owner = ? AND status = 'running'"
             if self._connection.execute(running, (owner,)).fetchone():
                 until = (time.time() + lease_s) * 1000
-                _transaction(self._connection, [lambda c: renew_leases(c, owner, until)], self._begin)
+                ((_, error),) = run_group(self._connection, [lambda c: renew_leases(c, owner, until)], self._begin)
+                if isinstance(error, Damaged):
+                    run_group(self._connection, renewals(self._connection, owner, until), self._begin)
 
 
 class InlineWorker:
