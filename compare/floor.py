@@ -27,11 +27,11 @@ from compare.lines.fronts import FRONTS
 from compare.measuring.floors import fronts
 from compare.measuring.floors.before_after import compared, conclusion
 from compare.measuring.floors.cells import Cell, cells
-from compare.measuring.floors.checkout import missing_in
+from compare.measuring.floors.checkout import commit_of, missing_in
 from compare.measuring.floors.grpcio_layer import grpcio_layer
 from compare.measuring.floors.language import language
 from compare.measuring.floors.node_floor import NodeMissing, node_folder
-from compare.measuring.floors.plan import BEFORE, LANES, NODE, SIDES, WORDS, FloorPlan, FloorRun, SideResult
+from compare.measuring.floors.plan import BEFORE, LANES, NODE, SIDES, USUAL, FloorPlan, FloorRun, SideResult
 from compare.measuring.floors.rows import ROWS
 from compare.measuring.floors.scale.axes import AXES, expected_s, sides_of
 from compare.measuring.floors.scale.plan import QUICK, SIZES, GrowthLine, ScalePlan, ScaleRun
@@ -53,7 +53,7 @@ def parse(argv: Sequence[str] | None) -> tuple[FloorPlan, Path | None, ScalePlan
     parser = argparse.ArgumentParser(prog="python -m compare floor", description=__doc__)
     parser.add_argument(
         "--only",
-        help=f"lanes, comma-separated, of {', '.join(LANES)}, or all (default: {', '.join(WORDS)}, and grpc-asgi beside gRPC"
+        help=f"lanes, comma-separated, of {', '.join(LANES)}, or all (default: {', '.join(USUAL)}, and grpc-asgi beside gRPC"
         " in the row saturated)",
     )
     parser.add_argument(
@@ -96,7 +96,7 @@ def parse(argv: Sequence[str] | None) -> tuple[FloorPlan, Path | None, ScalePlan
         "--out", type=Path, help="write the figures as JSON; with --scale, the pictures are beside that file"
     )
     args = parser.parse_args(argv)
-    words = {None: WORDS, "all": LANES}.get(args.only) or tuple(args.only.split(","))
+    words = {None: USUAL, "all": LANES}.get(args.only) or tuple(args.only.split(","))
     rows = tuple(args.rows.split(",")) if args.rows else tuple(ROWS)
     if args.proxies:
         words, rows = tuple(args.only.split(",")) if args.only else fronts.LANES, ()
@@ -131,6 +131,7 @@ def parse(argv: Sequence[str] | None) -> tuple[FloorPlan, Path | None, ScalePlan
         usual=args.only is None and args.sides is None and args.beside is None,
         tls=args.tls,
         beside=args.beside and args.beside.resolve(),
+        beside_commit=commit_of(args.beside) if args.beside else "",
     )
     sizes = {axis: (QUICK if args.quick else SIZES)[axis] for axis in axes}
     return plan, args.out, ScalePlan(sizes, plan) if args.scale else None

@@ -26,7 +26,7 @@ from compare.measuring.floors.node_floor import NodeMissing, node_folder, node_s
 from compare.measuring.floors.plan import LANES, SIDES, FloorRun, Side, SideResult
 from compare.measuring.floors.scale.shape import shape_of
 from compare.measuring.floors.sides import floor_server, job, running_sides
-from compare.showing.floor_table import show_fronts
+from compare.showing.floor_table import show_floors, show_fronts
 from compare.showing.growth import pictures
 from protocols import TRANSPORTS, certs
 from tests.parts import part
@@ -158,6 +158,62 @@ def test_today_is_called_slower_only_where_the_rounds_do_not_overlap() -> None:
     assert "Of 3 figures the ranges of 1 overlap. Slower today: saturated sse memory (CPU µs, × 1.27)." in sentence
     assert "Quicker today: saturated grpc memory (CPU µs, × 0.82)." in sentence
     assert chance.startswith("By chance alone, 0.0 of them would be slower")
+
+
+_ONE_TOKEN, _SNAPSHOT = "POST /chat, 1 token", "GET /turns/…"
+
+
+def _rest_beside(commit: str) -> str:
+    """What a run says that measured two rows of REST beside another checkout of this commit."""
+    plan = replace(floor.parse([])[0], beside=Path("before"), beside_commit=commit)
+    run = FloorRun(plan, lambda text: None)
+    costs = {
+        (_ONE_TOKEN, "floor"): 72.0,
+        (_ONE_TOKEN, "memory"): 780.0,
+        (_ONE_TOKEN, "memory-before"): 1200.0,
+        (_ONE_TOKEN, "sqlite"): 1000.0,
+        (_ONE_TOKEN, "sqlite-before"): 1200.0,
+        (_SNAPSHOT, "memory"): 140.0,
+        (_SNAPSHOT, "memory-before"): 150.0,
+    }
+    for (row, side), cpu_us in costs.items():
+        found = run.result_of(row, "rest", side)
+        found.cpu_us += [cpu_us] * 6
+        found.per_s += [1.0]
+        found.load_share += [0.5]
+    said = io.StringIO()
+    show_floors(Console(file=said, width=250), run)
+    return said.getvalue()
+
+
+def test_a_goal_in_units_of_time_is_judged_as_a_share_of_the_commit_before() -> None:
+    said = _rest_beside("e38f43e0123")
+    rows = [line for line in said.splitlines() if " of " in line and "│" in line]
+    judged = [[cell.strip() for cell in row.split("│")[1:-1]] for row in rows]
+    assert [row[1:2] + row[5:] for row in judged] == [
+        ["memory", "missed", "1,200.00", "0.65", "400 of 523–607 µs = 0.66–0.76", "met"],
+        ["sqlite", "missed", "1,200.00", "0.83", "480 of 537–690 µs = 0.70–0.89", "not decided"],
+        ["memory", "met", "150.00", "0.93", "150 of 215 µs = 0.70", "missed"],
+    ]
+    assert "on 2026-11-28" in said
+
+
+def test_without_the_commit_before_the_goals_are_said_to_be_of_another_host() -> None:
+    said = _rest_beside("0123456789")
+    assert "of 523–607" not in said
+    assert "were set on another host. The other checkout is 0123456 and not e38f43e" in said
+    assert f"{_ONE_TOKEN}: there the floor needs 36 µs, here 72 µs (× 2.0)." in said
+
+
+async def test_a_start_is_measured_to_the_first_answer() -> None:
+    async def measured(word: str) -> SideResult:
+        plan, _, _ = floor.parse(["--only", word, "--rows", "start", "--sides", "sqlite", "--rounds", "1", "--no-pin"])
+        (found,) = await floor.measure(plan, cells(plan), Console(file=io.StringIO()))
+        return found
+
+    one, five = await asyncio.gather(measured("grpc"), measured("serve-all"))
+    assert 0 < one.cpu_us[0] / 1e6 < one.took_s[0]
+    assert five.took_s[0] > 0
 
 
 def test_the_usual_plan_has_grpc_asgi_beside_grpc_and_takes_less_than_25_minutes() -> None:

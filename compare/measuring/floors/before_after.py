@@ -8,18 +8,19 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+from compare.measuring.floors.goals import FIGURE_WORDS, Figure
 from compare.measuring.floors.plan import BEFORE, LANES, SideResult
 from compare.measuring.statistics import ENOUGH_ROUNDS
 
 Verdict = Literal["slower", "overlap", "quicker", "too few rounds"]
-_CPU, _DELAY, _TTFT = ("cpu_us", "CPU µs"), ("delay_p50_ms", "delay p50 ms"), ("ttft_p50_ms", "TTFT p50 ms")
-# The figures by which a row is compared: the field of SideResult, and the name in the table. A lower figure is better.
-# A row that is not named here is compared by its CPU time.
-_FIGURES = {
-    "paced": (_CPU, _DELAY, _TTFT),
-    "readers": (_CPU, _DELAY),
-    "idle": (("rss_kib", "KiB a stream"),),
-    "slow-model": (("per_s", "seconds"),),
+# The figures by which a row is compared: fields of SideResult. A lower figure is better. A row that is not named here is
+# compared by its CPU time.
+_FIGURES: dict[str, tuple[Figure, ...]] = {
+    "paced": ("cpu_us", "delay_p50_ms", "delay_p99_ms", "ttft_p50_ms"),
+    "readers": ("cpu_us", "delay_p50_ms"),
+    "idle": ("rss_kib",),
+    "slow-model": ("took_s",),
+    "start": ("took_s", "cpu_us"),
 }
 
 
@@ -30,7 +31,7 @@ class Compared:
     row: str
     word: str
     store: str
-    figure: str
+    figure: Figure
     before: list[float]
     today: list[float]
 
@@ -59,10 +60,10 @@ def compared(results: Iterable[SideResult]) -> list[Compared]:
         today = found.get((row, word, side.removesuffix("-before")))
         if side not in BEFORE or today is None:
             continue
-        for field, words in _FIGURES.get(row, (_CPU,)):
-            was, now = getattr(before, field), getattr(today, field)
+        for figure in _FIGURES.get(row, ("cpu_us",)):
+            was, now = getattr(before, figure), getattr(today, figure)
             if was and now:
-                pairs.append(Compared(row, word, today.side, words, was, now))
+                pairs.append(Compared(row, word, today.side, figure, was, now))
     return pairs
 
 
@@ -77,7 +78,7 @@ def conclusion(pairs: list[Compared], left_out: Mapping[tuple[str, str, str], st
         return [*said, f"Nothing is claimed: a claim needs {ENOUGH_ROUNDS} rounds of both checkouts."]
     named = {
         verdict: ", ".join(
-            f"{pair.row} {pair.word} {pair.store} ({pair.figure}, × {pair.ratio:.2f})"
+            f"{pair.row} {pair.word} {pair.store} ({FIGURE_WORDS[pair.figure]}, × {pair.ratio:.2f})"
             for pair in told
             if pair.verdict == verdict
         )

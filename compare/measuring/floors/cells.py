@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from compare.measuring.floors.plan import FLOORS, NODE, STREAMING, FloorPlan, without_sqlite
 from compare.measuring.floors.rows import ROWS, hold_s
+from compare.measuring.floors.start_up import START_S, on_a_file
 
 # Stand in the usual run beside the transports and the usual sides: they tell grpcio, and Python, from the chat.
 _BESIDE = {("saturated", "grpc-asgi"): ("floor", "memory"), **{("saturated", word): (NODE,) for word in STREAMING}}
@@ -63,4 +64,6 @@ def _expected_s(plan: FloorPlan, row: str, sides: tuple[str, ...]) -> float:
             return plan.once_rounds * (_SIDES_S + len(of_memory) * (_LOAD_S + _IDLE_S + streams_s))
         case "image":
             return _SIDES_S + windows * window_s
+        case "start":
+            return (1 + plan.once_rounds) * len(on_a_file(sides)) * START_S
     return _SIDES_S + plan.once_rounds * len(ours) * (_LOAD_S + _SLOW_MODEL_S)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -22,6 +23,19 @@ def missing_in(tree: Path) -> str | None:
     """What a folder lacks that a checkout of this program has; None where it has all."""
     wanted = [f"protocols/{transport.folder}/server.py" for transport in TRANSPORTS.values()]
     return next((path for path in wanted if not (tree / path).is_file()), None)
+
+
+def commit_of(tree: Path) -> str:
+    """The hash of the checkout's commit; empty where git does not know one, or where files of the commit were changed."""
+    asked = (("rev-parse", "HEAD"), ("status", "--porcelain", "--untracked-files=no"))
+    try:
+        head, changes = (
+            subprocess.run(["git", "-C", tree, *words], capture_output=True, text=True, check=True).stdout.strip()
+            for words in asked
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return ""
+    return "" if changes else head
 
 
 async def start_in(tree: Path, word: str, env: Mapping[str, str]) -> RunningProcess:

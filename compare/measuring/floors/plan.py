@@ -20,8 +20,11 @@ T = TypeVar("T")
 
 STREAMING = ("ndjson", "sse", "websocket", "grpc")
 WORDS = ("rest", *STREAMING)
+# The five servers that one command starts; it is a lane of the row ``start`` alone.
+SERVE_ALL = "serve-all"
+USUAL = (*WORDS, SERVE_ALL)
 # The transports and the further lanes.
-LANES = (*WORDS, *FURTHER)
+LANES = (*USUAL, *FURTHER)
 SIDES = ("floor", "memory", "sqlite")
 # The same floor in Node, to tell the language from the chat.
 NODE = "node"
@@ -39,7 +42,7 @@ class FloorPlan:
     ``saturated_rounds`` are the rounds of the row ``saturated``, whose sentences claim a difference: that takes six.
     ``pin`` keeps server and load generator on a core each. ``usual``: nothing was asked for by name, so the lane that explains a
     row stands in it. ``tls``: every line is encrypted. ``beside``: another checkout of this program, whose servers are measured
-    as further sides.
+    as further sides; ``beside_commit``: the hash of its commit, empty where it is unknown.
     """
 
     words: tuple[str, ...]
@@ -57,6 +60,7 @@ class FloorPlan:
     usual: bool = False
     tls: bool = False
     beside: Path | None = None
+    beside_commit: str = ""
 
     @property
     def once_rounds(self) -> int:
@@ -90,7 +94,7 @@ class SideResult:
     row: str
     word: str
     side: str
-    goal: Goal | None = None
+    goals: tuple[Goal, ...] = ()
     cpu_us: list[float] = field(default_factory=list)
     per_s: list[float] = field(default_factory=list)
     first_ms: list[float] = field(default_factory=list)
@@ -98,6 +102,7 @@ class SideResult:
     delay_p99_ms: list[float] = field(default_factory=list)
     ttft_p50_ms: list[float] = field(default_factory=list)
     rss_kib: list[float] = field(default_factory=list)
+    took_s: list[float] = field(default_factory=list)
     load_share: list[float] = field(default_factory=list)
     note: str = ""
     tls: bool = False
@@ -132,10 +137,14 @@ class FloorRun:
 
     def result(self, row: str, side: Side) -> SideResult:
         """The result of a side in a row, made when it is first asked for."""
-        key = (row, side.word, side.name)
+        return self.result_of(row, side.word, side.name)
+
+    def result_of(self, row: str, word: str, name: str) -> SideResult:
+        """The same by the side's lane and name."""
+        key = (row, word, name)
         # The goals are for lines without TLS.
-        goal = None if self.plan.tls else GOALS.get(key)
-        return self.results.setdefault(key, SideResult(*key, goal, tls=self.plan.tls))
+        goals = () if self.plan.tls else GOALS.get(key, ())
+        return self.results.setdefault(key, SideResult(*key, goals, tls=self.plan.tls))
 
     @contextmanager
     def leaving_out(self, row: str, word: str, name: str) -> Iterator[None]:

@@ -5,19 +5,21 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
-from compare.measuring.floors.further import WITH_STREAMS
+from compare.measuring.floors.further import FURTHER, WITH_STREAMS
 from compare.measuring.floors.load.job import Job
 from compare.measuring.floors.plan import (
     FLOORS,
-    LANES,
     PACED_PER_S,
     PACED_STREAMS,
     STREAMING,
+    USUAL,
+    WORDS,
     FloorRun,
     Side,
     without_sqlite,
 )
 from compare.measuring.floors.sides import client, job, load, running_sides
+from compare.measuring.floors.start_up import start_up
 from shared.client.protocol import Ask, collect, collect_picture
 
 _IMAGE_SIZE = "1936x1936"
@@ -107,12 +109,20 @@ async def start(side: Side, message: str) -> str:
 
 async def rest(run: FloorRun, word: str) -> None:
     """REST: a whole reply of many tokens, a whole reply of one token, and a small request."""
-    for tokens, small, row in (
-        (run.plan.events, False, f"POST /chat, {run.plan.events} tokens"),
-        (1, False, "POST /chat, 1 token"),
-        (1, True, "GET /turns/…"),
-    ):
+    many, one = f"POST /chat, {run.plan.events} tokens", "POST /chat, 1 token"
+    for tokens, small, row in ((run.plan.events, False, many), (1, False, one), (1, True, "GET /turns/…")):
         await _rest(run, word, tokens, row, small=small)
+    _add_a_token_more(run, word, many, one)
+
+
+def _add_a_token_more(run: FloorRun, word: str, many: str, one: str) -> None:
+    """What each further token of a reply costs, a value a round, from the rows of a long and of a short reply."""
+    for (row, lane, name), long in list(run.results.items()):
+        short = run.results.get((one, word, name))
+        if (row, lane) == (many, word) and name not in FLOORS and short is not None:
+            costs = zip(long.cpu_us, short.cpu_us, strict=False)
+            found = run.result_of("POST /chat, a token more", word, name)
+            found.cpu_us += [(of_many - of_one) / (run.plan.events - 1) for of_many, of_one in costs]
 
 
 async def _rest(run: FloorRun, word: str, tokens: int, row: str, *, small: bool) -> None:
@@ -204,7 +214,7 @@ async def slow_model(run: FloorRun, word: str) -> None:
                 run.say(f"16 chats on a slow model {word} {side.name}")
                 with run.leaving_out("slow-model", word, side.name):
                     result = await load(plan, job(side, "burst", 16, message="/slow 1 /tokens 5 floor"))
-                    run.result("slow-model", side).per_s.append(result.seconds)
+                    run.result("slow-model", side).took_s.append(result.seconds)
 
 
 _STREAMS = (*STREAMING, *WITH_STREAMS)
@@ -216,6 +226,7 @@ ROWS: dict[str, tuple[Row, tuple[str, ...]]] = {
     "readers": (readers, _STREAMS),
     "rest": (rest, _WHOLE),
     "idle": (idle, _STREAMS),
-    "image": (image, LANES),
-    "slow-model": (slow_model, LANES),
+    "image": (image, (*WORDS, *FURTHER)),
+    "slow-model": (slow_model, (*WORDS, *FURTHER)),
+    "start": (start_up, USUAL),
 }
