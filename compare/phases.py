@@ -68,7 +68,9 @@ async def _run(console: Console, args: argparse.Namespace) -> int:
     experiments = conclude(run.names, run.descriptions, run.turns, run.samples)
     for experiment in experiments.values():
         metrics = [name for name in experiment.metrics if any(name in found for found in experiment.figures.values())]
-        console.print(figures_table(experiment.title, experiment.figures, metrics, intervals=False))
+        console.print(
+            figures_table(experiment.title, experiment.figures, metrics, intervals=False, width=console.width)
+        )
         for sentence in experiment.verdicts:
             console.print(Padding(Text(sentence), (0, 0, 0, 2)))
         console.print()

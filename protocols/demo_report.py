@@ -26,17 +26,21 @@ from shared.reply import Picture
 _DIFFERENT_FIELDS = frozenset({"turn_id", "session_id", "image_id", "request_id", "at", "elapsed_ms"})
 _NO_DIFFERENCE_MS = 20.0
 _CHECKED = ("text", "log", "picture")
-_COLUMNS = (
-    "transport",
-    "first\ntoken ms",
-    "whole\nreply ms",
-    "picture\nms",
-    "received",
-    "bytes",
-    "text\nequal",
-    "log\nequal",
-    "picture\nequal",
-)
+# Each column with its heading, and whether it has numbers.
+_COLUMNS = {
+    "transport": ("transport", False),
+    "first": ("first\ntoken ms", True),
+    "whole": ("whole\nreply ms", True),
+    "picture_ms": ("picture\nms", True),
+    "received": ("received", True),
+    "bytes": ("bytes", True),
+    "text": ("text\nequal", False),
+    "log": ("log\nequal", False),
+    "picture": ("picture\nequal", False),
+}
+# A terminal that is not so wide shows these columns; what differs is named below the table in any case.
+_WIDE = 72
+_NARROW = ("transport", "first", "whole", "log")
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,19 +101,20 @@ def _comparable(event: AnyEvent) -> dict[str, Any]:
 
 def show_runs(console: Console, runs: Mapping[str, TransportRun], settings: Settings, replies: int) -> None:
     """Print the table, how its times are measured, and what they mean; ``replies`` is the number of turns before the picture."""
+    shown = _COLUMNS if console.width >= _WIDE else {name: _COLUMNS[name] for name in _NARROW}
     table = Table(box=None, padding=(0, 1, 0, 0))
-    for number, heading in enumerate(_COLUMNS):
-        table.add_column(heading, justify="right" if 0 < number < 6 else "left", style="bold" if not number else None)
+    for heading, numeric in shown.values():
+        table.add_column(heading, justify="right" if numeric else "left")
     for run in runs.values():
-        table.add_row(
-            run.label,
-            _median_ms(run.first_ms[:replies]),
-            _median_ms(run.total_ms[:replies]),
-            _median_ms(run.total_ms[replies:]),
-            f"{run.whole} replies" if run.whole else f"{len(run.live)} events",
-            f"{run.bytes:,}",
-            *("no" if what in run.differs or "run" in run.differs else "yes" for what in _CHECKED),
-        )
+        cells = {
+            "transport": f"[bold]{run.label}[/]",
+            "first": _median_ms(run.first_ms[:replies]),
+            "whole": _median_ms(run.total_ms[:replies]),
+            "picture_ms": _median_ms(run.total_ms[replies:]),
+            "received": f"{run.whole} replies" if run.whole else f"{len(run.live)} events",
+            "bytes": f"{run.bytes:,}",
+        } | {what: "no" if what in run.differs or "run" in run.differs else "yes" for what in _CHECKED}
+        table.add_row(*(cells[name] for name in shown))
     console.print(table)
     rate = f"{settings.offline_tokens_per_s:g} tokens a second" if settings.offline_tokens_per_s else "no pauses"
     say(

@@ -15,6 +15,8 @@ from shared.events import AnyEvent
 from shared.reply import Fold, Picture
 
 _TAIL_CHARS = 46
+# The cells of the columns before what streams. A narrow terminal shows the first columns alone.
+_BEFORE_TAIL, _LEAST_TAIL = 47, 12
 
 
 @dataclass(slots=True)
@@ -65,11 +67,15 @@ class DemoView(LiveView):
         self._runs = runs
 
     def __rich__(self) -> Table:
+        room = self.console.width - _BEFORE_TAIL
         table = Table(box=None, padding=(0, 2, 0, 0))
         table.add_column("transport", style="bold")
         table.add_column(f"step ({self.elapsed_s:.1f} s)", min_width=22)
-        table.add_column("received", justify="right")
-        table.add_column("what streams", no_wrap=True, min_width=_TAIL_CHARS)
+        if room >= 0:
+            table.add_column("received", justify="right")
+        if room >= _LEAST_TAIL:
+            table.add_column("what streams", no_wrap=True, min_width=min(room, _TAIL_CHARS))
         for run in self._runs.values():
-            table.add_row(run.label, run.step, str(len(run.live) + run.whole), Text(run.tail))
+            cells = (run.label, run.step, str(len(run.live) + run.whole), Text(run.tail[-max(room, 1) :]))
+            table.add_row(*cells[: len(table.columns)])
         return table

@@ -17,9 +17,12 @@ from typing import Protocol
 
 import pytest
 from PIL import Image
+from rich.console import Console
 
 from protocols import TRANSPORTS
 from protocols.__main__ import main
+from protocols.demo_report import show_runs
+from protocols.demo_view import DemoView, TransportRun
 from shared.config import Settings
 from shared.events import from_json
 from shared.llm.model import ContextMessage
@@ -385,6 +388,24 @@ def test_the_demo(run: Run, tmp_path: Path) -> None:
             assert picture.size == (128, 96)
     assert "Your name is **Ada**." in out
     assert len({(tmp_path / "demo-out" / f"{word}.png").read_bytes() for word in WORDS}) == 1
+
+
+@pytest.mark.parametrize("columns", [40, 80])
+def test_the_tables_of_the_demo_fit_a_terminal(columns: int) -> None:
+    runs = {word: TransportRun(word, "turn 1 of 3", first_ms=[1_234.5] * 4, total_ms=[2_345.6] * 4) for word in WORDS}
+    output = io.StringIO()
+    console = Console(file=output, width=columns)
+    show_runs(console, runs, Settings(), 3)
+    console.print(DemoView(console, runs))
+    rows = [
+        line for line in output.getvalue().splitlines() if line.startswith(tuple(run.label for run in runs.values()))
+    ]
+    rows = [row for row in rows if "sends one whole reply" not in row]
+    assert len(rows) == 2 * len(WORDS)
+    for row, run in zip(rows, [*runs.values()] * 2, strict=True):
+        assert row.startswith(f"{run.label} ")
+        assert len(row.rstrip()) <= columns
+        assert "…" not in row
 
 
 def test_the_demo_ends_cleanly_on_ctrl_c(tmp_path: Path) -> None:

@@ -37,11 +37,12 @@ from compare.measuring.goodput import Objectives
 from compare.measuring.lanes import LANES, RunningLane, lane_label, running_lanes
 from compare.measuring.recording import TurnSpec, count_generated, record_turn, warm_up
 from compare.measuring.setup import setup
-from compare.measuring.statistics import quantile
+from compare.measuring.statistics import Figure, quantile
 from compare.measuring.turns import Sample, TurnRecord
 from compare.measuring.verdicts import summarise
 from compare.showing import report
 from compare.showing.facts import of_results
+from compare.showing.figures_table import figures_table
 from compare.showing.guide import guide_of
 from compare.showing.race_view import RaceView, Track
 from compare.showing.results import Results, conclude, read
@@ -280,6 +281,20 @@ async def test_the_race_prints_a_table_a_verdict_and_how_to_read_it() -> None:
     assert re.search(r"TTFT: .*lower.* than .*REST", text)
     assert text.index("e_i − at_i") < text.index("TTFT: "), "the verdict comes last"
     assert max(map(len, text.splitlines())) <= 132
+
+
+@pytest.mark.parametrize(("columns", "tables"), [(40, 3), (80, 1), (120, 1)])
+async def test_a_table_of_figures_fits_its_terminal(columns: int, tables: int) -> None:
+    metrics = ("ttft", "icl_p50", "icl_p99", "delay_p50", "delay_p99", "e2e", "down_per_token", "coalescing")
+    figures = {lane: {name: Figure(1_234.5, 1_233.0, 1_236.0, 6, 1_236.0) for name in metrics} for lane in LANES}
+    output = io.StringIO()
+    console = Console(file=output, width=columns)
+    console.print(figures_table("race", figures, metrics, intervals=False, width=columns))
+    lines = [line.rstrip() for line in output.getvalue().splitlines()]
+    assert max(map(len, lines)) <= columns
+    assert "…" not in output.getvalue()
+    for lane in LANES:
+        assert sum(line.startswith(f"{lane_label(lane)} ") for line in lines) == tables
 
 
 @pytest.mark.parametrize("columns", [40, 80, 120])

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from rich.cells import cell_len
+from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
@@ -11,22 +13,69 @@ from compare.measuring.lanes import lane_label
 from compare.measuring.metrics import METRICS
 from compare.measuring.statistics import Figure, differ
 
+_SPACE = 2
+
 
 def figures_table(
-    title: str, figures: Mapping[str, Mapping[str, Figure]], metrics: Sequence[str], *, intervals: bool
-) -> Table:
-    """The table. The best cell of a column is bold, and with it the cells that do not differ from it.
+    title: str, figures: Mapping[str, Mapping[str, Figure]], metrics: Sequence[str], *, intervals: bool, width: int
+) -> RenderableType:
+    """The table, as several tables one below the other where ``width`` is too small for one.
 
-    ``intervals`` adds the 95 % interval below each median.
+    The best cell of a column is bold, and with it the cells that do not differ from it. ``intervals`` adds the 95 % interval below
+    each median.
     """
-    table = Table(title=title, title_justify="left", box=None, padding=(0, 2, 0, 0), title_style="bold")
-    table.add_column("lane", style="cyan")
-    for metric in metrics:
-        table.add_column(f"{METRICS[metric].title}\n{METRICS[metric].unit}", justify="right")
-    for lane, found in figures.items():
-        cells = [_cell(metric, found.get(metric), _lowest(metric, figures), intervals=intervals) for metric in metrics]
-        table.add_row(lane_label(lane), *cells)
+    cells = {
+        metric: [
+            _cell(metric, found.get(metric), _lowest(metric, figures), intervals=intervals)
+            for found in figures.values()
+        ]
+        for metric in metrics
+    }
+    labels = [lane_label(lane) for lane in figures]
+    first = max(cell_len(label) for label in ("lane", *labels))
+    widths = {metric: max(_width(metric, column), cell_len(METRICS[metric].title)) for metric, column in cells.items()}
+    if first + sum(_SPACE + needed for needed in widths.values()) > width:
+        # Titles are broken between words.
+        widths = {metric: _width(metric, column) for metric, column in cells.items()}
+    tables: list[Table] = []
+    columns: list[list[list[Text]]] = []
+    left = 0
+    for metric, column in cells.items():
+        if not tables or _SPACE + widths[metric] > left:
+            tables.append(_table("" if tables else title, first))
+            columns.append([])
+            left = width - first
+        heading = f"{METRICS[metric].title}\n{METRICS[metric].unit}"
+        tables[-1].add_column(heading, justify="right", width=widths[metric])
+        left -= _SPACE + widths[metric]
+        columns[-1].append(column)
+    for table, columns_of_table in zip(tables, columns, strict=True):
+        for row, label in enumerate(labels):
+            table.add_row(label, *(column[row] for column in columns_of_table))
+    return Group(*tables)
+
+
+def _table(title: str, first: int) -> Table:
+    table = Table(
+        title=title or None,
+        title_justify="left",
+        box=None,
+        pad_edge=False,
+        padding=(0, _SPACE, 0, 0),
+        title_style="bold",
+    )
+    table.add_column("lane", style="cyan", no_wrap=True, width=first)
     return table
+
+
+def _width(metric: str, column: Sequence[Text]) -> int:
+    """The cells that a column needs: for its values, its unit, and the longest word of its title."""
+    texts = [
+        *(line for text in column for line in text.plain.split("\n")),
+        METRICS[metric].unit,
+        *METRICS[metric].title.split(),
+    ]
+    return max(map(cell_len, texts))
 
 
 def _lowest(metric: str, figures: Mapping[str, Mapping[str, Figure]]) -> Figure | None:

@@ -137,7 +137,9 @@ def _show_experiment(console: Console, race: RaceSettings, experiment: str, turn
     by_lane = {name: [turn for turn in turns if turn.lane == name] for name in race.names}
     figures = {name: summarise(found, race.selection.shown) for name, found in by_lane.items()}
     console.print()
-    console.print(figures_table(experiment, figures, race.selection.shown, intervals=console.width >= _WIDE))
+    console.print(
+        figures_table(experiment, figures, race.selection.shown, intervals=console.width >= _WIDE, width=console.width)
+    )
     for sentence in _verdicts(race, figures):
         _say(console, sentence)
     for lane, found in by_lane.items():
