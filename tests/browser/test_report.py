@@ -41,6 +41,9 @@ async def test_the_report_on_a_telephone(browser: Browser, tmp_path: Path) -> No
         await page.evaluate((part("axe-core").path / "axe.min.js").read_text(encoding="utf-8"))
         assert await serious(page) == [], scheme
     await page.emulate_media(media="print")
+    # A sheet of A4 is as wide as this.
+    await page.set_viewport_size({"width": 794, "height": 1123})
+    assert await page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth") == 0
     await expect(page.locator("#needs")).to_be_hidden()
     # Every table is printed, also those that are folded on the screen, and the legend keeps its colours.
     tables = page.locator("#tables details table")

@@ -2,7 +2,7 @@
 const data = JSON.parse(document.getElementById("data").textContent);
 const { results, metrics } = data;
 const lanes = results.lanes;
-// A lane without a colour of its own, such as ndjson-h2, has that of its transport.
+// A lane without a colour of its own, such as rest-h2, has that of its transport.
 const colour = (lane) => `var(--${lane}, var(--${lane.split("-")[0]}, var(--ink)))`;
 // Texts have the titles of the lanes, tables and pictures the labels, which may be shorter.
 const { titles, labels } = data;
