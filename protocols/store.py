@@ -36,7 +36,14 @@ def main(argv: Sequence[str]) -> int:
         return _end(f"{path} cannot be the name of a file ({error.strerror})", 2)
     if not found:
         return _end(f"there is no file {path}", 2)
-    return _check(path) if args.command == "check" else _export(path)
+    try:
+        status = _check(path) if args.command == "check" else _export(path)
+        sys.stdout.flush()
+    except OSError as error:
+        # Python writes at exit what could not be written before, and would complain once more.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return _end(f"stdout cannot be written ({error.strerror})", 1)
+    return status
 
 
 def _file_of(url: str) -> str:
@@ -64,10 +71,6 @@ def _export(path: Path) -> int:
             sys.stdout.write(line + "\n")
             lines += 1
         sys.stdout.flush()
-    except OSError as error:
-        # Python writes at exit what could not be written before, and would complain once more.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return _end(f"stdout cannot be written ({error.strerror}); the export is not whole", 1)
     except apsw.Error as error:
         return _end(f"{path} cannot be read ({type(error).__name__})", 1)
     return _end(f"{lines} lines: sessions, turns and images, then the events of each turn", 0)

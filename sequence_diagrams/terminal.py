@@ -186,9 +186,16 @@ class PtyTerminal:
                 raise TimeoutError(f"the program does not end:\n{self.text.rstrip()}")
         return self.process.wait(PATIENCE_S)
 
+    def hang_up(self) -> int:
+        """Close the terminal as a window is closed, and return the program's exit status."""
+        os.close(self._master)
+        self._master = -1
+        return self.process.wait(PATIENCE_S)
+
     def close(self) -> None:
         """End the program, if it still runs."""
         if self.process.poll() is None:
             self.process.kill()
             self.process.wait()
-        os.close(self._master)
+        if self._master >= 0:
+            os.close(self._master)

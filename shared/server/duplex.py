@@ -381,8 +381,18 @@ class Duplex:
             else:
                 await self._send(Heartbeat())
 
+    async def _answered(self, work: Coroutine[None, None, None], request_id: str | None) -> None:
+        """Send also what would close the connection as ``error``: nobody awaits a task's exception.
+
+        That is ``shutting_down``. The connection is closed after the drain, when its turns have been sent to their ends.
+        """
+        try:
+            await self._guarded(work, request_id)
+        except ChatError as error:
+            await self.refuse(error, request_id)
+
     def _spawn(self, work: Coroutine[None, None, None], request_id: str | None = None) -> asyncio.Task[None]:
-        task = asyncio.create_task(self._guarded(work, request_id))
+        task = asyncio.create_task(self._answered(work, request_id))
         # A task that is cancelled before its first step never awaits the coroutine, and Python would warn.
         task.add_done_callback(lambda _: work.close())
         self._tasks.add(task)

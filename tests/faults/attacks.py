@@ -178,12 +178,21 @@ def fragments(payload: bytes, count: int) -> Callable[[], Iterator[bytes]]:
     return units
 
 
+def mixed_fragments() -> Iterator[bytes]:
+    """One message in fragments without an end, with pings between the fragments (RFC 6455, section 5.4)."""
+    yield websocket_frame(1, b"", fin=False)
+    while True:
+        yield (websocket_frame(0, b"", fin=False) + websocket_frame(9, b"p" * 125)) * 500
+
+
 def http2_frame(kind: int, flags: int, stream: int, payload: bytes = b"") -> bytes:
     """A frame (RFC 9113, section 4.1)."""
     return struct.pack("!I", len(payload))[1:] + bytes([kind, flags]) + struct.pack("!I", stream) + payload
 
 
-DATA, HEADERS, PRIORITY, RST, SETTINGS, PING, WINDOW, CONTINUATION = 0, 1, 2, 3, 4, 6, 8, 9
+DATA, HEADERS, PRIORITY, RST, SETTINGS, PING, GOAWAY, WINDOW, CONTINUATION = 0, 1, 2, 3, 4, 6, 7, 8, 9
+# A type that no standard names: a receiver ignores such a frame (RFC 9113, section 5.5).
+UNKNOWN = 0xFA
 END_STREAM, END_HEADERS = 1, 4
 
 
@@ -275,6 +284,16 @@ def continuations() -> Iterator[bytes]:
         yield http2_frame(CONTINUATION, 0, 1, block) * 16
 
 
+def hpack_bombs() -> Iterator[bytes]:
+    """Calls whose few KB of header block name one header of 4,000 bytes again and again (RFC 7541, section 6.1)."""
+    entry = b"\x40" + hpack(b"x-a", b"a" * 4000)[1:]
+    yield http2_frame(HEADERS, END_HEADERS | END_STREAM, 1, call_headers(SEND) + entry)
+    stream = 3
+    while True:
+        yield http2_frame(HEADERS, END_HEADERS | END_STREAM, stream, call_headers(SEND) + entry + b"\xbe" * 8000)
+        stream += 2
+
+
 def empty_data() -> Iterator[bytes]:
     """DATA frames without data."""
     yield http2_frame(HEADERS, END_HEADERS, 1, call_headers(SEND))
@@ -310,14 +329,18 @@ ATTACKS: dict[str, Attack] = {
             http_get,
             endless(b"".join(b"X-%05d: %s\r\n" % (i, b"b" * 50) for i in range(1000))),
         ),
+        Attack("head: short headers", HTTP, http_get, endless(b"a:b\r\n" * 10_000)),
+        Attack("head: empty lines", HTTP, nothing, endless(b"\r\n" * 30_000)),
         Attack("head: long path", HTTP, http_url, endless(b"c" * 65536)),
         Attack("body: without end", HTTP, http_chunked, endless(b"10000\r\n" + b"d" * 65536 + b"\r\n")),
         Attack("body: tiny chunks", HTTP, http_chunked, endless(b"1\r\n \r\n" * 10_000)),
+        Attack("body: chunk extensions", HTTP, http_chunked, endless(b"1;" + b"x" * 8000 + b"\r\n \r\n")),
         Attack("trailers: without end", HTTP, http_trailers, endless(b"X-T: " + b"e" * 4000 + b"\r\n")),
         Attack("pipeline: unread", HTTP, nothing, http_pipeline("127.0.0.1")),
         Attack("slow-loris", HTTP, http_get, endless(b"X"), at_once=LORIS),
         Attack("fragments: empty", ("websocket",), websocket_open, fragments(b"", 5000)),
         Attack("fragments: one byte", ("websocket",), websocket_open, fragments(b"a", 5000)),
+        Attack("pings: between fragments", ("websocket",), websocket_open, mixed_fragments),
         Attack("fragments: unfinished", ("websocket",), websocket_open, fragments(b"a" * 60_000, 1), at_once=20),
         Attack("pings: unread", ("websocket",), websocket_open, endless(websocket_frame(9, b"p" * 125) * 500)),
         Attack(
@@ -335,6 +358,9 @@ ATTACKS: dict[str, Attack] = {
         Attack("calls: without message", ("grpc",), http2_open, streams(open_call, 100), reads=True),
         Attack("calls: 12 KiB of metadata", ("grpc",), http2_open, streams(huge_call, 10), reads=True),
         Attack("head: CONTINUATION", ("grpc",), http2_open, continuations),
+        Attack("head: HPACK bombs", ("grpc",), http2_open, hpack_bombs, reads=True),
+        Attack("goaways", ("grpc",), http2_open, endless(http2_frame(GOAWAY, 0, 0, bytes(8)) * 1000)),
+        Attack("frames: unknown", ("grpc",), http2_open, endless(http2_frame(UNKNOWN, 0, 0, bytes(8000)) * 8)),
         Attack("data: empty frames", ("grpc",), http2_open, empty_data),
         Attack("data: gzip bombs", ("grpc",), http2_open, gzip_bombs, reads=True),
         Attack("settings", ("grpc",), http2_open, endless(http2_frame(SETTINGS, 0, 0) * 1000)),

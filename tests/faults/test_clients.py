@@ -66,6 +66,34 @@ async def test_turn_after_turn_takes_one_connection(world: World, lane: Lane) ->
         assert client.counts.connections == 1
 
 
+async def test_a_busy_event_loop_makes_a_reader_slow_and_no_end_late(world: World) -> None:
+    """The clients read a stored turn beside a task that takes 5 ms of each turn of the event loop.
+
+    What has arrived is read in a few turns; grpcio hands over one message in two turns or three.
+    """
+    asked, turns = "/tokens 200 read slowly", 0
+
+    async def keep_busy() -> None:
+        nonlocal turns
+        while True:
+            time.sleep(0.005)  # noqa: ASYNC251 - the time of a turn is what this test is about
+            turns += 1
+            await asyncio.sleep(0)
+
+    async with aclosing(world.client(LANES["ndjson"])) as client:
+        stored = await Shown(asked).follow(client.chat(asked))
+    for lane in SHOWING:
+        async with aclosing(world.client(lane)) as client:
+            await client.get_turn(stored.turn_id)
+            beside, turns, begun = asyncio.create_task(keep_busy()), 0, time.monotonic()
+            one = await Shown(asked).follow(client.read(stored.turn_id))
+            elapsed_s = time.monotonic() - begun
+            beside.cancel()
+        assert one.events == stored.events
+        assert turns < (4 if lane.name == "grpc" else 1) * len(one.events), lane.name
+        assert lane.name != "grpc" or one.late_s < elapsed_s / 2
+
+
 @pytest.mark.parametrize("lane", LANES.values(), ids=by_name)
 async def test_the_naked_protocol_loses(world: World, lane: Lane) -> None:
     faults = Faults(cut_after_bytes=0, times=None) if not lane.tokens else Faults(cut_after_event=7)

@@ -148,6 +148,8 @@ class Leased:
         # An owner that renews its lease in the second half of the wait lives, so the cursor is wrong.
         ([1, 2, 3], None),
         ([1, 1, 2], None),
+        # So does an owner whose clock has gone back.
+        ([9, 9, 5], None),
         # An owner that does not may be dead. It renews in the next wait, or no process has ended the turn in that time.
         ([1, 2, 2, 3], None),
         ([1, 2, 0, 0], "storage_unavailable"),

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 
@@ -131,3 +133,15 @@ def test_new_and_use_in_the_middle(shell: Open) -> None:
     terminal.do("/reset\r", r"\[y/N\]")
     terminal.do("y\r", r"turn_in_progress: .*\(/stop stops it\)")
     terminal.do("/stop\r", r"^stopped, partial answer kept · grpc")
+
+
+@pytest.mark.parametrize("term", ["xterm-256color", "dumb"])
+def test_a_terminal_that_hangs_up_ends_the_shell(shell: Open, tmp_path: Path, term: str) -> None:
+    """In the middle of an answer, and without a traceback where stderr is no part of the terminal."""
+    errors = tmp_path / "errors"
+    command = f"exec '{sys.executable}' -m protocols chat sse 2> '{errors}'"
+    terminal = shell("sse", more={"TERM": term}, ready="❯", program=("/bin/sh", "-c", command))
+    terminal.type("/tokens 20 /stall 30 hello" + ("\n" if term == "dumb" else "\r"))
+    terminal.wait("hello[^$]*\n.*[a-zA-Z]")
+    assert terminal.hang_up() == 0
+    assert "Traceback" not in errors.read_text()

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from shared.client.shell.terminal import open_history
 from tests.shell.helpers import ALT_ENTER, CTRL_C, CTRL_D, TAB, UP, Open, quiet, session_of
 
 
@@ -46,6 +47,16 @@ def test_history_that_others_could_read_is_closed_to_them(shell: Open, env: dict
     history.chmod(0o644)
     shell("rest")
     assert history.stat().st_mode & 0o777 == 0o600
+
+
+def test_a_history_that_cannot_be_written_costs_no_line(tmp_path: Path) -> None:
+    path = tmp_path / "history"
+    history = open_history(path, lambda: False)
+    history.append_string("one")
+    path.unlink()
+    path.mkdir()
+    history.append_string("two")
+    assert history.get_strings() == ["one", "two"]
 
 
 def test_controls_are_shown_and_never_obeyed(shell: Open) -> None:

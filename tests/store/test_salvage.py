@@ -76,10 +76,11 @@ async def test_a_file_that_has_lost_its_end(tmp_path: Path, capsys: pytest.Captu
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
-def test_an_export_to_a_full_disk_is_one_line(tmp_path: Path) -> None:
+@pytest.mark.parametrize("what", ["check", "export"])
+def test_a_full_disk_is_one_line(tmp_path: Path, what: str) -> None:
     path = tmp_path / "chat.db"
     asyncio.run(filled(path))
-    command = [sys.executable, "-m", "protocols", "store", "export", "--file", str(path)]
+    command = [sys.executable, "-m", "protocols", "store", what, "--file", str(path)]
     with Path("/dev/full").open("wb") as full:
         done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, check=False, timeout=60)
     assert (done.returncode, done.stderr.count(b"\n")) == (1, 1)

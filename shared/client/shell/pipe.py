@@ -103,7 +103,7 @@ class DumbTerminal(Pipe):
         with contextlib.suppress(NotImplementedError):
             loop.add_signal_handler(signal.SIGINT, self._inputs.put_nowait, Interrupt(typed=False))
         try:
-            with handling_signals(_CONTINUED, lambda number: self.ask(self._prompt)):
+            with handling_signals(_CONTINUED, lambda number: self._ask_again()):
                 async for item in super().inputs():
                     if isinstance(item, EnteredLine):
                         self._prompt = ""
@@ -127,6 +127,11 @@ class DumbTerminal(Pipe):
     def ask(self, prompt: str) -> None:
         self._prompt = prompt
         super().raw(prompt)
+
+    def _ask_again(self) -> None:
+        # A terminal that hangs up sends SIGCONT, too, and takes nothing more.
+        with contextlib.suppress(OSError):
+            self.ask(self._prompt)
 
 
 def stdin_lines() -> Iterator[EnteredLine]:

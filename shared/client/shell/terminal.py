@@ -264,7 +264,9 @@ class _BufferedOutput(Vt100_Output):
 
     def flush(self) -> None:
         if not self._depth:
-            super().flush()
+            # A terminal that has hung up shows nothing more. SIGHUP, or the end of the input, ends the shell.
+            with contextlib.suppress(OSError):
+                super().flush()
 
 
 def is_terminal() -> bool:
@@ -300,6 +302,11 @@ class _Recorded(FileHistory):
     def append_string(self, string: str) -> None:
         if string.strip() and not self._unrecorded():
             super().append_string(text.entered(string))
+
+    def store_string(self, string: str) -> None:
+        # A line that a full disk does not take is known to this run alone.
+        with contextlib.suppress(OSError):
+            super().store_string(string)
 
 
 def open_history(path: Path | None, unrecorded: Callable[[], bool]) -> History:
