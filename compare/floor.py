@@ -261,6 +261,9 @@ async def measure_fronts(plan: FloorPlan, console: Console) -> list[fronts.Front
                 console.print(f"{lane}: not measured here: {error}", markup=False)
             tick(lane, expected_s / len(plan.words))
     show_fronts(console, costs)
+    said = fronts.conclusion(costs)
+    if said is not None:
+        console.print(said, markup=False)
     return costs
 
 

@@ -97,6 +97,9 @@ class Settings(BaseSettings):
     heartbeat_s: float = Field(15, gt=0, description="silence on a stream after which a heartbeat is sent")
     stall_timeout_s: float = Field(30, gt=0, description="a reader that reads nothing for this long is disconnected")
     request_timeout_s: float = Field(20, gt=0, description="a client that does not finish its request is dropped")
+    keep_alive_s: int = Field(
+        150, gt=0, description="an idle HTTP connection is closed after this long; a proxy must close its own before"
+    )
     retry_ms: int = Field(500, ge=0, description="how long an EventSource waits before it reconnects")
 
     incremental: bool = Field(

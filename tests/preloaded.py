@@ -155,7 +155,7 @@ def preloaded_servers() -> Iterator[None]:
 def _loading(env: Mapping[str, str]) -> dict[str, str]:
     """The variables that must be the same in a fork. A fork imports what a test plants with a ``sitecustomize.py``."""
     found = {name: value for name, value in env.items() if name.startswith(_READ_AT_LOADING)}
-    # Each gRPC client of the tests' process sets this variable, which changes only what grpcio prints.
+    # Importing the gRPC client sets this variable in the tests' process. The variable changes only what grpcio prints.
     found.pop("GRPC_VERBOSITY", None)
     if _planted(env) is not None:
         del found["PYTHONPATH"]

@@ -109,6 +109,25 @@ async def test_a_proxy_with_http2_in_front_is_measured_beside_its_server() -> No
     )
 
 
+def test_what_the_proxies_cost_in_one_sentence() -> None:
+    """The sentence of docs/http2.md, from the medians of each lane."""
+
+    def costs(rounds: int) -> list[fronts.FrontCost]:
+        given = {fronts.PLAIN: (40.0, None), fronts.OWN: (52.2, None), "nginx": (41.0, 20.4), "caddy": (42.0, 34.0)}
+        return [
+            fronts.FrontCost("sse", name, [server] * rounds, [] if proxy is None else [proxy] * rounds)
+            for name, (server, proxy) in given.items()
+        ]
+
+    said = (
+        "The proxy took 20 to 34 µs of CPU time an event (nginx, caddy); TLS and HTTP/2 by the server itself took 12 µs more"
+        " than HTTP/1.1 without TLS."
+    )
+    assert fronts.conclusion(costs(6)) == said
+    assert fronts.conclusion(costs(1)) == f"{said} A claim needs 6 rounds: --rounds 6."
+    assert fronts.conclusion(costs(6)[:2]) is None
+
+
 async def test_the_servers_of_another_checkout_are_measured_beside_todays(tmp_path: Path) -> None:
     async def measured(tree: Path) -> tuple[list[SideResult], str]:
         arguments = [

@@ -257,12 +257,17 @@ def test_a_leafs_readme_has_the_same_headings(folder: str) -> None:
     assert re.findall(r"^## (.+?)\s*$", prose, flags=re.MULTILINE) == HEADINGS
 
 
+# grpcio reads the level of its log when it is imported, so one module sets the level when it is imported before.
+ACTS_AT_IMPORT = ROOT / "protocols" / "grpc" / "library_log.py"
+
+
 @pytest.mark.parametrize("package", ORDER[1:])
 def test_nothing_is_done_at_import(package: str) -> None:
     """A module's body defines; it calls nothing for its effect."""
     wrong = [
         f"{path.relative_to(ROOT)}:{node.lineno}"
         for path in sources(package)
+        if path != ACTS_AT_IMPORT
         for node in ast.parse(path.read_text(encoding="utf-8")).body
         if isinstance(node, ast.Expr) and not isinstance(node.value, ast.Constant)
     ]

@@ -23,7 +23,7 @@ from compare.lines.relay import Relay
 from protocols import TRANSPORTS, certs
 from protocols.ports import free_ports_in_a_row
 from protocols.processes import serving
-from shared.client.protocol import collect
+from shared.client.protocol import ChatClient, collect
 from shared.config import Settings
 from shared.errors import ChatError, NotOurServer
 from shared.server.tls import Certificate, certificate
@@ -101,13 +101,39 @@ def _no_certificate(folder: Path) -> dict[str, str]:
     return {**tls_settings(), "TLS_CERT": str(file)}
 
 
+def _swapped(folder: Path) -> dict[str, str]:
+    pair = tls_settings()
+    return {**pair, "TLS_CERT": pair["TLS_KEY"], "TLS_KEY": pair["TLS_CERT"]}
+
+
+def _damaged(folder: Path) -> dict[str, str]:
+    file = folder / "half.pem"
+    whole = Path(tls_settings()["TLS_CERT"]).read_bytes()
+    file.write_bytes(whole[: len(whole) // 2])
+    return {**tls_settings(), "TLS_CERT": str(file)}
+
+
+def _chain_backwards(folder: Path) -> dict[str, str]:
+    leaf = trustme.CA().create_child_ca().issue_cert("localhost")
+    cert, key = folder / "chain.pem", folder / "key.pem"
+    cert.write_bytes(b"".join(pem.bytes() for pem in reversed(leaf.cert_chain_pems)))
+    leaf.private_key_pem.write_to_path(str(key))
+    return {**tls_settings(), "TLS_CERT": str(cert), "TLS_KEY": str(key)}
+
+
 WRONG: dict[str, tuple[Callable[[Path], dict[str, str]], str]] = {
     "no key": (lambda folder: {"TLS_CERT": tls_settings()["TLS_CERT"]}, r"TLS_CERT is set and TLS_KEY is not"),
     "no certificate": (lambda folder: {"TLS_KEY": tls_settings()["TLS_KEY"]}, r"TLS_KEY is set and TLS_CERT is not"),
     "no file": (lambda folder: {**tls_settings(), "TLS_KEY": "/nowhere"}, r"TLS_KEY: /nowhere cannot be read"),
-    "password": (_key_with_password, r"the key has a password"),
-    "another key": (_key_of_another, r"TLS_CERT and TLS_KEY are no certificate and its key.*MISMATCH"),
-    "no PEM": (_no_certificate, r"TLS_CERT and TLS_KEY are no certificate and its key"),
+    "password": (_key_with_password, r"TLS_KEY: .*locked.pem has a password"),
+    "another key": (
+        _key_of_another,
+        r"no certificate and its key: the key is not the key of the file's first certificate",
+    ),
+    "no PEM": (_no_certificate, r"TLS_CERT: .*note.pem holds no certificate in PEM form"),
+    "swapped": (_swapped, r"TLS_CERT: .* holds no certificate in PEM form"),
+    "damaged": (_damaged, r"no certificate and its key: one of them is damaged"),
+    "the chain backwards": (_chain_backwards, r"the file's first certificate, which must be the server's own"),
 }
 
 
@@ -147,7 +173,7 @@ async def test_a_key_that_others_can_read_is_a_warning(tmp_path: Path) -> None:
     env = {"STORE_URL": "sqlite://", **certs.files(tmp_path)}
     async with serving("ndjson", env=env) as server, server.client() as client:
         await client.ping()
-    assert len([entry for entry in server.log if entry["event"] == "key exposed"]) == 1
+    assert len([entry for entry in server.log if entry["event"] == "certificate"]) == 1
 
 
 @pytest.mark.parametrize("word", ["rest", "websocket"])
@@ -210,9 +236,11 @@ async def test_a_handshake_that_never_ends_is_cut(make_servers: MakeServers) -> 
     five = make_servers(REQUEST_TIMEOUT_S="1", **tls_settings())
     words = ("sse", "grpc")
     five.start(*words)
+    for_pages = five["grpc"].page_url
+    addresses = [*(five[word].address for word in words), *([for_pages.rpartition("/")[2]] if for_pages else [])]
 
-    async def cut(word: str, sent: bytes) -> None:
-        host, _, port = five[word].address.rpartition(":")
+    async def cut(address: str, sent: bytes) -> None:
+        host, _, port = address.rpartition(":")
         reader, writer = await asyncio.open_connection(host, int(port))
         writer.write(sent)
         try:
@@ -223,9 +251,9 @@ async def test_a_handshake_that_never_ends_is_cut(make_servers: MakeServers) -> 
             writer.transport.abort()
 
     async with asyncio.timeout(30), asyncio.TaskGroup() as group:
-        for word in words:
+        for address in addresses:
             for sent in (b"", b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + b"\x00" * 40):
-                group.create_task(cut(word, sent))
+                group.create_task(cut(address, sent))
     for word in words:
         async with five[word].client() as client:
             assert (await collect(client.chat("hello"))).status == "completed"
@@ -256,7 +284,11 @@ async def test_answers_wait_for_a_tls_client_that_does_not_read(secure: Servers)
 
 
 async def refusal(word: str, address: str, **options: object) -> str:
-    client = TRANSPORTS[word].client(address, **options)
+    """What a client says of a server that it cannot use."""
+    return await refused(TRANSPORTS[word].client(address, **options))
+
+
+async def refused(client: ChatClient) -> str:
     async with asyncio.timeout(20):
         try:
             with pytest.raises(NotOurServer) as caught:
@@ -286,8 +318,15 @@ async def test_a_certificate_that_is_not_trusted_is_named(secure: Servers, word:
     assert "TLS_CA" in message
 
 
-async def test_a_handshake_that_fails_is_one_line_of_the_grpc_client(secure: Servers) -> None:
-    status, _, err = await ours("chat", "grpc", "--host", secure["grpc"].address, "--tls", "hello")
+@pytest.mark.parametrize(
+    "client", [("-m", "protocols", "chat", "grpc"), ("-m", "protocols.grpc.client"), ("protocols/grpc/client.py",)]
+)
+async def test_a_handshake_that_fails_is_one_line_of_the_grpc_client(
+    client: tuple[str, ...], secure: Servers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Set by the gRPC client of this process; each way to start the client must set the level by itself.
+    monkeypatch.delenv("GRPC_VERBOSITY", raising=False)
+    status, _, err = await program(sys.executable, *client, "--host", secure["grpc"].address, "--tls", "hello")
     assert status == 2
     (line,) = err.splitlines()
     assert "has a certificate that this client does not trust" in line

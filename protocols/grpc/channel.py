@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -63,8 +62,6 @@ class ClientChannel:
 
     def _opened(self) -> tuple[grpc.aio.Channel, ChatServiceAsyncStub]:
         if self._open is None:
-            # The library would print its connection errors into the middle of a conversation.
-            os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
             compression = grpc.Compression.Gzip if self._gzip else None
             options = _options(self._silence_s)
             if self._tls:

@@ -16,6 +16,8 @@ from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing, asynccontextmanager
 from typing import Any, TypeVar
 
+import protocols.grpc.library_log  # noqa: F401 - before grpcio, which reads the level of its log when it is imported
+
 import grpc
 import msgspec
 from google.protobuf.message import Message as ProtobufMessage

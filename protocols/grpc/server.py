@@ -10,6 +10,8 @@ from __future__ import annotations
 import contextlib
 from collections.abc import AsyncIterator, Sequence
 
+import protocols.grpc.library_log  # noqa: F401 - before grpcio, which reads the level of its log when it is imported
+
 import grpc
 
 from protocols import TRANSPORTS

@@ -10,31 +10,28 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
-from dataclasses import dataclass
 from typing import Any, NoReturn, TypeVar, cast
 
 import grpc
 from connectrpc.code import Code
 from connectrpc.codec import Codec
-from connectrpc.errors import ConnectError, ErrorDetail
+from connectrpc.errors import ConnectError
 from connectrpc.method import IdempotencyLevel, MethodInfo, StreamType
 from connectrpc.request import RequestContext
 from connectrpc.server import ConnectASGIApplication, Endpoint
 from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
-from google.protobuf.json_format import MessageToJson, Parse, ParseError
-from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
-from google.rpc.status_pb2 import Status  # type: ignore[import-untyped]
-from protobuf.wkt import Any as Detail
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from protocols.grpc.handlers import Context, Headers, guarded
 from protocols.grpc.status import DETAILS
+from protocols.grpc.web_codecs import Answer, Binary, Gzip, Json
+from protocols.grpc.web_requests import PageRequests
+from protocols.grpc.web_status import refused
 from shared.server.context import ServerContext
 from shared.server.http.access_middleware import AccessMiddleware
 from shared.server.http.answer_middleware import AnswerMiddleware
 from shared.server.http.answers import json_response
-from shared.server.http.body_middleware import BodyMiddleware
 from shared.server.http.cors import Cors
 
 # The headers that a page's library sends, and those that it reads in an answer.
@@ -66,12 +63,11 @@ def page_app(context: ServerContext, servicers: Iterable[Servicer], without: Ite
         for method in service.methods
         if method.name not in without
     }
+    # Twice the limit of a message, so that the handlers refuse a message that is somewhat too large.
     max_bytes = context.settings.max_body_bytes * 2
     app: ASGIApp = _Application(endpoints, max_bytes)
+    app = PageRequests(app, context.service.logger, max_bytes, context.settings.request_timeout_s)
     app = _Health(app, context)
-    app = BodyMiddleware(
-        app, context.service.logger, max_bytes, context.settings.request_timeout_s, is_json=lambda path: False
-    )
     # The handlers check the key, so that a refusal is a status of the protocol.
     keyless = dataclasses.replace(context.access, key=None)
     app = AccessMiddleware(app, keyless, context.service.logger, None, frozenset())
@@ -85,15 +81,14 @@ class _Application(ConnectASGIApplication[None]):
     path = ""
 
     def __init__(self, endpoints: dict[str, Any], max_bytes: int) -> None:
-        codecs = cast(Iterable[Codec], (_Binary(), _Json()))
-        super().__init__(service=None, endpoints=lambda _: endpoints, read_max_bytes=max_bytes, codecs=codecs)
-
-    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        # The library reads headers as UTF-8. Bytes that are not become ISO 8859-1's characters (RFC 9110, section 5.5).
-        headers = [
-            (name, value if value.isascii() else value.decode("latin-1").encode()) for name, value in scope["headers"]
-        ]
-        await super().__call__({**scope, "headers": headers}, receive, send)
+        codecs = cast(Iterable[Codec], (Binary(), Json()))
+        super().__init__(
+            service=None,
+            endpoints=lambda _: endpoints,
+            read_max_bytes=max_bytes,
+            codecs=codecs,
+            compressions=(Gzip(),),
+        )
 
 
 class _Health:
@@ -110,48 +105,6 @@ class _Health:
         ready = await self._context.service.ready()
         about = {"status": "ok" if ready else "unavailable", "transport": "grpc-web", "for_pages_of": "grpc"}
         await json_response(about, 200 if ready else 503)(scope, receive, send)
-
-
-@dataclass(frozen=True, slots=True)
-class _Answer:
-    """A serialised message and its type, which JSON needs."""
-
-    data: bytes
-    kind: type[Message]
-
-
-class _Binary:
-    """Messages as the handlers write them."""
-
-    def name(self) -> str:
-        return "proto"
-
-    def encode(self, message: _Answer) -> bytes:
-        return message.data
-
-    def decode(self, data: bytes | bytearray, message_class: type[Message]) -> bytes:
-        return bytes(data)
-
-
-class _Json:
-    """Messages as protobuf's JSON (protobuf.dev, "ProtoJSON format"): ``curl`` and people can write them."""
-
-    def name(self) -> str:
-        return "json"
-
-    def encode(self, message: _Answer) -> bytes:
-        return MessageToJson(message.kind.FromString(message.data), indent=None).encode()
-
-    def decode(self, data: bytes | bytearray, message_class: type[Message]) -> bytes:
-        try:
-            return Parse(bytes(data), message_class(), ignore_unknown_fields=True).SerializeToString()
-        except (ParseError, UnicodeDecodeError):
-            words = f"This is not a {message_class.DESCRIPTOR.full_name} in JSON."
-            raise ConnectError(Code.INVALID_ARGUMENT, words) from None
-
-
-class _Refused(ConnectError, grpc.aio.AbortError):
-    """A call that ends with a status. The handlers expect one of the base classes, the library the other."""
 
 
 class _Call:
@@ -180,14 +133,11 @@ class _Call:
     async def abort(
         self, code: grpc.StatusCode, details: str = "", trailing_metadata: Iterable[tuple[str, Any]] = ()
     ) -> NoReturn:
-        status = Status()
-        for name, value in trailing_metadata:
-            if name == DETAILS:
-                status.ParseFromString(value)
-            else:
+        trailing = list(trailing_metadata)
+        for name, value in trailing:
+            if name != DETAILS:
                 self._request.response_trailers.add(name, value)
-        known = [ErrorDetail(Detail(type_url=one.type_url, value=one.value)) for one in status.details]
-        raise _Refused(Code[code.name], details, known)
+        raise refused(code, details, trailing)
 
 
 def _endpoint(
@@ -206,10 +156,10 @@ def _endpoint(
     )
     handler = cast(Work, guarded(method, getattr(servicer, method.name), context, check_key))
 
-    async def unary(request: bytes, about: RequestContext[Any, Any]) -> _Answer:
-        return _Answer(await handler(request, cast(Context, _Call(about))) or b"", kind)
+    async def unary(request: bytes, about: RequestContext[Any, Any]) -> Answer:
+        return Answer(await handler(request, cast(Context, _Call(about))) or b"", kind)
 
-    async def stream(request: bytes, about: RequestContext[Any, Any]) -> AsyncIterator[_Answer]:
+    async def stream(request: bytes, about: RequestContext[Any, Any]) -> AsyncIterator[Answer]:
         about.response_headers.add("cache-control", "no-store, no-transform")
         call = _Call(about)
         working = asyncio.create_task(_work(handler, request, call))
@@ -217,13 +167,13 @@ def _endpoint(
             while (answer := await call.answers.get()) is not None:
                 if isinstance(answer, Exception):
                     raise answer
-                yield _Answer(answer, kind)
+                yield Answer(answer, kind)
         finally:
             # The client may have left: the handler is cancelled, and the turn goes on.
             working.cancel()
             await asyncio.wait((working,))
 
-    async def converse(requests: AsyncIterator[bytes], about: RequestContext[Any, Any]) -> AsyncIterator[_Answer]:
+    async def converse(requests: AsyncIterator[bytes], about: RequestContext[Any, Any]) -> AsyncIterator[Answer]:
         raise ConnectError(Code.UNIMPLEMENTED, _NO_CHAT)
         yield
 

@@ -10,6 +10,8 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
+import protocols.grpc.library_log  # noqa: F401 - before grpcio, which reads the level of its log when it is imported
+
 import grpc
 import msgspec
 from connectrpc.client import ConnectClient

@@ -231,8 +231,7 @@ def listen(host: str, port: int, stall_timeout_s: float) -> socket.socket:
 
 def _banner(context: ServerContext) -> None:
     about = context.service.about()
-    exposed = context.certificate is not None and context.certificate.key_is_exposed()
-    warning = f"other users of this machine can read {context.settings.tls_key}: chmod 600" if exposed else None
+    warnings = [] if context.certificate is None else context.certificate.warnings()
     origins = {"origins": "any (ALLOWED_ORIGINS=*)"} if context.access.origins is None else {}
     for_pages = context.page_url or context.no_pages
     pages = {"for_pages": for_pages} if for_pages else {}
@@ -251,8 +250,8 @@ def _banner(context: ServerContext) -> None:
             **origins,
             **pages,
         )
-        if warning:
-            context.service.logger.warning("key exposed", why=warning)
+        for warning in warnings:
+            context.service.logger.warning("certificate", why=warning)
         return
     key = "required (API_SECRET_KEY)" if context.access.key else "none (loopback only)"
     lines = [
@@ -266,8 +265,7 @@ def _banner(context: ServerContext) -> None:
     ]
     if about.get("hint"):
         lines.append(("note", about["hint"]))
-    if warning:
-        lines.append(("warning", warning))
+    lines += [("warning", warning) for warning in warnings]
     if context.transport.scheme == "http":
         lines.append(("in a browser", f"{context.url}/ (chat: /demo, race: /race, API: /docs)"))
     lines.append(("compare", "python -m compare race, run, guide, numbers"))

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import statistics
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -14,6 +15,7 @@ from compare.lines.programs import program, reserved_port, running
 from compare.measuring.floors.load.job import Result
 from compare.measuring.floors.plan import PACED_PER_S, PACED_STREAMS, FloorPlan, FloorRun, Side
 from compare.measuring.floors.sides import job, load, running_sides
+from compare.measuring.statistics import ENOUGH_ROUNDS
 from protocols import certs
 from shared.client.tls import client_context
 
@@ -61,6 +63,33 @@ def installed() -> list[str]:
 def expected_s(plan: FloorPlan) -> float:
     """About how long ``measure`` takes for all lanes of the plan."""
     return len(plan.words) * (_START_S + plan.rounds * (2 + len(installed())) * (plan.seconds + _WINDOW_S))
+
+
+def conclusion(costs: Sequence[FrontCost]) -> str | None:
+    """The sentence with figures in docs/http2.md, from this run; None where no proxy was measured."""
+    found = {
+        name: [statistics.median(cost.proxy_us) for cost in costs if cost.front == name and cost.proxy_us]
+        for name in FRONTS
+    }
+    names = [name for name, medians in found.items() if medians]
+    if not names:
+        return None
+    all_us = [value for medians in found.values() for value in medians]
+    by_lane = {(cost.lane, cost.front): statistics.median(cost.server_us) for cost in costs if cost.server_us}
+    more = [
+        by_lane[lane, OWN] - us for (lane, front), us in by_lane.items() if front == PLAIN and (lane, OWN) in by_lane
+    ]
+    said = f"The proxy took {_from_to(all_us)} µs of CPU time an event ({', '.join(names)})"
+    if more:
+        said += f"; TLS and HTTP/2 by the server itself took {_from_to(more)} µs more than HTTP/1.1 without TLS"
+    rounds = min(len(cost.proxy_us) for cost in costs if cost.proxy_us)
+    lacking = f" A claim needs {ENOUGH_ROUNDS} rounds: --rounds {ENOUGH_ROUNDS}." if rounds < ENOUGH_ROUNDS else ""
+    return f"{said}.{lacking}"
+
+
+def _from_to(values: Sequence[float]) -> str:
+    low, high = f"{min(values):.0f}", f"{max(values):.0f}"
+    return low if low == high else f"{low} to {high}"
 
 
 async def measure(run: FloorRun, lane: str) -> list[FrontCost]:

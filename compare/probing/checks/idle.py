@@ -5,7 +5,8 @@ from __future__ import annotations
 from compare.probing.outcome import Finding, Outcome
 from compare.probing.subject import Subject
 
-# The servers themselves close an idle HTTP/1.1 connection after 5 s, and the answer before may have been late.
+# Less than the 5 s after which uvicorn and Node close an idle connection by default: a server's own limit is no fault of the
+# path. The answer before may have been late, which takes another second of them.
 IDLE_S = 3.25
 
 

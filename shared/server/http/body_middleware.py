@@ -38,12 +38,12 @@ class BodyMiddleware:
         is_json = self._is_json(scope["path"])
         advice: dict[str, str] = {}
         try:
-            _check_framing(headers)
+            check_framing(headers)
             if is_json:
                 _check_codings(headers, advice)
                 # Before the body: a client that waits after ``Expect: 100-continue`` need not send it.
                 _check_media_type(headers, advice, has_body=_length(headers) > 0)
-            body = await self._read(headers, receive)
+            body = await read_body(headers, receive, self._max_body_bytes, self._timeout_s)
             if is_json:
                 _check_media_type(headers, advice, has_body=bool(body))
                 _check_json(body)
@@ -57,30 +57,31 @@ class BodyMiddleware:
             return
         await self._app(scope, replay(body, receive), send)
 
-    async def _read(self, headers: Headers, receive: Receive) -> bytes:
-        """The whole body. Raises ``payload_too_large``, and ``invalid_request`` with 408 for a body that does not end."""
-        if _length(headers) > self._max_body_bytes:
-            raise ChatError("payload_too_large")
-        body = bytearray()
-        try:
-            async with asyncio.timeout(self._timeout_s):
-                while True:
-                    message = await receive()
-                    if message["type"] == "http.disconnect":
-                        break
-                    body += message.get("body", b"")
-                    if len(body) > self._max_body_bytes:
-                        raise ChatError("payload_too_large")
-                    if not message.get("more_body", False):
-                        break
-        except TimeoutError:
-            raise ChatError(
-                "invalid_request", "The request was not finished in time; send it again, whole.", http_status=408
-            ) from None
-        return bytes(body)
+
+async def read_body(headers: Headers, receive: Receive, max_bytes: int, timeout_s: float) -> bytes:
+    """The whole body. Raises ``payload_too_large``, and ``invalid_request`` with 408 for a body that does not end."""
+    if _length(headers) > max_bytes:
+        raise ChatError("payload_too_large")
+    body = bytearray()
+    try:
+        async with asyncio.timeout(timeout_s):
+            while True:
+                message = await receive()
+                if message["type"] == "http.disconnect":
+                    break
+                body += message.get("body", b"")
+                if len(body) > max_bytes:
+                    raise ChatError("payload_too_large")
+                if not message.get("more_body", False):
+                    break
+    except TimeoutError:
+        raise ChatError(
+            "invalid_request", "The request was not finished in time; send it again, whole.", http_status=408
+        ) from None
+    return bytes(body)
 
 
-def _check_framing(headers: Headers) -> None:
+def check_framing(headers: Headers) -> None:
     """Raises ``invalid_request`` with 501 for a transfer coding that is not read (RFC 9112, section 6.1)."""
     if _tokens(headers, "transfer-encoding") - {"chunked"}:
         raise ChatError(

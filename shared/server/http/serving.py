@@ -18,6 +18,7 @@ from shared.server.context import ServerContext
 from shared.server.http import uvicorn_adapter
 from shared.server.http.app import create_app
 from shared.server.http.fair_reading import fair
+from shared.server.http.idle_connections import IdleConnections, most_idle
 from shared.server.http.open_body import OpenBodies
 from shared.server.stopping import Stopping
 from shared.server.tasks import first_of
@@ -66,11 +67,13 @@ def uvicorn_config(
         log_level="critical",
         access_log=False,
         server_header=False,
+        timeout_keep_alive=settings.keep_alive_s,
         timeout_graceful_shutdown=1,
         ssl_context_factory=None if certificate is None else lambda config, default: certificate.context(http2=http2),
     )
     config.request_timeout_s = settings.request_timeout_s  # type: ignore[attr-defined]
     config.stall_timeout_s = settings.stall_timeout_s  # type: ignore[attr-defined]
+    config.idle_connections = IdleConnections(most_idle())  # type: ignore[attr-defined]
     return config
 
 

@@ -23,6 +23,7 @@ from websockets.frames import CloseCode, Frame, Opcode
 from websockets.server import ServerProtocol
 
 from shared.server.http.answer_middleware import BREAK_LINE
+from shared.server.http.idle_connections import IdleConnections
 from shared.server.http.received import ReceivedMessages
 
 # A connection whose unsent frames reach this size writes at once: then the transport can say that its reader is slow.
@@ -173,7 +174,8 @@ class HttpProtocol(HttpToolsProtocol):
     """uvicorn's HTTP/1.1 with twelve differences.
 
     - A client has a limited time for the head of a request (slow-loris), and for the rest of a request that has been answered.
-    - A connection is idle from the end of its last request on, also where the answer came before that end.
+    - A connection is idle from the end of its last request to the beginning of the next one, also where the answer came
+      before that end, and where empty lines come in between. Of too many idle connections the oldest is closed.
     - The head of a request has a limited size: 431, or 414 where the path makes it too large. The lines that frame a
       chunked body, and the trailers, have a limit too.
     - A pipelined request is read after the answers to those before it.
@@ -191,6 +193,7 @@ class HttpProtocol(HttpToolsProtocol):
     """
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        self._idle: IdleConnections = self.config.idle_connections  # type: ignore[attr-defined]
         super().connection_made(transport)
         self.client_left = False
         # Whether this object parses nothing more of the connection.
@@ -206,6 +209,8 @@ class HttpProtocol(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._head.cancel()
+        # uvicorn's timer would keep this object alive after a connection that was reset.
+        self._unset_keepalive_if_required()
         super().connection_lost(exc)
 
     def eof_received(self) -> bool:  # type: ignore[override]
@@ -218,7 +223,6 @@ class HttpProtocol(HttpToolsProtocol):
         return True
 
     def data_received(self, data: bytes) -> None:
-        self._unset_keepalive_if_required()
         while data and not self._over:
             room = _MAX_OVERHEAD_BYTES + _OVERHEAD_PER_BODY_BYTE * self._body_bytes - self._overhead_bytes
             if room <= 0:
@@ -285,6 +289,8 @@ class HttpProtocol(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
+        # uvicorn ends the time of an idle connection at any byte. An empty line before a request begins none.
+        self._unset_keepalive_if_required()
         self._in_head = True
         # The whole piece counts, because the parser does not tell where in it the message begins.
         self._overhead_bytes = self._piece_bytes
@@ -303,11 +309,14 @@ class HttpProtocol(HttpToolsProtocol):
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
+        if self.timeout_keep_alive_task is not None:
+            self._idle.add(self)
         if self.lingers:
             self._linger()
         elif self.pipeline:
             self.flow.pause_reading()
         elif self.cycle.more_body:
+            self._unset_keepalive_if_required()
             self._head.cancel()
             self._head = self._limit_head()
 
@@ -320,8 +329,15 @@ class HttpProtocol(HttpToolsProtocol):
             self.timeout_keep_alive_task = self.loop.call_later(
                 self.timeout_keep_alive, self.timeout_keep_alive_handler
             )
+            self._idle.add(self)
+
+    def _unset_keepalive_if_required(self) -> None:
+        super()._unset_keepalive_if_required()
+        self._idle.discard(self)
 
     def on_headers_complete(self) -> None:
+        # An answer to the request before may have ended since this request began.
+        self._unset_keepalive_if_required()
         self._in_head = False
         self._head.cancel()
         if self._declined:

@@ -16,6 +16,7 @@ from uvicorn.protocols.http.zttp_h2_impl import RequestResponseCycle, ZttpH2Prot
 
 from shared.server.http import uvicorn_adapter
 from shared.server.http.answer_middleware import BREAK_LINE
+from shared.server.http.idle_connections import IdleConnections
 from shared.server.http.uvicorn_adapter import HttpProtocol
 
 # A stream's bytes that its reader has given no room for. Beyond them the app waits, as it does for a slow reader of HTTP/1.1.
@@ -25,9 +26,19 @@ _RESETS_IN_A_ROW = 200
 _PROTOCOL_ERROR = 0x1
 _ENHANCE_YOUR_CALM = 0xB
 _USED: dict[type, tuple[str, ...]] = {
-    AutoZttpProtocol: ("_switch", "app_state", "config", "loop", "server_state", "transport"),
+    AutoZttpProtocol: (
+        "_switch",
+        "app_state",
+        "config",
+        "connection_made",
+        "loop",
+        "server_state",
+        "timeout_task",
+        "transport",
+    ),
     ZttpH2Protocol: (
         "_close_connection",
+        "_unset_keepalive_if_required",
         "app",
         "config",
         "conn",
@@ -38,7 +49,11 @@ _USED: dict[type, tuple[str, ...]] = {
         "handle_request",
         "handle_rst_stream",
         "loop",
-        "on_response_complete",
+        "on_stream_closed",
+        "resume_reading_if_idle",
+        "shutdown",
+        "shutdown_requested",
+        "timeout_keep_alive",
         "timeout_keep_alive_handler",
         "timeout_keep_alive_task",
         "transport",
@@ -53,7 +68,14 @@ def missing() -> list[str]:
 
 
 class EitherProtocol(AutoZttpProtocol):
-    """A new connection, until it is known whether it speaks HTTP/1.1 or HTTP/2."""
+    """A new connection, until it is known whether it speaks HTTP/1.1 or HTTP/2: for as long as the head of a request may take."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        if self.timeout_task is not None:
+            # uvicorn gives the first bytes as long as an idle connection has.
+            self.timeout_task.cancel()
+            self.timeout_task = self.loop.call_later(self.config.request_timeout_s, transport.close)  # type: ignore[attr-defined]
 
     def _switch(self, http2: bool, initial_data: bytes = b"") -> None:
         protocol = (Http2Protocol if http2 else HttpProtocol)(
@@ -69,11 +91,13 @@ class EitherProtocol(AutoZttpProtocol):
 
 
 class Http2Protocol(ZttpH2Protocol):
-    """uvicorn's HTTP/2 with seven differences.
+    """uvicorn's HTTP/2 with eight differences.
 
-    - What a stream's reader leaves unread is bounded, and a reader that takes nothing for ``STALL_TIMEOUT_S`` is cut: its stream
-      is reset, and the other streams of the connection go on.
-    - A connection without an open stream has a limited time for the head of the next request (slow-loris).
+    - What a stream's reader leaves unread is bounded, and a reader that reads nothing for ``STALL_TIMEOUT_S`` is cut: its stream
+      is reset, and the other streams of the connection go on. The last bytes of an answer wait for the reader as any others do.
+    - A new connection has a limited time for the head of its first request (slow-loris).
+    - Frames that open no stream, such as PING, hold an idle connection for ``KEEP_ALIVE_S`` at most. Of too many idle
+      connections the oldest is closed.
     - A client that resets 200 streams in a row is refused.
     - A request whose head is its end has no body to wait for.
     - An answer whose line breaks on purpose ends with a reset of its stream.
@@ -85,33 +109,39 @@ class Http2Protocol(ZttpH2Protocol):
         self._asgi = self.app
         self._answers: dict[int, _BoundedAnswer] = {}
         self._resets = 0
-        self._head: asyncio.TimerHandle | None = None
-        self._timeout_s: float = self.config.request_timeout_s  # type: ignore[attr-defined]
+        self._lost = False
+        self._idle_connections: IdleConnections = self.config.idle_connections  # type: ignore[attr-defined]
+        self._idle: asyncio.TimerHandle | None = None
         self._stall_s: float = self.config.stall_timeout_s  # type: ignore[attr-defined]
         super().connection_made(transport)
-        self._limit_head()
+        self._limit_idle(self.config.request_timeout_s)  # type: ignore[attr-defined]
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._unlimit_head()
+        self._unlimit_idle()
         super().connection_lost(exc)
-        self._wake_answers()
-        if not self.cycles:
-            # The library's buffers, up to some MB a connection, would wait for the garbage collector otherwise.
-            del self.conn
+        self._lost = True
+        for answer in self._answers.values():
+            answer.lose_reader()
+        self._free_buffers()
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
-        self._wake_answers()
-        if not self.cycles and not self.transport.is_closing():
-            self._limit_head()
+        for answer in self._answers.values():
+            answer.wake()
+        if not self._answers and not self.transport.is_closing():
+            self._limit_idle(self.timeout_keep_alive)
+            self._idle_connections.add(self)
 
     def handle_request(self, event: zttp.Request) -> None:
-        self._unlimit_head()
+        self._unlimit_idle()
         if not (event.path + event.method).isascii():
             # uvicorn would raise here, and the connection with all its streams would break.
             self.conn.stream(event.stream_id).reset(_PROTOCOL_ERROR)
             return
-        answer = self._answers[event.stream_id] = _BoundedAnswer(self, self._asgi, event.stream_id)
+        answer = _BoundedAnswer(self, self._asgi, event.stream_id)
+        if not self.shutdown_requested:
+            # Otherwise uvicorn answers by itself.
+            self._answers[event.stream_id] = answer
         # The library's cycle calls the app of its connection.
         self.app = answer
         super().handle_request(event)
@@ -126,7 +156,7 @@ class Http2Protocol(ZttpH2Protocol):
         super().handle_rst_stream(event)
         if answer is None:
             return
-        answer.wake()
+        answer.lose_reader()
         self._resets += 1
         if self._resets >= _RESETS_IN_A_ROW:
             with contextlib.suppress(zttp.LocalProtocolError):
@@ -134,50 +164,59 @@ class Http2Protocol(ZttpH2Protocol):
                 self.transport.write(self.conn.data_to_send())
             self.transport.close()
 
-    def on_response_complete(self, stream_id: int) -> None:
-        self._answers.pop(stream_id, None)
-        super().on_response_complete(stream_id)
+    def on_stream_closed(self) -> None:
+        if self.cycles or not self._answers:
+            super().on_stream_closed()
+            if self.timeout_keep_alive_task is not None:
+                self._idle_connections.add(self)
+        else:
+            # The connection is not idle: the last bytes of an answer wait for their reader.
+            self.resume_reading_if_idle()
 
     def forget(self, stream_id: int, *, whole: bool) -> None:
         """The answer on a stream has ended; ``whole``: to its last byte."""
         self._answers.pop(stream_id, None)
         if whole:
             self._resets = 0
+        self.on_stream_closed()
+        self._free_buffers()
+
+    def _free_buffers(self) -> None:
+        if self._lost and not self._answers:
+            # The library's buffers, up to some MB a connection, would wait for the garbage collector otherwise.
+            del self.conn
+
+    def shutdown(self) -> None:
+        self.shutdown_requested = True
+        if not self._answers:
+            super().shutdown()
+
+    def _unset_keepalive_if_required(self) -> None:
+        super()._unset_keepalive_if_required()
+        self._idle_connections.discard(self)
 
     def timeout_keep_alive_handler(self) -> None:
-        if self.conn.has_pending_send() and self._stall_s > self.timeout_keep_alive and self._patient:
-            # The end of an answer waits for its reader as long as any other write does.
-            self._patient = False
-            rest_s = self._stall_s - self.timeout_keep_alive
-            self.timeout_keep_alive_task = self.loop.call_later(rest_s, self.timeout_keep_alive_handler)
-            return
-        super().timeout_keep_alive_handler()
-
-    _patient = True
+        if not self._answers:
+            super().timeout_keep_alive_handler()
 
     @property
     def stall_s(self) -> float:
         """The longest time for which a stream's reader may read nothing."""
         return self._stall_s
 
-    def _wake_answers(self) -> None:
-        self._patient = True
-        for answer in self._answers.values():
-            answer.wake()
+    def _limit_idle(self, seconds: float) -> None:
+        """Close the connection after ``seconds``, unless a request begins before. The first call counts."""
+        if self._idle is None:
+            self._idle = self.loop.call_later(seconds, self._close_late)
 
-    def _limit_head(self) -> None:
-        if self._head is None:
-            self._head = self.loop.call_later(self._timeout_s, self._close_late)
-
-    def _unlimit_head(self) -> None:
-        if self._head is not None:
-            self._head.cancel()
-            self._head = None
+    def _unlimit_idle(self) -> None:
+        if self._idle is not None:
+            self._idle.cancel()
+            self._idle = None
 
     def _close_late(self) -> None:
-        self._head = None
-        if not self.cycles and not self.conn.has_pending_send():
-            self._close_connection()
+        self._idle = None
+        self._close_connection()
 
 
 class _BoundedAnswer:
@@ -207,20 +246,22 @@ class _BoundedAnswer:
                 cycle.message_event.set()
                 return
             if (cycle.stream.pending_bytes or 0) > _UNREAD_BYTES:
-                await self._until_read(cycle)
+                await self._until_read(cycle, _UNREAD_BYTES)
 
         try:
             await self._app(scope, receive, send_bounded)
             if scope.get("state", {}).get(BREAK_LINE):
                 cycle.abort_stream()
+            if cycle.stream.pending_bytes:
+                await self._until_read(cycle, 0)
         finally:
             self._connection.forget(self._stream_id, whole=cycle.response_complete and not cycle.disconnected)
 
-    async def _until_read(self, cycle: RequestResponseCycle) -> None:
-        """Wait until the reader has read enough. The stream of a reader that reads nothing for too long is reset."""
+    async def _until_read(self, cycle: RequestResponseCycle, most_bytes: int) -> None:
+        """Wait until at most ``most_bytes`` are unread. The stream of a reader that reads nothing for too long is reset."""
         self._woken = asyncio.Event()
         unread = cycle.stream.pending_bytes or 0
-        while unread > _UNREAD_BYTES and not cycle.disconnected:
+        while unread > most_bytes and not cycle.disconnected:
             self._woken.clear()
             try:
                 async with asyncio.timeout(self._connection.stall_s):
@@ -237,3 +278,9 @@ class _BoundedAnswer:
         """The connection has received something: look again."""
         if self._woken is not None:
             self._woken.set()
+
+    def lose_reader(self) -> None:
+        """The stream was reset, or the connection lost. uvicorn does not tell an answer that is sent up to its last bytes."""
+        if self.cycle is not None:
+            self.cycle.disconnected = True
+        self.wake()
