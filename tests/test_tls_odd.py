@@ -218,6 +218,9 @@ async def test_files_that_are_replaced_count_from_the_next_start_on(word: str, t
     trusting = trusted(tmp_path, ca)
     env = {**FAST, "STORE_URL": "sqlite://", **written(tmp_path, ca.issue_cert("127.0.0.1"))}
     async with serving(word, env=env) as server:
+        # A server that answers has read its files.
+        async with server.client(ca=trusting) as client:
+            await client.health()
         written(tmp_path, trustme.CA().issue_cert("127.0.0.1"))
         async with server.client(ca=trusting) as client:
             assert (await collect(client.chat("hello"))).status == "completed"
