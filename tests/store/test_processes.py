@@ -15,6 +15,8 @@ from shared.events import (
     Chunk,
 )
 from shared.store.protocol import News, Pushed, Signal, Store
+from shared.store.sqlite.connection import connect, refuse_foreign
+from shared.store.sqlite.schema import make_tables
 from tests.conftest import until
 from tests.store.suite import (
     NOW,
@@ -160,3 +162,28 @@ async def test_five_processes_write_at_once(store: Store, backend: Backend, tmp_
         connection = apsw.Connection(url.removeprefix("sqlite:///"))
         assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
         connection.close()
+
+
+def test_a_server_that_starts_while_another_makes_the_tables(tmp_path: Path) -> None:
+    """The other server writes between any two statements with which this one looks whose file it is."""
+    path = tmp_path / "chat.db"
+    apsw.Connection(str(path)).execute("PRAGMA user_version = 0")
+    connection = apsw.Connection(str(path))
+    statements: list[str] = []
+
+    def another_writes(_: apsw.Cursor, statement: str, __: object) -> bool:
+        statements.append(statement)
+        if "sqlite_master" in statement:
+            other = apsw.Connection(str(path))
+            with contextlib.suppress(apsw.BusyError):
+                other.execute("BEGIN IMMEDIATE")
+                make_tables(other)
+                other.execute("COMMIT")
+            other.close()
+        return True
+
+    connection.exec_trace = another_writes
+    refuse_foreign(connection, path)
+    connection.close()
+    assert any("sqlite_master" in statement for statement in statements)
+    connect(str(path)).close()

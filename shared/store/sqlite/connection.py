@@ -45,7 +45,7 @@ def connect(path: str | None) -> apsw.Connection:
             file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         connection = apsw.Connection(str(file) if file else ":memory:")
         connection.set_busy_timeout(BUSY_TIMEOUT_MS)
-        _refuse_foreign(connection, file)
+        refuse_foreign(connection, file)
         _use_wal(connection)
         connection.execute(f"PRAGMA synchronous = NORMAL; PRAGMA journal_size_limit = {WAL_BYTES}")
         connection.execute("BEGIN IMMEDIATE")
@@ -65,15 +65,18 @@ def why_not(path: Path | None, error: apsw.Error) -> str:
     return f"STORE_URL: the database {path} {words} ({type(error).__name__})"
 
 
-def _refuse_foreign(connection: apsw.Connection, path: Path | None) -> None:
+def refuse_foreign(connection: apsw.Connection, path: Path | None) -> None:
     """Raise ValueError for a database of another program or of a newer version, before anything in it is changed."""
+    # All is read in one transaction: another server that starts may make the tables between two of these statements.
+    connection.execute("BEGIN")
     application_id, version = connection.pragma("application_id"), connection.pragma("user_version")
+    tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+    connection.execute("COMMIT")
     if version > VERSION and application_id in (0, APPLICATION_ID):
         raise ValueError(
             f"STORE_URL: the database {path} is of another version of this program (its version is {version}, this"
             f" program knows {VERSION}); run the newer program, or {_OTHER_FILE}"
         )
-    tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
     ours = {"turns", "segments"} <= tables if version else not tables
     if application_id not in (0, APPLICATION_ID) or not ours:
         raise ValueError(f"STORE_URL: the database {path} belongs to another program; {_OTHER_FILE}")
