@@ -25,7 +25,7 @@ export class Lane {
     this.end = null;
     this.thought = () => {}; // ends the count of the seconds for which the model thinks
     this.values = {};
-    const rows = ["status", "first token", "gap p50", "gap p99", "total", "chunks", "lost connections"].flatMap((name) => {
+    const rows = ["status", "first token", "gap p50", "gap p99", "total", "chunks", "cuts"].flatMap((name) => {
       this.values[name] = make("dd", { text: "–", className: name });
       return [make("dt", { text: name }), this.values[name]];
     });
@@ -147,6 +147,6 @@ export class Lane {
     this.say("gap p50", at(0.5));
     this.say("gap p99", at(0.99));
     this.say("chunks", String(this.arrivals.length));
-    this.say("lost connections", String(this.cuts.length));
+    this.say("cuts", String(this.cuts.length));
   }
 }

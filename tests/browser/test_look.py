@@ -143,6 +143,7 @@ async def test_on_a_telephone_in_the_dark(browser: Browser, four: dict[str, Serv
         for name in ("#text", "#send", "#stop"):
             await expect(page.locator(name)).to_be_in_viewport(ratio=1)
         assert await page.evaluate(SIDEWAYS) == 0
+    await expect(page.locator("#transports a").last).to_be_in_viewport(ratio=1)
     await shot(page, "telephone")
     await expect(page.locator("#side")).to_be_hidden()
     await page.click("#sessions-toggle")
