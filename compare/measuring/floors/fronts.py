@@ -75,13 +75,14 @@ def conclusion(costs: Sequence[FrontCost]) -> str | None:
     if not names:
         return None
     all_us = [value for medians in found.values() for value in medians]
-    by_lane = {(cost.lane, cost.front): statistics.median(cost.server_us) for cost in costs if cost.server_us}
-    more = [
-        by_lane[lane, OWN] - us for (lane, front), us in by_lane.items() if front == PLAIN and (lane, OWN) in by_lane
-    ]
+    alone = {
+        front: [statistics.median(cost.server_us) for cost in costs if cost.front == front and cost.server_us]
+        for front in (PLAIN, OWN)
+    }
     said = f"The proxy took {_from_to(all_us)} µs of CPU time an event ({', '.join(names)})"
-    if more:
-        said += f"; TLS and HTTP/2 by the server itself took {_from_to(more)} µs more than HTTP/1.1 without TLS"
+    if all(alone.values()):
+        plain, own = _from_to(alone[PLAIN]), _from_to(alone[OWN])
+        said += f"; the server alone took {plain} µs without TLS, {own} µs with TLS and HTTP/2 of its own"
     rounds = min(len(cost.proxy_us) for cost in costs if cost.proxy_us)
     lacking = f" A claim needs {ENOUGH_ROUNDS} rounds: --rounds {ENOUGH_ROUNDS}." if rounds < ENOUGH_ROUNDS else ""
     return f"{said}.{lacking}"
