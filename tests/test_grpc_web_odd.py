@@ -249,9 +249,9 @@ async def test_plain_grpc_needs_http2(small: Servers) -> None:
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-async def test_a_deadline_is_leaving(version: str, servers: Servers, make_servers: MakeServers) -> None:
+async def test_a_deadline_is_leaving(version: str, small: Servers) -> None:
     """The call ends with DEADLINE_EXCEEDED in the middle of its stream, and the turn goes on."""
-    server = (servers if version == "1.1" else make_servers(HTTP2="on"))["grpc"]
+    server = small["grpc"]
     for kind, headers, code in (
         (WEB, {"grpc-timeout": "400m"}, "4"),
         (CONNECT, {"connect-timeout-ms": "400"}, "deadline_exceeded"),

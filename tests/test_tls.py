@@ -318,9 +318,7 @@ async def test_a_certificate_that_is_not_trusted_is_named(secure: Servers, word:
     assert "TLS_CA" in message
 
 
-@pytest.mark.parametrize(
-    "client", [("-m", "protocols", "chat", "grpc"), ("-m", "protocols.grpc.client"), ("protocols/grpc/client.py",)]
-)
+@pytest.mark.parametrize("client", [("-m", "protocols", "chat", "grpc"), ("protocols/grpc/client.py",)])
 async def test_a_handshake_that_fails_is_one_line_of_the_grpc_client(
     client: tuple[str, ...], secure: Servers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
