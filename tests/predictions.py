@@ -23,9 +23,10 @@ from compare.showing.results import Results
 SHARE, FELT_MS = 0.15, 5.0
 # A busier process lets its readers wait for the machine's sake, and from 0.7 on the prediction counts with a second process.
 MOST_CORES = 0.5
-LEAST_SHARE = 0.1
-# The load whose size is never changed: every transport bears it on a slow machine.
+LEAST_SHARE = 0.15
+# The load that tells what a token costs. Every transport bears it on a slow machine.
 LIGHT_USERS, LIGHT_TOKENS = 16, 60
+LEAST_USERS = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,14 +78,12 @@ async def bearable(word: str, most_tokens_s: float, seconds: float) -> float:
     A token costs least where many come at once, so the cost at a light load is the careful one.
     """
     point = await measured(word, Load(LIGHT_USERS, LIGHT_TOKENS, RATE), seconds)
-    bears = MOST_CORES * point.tokens_s / point.cpu_s
-    light = LIGHT_USERS * RATE
-    return min(1.0, max(LEAST_SHARE, (bears - light) / (most_tokens_s - light)))
+    return min(1.0, max(LEAST_SHARE, MOST_CORES * point.tokens_s / point.cpu_s / most_tokens_s))
 
 
 def fewer(users: int, share: float) -> int:
-    """So many of the users that the load above the light one is ``share`` of it. More users stay more."""
-    return LIGHT_USERS + round((users - LIGHT_USERS) * share) if users > LIGHT_USERS else users
+    """This share of the users. All loads shrink alike, so a load between two others stays between them."""
+    return max(LEAST_USERS, round(users * share))
 
 
 async def side_by_side(

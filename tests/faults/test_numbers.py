@@ -17,7 +17,7 @@ from compare.measuring.experiments.loads import RATE
 from compare.measuring.experiments.run import FULL, QUICK
 from compare.measuring.loads import LoadShape
 from protocols import TRANSPORTS
-from tests.predictions import LIGHT_USERS, Load, bearable, calibrated, fewer, measured, misses, side_by_side
+from tests.predictions import Load, bearable, calibrated, fewer, measured, misses, side_by_side
 
 # As in test_machine.py: set by ``make test-faults``.
 EXAMPLES = int(os.environ.get("MACHINE_EXAMPLES", "0"))
@@ -41,7 +41,7 @@ async def test_three_loads_that_were_not_measured(word: str) -> None:
     share = await bearable(word, most, SECONDS)
     shapes = [msgspec.structs.replace(shape, users=fewer(shape.users, share)) for shape in FULL.load_points]
     loads = [dataclasses.replace(load, users=fewer(load.users, share)) for load in LOADS]
-    print(f"{word}: the loads are {share:.0%} of their size above {LIGHT_USERS} users")
+    print(f"{word}: the loads have {share:.0%} of their users")
     wrong: list[list[str]] = []
     for _ in range(TRIES):
         known, found = await side_by_side(word, shapes, loads, ROUNDS, SECONDS)
