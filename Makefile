@@ -15,7 +15,11 @@ STAMP := $(VENV)/.complete
 .PHONY: help demo serve race race-page race-svg compare compare-all probe guide numbers cluster diagrams test test-browser test-faults test-live check format proto lock clean
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { line = sprintf("  make %-14s", $$1); count = split($$2, words, " "); \
+		for (i = 1; i <= count; i++) { \
+			if (length(line) + length(words[i]) > 78) { print line; line = sprintf("%21s", "") } \
+			line = line " " words[i] } \
+		print line }' $(MAKEFILE_LIST)
 
 demo: $(STAMP) ## start the five servers, play a conversation and a picture over each, compare them
 	$(RUN) -m protocols demo

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib
+import shutil
 import sys
+import textwrap
 
 from shared.visible import visible
 
@@ -43,8 +45,14 @@ def main() -> int:
         print(f"no such command: {visible(name)}\n")
     print("usage: python -m compare COMMAND ...\n")
     for command, (_, what) in COMMANDS.items():
-        print(f"  {command:<10} {what}")
+        print(_folded(f"  {command:<10} ", what))
     return 0 if name in ("-h", "--help") else 2
+
+
+def _folded(head: str, text: str) -> str:
+    """A line that is broken between words where the terminal is too narrow."""
+    width = max(40, shutil.get_terminal_size().columns)
+    return textwrap.fill(text, width, initial_indent=head, subsequent_indent=" " * len(head), break_long_words=False)
 
 
 if __name__ == "__main__":

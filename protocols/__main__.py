@@ -85,10 +85,10 @@ def _serve_all(argv: Sequence[str]) -> int:
 
 
 def _list() -> int:
-    print(f"{'word':<11}{'folder':<28}{'address':<18}{'token by token':<16}one connection for all")
+    print(f"{'word':<11}{'folder':<27}{'address':<17}{'streams':<9}one connection")
     for transport in TRANSPORTS.values():
         tokens, holds = ("yes" if can else "no" for can in (transport.tokens, transport.holds))
-        print(f"{transport.word:<11}protocols/{transport.folder:<18}{transport.address:<18}{tokens:<16}{holds}")
+        print(f"{transport.word:<11}protocols/{transport.folder:<17}{transport.address:<17}{tokens:<9}{holds}")
     return 0
 
 
