@@ -299,7 +299,8 @@ async def test_a_table_of_figures_fits_its_terminal(columns: int, tables: int) -
 
 @pytest.mark.parametrize("columns", [40, 80, 120])
 async def test_the_race_while_it_runs_fits_its_terminal(columns: int) -> None:
-    tracks = {name: Track(name, "streaming", ["word "] * 40, 40, [100.0 + 25 * i for i in range(40)]) for name in LANES}
+    gaps = [100.0 + 25 * i for i in range(40)]
+    tracks = {name: Track(name, "streaming", ["word "] * 40, 40, arrived_ms=gaps) for name in LANES}
     for track in tracks.values():
         track.delays_ms, track.first_ms = [1.5] * 40, 1_988.0
     output = io.StringIO()

@@ -39,12 +39,13 @@ _STYLES = {
 
 @dataclass(slots=True)
 class Track:
-    """The first stream of one lane in the present round."""
+    """The first stream of one lane in the present round. ``whole``: the reply came in one piece, so no token was counted."""
 
     name: str
     state: str = "waiting"
     texts: list[str] = field(default_factory=list)
     tokens: int = 0
+    whole: bool = False
     arrived_ms: list[float] = field(default_factory=list)
     delays_ms: list[float] = field(default_factory=list)
     first_ms: float | None = None
@@ -53,7 +54,7 @@ class Track:
 
     def begin(self, lane: RunningLane) -> None:
         """Start a new round."""
-        self.state, self.texts, self.tokens, self.first_ms = "asked", [], 0, None
+        self.state, self.texts, self.tokens, self.first_ms, self.whole = "asked", [], 0, None, False
         self.arrived_ms, self.delays_ms = [], []
         self.lane = lane
         self.down_before = lane.relay.down_bytes if lane.relay else 0
@@ -69,7 +70,8 @@ class Track:
                 self.arrived_ms.append(arrival.ms)
                 if arrival.logged_ms is not None:
                     self.delays_ms.append(arrival.ms - arrival.logged_ms)
-                self.state = "streaming" if arrival.type == "chunk" else "done"
+                self.whole = arrival.type == "reply"
+                self.state = "done" if self.whole else "streaming"
             case "image_chunk":
                 self.tokens += 1
                 self.state = "picture"
@@ -121,11 +123,16 @@ class RaceView(LiveView):
         self._round = round
         self.step(round)
 
+    def _counted(self, track: Track) -> str:
+        if track.whole:
+            return "whole"
+        return f"{track.tokens}/{self._total}" if self._total else str(track.tokens)
+
     def _lane(self, track: Track) -> RenderableType:
         gaps = track.gaps_ms
         cells: dict[str, str | Text] = {
             "state": Text(track.state, style=_STYLES.get(track.state, "")),
-            "tokens": f"{track.tokens}/{self._total}" if self._total else str(track.tokens),
+            "tokens": self._counted(track),
             "first": "" if track.first_ms is None else f"1st {track.first_ms:,.0f} ms",
             "late": "" if not track.delays_ms else f"late {statistics.median(track.delays_ms):,.1f} ms",
             "gap": "" if not gaps else f"gap {statistics.median(gaps):,.0f} ms",
