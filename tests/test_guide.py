@@ -124,6 +124,16 @@ def test_pictures_are_judged_by_the_way_one_fetches_them() -> None:
     assert "GET" in pictures.lanes["sse"].why
 
 
+def test_a_run_of_one_lane_answers_with_that_lane() -> None:
+    results = made_up()
+    results.lanes = ["ndjson"]
+    alone = guide_of(of_results(results))
+    for names in ([], ["tokens"], ["browser", "contract"]):
+        found = answer(alone, names)
+        assert (found.take, found.also, found.others) == ("ndjson", [], [])
+        assert found.changes == ["no single need, added or dropped, changes the answer"]
+
+
 def test_what_nobody_can_feel_is_no_price() -> None:
     results = made_up()
     slower = {"websocket": 0.62, "ndjson": 0.68, "grpc": 0.95, "sse": 0.65, "rest": 0.7}

@@ -380,7 +380,7 @@ async def test_the_demo_runs_over_tls(tmp_path: Path) -> None:
     status, out, err = await ours("demo", "--tls", "--size", "64x64", "--out", tmp_path / "out", env=env)
     assert status == 0, out + err
     for word in WORDS:
-        assert f"{word} on {TRANSPORTS[word].scheme_prefix(tls=True)}127.0.0.1:" in out
+        assert f"{TRANSPORTS[word].title} on {TRANSPORTS[word].scheme_prefix(tls=True)}127.0.0.1:" in out
 
 
 @asynccontextmanager

@@ -99,7 +99,7 @@ def answer(guide: Guide, ticked: Collection[str]) -> Answer:
     chosen = [need for need in needs if need.name in ticked]
     if unknown := set(ticked) - by_name.keys():
         raise KeyError(", ".join(sorted(unknown)))
-    take, *rest = ranking(chosen)
+    take, *rest = ranking(chosen, guide.titles)
     also = [lane for lane in rest if _score(chosen, lane) == _score(chosen, take)]
     reasons = [(need, need.lanes[take]) for need in chosen]
     return Answer(
@@ -116,9 +116,8 @@ def answer(guide: Guide, ticked: Collection[str]) -> Answer:
     )
 
 
-def ranking(chosen: Sequence[Need]) -> list[str]:
-    """The lanes, best first."""
-    lanes = chosen[0].lanes if chosen else SIMPLEST
+def ranking(chosen: Sequence[Need], lanes: Collection[str]) -> list[str]:
+    """These lanes, best first."""
     return sorted((lane for lane in SIMPLEST if lane in lanes), key=lambda lane: _score(chosen, lane))
 
 
@@ -139,7 +138,7 @@ def _changes(guide: Guide, chosen: Sequence[Need], take: str) -> list[str]:
     found = []
     for need in guide.needs:
         without = need in chosen
-        other = ranking([one for one in guide.needs if (one in chosen) != (one is need)])[0]
+        other = ranking([one for one in guide.needs if (one in chosen) != (one is need)], guide.titles)[0]
         if other != take:
             found.append(f"{'without' if without else 'with'} “{need.title}”: {guide.titles[other]}")
     return found or ["no single need, added or dropped, changes the answer"]

@@ -8,8 +8,7 @@ function score(chosen, lane) {
   return [judged.filter((one) => !one.can).length, judged.reduce((sum, one) => sum + one.price, 0)];
 }
 
-function ranking(chosen) {
-  const lanes = SIMPLEST.filter((lane) => chosen.length === 0 || chosen[0].lanes[lane]);
+function ranking(chosen, lanes) {
   return lanes.map((lane) => [score(chosen, lane), lane]).sort(([a], [b]) => a[0] - b[0] || a[1] - b[1]).map(([, lane]) => lane);
 }
 
@@ -19,7 +18,8 @@ function ranking(chosen) {
  */
 export function answer({ needs, always, titles }, ticked) {
   const chosen = needs.filter((need) => ticked.has(need.name));
-  const [take, ...rest] = ranking(chosen);
+  const lanes = SIMPLEST.filter((lane) => lane in titles);
+  const [take, ...rest] = ranking(chosen, lanes);
   const same = (lane) => score(chosen, lane).join() === score(chosen, take).join();
   const reasons = chosen.map((need) => [need, need.lanes[take]]);
   const against = (lane) => {
@@ -27,7 +27,7 @@ export function answer({ needs, always, titles }, ticked) {
     return (cannot.length ? cannot : chosen.filter((need) => need.lanes[lane].price)).map((need) => need.lanes[lane].why).join("; ");
   };
   const changes = needs.flatMap((need) => {
-    const other = ranking(needs.filter((one) => ticked.has(one.name) !== (one === need)))[0];
+    const other = ranking(needs.filter((one) => ticked.has(one.name) !== (one === need)), lanes)[0];
     return other === take ? [] : [`${ticked.has(need.name) ? "without" : "with"} “${need.title}”: ${titles[other]}`];
   });
   return {
