@@ -165,7 +165,7 @@ def _answer(service: ChatService, reader: Reader) -> Response:
     if service.settings.incremental:
         headers["Incremental"] = "?1"
     # ping=0: the library sends no heartbeats, because the log gives them, on all transports alike.
-    return http.OpenBody(EventSourceResponse(_stream(service, reader), headers=headers, ping=0))
+    return http.OpenBody(EventSourceResponse(_stream(service, reader), headers=headers, ping=0), reader, frame)
 
 
 async def _stream(service: ChatService, reader: Reader) -> AsyncIterator[bytes]:

@@ -69,7 +69,7 @@ def _answer(service: ChatService, reader: Reader) -> Response:
     }
     if service.settings.incremental:
         headers["Incremental"] = "?1"
-    return http.OpenBody(StreamingResponse(_stream(reader), headers=headers))
+    return http.OpenBody(StreamingResponse(_stream(reader), headers=headers), reader, frame)
 
 
 async def _stream(reader: Reader) -> AsyncIterator[bytes]:

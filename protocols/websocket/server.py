@@ -76,7 +76,8 @@ async def converse(socket: WebSocket) -> None:
     try:
         if not socket.state.authenticated:
             await _check_ticket(socket, context.access)
-        async with Duplex(context.service, partial(_send, socket)) as duplex:
+        line = http.socket_line(socket.scope, frame)
+        async with Duplex(context.service, partial(_send, socket), line=line) as duplex:
             await _handle(socket, duplex, context.settings.max_body_bytes)
             if context.service.closed.is_set():
                 raise ChatError("shutting_down")

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterable
-from typing import Self
+from collections.abc import Iterable, Sequence
+from typing import Protocol, Self
 
 from shared.chat.counters import Counters
 from shared.errors import ChatError, ErrorCode
@@ -53,7 +53,8 @@ class TurnLog:
         self.quiet_until = 0.0
         self.readers = 0
         self.last_read = time.monotonic()
-        self._waiters: dict[asyncio.Future[bool], float] = {}
+        # The deadline of each wait, and the reader that waits, if one does.
+        self._waiters: dict[asyncio.Future[bool], tuple[float, Reader | None]] = {}
 
     @property
     def over(self) -> bool:
@@ -79,10 +80,23 @@ class TurnLog:
         return self.ended and epoch < self.epoch and after >= len(self.records)
 
     def publish(self, records: Iterable[Record]) -> None:
-        """Show committed records to every reader."""
-        self.records.extend(records)
+        """Show committed records to every reader.
+
+        Readers that wait send them on their lines, in one pass. Each reader that cannot is woken; the terminal event wakes
+        all.
+        """
+        new = list(records)
+        self.records.extend(new)
         self.ended = bool(self.records) and self.records[-1].terminal
-        self._wake()
+        waiters, self._waiters = self._waiters, {}
+        now = time.monotonic()
+        for waiter, (_, reader) in waiters.items():
+            if waiter.done():
+                continue
+            if reader is not None and not self.ended and reader.send_now(new):
+                self._waiters[waiter] = (now + reader.heartbeat_s, reader)
+            else:
+                waiter.set_result(True)
 
     def close(self, why: ErrorCode) -> None:
         """End every stream without a terminal event, for good: the clients resume, at this server or at another one."""
@@ -118,20 +132,31 @@ class TurnLog:
         """End the wait of readers whose deadline has passed; ``now`` is time.monotonic()."""
         if now < self.quiet_until:
             return
-        for waiter, deadline in list(self._waiters.items()):
+        for waiter, (deadline, _) in list(self._waiters.items()):
             if deadline <= now:
                 del self._waiters[waiter]
                 if not waiter.done():
                     waiter.set_result(False)
 
-    async def wait(self, deadline: float) -> bool:
-        """Wait for new records or the end of the streams; False when ``deadline`` (time.monotonic()) passed first."""
+    async def wait(self, deadline: float, reader: Reader | None = None) -> bool:
+        """Wait for new records or the end of the streams; False when ``deadline`` (time.monotonic()) passed first.
+
+        New records that ``reader`` has sent on its line do not end the wait, but put off the deadline.
+        """
         waiter: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
-        self._waiters[waiter] = deadline
+        self._waiters[waiter] = (deadline, reader)
         try:
             return await waiter
         finally:
             self._waiters.pop(waiter, None)
+
+
+class Line(Protocol):
+    """The connection of a reader, as far as it can be written without waiting."""
+
+    def send_now(self, records: Sequence[Record]) -> int:
+        """Send records while the connection has room. Returns how many were sent, from the first one on."""
+        ...
 
 
 class Reader:
@@ -144,6 +169,9 @@ class Reader:
 
     ``lost`` is set when the cursor lies in events that the store has lost: from the start, or because the store went
     back while the turn was read. Then the iteration gives nothing, or ends. ``rewind`` goes back to the first event.
+
+    A reader with a ``line`` that waits in the iteration sends new records on the line itself. The iteration gives the
+    others: those that the log has already, those for which the line has no room, and the terminal event.
     """
 
     def __init__(
@@ -167,7 +195,8 @@ class Reader:
         self._turn_log = turn_log
         self._cuts = turn_log.cuts
         self._drops = turn_log.drops
-        self._heartbeat_s = heartbeat_s
+        self.heartbeat_s = heartbeat_s
+        self.line: Line | None = None
         self._counters = counters
         self._logger = logger
         self._streaming = False
@@ -242,11 +271,22 @@ class Reader:
         while not self._has_more() and self._drops == self._turn_log.drops:
             if self.over or self._cuts != self._turn_log.cuts:
                 raise StopAsyncIteration
-            if not await self._turn_log.wait(time.monotonic() + self._heartbeat_s):
+            if not await self._turn_log.wait(time.monotonic() + self.heartbeat_s, self):
                 return []
         if self._drops != self._turn_log.drops:
             raise LineDropped
         return self._next(self._batch)
+
+    def send_now(self, new: list[Record]) -> bool:
+        """Send the newest records of the log on the line. Returns whether the reader has all records of the log then."""
+        if self.line is None or len(new) > self._batch or self.after + len(new) != len(self._turn_log.records):
+            return False
+        try:
+            sent = self.line.send_now(new)
+        except Exception:  # noqa: BLE001 - the other readers get the records, and the task of this reader meets the failure
+            return False
+        self.after += sent
+        return sent == len(new)
 
     async def wait(self, seconds: float) -> list[Record]:
         """One long poll: all records after the cursor as soon as there is one, or none after ``seconds``."""

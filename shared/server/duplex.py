@@ -12,12 +12,12 @@ import asyncio
 import contextlib
 import time
 import uuid
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Self
 
 from shared.chat.members import Membership
 from shared.chat.service import ChatService
-from shared.chat.turn_log import LineDropped, Reader
+from shared.chat.turn_log import Line, LineDropped, Reader
 from shared.duplex_messages import (
     Auth,
     Cancel,
@@ -56,14 +56,16 @@ class Duplex:
 
     ``write`` sends one message, or committed events of one turn in order. There is never more than one call of
     ``write`` at a time, and a call is cancelled only when the connection ends. A block that is left with the error
-    ``shutting_down`` first sends the turns that it streams to their ends. ``heartbeat_s``: the silence in seconds after
-    which a ``heartbeat`` is sent, on a wire that has no pings of its own.
+    ``shutting_down`` first sends the turns that it streams to their ends. ``line``: sends committed events as ``write``
+    does, and without waiting, on a wire that can. ``heartbeat_s``: the silence in seconds after which a ``heartbeat`` is
+    sent, on a wire that has no pings of its own.
     """
 
     __slots__ = (
         "_cancels",
         "_heartbeat_s",
         "_last_write",
+        "_line",
         "_listening",
         "_member",
         "_service",
@@ -81,11 +83,13 @@ class Duplex:
         service: ChatService,
         write: Callable[[Outgoing], Awaitable[None]],
         *,
+        line: Line | None = None,
         heartbeat_s: float | None = None,
     ) -> None:
         self.connection_id = str(uuid.uuid4())
         self._service = service
         self._write = write
+        self._line = line
         self._heartbeat_s = heartbeat_s
         self._last_write = 0.0
         self._write_lock = asyncio.Lock()
@@ -352,7 +356,16 @@ class Duplex:
                 reader = await self._service.open(reader.turn_id, reader.after, rewinds=True)
                 await self._send_events(reader)
 
+    def send_now(self, records: Sequence[Record]) -> int:
+        """The line of this connection's readers. While a message is being written, no event is sent here."""
+        if self._line is None or self._write_lock.locked():
+            return 0
+        self._last_write = time.monotonic()
+        return self._line.send_now(records)
+
     async def _send_events(self, reader: Reader) -> None:
+        if self._line is not None:
+            reader.line = self
         try:
             with reader:
                 while True:

@@ -15,11 +15,13 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 from starlette.websockets import WebSocket, WebSocketState
 
-from shared.chat.turn_log import LineDropped
+from shared.chat.turn_log import LineDropped, Reader
 from shared.errors import ChatError
 from shared.logger import Logger
 from shared.server.http.answer_middleware import BREAK_LINE, close_after_a_fault
 from shared.server.http.answers import problem
+from shared.server.http.lines import WRITE_NOW, BodyLine
+from shared.store.record import Record
 
 # The key in the scope of a request of a list, to which the body of the answer, or the conversation, is added.
 _OPENED = "genai.opened"
@@ -42,11 +44,14 @@ class Streamed(Protocol):
 class OpenBody(Response):
     """Sends the head of ``response`` and leaves its body, an async generator of bytes, to ``OpenBodies``.
 
-    Where the app is run without ``OpenBodies``, ``response`` sends its body itself.
+    The body is what ``reader`` gives, framed by ``frame``, so the reader gets the connection as its line. Where the app is run
+    without ``OpenBodies``, ``response`` sends its body itself.
     """
 
-    def __init__(self, response: Streamed) -> None:
+    def __init__(self, response: Streamed, reader: Reader, frame: Callable[[Record], bytes]) -> None:
         self._response = response
+        self._reader = reader
+        self._frame = frame
         self.background = None
         self.status_code = response.status_code
         self.raw_headers = response.raw_headers
@@ -57,6 +62,8 @@ class OpenBody(Response):
             await self._response(scope, receive, send)
             return
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+        if WRITE_NOW in scope:
+            self._reader.line = BodyLine(scope[WRITE_NOW], self._frame)
         opened.append(self._response.body_iterator)
 
 

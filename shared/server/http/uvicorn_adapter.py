@@ -24,6 +24,7 @@ from websockets.server import ServerProtocol
 
 from shared.server.http.answer_middleware import BREAK_LINE
 from shared.server.http.idle_connections import IdleConnections
+from shared.server.http.lines import WRITE_NOW, at_once
 from shared.server.http.received import ReceivedMessages
 
 # A connection whose unsent frames reach this size writes at once: then the transport can say that its reader is slow.
@@ -87,10 +88,12 @@ _USED: dict[type, tuple[str, ...]] = {
         "chunked_encoding",
         "disconnected",
         "expected_content_length",
+        "flow",
         "keep_alive",
         "message_event",
         "more_body",
         "response_complete",
+        "send",
         "transport",
         "waiting_for_100_continue",
     ),
@@ -110,9 +113,12 @@ _USED: dict[type, tuple[str, ...]] = {
         "logger",
         "loop",
         "queue",
+        "run_asgi",
         "scope",
+        "send",
         "shutdown",
         "transport",
+        "writable",
     ),
 }
 
@@ -386,9 +392,12 @@ class _Request:
         self._unbounded = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await self._app(
-            scope, self._receive, self._send_close_delimited if scope["http_version"] == "1.0" else self._send
-        )
+        send = self._send
+        if scope["http_version"] == "1.0":
+            send = self._send_close_delimited
+        else:
+            scope[WRITE_NOW] = self._write_now
+        await self._app(scope, self._receive, send)
         if scope.get("state", {}).get(BREAK_LINE):
             # uvicorn sends nothing more to a client that has left.
             self._cycle.disconnected = True
@@ -426,6 +435,13 @@ class _Request:
         if begins and not cycle.keep_alive and cycle.more_body:
             cycle.keep_alive = self._connection.lingers = True
 
+    def _write_now(self, body: bytes) -> bool:
+        """Send a piece of a body if the connection has room. Returns whether the piece was sent."""
+        cycle = self._cycle
+        if cycle.flow.write_paused or cycle.disconnected:
+            return False
+        return at_once(cycle.send({"type": "http.response.body", "body": body, "more_body": True}))
+
     async def _send_close_delimited(self, message: Any) -> None:
         """Send to an HTTP/1.0 client. uvicorn would chunk an answer without a length; this one ends with the connection."""
         if message["type"] == "http.response.start":
@@ -452,7 +468,7 @@ class _Frames(ServerProtocol):
 
 
 class WebSocketProtocol(WebSocketsSansIOProtocol):
-    """uvicorn's WebSocket with nine differences.
+    """uvicorn's WebSocket with ten differences.
 
     - A close between two fragments of a message is answered with the close code that it has.
     - The frames that are sent within one turn of the event loop are one write.
@@ -463,6 +479,7 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
     - A handshake with more than 128 headers, or with one of more than 8 KiB, is answered with 431.
     - A connection whose frames cannot be read is closed also before the handshake has ended.
     - The queue of the messages for the app is smaller.
+    - A text frame can be written without waiting, if the connection has room.
     """
 
     def __init__(self, config: uvicorn.Config, *args: Any, **kwargs: Any) -> None:
@@ -487,6 +504,16 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
     def _authenticated(self) -> bool:
         """Whether the app waits for no ticket. Our app says so in the scope's state; another app has no tickets."""
         return self.handshake_complete and not self.close_sent and self.scope["state"].get("authenticated", True)
+
+    async def run_asgi(self) -> None:
+        self.scope[WRITE_NOW] = self._write_now  # type: ignore[literal-required]
+        await super().run_asgi()
+
+    def _write_now(self, text: str) -> bool:
+        """Send a text frame if the connection has room. Returns whether the frame was sent."""
+        if self.close_sent or self.disconnected or not self.writable.is_set():
+            return False
+        return at_once(self.send({"type": "websocket.send", "text": text}))
 
     def handle_parser_exception(self) -> None:
         if self.conn.close_sent is None:

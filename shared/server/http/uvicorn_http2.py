@@ -17,6 +17,7 @@ from uvicorn.protocols.http.zttp_h2_impl import RequestResponseCycle, ZttpH2Prot
 from shared.server.http import uvicorn_adapter
 from shared.server.http.answer_middleware import BREAK_LINE
 from shared.server.http.idle_connections import IdleConnections
+from shared.server.http.lines import WRITE_NOW, at_once
 from shared.server.http.uvicorn_adapter import HttpProtocol
 
 # A stream's bytes that its reader has given no room for. Beyond them the app waits, as it does for a slow reader of HTTP/1.1.
@@ -58,7 +59,16 @@ _USED: dict[type, tuple[str, ...]] = {
         "timeout_keep_alive_task",
         "transport",
     ),
-    RequestResponseCycle: ("abort_stream", "disconnected", "message_event", "more_body", "response_complete", "stream"),
+    RequestResponseCycle: (
+        "abort_stream",
+        "disconnected",
+        "flow",
+        "message_event",
+        "more_body",
+        "response_complete",
+        "send",
+        "stream",
+    ),
 }
 
 
@@ -248,6 +258,7 @@ class _BoundedAnswer:
             if (cycle.stream.pending_bytes or 0) > _UNREAD_BYTES:
                 await self._until_read(cycle, _UNREAD_BYTES)
 
+        scope[WRITE_NOW] = self._write_now
         try:
             await self._app(scope, receive, send_bounded)
             if scope.get("state", {}).get(BREAK_LINE):
@@ -256,6 +267,13 @@ class _BoundedAnswer:
                 await self._until_read(cycle, 0)
         finally:
             self._connection.forget(self._stream_id, whole=cycle.response_complete and not cycle.disconnected)
+
+    def _write_now(self, body: bytes) -> bool:
+        """Send a piece of a body if the reader has read all before it. Returns whether the piece was sent."""
+        cycle = self.cycle
+        if cycle is None or cycle.disconnected or cycle.flow.write_paused or cycle.stream.pending_bytes:
+            return False
+        return at_once(cycle.send({"type": "http.response.body", "body": body, "more_body": True}))
 
     async def _until_read(self, cycle: RequestResponseCycle, most_bytes: int) -> None:
         """Wait until at most ``most_bytes`` are unread. The stream of a reader that reads nothing for too long is reset."""
