@@ -79,6 +79,12 @@ def parse(argv: Sequence[str] | None) -> tuple[FloorPlan, Path | None, ScalePlan
         metavar="DIR",
         help=f"another checkout, such as a git worktree, whose servers are the further sides {', '.join(BEFORE)}",
     )
+    parser.add_argument(
+        "--at-once",
+        action="store_true",
+        help="with --beside: load the servers of both checkouts in the same windows, on one core. What else the machine does then"
+        " hits both alike, so fewer ranges overlap; delays and rates are those of a server that shares its core",
+    )
     parser.add_argument("--streams", type=int, default=64, help="saturated streams (default: 64)")
     parser.add_argument("--events", type=int, default=200, help="chunk events a turn (default: 200)")
     parser.add_argument("--seconds", type=float, help="length of a window (default: 2.5, with --quick 1.5)")
@@ -113,6 +119,8 @@ def parse(argv: Sequence[str] | None) -> tuple[FloorPlan, Path | None, ScalePlan
             parser.error(f"unknown: {', '.join(sorted(unknown))}; there are {', '.join(known)}")
     if (args.scale or args.proxies) and (args.tls or args.beside):
         parser.error("--scale and --proxies go neither with --tls nor with --beside")
+    if args.at_once and not args.beside:
+        parser.error("--at-once needs --beside")
     if args.beside and (path := missing_in(args.beside)):
         parser.error(f"{args.beside} is no checkout of this program: it has no {path}")
     plan = FloorPlan(
@@ -132,6 +140,7 @@ def parse(argv: Sequence[str] | None) -> tuple[FloorPlan, Path | None, ScalePlan
         tls=args.tls,
         beside=args.beside and args.beside.resolve(),
         beside_commit=commit_of(args.beside) if args.beside else "",
+        at_once=args.at_once,
     )
     sizes = {axis: (QUICK if args.quick else SIZES)[axis] for axis in axes}
     return plan, args.out, ScalePlan(sizes, plan) if args.scale else None
@@ -152,6 +161,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         f"{platform.machine()}, {os.cpu_count()} cores, CPython {platform.python_version()}, loopback"
         f"{', every line encrypted with TLS' if plan.tls else ''}, "
         f"{'server and load generator pinned to a core each' if pinned else 'not pinned'}, "
+        f"{'the servers of both checkouts loaded at once, ' if plan.at_once else ''}"
         f"windows of {plan.seconds:g} s, {_rounds(plan)}, medians (lowest–highest)",
         markup=False,
     )

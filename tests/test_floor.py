@@ -23,7 +23,8 @@ from compare.measuring.floors.grpcio_layer import grpcio_layer
 from compare.measuring.floors.language import language
 from compare.measuring.floors.load.run import run as load
 from compare.measuring.floors.node_floor import NodeMissing, node_folder, node_server
-from compare.measuring.floors.plan import LANES, SIDES, FloorRun, Side, SideResult
+from compare.measuring.floors.plan import LANES, SIDES, FloorRun, Side, SideResult, loaded_together
+from compare.measuring.floors.rows import ROWS
 from compare.measuring.floors.scale.shape import shape_of
 from compare.measuring.floors.sides import floor_server, job, running_sides
 from compare.showing.floor_table import show_floors, show_fronts
@@ -155,6 +156,20 @@ async def test_the_servers_of_another_checkout_are_measured_beside_todays(tmp_pa
     assert {result.side for result in today} == {"memory"}
     assert "slow-model, ndjson, memory-before: left out" in why
     assert "too old" in why
+
+
+async def test_both_checkouts_are_loaded_in_the_same_windows() -> None:
+    tree = str(Path(floor.__file__).parents[1])
+    arguments = ["--beside", tree, "--at-once", "--only", "ndjson", "--rows", "saturated", "--rounds", "1"]
+    plan, _, _ = floor.parse([*arguments, "--seconds", "0.2", "--streams", "4", "--no-pin"])
+    assert loaded_together(plan.sides, plan) == [("floor",), ("memory", "memory-before"), ("sqlite", "sqlite-before")]
+    asked: list[str] = []
+    run = FloorRun(plan, asked.append, ("memory", "memory-before"))
+    await ROWS["saturated"][0](run, "ndjson")
+    assert asked[0] == "saturated ndjson memory, memory-before, round 1 of 1"
+    assert {side: len(found.cpu_us) for (_, _, side), found in run.results.items()} == {"memory": 1, "memory-before": 1}
+    alone, _, _ = floor.parse(arguments[:2])
+    assert loaded_together(("memory", "memory-before"), alone) == [("memory",), ("memory-before",)]
 
 
 def test_a_folder_that_is_no_checkout_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -57,6 +57,7 @@ def show_floors(console: Console, run: FloorRun) -> None:
             unit, template = _TITLES[name]
             title = template.format(**{key: getattr(run.plan, key) for key in FloorPlan.__slots__})
         title += ", over TLS" if run.plan.tls else ""
+        title += ", both checkouts on one core at once" if run.plan.at_once else ""
         table = Table(title=title, title_justify="left")
         for column in ("lane", "side", *_columns(name, unit)):
             table.add_column(column, justify="left" if column in _TO_THE_LEFT else "right")

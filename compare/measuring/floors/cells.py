@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from compare.measuring.floors.plan import FLOORS, NODE, STREAMING, FloorPlan, without_sqlite
+from compare.measuring.floors.plan import FLOORS, NODE, STREAMING, FloorPlan, loaded_together, without_sqlite
 from compare.measuring.floors.rows import ROWS, hold_s
 from compare.measuring.floors.start_up import START_S, on_a_file
 
@@ -20,6 +20,7 @@ _SPREAD_S = 1.0
 _READ_S = 4.5
 _ONE_STREAM_S = 1.0
 _SLOW_MODEL_S = 1.2
+_SHARED = 1.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,14 +50,17 @@ def cells(plan: FloorPlan) -> list[Cell]:
 def _expected_s(plan: FloorPlan, row: str, sides: tuple[str, ...]) -> float:
     of_memory = without_sqlite(sides)
     ours = [name for name in sides if name not in FLOORS]
-    windows, window_s = plan.rounds * len(sides), plan.seconds + _WARM_S + _LOAD_S
+    # A window lasts until its servers have worked for a while, which takes longer on a core that two share.
+    windows = plan.rounds * len(loaded_together(sides, plan))
+    window_s = plan.seconds * (_SHARED if plan.at_once else 1) + _WARM_S + _LOAD_S
     match row:
         case "saturated":
             return _SIDES_S + windows * window_s + len(sides) * (_ONE_STREAM_S + _WARM_S + _LOAD_S)
         case "paced":
             return _SIDES_S + windows * (max(4.0, plan.seconds) + _SPREAD_S + _WARM_S + _LOAD_S)
         case "readers":
-            return plan.rounds * len(of_memory) * (_SIDE_S + _LOAD_S + hold_s(plan.readers) + _READ_S)
+            runs = plan.rounds * len(loaded_together(of_memory, plan))
+            return runs * (_SIDE_S + _LOAD_S + hold_s(plan.readers) + _READ_S)
         case "rest":
             return 3 * (_SIDES_S + windows * window_s)
         case "idle":

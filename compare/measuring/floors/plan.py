@@ -42,7 +42,8 @@ class FloorPlan:
     ``saturated_rounds`` are the rounds of the row ``saturated``, whose sentences claim a difference: that takes six.
     ``pin`` keeps server and load generator on a core each. ``usual``: nothing was asked for by name, so the lane that explains a
     row stands in it. ``tls``: every line is encrypted. ``beside``: another checkout of this program, whose servers are measured
-    as further sides; ``beside_commit``: the hash of its commit, empty where it is unknown.
+    as further sides; ``beside_commit``: the hash of its commit, empty where it is unknown. ``at_once``: today's server and the
+    one of the other checkout are loaded in the same windows, on the same core.
     """
 
     words: tuple[str, ...]
@@ -61,6 +62,7 @@ class FloorPlan:
     tls: bool = False
     beside: Path | None = None
     beside_commit: str = ""
+    at_once: bool = False
 
     @property
     def once_rounds(self) -> int:
@@ -163,13 +165,18 @@ class FloorRun:
         """The floor in the row of a result."""
         return self.results.get((result.row, result.word, "floor"))
 
-    def rounds(self, row: str, sides: Sequence[Side]) -> Iterator[Side]:
-        """All sides, once in each round, in a new order each time, without those that are left out."""
-        for number, shuffled in enumerate(self.orders(sides, self.plan.rounds)):
-            for side in shuffled:
-                if (row, side.word, side.name) not in self.left_out:
-                    self.say(f"{row} {side.word} {side.name}, round {number + 1} of {self.plan.rounds}")
-                    yield side
+    def rounds(self, row: str, sides: Sequence[Side]) -> Iterator[list[Side]]:
+        """All sides, once in each round, in a new order each time, without those that are left out.
+
+        Each list has the sides that are loaded at the same time.
+        """
+        by_name = {side.name: side for side in sides}
+        for number, names in enumerate(self.orders(loaded_together(list(by_name), self.plan), self.plan.rounds)):
+            for group in names:
+                found = [by_name[name] for name in group if (row, by_name[name].word, name) not in self.left_out]
+                if found:
+                    self.say(f"{row} {found[0].word} {', '.join(group)}, round {number + 1} of {self.plan.rounds}")
+                    yield found
 
     def orders(self, sides: Sequence[T], rounds: int) -> Iterator[list[T]]:
         """The sides in a random order, for each round."""
@@ -178,6 +185,14 @@ class FloorRun:
             order = list(sides)
             dice.shuffle(order)
             yield order
+
+
+def loaded_together(names: Sequence[str], plan: FloorPlan) -> list[tuple[str, ...]]:
+    """The sides by name, each alone; with ``at_once`` the two checkouts' servers on the same store together."""
+    groups: dict[str, list[str]] = {}
+    for name in names:
+        groups.setdefault(name.removesuffix("-before") if plan.at_once else name, []).append(name)
+    return [tuple(group) for group in groups.values()]
 
 
 def without_sqlite(sides: Sequence[str]) -> list[str]:

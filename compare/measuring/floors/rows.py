@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
@@ -16,6 +17,7 @@ from compare.measuring.floors.plan import (
     WORDS,
     FloorRun,
     Side,
+    loaded_together,
     without_sqlite,
 )
 from compare.measuring.floors.sides import client, job, load, running_sides
@@ -40,9 +42,9 @@ async def saturated(run: FloorRun, word: str) -> None:
     message = f"/tokens {plan.events} floor"
     row = "saturated"
     async with running_sides(run, row, word, ["--tokens", str(plan.events)], _FASTEST) as sides:
-        for side in run.rounds(row, sides):
-            fields = {"message": message, "seconds": plan.seconds, "least_cpu_s": plan.seconds * _LEAST_CPU}
-            await _add(run, row, side, job(side, "loop", plan.streams, **fields))
+        fields = {"message": message, "seconds": plan.seconds, "least_cpu_s": plan.seconds * _LEAST_CPU}
+        for together in run.rounds(row, sides):
+            await _add(run, row, [job(side, "loop", plan.streams, **fields) for side in together], together)
         for side in sides:
             if (found := run.results.get((row, word, side.name))) is None:
                 continue
@@ -52,11 +54,14 @@ async def saturated(run: FloorRun, word: str) -> None:
                 found.first_ms.append(one.first_p50_ms)
 
 
-async def _add(run: FloorRun, row: str, side: Side, asked: Job) -> None:
-    """Load a side and add what it showed to the row."""
-    with run.leaving_out(row, side.word, side.name):
-        result = await load(run.plan, asked)
-        run.result(row, side).add(result)
+async def _add(run: FloorRun, row: str, jobs: list[Job], sides: list[Side]) -> None:
+    """Load sides at the same time, each with its job, and add to the row what they showed."""
+
+    async def add(asked: Job, side: Side) -> None:
+        with run.leaving_out(row, side.word, side.name):
+            run.result(row, side).add(await load(run.plan, asked))
+
+    await asyncio.gather(*map(add, jobs, sides))
 
 
 async def paced(run: FloorRun, word: str) -> None:
@@ -74,8 +79,8 @@ async def paced(run: FloorRun, word: str) -> None:
         "spread_s": 1.0,
     }
     async with running_sides(run, "paced", word, arguments, _PACED) as sides:
-        for side in run.rounds("paced", sides):
-            await _add(run, "paced", side, job(side, "loop", PACED_STREAMS, **fields))
+        for together in run.rounds("paced", sides):
+            await _add(run, "paced", [job(side, "loop", PACED_STREAMS, **fields) for side in together], together)
 
 
 async def readers(run: FloorRun, word: str) -> None:
@@ -83,15 +88,18 @@ async def readers(run: FloorRun, word: str) -> None:
     plan = run.plan
     tokens = int(PACED_PER_S * 4)
     arguments = ["--tokens", str(tokens), "--rate", str(PACED_PER_S), "--gate", str(plan.readers)]
-    for number, order in enumerate(run.orders(without_sqlite(run.sides), plan.rounds)):
-        for name in order:
-            run.say(f"readers {word} {name}, round {number + 1} of {plan.rounds}")
-            async with running_sides(run, "readers", word, arguments, _PACED, [name]) as sides:
-                for side in sides:
-                    with run.leaving_out("readers", word, name):
-                        turn_id = await start(side, f"/slow {hold_s(plan.readers):g} /tokens {tokens} floor")
-                        fields = {"turn_id": turn_id, "stamps": True, "warm_s": 0.0}
-                        await _add(run, "readers", side, job(side, "once", plan.readers, **fields))
+
+    async def read(side: Side) -> None:
+        with run.leaving_out("readers", word, side.name):
+            turn_id = await start(side, f"/slow {hold_s(plan.readers):g} /tokens {tokens} floor")
+            fields = {"turn_id": turn_id, "stamps": True, "warm_s": 0.0}
+            await _add(run, "readers", [job(side, "once", plan.readers, **fields)], [side])
+
+    for number, order in enumerate(run.orders(loaded_together(without_sqlite(run.sides), plan), plan.rounds)):
+        for names in order:
+            run.say(f"readers {word} {', '.join(names)}, round {number + 1} of {plan.rounds}")
+            async with running_sides(run, "readers", word, arguments, _PACED, names) as sides:
+                await asyncio.gather(*map(read, sides))
 
 
 def hold_s(readers: int) -> float:
@@ -133,14 +141,10 @@ async def _rest(run: FloorRun, word: str, tokens: int, row: str, *, small: bool)
         for side in sides:
             with run.leaving_out(row, word, side.name):
                 paths[side.name] = f"/turns/{await _ended_turn(side)}" if small else None
-        for side in run.rounds(row, sides):
-            fields = {
-                "message": message,
-                "path": paths[side.name],
-                "seconds": plan.seconds,
-                "least_cpu_s": plan.seconds * _LEAST_CPU,
-            }
-            await _add(run, row, side, job(side, "loop", plan.streams, **fields))
+        fields = {"message": message, "seconds": plan.seconds, "least_cpu_s": plan.seconds * _LEAST_CPU}
+        for together in run.rounds(row, sides):
+            jobs = [job(side, "loop", plan.streams, path=paths[side.name], **fields) for side in together]
+            await _add(run, row, jobs, together)
 
 
 async def _ended_turn(side: Side) -> str:
@@ -169,24 +173,13 @@ async def idle(run: FloorRun, word: str) -> None:
 
 async def image(run: FloorRun, word: str) -> None:
     """A picture of 4 MB, read again and again; CPU a MB. On REST it is the bytes of ``GET /images/{image_id}``."""
-    plan = run.plan
     async with running_sides(run, "image", word, ["--image-bytes", str(_FLOOR_IMAGE_BYTES)], {}) as sides:
         drawn = {}
         for side in sides:
             with run.leaving_out("image", word, side.name):
                 drawn[side.name] = await _draw(side)
-        for side in run.rounds("image", sides):
-            picture = drawn[side.name]
-            fields = {"turn_id": picture.turn_id, "seconds": plan.seconds}
-            if word in _WHOLE:
-                fields = {"path": f"/images/{picture.image_id}", "seconds": plan.seconds}
-            with run.leaving_out("image", word, side.name):
-                result = await load(plan, job(side, "loop", 4, **fields))
-                found = run.result("image", side)
-                megabytes = result.turns * picture.size / 1e6
-                share = result.bytes / 1e6 / max(megabytes, 1e-9)
-                found.note = f"{picture.size / 1e6:.1f} MB, {share:.2f} bytes on the wire a byte"
-                found.add(result, work=megabytes)
+        for together in run.rounds("image", sides):
+            await asyncio.gather(*(_read_picture(run, side, drawn[side.name]) for side in together))
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,6 +187,19 @@ class _Drawn:
     turn_id: str
     image_id: str
     size: int
+
+
+async def _read_picture(run: FloorRun, side: Side, picture: _Drawn) -> None:
+    fields = {"turn_id": picture.turn_id, "seconds": run.plan.seconds}
+    if side.word in _WHOLE:
+        fields = {"path": f"/images/{picture.image_id}", "seconds": run.plan.seconds}
+    with run.leaving_out("image", side.word, side.name):
+        result = await load(run.plan, job(side, "loop", 4, **fields))
+        found = run.result("image", side)
+        megabytes = result.turns * picture.size / 1e6
+        share = result.bytes / 1e6 / max(megabytes, 1e-9)
+        found.note = f"{picture.size / 1e6:.1f} MB, {share:.2f} bytes on the wire a byte"
+        found.add(result, work=megabytes)
 
 
 async def _draw(side: Side) -> _Drawn:
