@@ -30,7 +30,7 @@ from shared.events import Event, event_type
 from shared.llm.gemini import PROVIDER
 from shared.llm.provider import provider_error
 from shared.store.open import open_store
-from shared.store.protocol import Options
+from shared.store.protocol import Damaged, Options
 from tests.conftest import KEY, WORDS, Connect, MakeServers, Servers, until
 from tests.wires import WIRES, GrpcChatWire, GrpcWire, HttpWire, Outcome, SocketWire, Wire, channel
 
@@ -525,7 +525,7 @@ async def test_internal(wire: Wire, tight: Servers, client: Connect) -> None:
     connection.close()
     outcome = await wire.ask(tight[wire.word], "read", turn_id=reply.turn_id, after=0)
     check(outcome, wire, "internal", held=held(wire))
-    assert outcome.message == ERRORS["internal"].message
+    assert outcome.message == Damaged().message
     assert await raised(events(here.read(reply.turn_id, 0))) == "internal"
     assert (await collect(here.chat("Hello"))).status == "completed"
 

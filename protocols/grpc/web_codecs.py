@@ -64,6 +64,6 @@ class Gzip(GzipCompression):
             error = ChatError("payload_too_large")
         except (EOFError, OSError, zlib.error):
             error = ChatError(
-                "invalid_request", "This is not gzip; compress the message with gzip, or do not compress it."
+                "invalid_request", "This is not gzip; send the message with gzip, or without compression."
             )
         raise refused_by_table(error)

@@ -159,5 +159,5 @@ def _from_text(body: bytes) -> bytes:
         return b"".join(pybase64.b64decode(piece, validate=True) for piece in re.findall(rb"[^=]+=*", body))
     except ValueError:
         raise ChatError(
-            "invalid_request", "This is not base64; in gRPC-Web's text mode a body is base64.", http_status=400
+            "invalid_request", "This is not base64; send base64 in gRPC-Web's text mode.", http_status=400
         ) from None
