@@ -167,4 +167,4 @@ def test_a_chain_over_tls_is_written(tmp_path: Path, capsys: pytest.CaptureFixtu
     second = {(one["history"], one["connection"]): one["turns"][1] for one in chains if one["wire"] == "ndjson"}
     assert second["kept", "kept"]["up_bytes"] > 60_000
     assert second["sent", "kept"]["up_bytes"] > 120_000
-    assert "| ndjson |" in (tmp_path / "chain.md").read_text()
+    assert "| NDJSON |" in (tmp_path / "chain.md").read_text()
