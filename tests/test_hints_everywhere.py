@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack
@@ -60,18 +61,24 @@ async def test_typing_and_messages_reach_the_other_machine(nodes: dict[str, Serv
         await ada.send('{"type": "chat", "message": "/tokens 5 from one machine"}')
         assert [(await added(bob)) for _ in range(2)] == [1, 2]
         # The events of the turn reach the other machine, too.
-        started = next(item.event for item in bob.heard if item.event.WhichOneof("body") == "turn_started")
+        heard_before = [item.event for item in bob.heard if item.event.WhichOneof("body") == "turn_started"]
+        (started,) = heard_before or [await bob.until("turn_started")]
         assert started.turn_started.input == "/tokens 5 from one machine"
         await heard(ada, lambda message: message["type"] == "turn_completed")
 
         await bob.say(chat=pb.SendMessageRequest(message="/tokens 5 from the other"))
-        # A hint may come before the first event of the turn.
-        messages: list[dict[str, Any]] = []
-        while len(counts := [m["message_count"] for m in messages if m["type"] == "session_update"]) < 2:
-            messages.append(json.loads(await ada.recv()))
+        # The hints and the events of the turn come by ways of their own, so either may be first.
+        counts: list[int] = []
+        inputs: list[str] = []
+        async with asyncio.timeout(10):
+            while len(counts) < 2 or not inputs:
+                message = json.loads(await ada.recv())
+                if message["type"] == "session_update":
+                    counts.append(message["message_count"])
+                elif message["type"] == "turn_started":
+                    inputs.append(message["input"])
         assert counts == [3, 4]
-        (began,) = [m for m in messages if m["type"] == "turn_started"]
-        assert began["input"] == "/tokens 5 from the other"
+        assert inputs == ["/tokens 5 from the other"]
 
 
 def typed(session_id: str, typing: bool) -> dict[str, Any]:
