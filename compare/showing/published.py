@@ -95,7 +95,7 @@ def _brief(plain: Results) -> list[str]:
 
 
 def _tls(plain: Results, over_tls: Results) -> list[str]:
-    """What is different over TLS: the figures of the lanes of the plain run, their verdicts, and what TLS changed."""
+    """The part on the run over TLS: the figures of the plain run's lanes, their verdicts, and what differs from the plain run."""
     pairs = [pair for pair in _OVER_TLS if pair[0] in over_tls.experiments]
     cells = [(over_tls.experiments[name], metric) for name, metric in pairs]
     changed = [sentence for pair in pairs if (sentence := _changed(plain, over_tls, *pair))]

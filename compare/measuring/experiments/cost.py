@@ -20,6 +20,8 @@ from shared.reply import Reply
 _CLIENTS = 16
 _TOKENS = 200
 _FIRST_STREAMS = 20
+# The experiment ends with an error after this time, because a server may have refused a turn.
+_BEGIN_WITHIN_S = 60.0
 
 
 async def throughput(run: Run) -> None:
@@ -144,16 +146,22 @@ async def _memory_with_streams(lane: RunningLane, count: int) -> int | None:
         begun = asyncio.Semaphore(0)
         made = (await clients[0].stats()).sessions_created
         tasks = [asyncio.create_task(wait(client, begun)) for client in clients]
-        if lane.lane.tokens:
-            for _ in range(count):
-                await begun.acquire()
-        else:
-            # Nothing comes before the whole answer, so the server says how many turns it has begun.
-            while (await clients[0].stats()).sessions_created < made + count:
-                pass
-        await asyncio.sleep(0.5)
-        size = rss_bytes(lane.pid)
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        try:
+            async with asyncio.timeout(_BEGIN_WITHIN_S):
+                if lane.lane.tokens:
+                    for _ in range(count):
+                        await begun.acquire()
+                else:
+                    # Nothing comes before the whole answer, so the server is asked how many turns have begun.
+                    while (await clients[0].stats()).sessions_created < made + count:
+                        pass
+            await asyncio.sleep(0.5)
+            size = rss_bytes(lane.pid)
+        except TimeoutError:
+            why = f"{lane.lane.name}: the server has not begun {count} turns within {_BEGIN_WITHIN_S:g} s; see its log"
+            raise RuntimeError(why) from None
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
     return size

@@ -14,7 +14,7 @@ _pack: Any = hiredis.pack_command
 
 
 class PackedByHiredis(AbstractConnection):
-    """What is added to a connection class of redis-py: the same bytes, packed in C."""
+    """A mixin for connection classes of redis-py: hiredis packs the same bytes in C."""
 
     __slots__ = ()
 

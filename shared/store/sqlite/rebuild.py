@@ -23,7 +23,7 @@ from shared.store.sqlite.rows import last_signal
 from shared.store.sqlite.schema import make_tables
 
 Row = dict[str, Any]
-# What is raised for a row that lies on a damaged page.
+# apsw raises one of these errors for a row that lies on a damaged page.
 _UNREADABLE = (apsw.CorruptError, apsw.IOError, UnicodeDecodeError)
 # A session that lies on a damaged page is made again from its turns. It has the server's default model from now on.
 _MAKE_LOST_SESSIONS = """
