@@ -96,9 +96,10 @@ test-browser: $(STAMP) ## the pages in a real Chromium
 		|| { echo "Chromium is needed: install it (Debian, Ubuntu: apt install chromium), or set CHROMIUM to its path"; exit 1; }
 	$(RUN) -m pytest tests/browser $(ARGS)
 
-diagrams: $(STAMP) ## play the scripts of the diagrams again, and draw what was recorded
+diagrams: $(STAMP) ## play the scripts of the diagrams again and draw them; draw the folders from their imports
 	$(RUN) -m sequence_diagrams
 	$(RUN) -m sequence_diagrams.overview
+	$(RUN) -m sequence_diagrams.architecture
 
 race-svg: $(STAMP) ## record the moving picture of the README again
 	$(RUN) -m sequence_diagrams.cast

@@ -12,12 +12,13 @@ import ast
 import io
 import re
 import tokenize
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
 from protocols import TRANSPORTS
+from sequence_diagrams.imports import imported_names
 
 ROOT = Path(__file__).resolve().parents[1]
 _SPACE = {tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT, tokenize.ENDMARKER}
@@ -72,26 +73,17 @@ def _follow(path: Path, files: set[Path]) -> None:
         files.add(path.with_name(f"{generated[1]}.proto"))
         return
     files.add(path)
-    for module in _imports(path):
-        for found in _files_of(module):
+    for name in imported_names(path):
+        for found in _files_of(name):
             _follow(found, files)
 
 
-def _imports(path: Path) -> Iterator[str]:
-    """The modules that a file imports, and the names that it imports from them, which may be modules too."""
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            yield node.module
-            yield from (f"{node.module}.{alias.name}" for alias in node.names)
-
-
-def _files_of(module: str) -> list[Path]:
-    if module.partition(".")[0] not in ("protocols", "shared"):
+def _files_of(name: str) -> list[Path]:
+    """The files of a name that is imported, which may be a module, or of the module that has the name."""
+    if name.partition(".")[0] not in ("protocols", "shared"):
         return []
-    path = ROOT.joinpath(*module.split("."))
-    return [found for found in (path.with_suffix(".py"), path / "__init__.py") if found.exists()]
+    paths = [ROOT.joinpath(*module.split(".")) for module in (name.rpartition(".")[0], name) if module]
+    return [found for path in paths for found in (path.with_suffix(".py"), path / "__init__.py") if found.exists()]
 
 
 @cache

@@ -17,26 +17,21 @@ from typing import Any
 import mmdr
 
 from sequence_diagrams.moments import BALANCER, CLIENT, MODEL, OTHER, PART, SERVER, STORE, Moment
+from sequence_diagrams.picture import TINTS
 from sequence_diagrams.script import LEAVING
 from sequence_diagrams.squeeze import squeezed
 
 # The colour of a phase says what happens in it: health, sessions, a turn, a failure, leaving.
 _COLOURS = {
-    "green": "rgb(236, 247, 239)",
-    "blue": "rgb(236, 243, 253)",
-    "amber": "rgb(255, 248, 231)",
-    "red": "rgb(253, 238, 236)",
-    "grey": "rgb(244, 244, 246)",
+    name: f"rgb({', '.join(str(part) for part in bytes.fromhex(light[1:]))})" for name, (light, _) in TINTS.items()
 }
-# The same colours for readers who prefer a dark page.
-_DARK_COLOURS = {"green": "#16281d", "blue": "#16233a", "amber": "#2d2615", "red": "#331d1c", "grey": "#20242b"}
 _TIMES = "Times count from the beginning of each coloured block."
 _DARK = (
     "@media(prefers-color-scheme:dark){"
     + "".join(
         (
             ".paper{fill:#12161d}",
-            *(f'rect[fill="{light}"]{{fill:{_DARK_COLOURS[name]}}}' for name, light in _COLOURS.items()),
+            *(f'rect[fill="{light}"]{{fill:{TINTS[name][1]}}}' for name, light in _COLOURS.items()),
             ".words,.messageText,.noteText,.noteText>tspan,.loopText,.loopText>tspan,.labelText,.labelText>tspan"
             "{fill:#e6eaf0!important}",
             ".halo{stroke:#12161d!important}",

@@ -14,11 +14,12 @@ from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
 
-from compare.showing.page import LANE_COLOURS
+from compare.showing.page import lane_rules
 from compare.showing.plots import round_ticks
 from protocols import TRANSPORTS
 from protocols.ports import free_port
 from protocols.processes import Server, serving
+from sequence_diagrams.picture import WIDTH, picture
 from shared.client.protocol import Ask, ChatClient, Lost, Reconnected
 from shared.events import TERMINAL, Chunk
 from shared.reply import Reply
@@ -28,7 +29,7 @@ TOKENS, AFTER = 40, 15
 SETTINGS = {"OFFLINE_TOKENS_PER_S": "20", "OFFLINE_FIRST_TOKEN_MS": "150", "LEASE_S": "0.5"}
 # How long a killed server is away.
 AWAY_S = 0.7
-_WIDTH, _LEFT, _RIGHT, _ROW, _HEAD, _AXIS = 830.0, 96.0, 150.0, 26.0, 34.0, 42.0
+_LEFT, _RIGHT, _ROW, _HEAD, _AXIS = 96.0, 150.0, 26.0, 34.0, 42.0
 
 
 @dataclass(slots=True)
@@ -148,11 +149,7 @@ def draw(scenes: dict[str, dict[str, Track]]) -> str:
         for row, (word, track) in enumerate(tracks.items()):
             parts.append(_row(word, track, y + _HEAD + row * _ROW, longest))
         y = bottom + _AXIS - 12
-    return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH:g} {y:g}" width="{_WIDTH:g}" height="{y:g}" role="img"'
-        f' aria-label="The five transports on one time axis"><style>{_style()}</style>'
-        f'<rect class="b" width="100%" height="100%"/>{"".join(parts)}</svg>\n'
-    )
+    return picture("The five transports on one time axis", y, parts, *_style())
 
 
 def _legend() -> str:
@@ -180,20 +177,19 @@ def _row(word: str, track: Track, y: float, longest: float) -> str:
     return "".join(parts)
 
 
-def _style() -> str:
-    light, dark = ("".join(f".{word}{{fill:{LANE_COLOURS[word][i]}}}" for word in TRANSPORTS) for i in (0, 1))
-    return (
-        "text{font:12px system-ui,sans-serif;fill:#1d2430;stroke:#fff;stroke-width:4px;paint-order:stroke}"
-        ".t{font-weight:600;font-size:15px}.m{text-anchor:middle;fill:#5b6675}"
-        ".s{text-anchor:start}.e{text-anchor:end}.a{stroke:#d8dee7}.l{stroke:#b3261e;stroke-width:2;stroke-dasharray:4 3}"
-        f".k{{fill:#1d2430;text-anchor:middle;font-size:11px}}.b{{fill:#fff}}{light}"
-        "@media(prefers-color-scheme:dark){text,.k{fill:#e6eaf0}text{stroke:#12161d}.m{fill:#9aa6b6}.a{stroke:#333c49}.l{stroke:#ff8a80}"
-        f".b{{fill:#12161d}}{dark}}}"
+def _style() -> tuple[str, str]:
+    """The rules for a light page, and those for a dark page."""
+    lanes = lane_rules(TRANSPORTS, "fill")
+    light = (
+        "text{stroke:#fff;stroke-width:4px;paint-order:stroke}.m{text-anchor:middle}.s{text-anchor:start}.e{text-anchor:end}"
+        ".a{stroke:#d8dee7}.l{stroke:#b3261e;stroke-width:2;stroke-dasharray:4 3}.k{fill:#1d2430;text-anchor:middle;font-size:11px}"
     )
+    dark = "text{stroke:#12161d}.a{stroke:#333c49}.l{stroke:#ff8a80}.k{fill:#e6eaf0}"
+    return light + lanes[0], dark + lanes[1]
 
 
 def _x(ms: float, longest: float) -> float:
-    return _LEFT + (_WIDTH - _LEFT - _RIGHT) * ms / longest
+    return _LEFT + (WIDTH - _LEFT - _RIGHT) * ms / longest
 
 
 async def main() -> int:

@@ -6,13 +6,13 @@ import ast
 import re
 import subprocess
 import sys
-from collections.abc import Collection, Iterator
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
 
 from protocols import TRANSPORTS
+from sequence_diagrams.imports import imported_names, longest
 
 ROOT = Path(__file__).parent.parent
 LEAVES = {transport.folder for transport in TRANSPORTS.values()}
@@ -55,23 +55,6 @@ def sources(package: str) -> list[Path]:
     return [path for path in sorted((ROOT / package).rglob("*.py")) if "_pb2" not in path.name]
 
 
-def imports(path: Path) -> Iterator[str]:
-    """Every module that a file imports, wherever in it, also by ``import_module`` with a name that stands there."""
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        match node:
-            case ast.Import():
-                yield from (alias.name for alias in node.names)
-            case ast.ImportFrom():
-                assert node.level == 0, f"{path}: relative import"
-                yield from (f"{node.module}.{alias.name}" for alias in node.names)
-            case ast.Call(func=ast.Attribute(attr="import_module") | ast.Name(id="import_module" | "__import__")):
-                match node.args[0]:
-                    case ast.Constant(value=str(name)):
-                        yield name
-                    case ast.JoinedStr(values=[ast.Constant(value=str(name)), *_]):
-                        yield name
-
-
 def within(name: str, module: str) -> bool:
     return name == module or name.startswith(module + ".")
 
@@ -82,7 +65,7 @@ def test_nobody_imports_backwards(package: str) -> None:
     wrong = [
         f"{path.relative_to(ROOT)}: {name}"
         for path in sources(package)
-        for name in imports(path)
+        for name in imported_names(path)
         if any(within(name, before) for before in forbidden)
     ]
     assert not wrong
@@ -100,7 +83,7 @@ def test_the_wall_between_the_two_sides(side: str) -> None:
     wrong = [
         f"{path.relative_to(ROOT)}: {name}"
         for path in sources("shared")
-        for name in imports(path)
+        for name in imported_names(path)
         if any(within(name, room) for room in theirs)
         and (any(within(module_of(path), room) for room in ours) or path.parent.name == "shared")
     ]
@@ -126,7 +109,7 @@ def test_no_circle_of_imports() -> None:
     """Imports under TYPE_CHECKING and inside functions count: they hide a circle from Python, but not from a reader."""
     paths = {module_of(path): path for package in ORDER[1:] for path in sources(package)}
     graph = {
-        module: {target for name in imports(path) if (target := longest(name, paths)) not in (None, module)}
+        module: {target for name in imported_names(path) if (target := longest(name, paths)) not in (None, module)}
         for module, path in paths.items()
     }
     try:
@@ -135,19 +118,12 @@ def test_no_circle_of_imports() -> None:
         pytest.fail(" -> ".join(error.args[1]))
 
 
-def longest(name: str, modules: Collection[str]) -> str | None:
-    """The module that an imported name comes from: ``shared.events.Chunk`` comes from ``shared.events``."""
-    while name and name not in modules:
-        name = name.rpartition(".")[0]
-    return name or None
-
-
 def test_nobody_outside_names_a_leaf_by_itself() -> None:
     """Other packages reach a leaf only through the table of the five."""
     wrong = [
         f"{path.relative_to(ROOT)}: {name}"
         for path in [*sources("protocols"), *sources("shared")]
-        for name in imports(path)
+        for name in imported_names(path)
         for leaf in LEAVES
         if within(name, f"protocols.{leaf}") and path.parent.name != leaf
     ]
@@ -162,7 +138,7 @@ def test_server_and_client_are_strangers(folder: str) -> None:
     def reached(module: str, seen: set[str]) -> set[str]:
         if module not in seen:
             seen.add(module)
-            for name in imports(leaf / f"{module}.py"):
+            for name in imported_names(leaf / f"{module}.py"):
                 inner = name.removeprefix(f"protocols.{folder}.").partition(".")[0]
                 if within(name, f"protocols.{folder}") and (leaf / f"{inner}.py").exists() and "_pb2" not in inner:
                     reached(inner, seen)
@@ -182,7 +158,7 @@ def test_the_chat_knows_no_wire() -> None:
     wrong = []
     for path in sources("shared"):
         here = path.relative_to(ROOT).as_posix()
-        for name in imports(path):
+        for name in imported_names(path):
             known = [wire for wire in WIRES if within(name, wire)]
             wrong += [f"{here}: {name}" for wire in known if wire not in allowed.get(here, set())]
     assert not wrong
@@ -194,7 +170,7 @@ def test_a_providers_sdk_stays_in_its_module(sdk: str) -> None:
         f"{path.relative_to(ROOT)}: {name}"
         for package in ORDER[1:]
         for path in sources(package)
-        for name in imports(path)
+        for name in imported_names(path)
         if within(name, sdk) and path.relative_to(ROOT).as_posix() not in SDKS[sdk]
     ]
     assert not wrong
@@ -278,7 +254,7 @@ def test_nothing_is_done_at_import(package: str) -> None:
 def test_a_take_home_file_stands_alone(folder: str) -> None:
     """The file can be copied out of the project: it imports the libraries of its wire and no module of this project."""
     path = ROOT / "protocols" / folder / "standalone.py"
-    assert not [name for name in imports(path) for ours in ORDER if within(name, ours)]
+    assert not [name for name in imported_names(path) for ours in ORDER if within(name, ours)]
     functions = [
         node.name
         for node in ast.parse(path.read_text(encoding="utf-8")).body
