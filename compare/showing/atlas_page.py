@@ -10,6 +10,7 @@ from compare.probing.planted.plain import HEARTBEAT_S, PATIENCE_S
 from compare.probing.planted.run_paths import PathResult
 from protocols import TRANSPORTS
 
+RELAY = "The relay of this project"
 PRODUCTS = {"nginx": "nginx", "haproxy": "HAProxy", "caddy": "Caddy", "envoy": "Envoy", "traefik": "Traefik"}
 
 
@@ -30,7 +31,7 @@ Each proxy as its documentation or package begins, with a silence of {PATIENCE_S
 
 ## One setting, and what it does
 
-Each setting was planted alone. "It does" is the title of what the probe said.
+Each setting was planted alone. "It does" is the title of what the probe said. The second table of a proxy has the line to change.
 
 {_settings(planted)}
 
@@ -57,32 +58,37 @@ def _said(result: PathResult) -> str:
 
 
 def _sorted(kinds: Iterable[str]) -> list[Kind]:
-    return [kind for kind in HARM if kind in set(kinds)]
+    found = set(kinds)
+    return [kind for kind in HARM if kind in found]
 
 
 def _cures_of_plain(plain: Sequence[PathResult]) -> str:
     rows = ["| proxy | what it does by default | the line to change |", "|---|---|---|"]
     for program, title in PRODUCTS.items():
         kinds = {kind for result in plain if result.path.program == program for kind in result.kinds}
-        for kind in _sorted(kinds):
-            cure = ADVICE[kind].cures.get(title) or ADVICE[kind].here
-            rows.append(f"| {title} | {ADVICE[kind].title} | {cure} |")
+        rows += [f"| {title} | {ADVICE[kind].title} | {_cure(title, kind)} |" for kind in _sorted(kinds)]
     return "\n".join(rows)
+
+
+def _cure(title: str, kind: Kind) -> str:
+    return ADVICE[kind].cures.get(title) or ADVICE[kind].here
 
 
 def _settings(planted: Sequence[PathResult]) -> str:
-    wires: dict[tuple[str, Kind], list[str]] = {}
-    products: dict[str, str] = {}
-    for result in planted:
-        path = result.path
-        if path.expected is not None and result.right:
-            wires.setdefault((path.name, path.expected), []).append(path.wire)
-            products[path.name] = PRODUCTS.get(path.program, "")
-    rows = ["| setting | wires | it does | the line to change |", "|---|---|---|---|"]
-    for (name, kind), found in wires.items():
-        cure = ADVICE[kind].cures.get(products[name], "") or ADVICE[kind].here
-        rows.append(f"| {name} | {', '.join(found)} | {ADVICE[kind].title} | {cure} |")
-    return "\n".join(rows)
+    """For each proxy what its settings do, and the line to change for what they do."""
+    parts = []
+    for title in (*PRODUCTS.values(), RELAY):
+        wires: dict[tuple[str, Kind], list[str]] = {}
+        for result in planted:
+            path = result.path
+            if path.expected is not None and result.right and PRODUCTS.get(path.program, RELAY) == title:
+                wires.setdefault((path.name, path.expected), []).append(path.wire)
+        rows = [f"| {name} | {', '.join(found)} | {ADVICE[kind].title} |" for (name, kind), found in wires.items()]
+        cures = {ADVICE[kind].title: _cure(title, kind) for kind in _sorted(kind for _, kind in wires)}
+        changes = [f"| {does} | {cure} |" for does, cure in cures.items() if cure]
+        parts += [f"### {title}", "\n".join(["| setting | wires | it does |", "|---|---|---|", *rows])]
+        parts.append("\n".join(["| it does | the line to change |", "|---|---|", *changes]))
+    return "\n\n".join(parts)
 
 
 def _nothing(clean: Sequence[PathResult]) -> str:

@@ -31,7 +31,7 @@ async def test_tables_and_pictures_fit_the_width_that_github_gives(browser: Brow
     page = await browser.new_page(viewport={"width": 1012, "height": 900})
     shown = tmp_path / "page.html"
     wrong = []
-    for name in (*PAGES, "compare/RESULTS.md", "compare/two_runs/README.md"):
+    for name in (*PAGES, "compare/ATLAS.md", "compare/RESULTS.md", "compare/two_runs/README.md"):
         source = ROOT / name
         body = markdown.render(source.read_text(encoding="utf-8"))
         shown.write_text(FRAME.format(base=source.parent.as_uri(), body=body), encoding="utf-8")
