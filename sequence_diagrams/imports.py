@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import re
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
+
+# A line at the margin that begins an import, with the lines that belong to it.
+_IMPORT = re.compile(r"^(?:from|import) .*\n?(?:(?:[ )].*)?\n)*", re.MULTILINE)
 
 
 def imported_names(path: Path) -> Iterator[str]:
@@ -14,7 +18,7 @@ def imported_names(path: Path) -> Iterator[str]:
     A name given to ``import_module`` counts where it stands in the call. Its variable parts are ``*``: ``protocols.*.server``.
     Raises ValueError for a relative import, which the project does not use.
     """
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in ast.walk(_parsed(path.read_text(encoding="utf-8"))):
         match node:
             case ast.Import():
                 yield from (alias.name for alias in node.names)
@@ -28,6 +32,18 @@ def imported_names(path: Path) -> Iterator[str]:
                         yield name
                     case ast.JoinedStr(values=[ast.Constant(value=str()), *_] as values):
                         yield "".join(str(part.value) if isinstance(part, ast.Constant) else "*" for part in values)
+
+
+def _parsed(text: str) -> ast.Module:
+    """The tree of a module up to its last import, or of the whole module where an import may stand elsewhere than at the margin.
+
+    To parse is what takes time, and most modules begin with their imports.
+    """
+    lines = (line for line in text.splitlines() if "import" in line)
+    if all(line.startswith(("from ", "import ")) for line in lines):
+        with contextlib.suppress(SyntaxError):  # The line may stand in a string, which ends further below.
+            return ast.parse(text[: max((found.end() for found in _IMPORT.finditer(text)), default=0)])
+    return ast.parse(text)
 
 
 def longest(name: str, modules: Collection[str]) -> str | None:

@@ -11,6 +11,7 @@ import pytest
 
 from sequence_diagrams.architecture import COMMAND, OUT, ROOMS, ROUTES, arrows, draw
 from sequence_diagrams.counting import ROOT
+from sequence_diagrams.imports import imported_names
 from sequence_diagrams.rooms import imports_between_rooms
 
 SVG = "{http://www.w3.org/2000/svg}"
@@ -56,6 +57,27 @@ def test_an_import_adds_its_arrow(tmp_path: Path) -> None:
         ("shared/chat", "shared/llm"): "",
     }
     assert draw(tmp_path).count("<polyline") == before.count("<polyline") + 1
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ("import a.b\n\nx = 1\n", ["a.b"]),
+        ("from a import (\n    b,\n    c,\n)\n\n\nclass D: ...\n", ["a.b", "a.c"]),
+        ("from a import (\nb,\n\nc)\n", ["a.b", "a.c"]),
+        ("from a \\\n  import b", ["a.b"]),
+        ("import a\nif a: import b\n", ["a", "b"]),
+        ("x = 1; from a import b\n", ["a.b"]),
+        ('import a\n\nTEXT = """\nimport b\n"""\n\nimport c\n', ["a", "c"]),
+        ('TEXT = """\nimport b\n"""\n', []),
+        ('from importlib import import_module\nimport_module(f"a.{x}.b")\n', ["importlib.import_module", "a.*.b"]),
+        ("", []),
+    ],
+)
+def test_imports_are_read_wherever_they_stand(text: str, names: list[str], tmp_path: Path) -> None:
+    path = tmp_path / "module.py"
+    path.write_text(text, encoding="utf-8")
+    assert sorted(imported_names(path)) == sorted(names)
 
 
 def test_the_table_of_transports_imports_a_module_of_each_by_its_name(tmp_path: Path) -> None:
