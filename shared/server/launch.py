@@ -23,6 +23,7 @@ from shared.config import Settings, settings_help, settings_problems
 from shared.logger import Trace, open_logger
 from shared.server.access import access_policy
 from shared.server.context import Neighbour, ServerContext
+from shared.server.freed_memory import give_back_freed_memory
 from shared.server.log_sink import stderr_never_blocks
 from shared.server.stopping import Stopping, stopping_on_signals
 from shared.server.tls import certificate
@@ -162,7 +163,11 @@ async def _run(opening: AbstractAsyncContextManager[tuple[ServerContext, Any]], 
         settle()
         with stopping_on_signals(context.settings.drain_s) as stopping:
             _banner(context)
-            await serve(context, listener, stopping)
+            giving_back = asyncio.create_task(give_back_freed_memory())
+            try:
+                await serve(context, listener, stopping)
+            finally:
+                giving_back.cancel()
             context.service.logger.info("stopped")
 
 
