@@ -9,6 +9,7 @@ import json
 import signal
 import socket
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from shared.client.protocol import ChatClient, Item, Lost, Reconnected, collect,
 from shared.config import Settings
 from shared.errors import ChatError
 from shared.events import Event
+from shared.server.stopping import Stopping
 from tests import connect_js
 from tests.certificates import ca_file, tls_settings
 from tests.conftest import FAST, KEY, MakeServers, Servers, until
@@ -283,6 +285,20 @@ def test_the_setting(setting: str | None, installed: bool, found: str, monkeypat
         except (ValueError, OSError) as error:
             said = str(error)
     assert said == found if found in ("", "bound") else found in said
+
+
+async def test_the_grpc_port_does_not_wait_for_the_libraries_of_the_port_for_pages(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Their import is held up here: the gRPC server runs and stops meanwhile, and no page is answered after that."""
+    held = threading.Event()
+    monkeypatch.setattr(importlib, "import_module", lambda name: held.wait(30))
+    context: Any = None
+    with socket.socket() as listener:
+        async with asyncio.timeout(20), web_port.pages_running(context, listener, (), (), Stopping(0)):
+            assert not held.is_set()
+            asyncio.get_running_loop().call_later(0.1, held.set)
+    assert held.is_set()
 
 
 def page_client(server: Server, **options: Any) -> ChatClient:

@@ -27,6 +27,8 @@ M = TypeVar("M", bound=Message)
 Context = grpc.aio.ServicerContext[bytes, bytes]
 Headers = Mapping[str, str]
 Handler = Callable[[Any, Context], Awaitable[bytes | None]]
+# A service, the object that answers its RPCs, and its check of the key.
+Servicer = tuple[ServiceDescriptor, object, Callable[[Headers], None] | None]
 
 SHAPES = {
     (False, False): grpc.unary_unary_rpc_method_handler,

@@ -7,7 +7,6 @@ article's image service, health and reflection.
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import AsyncIterator, Sequence
 
 import protocols.grpc.library_log  # noqa: F401 - before grpcio, which reads the level of its log when it is imported
@@ -23,6 +22,7 @@ from protocols.grpc.frames import frame
 from protocols.grpc.handlers import Context, handlers, stall_guarded_writer
 from protocols.grpc.image_service import ImageService
 from protocols.grpc.open_services import HEALTH, NOT_FOR_PAGES, Health
+from protocols.grpc.web_port import pages_running
 from shared.chat.turn_log import Reader
 from shared.errors import ChatError
 from shared.events import IMAGE_CHUNK_BYTES, TurnFailed
@@ -151,16 +151,9 @@ async def serve(context: ServerContext, listeners: serving.Listeners, stopping: 
     listeners.server.add_generic_rpc_handlers(
         (handlers(CHAT, chat, context, check_key, without), handlers(IMAGES, images, context))
     )
-    async with contextlib.AsyncExitStack() as pages:
-        if listeners.pages is not None:
-            # Imported here, because the extra ``web`` may not be installed.
-            from protocols.grpc.web import page_app
-            from shared.server.http.serving import running
-
-            health = Health(context.service, [CHAT.full_name, IMAGES.full_name, HEALTH.full_name])
-            servicers = ((CHAT, chat, check_key), (IMAGES, images, None), (HEALTH, health, None))
-            app = page_app(context, servicers, (*without, *NOT_FOR_PAGES))
-            await pages.enter_async_context(running(app, context, listeners.pages, stopping))
+    health = Health(context.service, [CHAT.full_name, IMAGES.full_name, HEALTH.full_name])
+    servicers = ((CHAT, chat, check_key), (IMAGES, images, None), (HEALTH, health, None))
+    async with pages_running(context, listeners.pages, servicers, (*without, *NOT_FOR_PAGES), stopping):
         await serving.run(context, listeners.server, stopping, [CHAT.full_name, IMAGES.full_name])
 
 

@@ -19,11 +19,11 @@ from connectrpc.errors import ConnectError
 from connectrpc.method import IdempotencyLevel, MethodInfo, StreamType
 from connectrpc.request import RequestContext
 from connectrpc.server import ConnectASGIApplication, Endpoint
-from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
+from google.protobuf.descriptor import MethodDescriptor
 from google.protobuf.message_factory import GetMessageClass
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from protocols.grpc.handlers import Context, Headers, guarded
+from protocols.grpc.handlers import Context, Headers, Servicer, guarded
 from protocols.grpc.status import DETAILS
 from protocols.grpc.web_codecs import Answer, Binary, Gzip, Json
 from protocols.grpc.web_requests import PageRequests
@@ -47,16 +47,12 @@ _EXPOSED_HEADERS = ("Grpc-Status", "Grpc-Message", "Grpc-Status-Details-Bin")
 _AHEAD = 16
 _NO_CHAT = "Chat streams both ways, and a page can send no stream: use SendMessage, ResumeTurn and CancelTurn."
 
-Servicer = tuple[ServiceDescriptor, object, Callable[[Headers], None] | None]
 Work = Callable[[bytes, Any], Awaitable[bytes | None]]
 T = TypeVar("T")
 
 
 def page_app(context: ServerContext, servicers: Iterable[Servicer], without: Iterable[str]) -> ASGIApp:
-    """The ASGI app of the port for pages. A servicer is as ``handlers`` takes it, with its service and its check of the key.
-
-    The RPCs named in ``without`` are left out.
-    """
+    """The ASGI app of the port for pages, without the RPCs that are named in ``without``."""
     endpoints = {
         f"/{service.full_name}/{method.name}": _endpoint(method, servicer, context, check_key)
         for service, servicer, check_key in servicers

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import importlib
 import importlib.util
 import socket
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Collection, Iterator
 from dataclasses import dataclass
 
 from protocols import TRANSPORTS
+from protocols.grpc.handlers import Servicer
 from shared.config import Settings, optional_port
 from shared.server import launch
+from shared.server.context import ServerContext
+from shared.server.stopping import Stopping
 
 MISSING = 'off, because connectrpc is not installed: pip install -e ".[web]"'
 _ROW = TRANSPORTS["grpc"]
@@ -51,3 +56,38 @@ def page_listening(host: str, port: int, settings: Settings) -> Iterator[PageLis
         raise OSError(f"{error}, or another {name}") from error
     with contextlib.closing(listener):
         yield PageListener(listener)
+
+
+@contextlib.asynccontextmanager
+async def pages_running(
+    context: ServerContext,
+    listener: socket.socket | None,
+    servicers: Collection[Servicer],
+    without: Collection[str],
+    stopping: Stopping,
+) -> AsyncIterator[None]:
+    """Answer pages in this block, without the RPCs named in ``without``. The gRPC port does not wait for it.
+
+    The libraries of the port for pages take as long to import as the rest of the server. A page that connects meanwhile waits
+    in the queue of the socket.
+    """
+    over = asyncio.Event()
+
+    async def answer_pages(listener: socket.socket) -> None:
+        await asyncio.to_thread(importlib.import_module, "protocols.grpc.web")
+        if over.is_set():
+            return
+        # Imported here, because the extra ``web`` may not be installed.
+        from protocols.grpc.web import page_app
+        from shared.server.http.serving import running
+
+        async with running(page_app(context, servicers, without), context, listener, stopping):
+            await over.wait()
+
+    async with asyncio.TaskGroup() as group:
+        if listener is not None:
+            group.create_task(answer_pages(listener))
+        try:
+            yield
+        finally:
+            over.set()
