@@ -24,14 +24,17 @@ from compare.probing.planted.table import PLANTED
 from compare.showing.atlas_page import atlas
 from protocols.live import open_console
 from shared.signals import run_until_signal
+from shared.usage import reason, usage_of
 
 PAGE = Path(__file__).with_name("ATLAS.md")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Write the atlas, and return the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m compare atlas", description=__doc__.partition("\n\n")[0])
-    parser.add_argument("--out", type=Path, default=PAGE, metavar="FILE", help="default: compare/ATLAS.md")
+    parser = argparse.ArgumentParser(prog="python -m compare atlas", description=usage_of(__doc__.partition("\n\n")[0]))
+    parser.add_argument(
+        "--out", type=Path, default=PAGE, metavar="FILE", help="the page to write (default: compare/ATLAS.md)"
+    )
     parser.add_argument("--jobs", type=int, default=JOBS, metavar="N", help=f"paths at once (default: {JOBS})")
     parser.add_argument("--check", action="store_true", help="compare with the page that is there, and write nothing")
     args = parser.parse_args(argv)
@@ -39,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         work = _make(open_console(), args.out, args.jobs, check=args.check)
         return asyncio.run(run_until_signal(work, "stopped"))
     except (RuntimeError, OSError) as error:
-        sys.stderr.write(f"{error}\n")
+        sys.stderr.write(f"{reason(error)}\n")
         return 2
 
 

@@ -23,6 +23,7 @@ from compare.showing.progress import minutes, progress
 from compare.showing.section import show, write
 from protocols.live import open_console, say
 from shared.signals import run_until_signal
+from shared.usage import reason, usage_of
 
 NAME = "chain"
 _WIRES = tuple(name for name in LANES if name != "rest-poll")
@@ -33,7 +34,7 @@ _FAILURES_SHOWN = 10
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command's arguments; ``plan`` is what they ask for."""
     usual = ChainPlan(wires=_WIRES)
-    parser = argparse.ArgumentParser(prog="python -m compare chain", description=__doc__.partition("\n\n")[0])
+    parser = argparse.ArgumentParser(prog="python -m compare chain", description=usage_of(__doc__.partition("\n\n")[0]))
     parser.add_argument(
         "--only", default=",".join(_WIRES), help=f"lanes, comma-separated (default: {','.join(_WIRES)})"
     )
@@ -81,7 +82,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         prepare(args.out)
         return asyncio.run(run_until_signal(_run(open_console(), args), "stopped; nothing was written"))
     except (RuntimeError, OSError) as error:
-        sys.stderr.write(f"{error}\n")
+        sys.stderr.write(f"{reason(error)}\n")
         return 2
 
 

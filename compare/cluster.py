@@ -32,6 +32,7 @@ from shared.client.protocol import Rewound
 from shared.errors import ChatError, ConnectionLost
 from shared.events import TERMINAL, AnyEvent, Event, event_type
 from shared.reply import Reply
+from shared.usage import usage_of
 
 _PAUSE_S = 0.2
 _TURN_S = 120.0
@@ -284,7 +285,7 @@ async def run(words: Sequence[str], count: int, seconds: float, kill_every_s: fl
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line; exit status 1 when anything was lost, doubled, different, hung or paid twice."""
-    parser = argparse.ArgumentParser(prog="python -m compare cluster", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m compare cluster", description=usage_of(__doc__))
     parser.add_argument(
         "--transports", default=",".join(TRANSPORTS), help="transports, comma-separated (default: all five)"
     )

@@ -21,11 +21,12 @@ from compare.measuring.statistics import ENOUGH_ROUNDS, Figure, differ
 from compare.measuring.verdicts import matters, median_with_interval
 from compare.showing.results import Results, read
 from protocols.live import say
+from shared.usage import reason, usage_of
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Print the comparison. Returns the exit status, 2 when a folder holds no run."""
-    parser = argparse.ArgumentParser(prog="python -m compare diff", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m compare diff", description=usage_of(__doc__))
     parser.add_argument("before", type=Path, metavar="A", help="folder of a run")
     parser.add_argument("after", type=Path, metavar="B", help="folder of another run")
     parser.add_argument("--all", action="store_true", help="also print figures that did not change")
@@ -33,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         before, after = read(args.before), read(args.after)
     except (OSError, msgspec.MsgspecError) as error:
-        sys.stderr.write(f"no run to compare: {error}\nMake one with: python -m compare run --out FOLDER\n")
+        sys.stderr.write(f"no run to compare: {reason(error)}\nMake one with: python -m compare run --out FOLDER\n")
         return 2
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 140)
     show(console, before, after, everything=args.all)

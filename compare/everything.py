@@ -13,6 +13,7 @@ from pathlib import Path
 from compare import chain, factors, results, run
 from compare.measuring.lanes import ALL_LANES, FURTHER_LANES, LANES
 from compare.showing.progress import minutes
+from shared.usage import usage_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +46,7 @@ def steps(out: Path, *, quick: bool = False) -> list[Step]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run every step. Returns the largest exit status; a step that cannot run ends the whole."""
-    parser = argparse.ArgumentParser(prog="python -m compare all", description=__doc__.partition("\n\n")[0])
+    parser = argparse.ArgumentParser(prog="python -m compare all", description=usage_of(__doc__.partition("\n\n")[0]))
     parser.add_argument("--out", type=Path, default=Path("compare-out"), help="folder to write (default: compare-out)")
     parser.add_argument("--quick", action="store_true", help="less of everything; no difference is claimed")
     parser.add_argument("--plan", action="store_true", help="print the plan and its times, and run nothing")

@@ -26,6 +26,7 @@ from compare.showing.progress import minutes, progress
 from compare.showing.section import show, write
 from protocols.live import open_console, say
 from shared.signals import run_until_signal
+from shared.usage import reason, usage_of
 
 NAME = "factors"
 # The seconds of a cell in a round: the server's start, and then the three loads.
@@ -37,7 +38,9 @@ _PLANT = re.compile(r"(.+)=([0-9.]+)us")
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command's arguments; ``planted`` is a level and its µs."""
-    parser = argparse.ArgumentParser(prog="python -m compare factors", description=__doc__.partition("\n\n")[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m compare factors", description=usage_of(__doc__.partition("\n\n")[0])
+    )
     parser.add_argument("--rounds", type=int, metavar="N", help=f"rounds (default: {ENOUGH_ROUNDS})")
     parser.add_argument("--quick", action="store_true", help="one small round; no difference is claimed")
     parser.add_argument(
@@ -75,7 +78,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         prepare(args.out)
         return asyncio.run(run_until_signal(_run(open_console(), args), "stopped; nothing was written"))
     except (RuntimeError, OSError) as error:
-        sys.stderr.write(f"{error}\n")
+        sys.stderr.write(f"{reason(error)}\n")
         return 2
 
 

@@ -43,6 +43,7 @@ from compare.showing.progress import minutes, progress
 from protocols import certs
 from shared.client.text import plural
 from shared.errors import ChatError, ConnectionLost
+from shared.usage import usage_of
 
 
 def parse(argv: Sequence[str] | None) -> tuple[FloorPlan, Path | None, ScalePlan | None]:
@@ -50,7 +51,7 @@ def parse(argv: Sequence[str] | None) -> tuple[FloorPlan, Path | None, ScalePlan
 
     With ``--proxies`` the plan has no rows.
     """
-    parser = argparse.ArgumentParser(prog="python -m compare floor", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m compare floor", description=usage_of(__doc__))
     parser.add_argument(
         "--only",
         help=f"lanes, comma-separated, of {', '.join(LANES)}, or all (default: {', '.join(USUAL)}, and grpc-asgi beside gRPC"

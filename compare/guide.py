@@ -14,11 +14,12 @@ from compare.showing.guide import NEEDS, answer, guide_of, sentences
 from compare.showing.results import read
 from protocols.live import open_console, say
 from shared.client.text import visible
+from shared.usage import reason, usage_of
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Print the answer. Returns the exit status, 2 when the run cannot be read."""
-    parser = argparse.ArgumentParser(prog="python -m compare guide", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m compare guide", description=usage_of(__doc__))
     parser.add_argument(
         "--need",
         type=_needs,
@@ -36,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             facts = of_results(read(args.run), f"the run in {args.run}")
         except (OSError, msgspec.MsgspecError) as error:
             sys.stderr.write(
-                f"{args.run}: no results of a run: {error}\nMake some with: python -m compare run --quick\n"
+                f"{args.run}: no results of a run: {reason(error)}\nMake some with: python -m compare run --quick\n"
             )
             return 2
     found = answer(guide_of(facts), args.need)

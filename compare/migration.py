@@ -23,6 +23,7 @@ from compare.measuring.picture_transfers import (
 from compare.measuring.statistics import quantile
 from protocols.grpc import chat_pb2
 from protocols.grpc.chat_pb2_grpc import ChatServiceStub
+from shared.usage import usage_of
 
 # Mistakes of a client, as the fields of its request: JSON on REST, a message on gRPC.
 _MISTAKES: dict[str, dict[str, object]] = {
@@ -38,8 +39,10 @@ _MISTAKES: dict[str, dict[str, object]] = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure and print, and return the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m compare migration", description=__doc__.partition("\n\n")[0])
-    parser.add_argument("--size", default="1024x1024", metavar="WxH", help="of the picture (default: 1024x1024)")
+    parser = argparse.ArgumentParser(
+        prog="python -m compare migration", description=usage_of(__doc__.partition("\n\n")[0])
+    )
+    parser.add_argument("--size", default="1024x1024", metavar="WxH", help="size of the picture (default: 1024x1024)")
     parser.add_argument("--rounds", type=_rounds, default=15, help="after a warm-up, at least 4 (default: 15)")
     args = parser.parse_args(argv)
     print(transfers_table(asyncio.run(measure_transfers(args.size, args.rounds)), args.size, args.rounds))

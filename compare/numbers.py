@@ -15,13 +15,14 @@ from compare.measuring.lanes import lane_label
 from compare.measuring.verdicts import number
 from compare.showing.numbers import CONSTANTS, FORMULAS, INPUTS, Coefficients, coefficients, predict
 from compare.showing.results import read
+from shared.usage import reason, usage_of
 
 _MEASURE = "python -m compare run --quick --experiments loads,cuts,pictures"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Print a table, a column a transport. Returns the exit status, 2 where there is no run to compute from."""
-    parser = argparse.ArgumentParser(prog="python -m compare numbers", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m compare numbers", description=usage_of(__doc__))
     for one in INPUTS:
         unit = f", {one.unit}" if one.unit else ""
         parser.add_argument(
@@ -30,7 +31,13 @@ def main(argv: Sequence[str] | None = None) -> int:
             default=one.default,
             help=f"{one.title}{unit} (default: {one.default:g})".replace("%", "%%"),
         )
-    parser.add_argument("--run", type=Path, default=Path("compare-out"), metavar="FOLDER", help="default: compare-out")
+    parser.add_argument(
+        "--run",
+        type=Path,
+        default=Path("compare-out"),
+        metavar="FOLDER",
+        help="folder of the run (default: compare-out)",
+    )
     parser.add_argument("--formulas", action="store_true", help="print each formula, and the coefficients of the run")
     parser.add_argument("--json", action="store_true", help="the results and the coefficients as JSON")
     args = parser.parse_args(argv)
@@ -41,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         known = coefficients(read(args.run))
     except (OSError, msgspec.MsgspecError) as error:
-        sys.stderr.write(f"{args.run}: no results of a run: {error}\nMake some with: {_MEASURE}\n")
+        sys.stderr.write(f"{args.run}: no results of a run: {reason(error)}\nMake some with: {_MEASURE}\n")
         return 2
     if not known:
         sys.stderr.write(f"{args.run}: that run has no load points. Make some with: {_MEASURE}\n")

@@ -23,13 +23,16 @@ from compare.showing import packets_report
 from compare.showing.folder import prepare
 from protocols.live import open_console
 from shared.signals import run_until_signal
+from shared.usage import reason, usage_of
 
 CANNOT_RUN = 3
 
 
 def parse(argv: Sequence[str] | None) -> tuple[PacketPlan, Path]:
     """The plan, and the folder for the report."""
-    parser = argparse.ArgumentParser(prog="python -m compare packets", description=__doc__.partition("\n\n")[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m compare packets", description=usage_of(__doc__.partition("\n\n")[0])
+    )
     parser.add_argument("--only", help=f"protocols, comma-separated, of {', '.join(WAYS)}")
     parser.add_argument("--loss", default="0,2,5", metavar="N,N", help="lost packets in percent (default: 0,2,5)")
     parser.add_argument("--delay-ms", type=float, default=50.0, metavar="N", help="of each direction (default: 50)")
@@ -43,7 +46,7 @@ def parse(argv: Sequence[str] | None) -> tuple[PacketPlan, Path]:
         help=f"rounds (default: {ENOUGH_ROUNDS}, with --quick 1; fewer claim nothing)",
     )
     parser.add_argument("--quick", action="store_true", help="one short round with 0 and 2 %% loss")
-    parser.add_argument("--seed", type=int, default=1, help="for the dice and the order (default: 1)")
+    parser.add_argument("--seed", type=int, default=1, help="seed of the losses and of the order (default: 1)")
     parser.add_argument(
         "--out", type=Path, default=Path("compare-out/packets"), help="folder to write (default: compare-out/packets)"
     )
@@ -80,8 +83,8 @@ def parse(argv: Sequence[str] | None) -> tuple[PacketPlan, Path]:
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure and report. Returns the exit status: 3 where this machine cannot do it, 2 when it fails, 130 on Ctrl-C."""
     plan, out = parse(argv)
-    if reason := why_not():
-        return _cannot(reason)
+    if missing := why_not():
+        return _cannot(missing)
     try:
         prepare(out)
         stopped = "stopped; the servers and the namespaces are gone, nothing was written"
@@ -89,12 +92,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     except NoPacketLine as error:
         return _cannot(str(error))
     except (RuntimeError, OSError) as error:
-        sys.stderr.write(f"{error}\n")
+        sys.stderr.write(f"{reason(error)}\n")
         return 2
 
 
-def _cannot(reason: str) -> int:
-    sys.stderr.write(f"{reason} Anywhere else: python -m compare race --network lossy, a line that a relay shapes.\n")
+def _cannot(missing: str) -> int:
+    sys.stderr.write(f"{missing} Anywhere else: python -m compare race --network lossy, a line that a relay shapes.\n")
     return CANNOT_RUN
 
 

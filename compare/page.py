@@ -19,6 +19,7 @@ from shared.config import settings_problems
 from shared.server.context import Neighbour
 from shared.signals import run_until_signal
 from shared.transports import ports_of
+from shared.usage import reason, usage_of
 
 # What the relay behind each button of the page does. shared/web/race.js says it in words.
 FAULTS: dict[str, Faults] = {
@@ -33,7 +34,7 @@ OPENED = "sse"
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Start everything, print the page's address, and run until a signal; 1 when a server could not start."""
-    parser = argparse.ArgumentParser(prog="python -m compare page", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m compare page", description=usage_of(__doc__))
     parser.add_argument("--port-base", type=int, help="five ports from this one on (default: the settings' ports)")
     parser.add_argument("--no-open", action="store_true", help="do not open the page in a browser")
     args = parser.parse_args(argv)
@@ -45,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ValidationError as error:
         problem = settings_problems(error)
     except (RuntimeError, OSError) as error:
-        problem = str(error)
+        problem = reason(error)
     sys.stderr.write(f"the race page cannot start: {problem}\n")
     return 1
 

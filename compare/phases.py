@@ -26,13 +26,16 @@ from compare.showing.figures_table import figures_table
 from compare.showing.results import conclude
 from protocols.live import open_console
 from shared.signals import run_until_signal
+from shared.usage import reason, usage_of
 
 _RATE = 50.0
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command's arguments."""
-    parser = argparse.ArgumentParser(prog="python -m compare phases", description=__doc__.partition("\n\n")[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m compare phases", description=usage_of(__doc__.partition("\n\n")[0])
+    )
     parser.add_argument("--only", help=f"lanes, comma-separated, of {', '.join(ALL_LANES)}")
     parser.add_argument(
         "--rounds", type=int, default=ENOUGH_ROUNDS, metavar="N", help=f"rounds (default: {ENOUGH_ROUNDS})"
@@ -53,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return asyncio.run(run_until_signal(_run(open_console(), args), "stopped, and the servers with it"))
     except (RuntimeError, OSError) as error:
-        sys.stderr.write(f"{error}\n")
+        sys.stderr.write(f"{reason(error)}\n")
         return 2
 
 

@@ -38,6 +38,7 @@ from protocols.live import open_console
 from shared.config import Settings
 from shared.errors import ServerAbsent
 from shared.signals import run_until_signal
+from shared.usage import usage_of
 
 CLEAN, FINDINGS, UNREACHABLE = 0, 1, 2
 _ALL = "all"
@@ -55,7 +56,7 @@ _PRODUCTS = {
 
 def argument_parser() -> argparse.ArgumentParser:
     """The command's arguments."""
-    parser = argparse.ArgumentParser(prog="python -m compare probe", description=__doc__.partition("\n\n")[0])
+    parser = argparse.ArgumentParser(prog="python -m compare probe", description=usage_of(__doc__.partition("\n\n")[0]))
     add = parser.add_argument
     add("address", metavar="ADDRESS", nargs="?", help="HOST:PORT or a URL, as your users reach the server")
     add(

@@ -24,13 +24,14 @@ from compare.showing.race_view import RaceView, Track
 from protocols.live import open_console
 from shared.client.protocol import ChatClient
 from shared.signals import run_until_signal
+from shared.usage import reason, usage_of
 
 _FIRST_MS = 150.0
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command's arguments."""
-    parser = argparse.ArgumentParser(prog="python -m compare race", description=__doc__.partition("\n\n")[0])
+    parser = argparse.ArgumentParser(prog="python -m compare race", description=usage_of(__doc__.partition("\n\n")[0]))
     parser.add_argument("prompt", nargs="?", default="Tell me how this answer reached me.", metavar="PROMPT")
     parser.add_argument(
         "--only",
@@ -70,7 +71,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return asyncio.run(run_until_signal(race(open_console(), args), "stopped, and the servers with it"))
     except (RuntimeError, OSError) as error:
-        sys.stderr.write(f"{error}\n")
+        sys.stderr.write(f"{reason(error)}\n")
         return 2
 
 

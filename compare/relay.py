@@ -18,6 +18,7 @@ from compare.lines.relay import Relay
 from protocols import RELAY_OFFSET, TRANSPORTS
 from shared.client.text import plural
 from shared.config import Settings, settings_problems
+from shared.usage import reason, usage_of
 
 _MAX_PORT = 65535
 
@@ -42,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ValueError as error:
         problem = f"settings: {error}"
     except OSError as error:
-        problem = f"no relay can listen there: {error}"
+        problem = f"no relay can listen there: {reason(error)}"
     except KeyboardInterrupt:
         return 0
     sys.stderr.write(f"{problem}\n")
@@ -51,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def argument_parser() -> argparse.ArgumentParser:
     """The command's arguments: where to listen, and an option for every field of ``Faults``."""
-    parser = argparse.ArgumentParser(prog="python -m compare relay", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m compare relay", description=usage_of(__doc__))
     parser.add_argument(
         "--listen", type=_listen, metavar="[HOST:]PORT", help="where clients connect; port 0 takes a free one"
     )

@@ -34,6 +34,7 @@ from protocols.live import open_console, say
 from shared.client.text import plural
 from shared.errors import ChatError, ConnectionLost
 from shared.signals import run_until_signal
+from shared.usage import reason, usage_of
 
 # Experiments with servers of their own, or with clients that speak the usual lanes without TLS alone.
 _USUAL_ONLY = ("proxies", "phases", "loads", "stores", "packets", "gRPC libraries")
@@ -42,7 +43,7 @@ _FAILURES_SHOWN = 10
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command's arguments."""
-    parser = argparse.ArgumentParser(prog="python -m compare run", description=__doc__.partition("\n\n")[0])
+    parser = argparse.ArgumentParser(prog="python -m compare run", description=usage_of(__doc__.partition("\n\n")[0]))
     parser.add_argument("--out", type=Path, default=Path("compare-out"), help="folder to write (default: compare-out)")
     parser.add_argument("--quick", action="store_true", help="less than three minutes, with less of everything")
     parser.add_argument(
@@ -76,7 +77,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         prepare(args.out)
         return asyncio.run(run_until_signal(_run(open_console(), args), stopped))
     except (RuntimeError, OSError) as error:
-        sys.stderr.write(f"{error}\n")
+        sys.stderr.write(f"{reason(error)}\n")
         return 2
 
 

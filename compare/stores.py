@@ -31,6 +31,7 @@ from compare.measuring.stores.measure import (
     reading,
     running_store,
 )
+from shared.usage import reason, usage_of
 
 # The goals: delays in ms, for many turns, and for many readers of one turn.
 GOAL_P50_MS, GOAL_P99_MS, GOAL_READERS_P50_MS = 2.0, 10.0, 10.0
@@ -62,7 +63,7 @@ class Round:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line; exit status 2 for a store that is not known or does not work."""
-    parser = argparse.ArgumentParser(prog="python -m compare stores", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m compare stores", description=usage_of(__doc__))
     parser.add_argument("--only", default=",".join(KINDS), help=f"of {', '.join(KINDS)} (default: all)")
     parser.add_argument("--turns", type=int, default=128, help="turns at once (default: 128)")
     parser.add_argument("--readers", type=int, default=1000, help="readers of one turn (default: 1000)")
@@ -73,7 +74,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--before", type=Path, metavar="DIR", help="another tree of this program, to compare with in the same rounds"
     )
-    parser.add_argument("--before-store", default="sqlite", choices=KINDS, help="its store (default: sqlite)")
+    parser.add_argument(
+        "--before-store", default="sqlite", choices=KINDS, help="the store of that tree (default: sqlite)"
+    )
     args = parser.parse_args(argv)
     try:
         sides = [Side(kind.name, kind) for kind in known(args.only.split(","))]
@@ -83,7 +86,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             )
         asyncio.run(_run(sides, args.turns, args.readers, int(args.seconds * _TOKENS_PER_S), args.rounds))
     except (ValueError, RuntimeError, OSError) as error:
-        sys.stderr.write(f"{error}\n")
+        sys.stderr.write(f"{reason(error)}\n")
         return 2
     return 0
 

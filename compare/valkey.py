@@ -19,6 +19,7 @@ from types import TracebackType
 from typing import Self
 
 from protocols.ports import free_port
+from shared.usage import usage_of
 
 _START_S = 20.0
 _ANSWER_S = 5.0
@@ -219,8 +220,8 @@ def _wait_until(condition: Callable[[], bool]) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a Valkey on loopback until Ctrl-C, and throw its data away."""
-    parser = argparse.ArgumentParser(prog="python -m compare valkey", description=main.__doc__)
-    parser.add_argument("port", type=int, nargs="?", help="its port (default: any free one)")
+    parser = argparse.ArgumentParser(prog="python -m compare valkey", description=usage_of(main.__doc__))
+    parser.add_argument("port", type=int, nargs="?", help="port to listen on (default: any free one)")
     port = parser.parse_args(argv).port
     with tempfile.TemporaryDirectory(prefix="valkey-") as folder:
         server = Valkey(Path(folder), ["save ''", "appendonly yes"], port=port)

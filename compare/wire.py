@@ -22,6 +22,7 @@ from compare.lines.spans.read import units
 from compare.lines.spans.span import BYTE_KINDS, UnexpectedBytes, WireUnit, shorten
 from compare.measuring.lanes import LANES, running_lanes
 from compare.measuring.recording import TurnSpec, record_turn
+from shared.usage import reason, usage_of
 
 _STYLES = {"text": "bold green", "event": "", "framing": "cyan"}
 _HEX_BYTES = 12
@@ -29,7 +30,7 @@ _HEX_BYTES = 12
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Print the bytes of one turn. Returns the exit status, 1 when the turn fails or its bytes cannot be read."""
-    parser = argparse.ArgumentParser(prog="python -m compare wire", description=__doc__.partition("\n\n")[0])
+    parser = argparse.ArgumentParser(prog="python -m compare wire", description=usage_of(__doc__.partition("\n\n")[0]))
     parser.add_argument("transport", choices=LANES)
     parser.add_argument("--tokens", type=int, default=4, metavar="N", help="length of the reply (default: 4)")
     parser.add_argument(
@@ -53,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         else:
             show(console, units(relay.captured), relay)
     except (RuntimeError, OSError, UnexpectedBytes, NotTls) as error:
-        sys.stderr.write(f"{error}\n")
+        sys.stderr.write(f"{reason(error)}\n")
         return 1
     return 0
 

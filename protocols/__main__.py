@@ -23,7 +23,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m protocols",
         description="One GenAI chat and one image endpoint over five transports, side by side.",
-        epilog="Each has options of its own: python -m protocols serve sse --help",
+        epilog="Each has options of its own: python -m protocols serve sse --help. To compare the five: python -m compare --help",
     )
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for name, text in _OF_ONE.items():

@@ -13,6 +13,8 @@ from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+from shared.usage import reason, usage_of
+
 CA, CERT, KEY = "ca.pem", "server.pem", "server-key.pem"
 _NAMES = ("localhost", "127.0.0.1", "::1")
 # Apple's systems refuse a server certificate with a longer life, whichever CA has signed it.
@@ -22,7 +24,9 @@ MISSING = 'certs needs trustme: pip install -e ".[tls]"'
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Write the three files and print the settings that use them; exit status 1 where a file is in the way."""
-    parser = argparse.ArgumentParser(prog="python -m protocols certs", description=__doc__.partition("\n\n")[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m protocols certs", description=usage_of(__doc__.partition("\n\n")[0])
+    )
     parser.add_argument("--out", type=Path, default=Path("certs"), metavar="DIR", help="folder (default: certs)")
     parser.add_argument(
         "--name",
@@ -40,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stderr.write(f"{error.filename} exists already and is not replaced; choose another --out\n")
         return 1
     except (OSError, ValueError) as error:
-        sys.stderr.write(f"certs: {error}\n")
+        sys.stderr.write(f"certs: {reason(error)}\n")
         return 1
     sys.stderr.write("For servers and clients, in .env or in the environment:\n")
     sys.stdout.write("".join(f"{name}={path}\n" for name, path in files(args.out.absolute()).items()))

@@ -31,6 +31,7 @@ from shared.events import Chunk, ImageChunk
 from shared.llm.offline import MODEL_ID
 from shared.reply import Fold, Picture, Reply
 from shared.signals import run_until_signal
+from shared.usage import reason
 
 _CONVERSATION = ("My name is Ada.", "Show me code that reads a stream of events.", "What is my name?")
 _PROMPT = "a red bridge over a quiet river"
@@ -60,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--out", type=Path, default=Path("demo-out"), help="folder for the pictures (default: demo-out)"
     )
-    parser.add_argument("--size", default="512x512", metavar="WxH", help="of the pictures (default: 512x512)")
+    parser.add_argument("--size", default="512x512", metavar="WxH", help="size of the pictures (default: 512x512)")
     parser.add_argument("--store", metavar="URL", help="sqlite:///PATH to keep the sessions (default: a temporary one)")
     parser.add_argument("--tls", action="store_true", help="over TLS, with a certificate made for this run")
     args = parser.parse_args(argv)
@@ -71,7 +72,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ImportError:
         problem = certs.MISSING
     except (RuntimeError, OSError) as error:
-        problem = str(error)
+        problem = reason(error)
     sys.stderr.write(f"{problem}\n")
     return 2
 

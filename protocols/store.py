@@ -20,7 +20,9 @@ def main(argv: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m protocols store", description="Look at the SQLite file that STORE_URL names, without a server."
     )
-    parser.add_argument("command", choices=("check", "export"), help="check: is it whole; export: JSON lines to stdout")
+    parser.add_argument(
+        "command", choices=("check", "export"), help="check: whether the file is whole; export: JSON lines to stdout"
+    )
     parser.add_argument("--file", help="the file (default: that of STORE_URL)")
     args = parser.parse_args(argv)
     try:
@@ -73,7 +75,8 @@ def _export(path: Path) -> int:
         sys.stdout.flush()
     except apsw.Error as error:
         return _end(f"{path} cannot be read ({type(error).__name__})", 1)
-    return _end(f"{lines} lines: sessions, turns and images, then the events of each turn", 0)
+    counted = "1 line" if lines == 1 else f"{lines} lines"
+    return _end(f"{counted}: sessions, turns and images, then the events of each turn", 0)
 
 
 def _end(words: str, status: int) -> int:

@@ -19,6 +19,7 @@ from protocols.processes import Server, serving
 from sequence_diagrams.draw import canonical, diagram, write_svg
 from sequence_diagrams.moments import moments
 from sequence_diagrams.script import FILES, NODE_DIES, SCRIPTS, SETTINGS, TITLES, recording_on
+from shared.usage import usage_of
 
 HERE = Path(__file__).parent
 COMMAND = "python -m sequence_diagrams"
@@ -82,7 +83,7 @@ async def main(words: Sequence[str], which: Sequence[str], folder: Path, *, chec
 
 
 def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog=COMMAND, description=__doc__)
+    parser = argparse.ArgumentParser(prog=COMMAND, description=usage_of(__doc__))
     parser.add_argument("words", nargs="*", metavar="WORD", choices=[[], *TRANSPORTS], help=", ".join(TRANSPORTS))
     parser.add_argument(
         "--only", choices=["journey", *(name[1:] for name in SCRIPTS if name)], help="one of the scripts"

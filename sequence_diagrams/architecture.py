@@ -18,6 +18,7 @@ from protocols import TRANSPORTS
 from sequence_diagrams.counting import ROOT
 from sequence_diagrams.picture import TINTS, picture
 from sequence_diagrams.rooms import Import, imports_between_rooms, side
+from shared.usage import usage_of
 
 COMMAND = "python -m sequence_diagrams.architecture"
 OUT = ROOT / "docs" / "architecture.svg"
@@ -263,7 +264,7 @@ def _style() -> tuple[str, str]:
 
 def main() -> int:
     """Write the picture, and return the exit status; with ``--check`` 1 where the committed picture differs."""
-    parser = argparse.ArgumentParser(prog=COMMAND, description=__doc__)
+    parser = argparse.ArgumentParser(prog=COMMAND, description=usage_of(__doc__))
     parser.add_argument("--check", action="store_true", help="change nothing, fail where the picture would differ")
     args = parser.parse_args()
     try:

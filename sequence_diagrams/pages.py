@@ -20,6 +20,7 @@ from sequence_diagrams.counting import ROOT, code_lines
 from sequence_diagrams.glance import glance
 from sequence_diagrams.session import session
 from sequence_diagrams.wire_page import wire
+from shared.usage import usage_of
 
 COMMAND = "python -m sequence_diagrams.pages"
 ARTICLE = ROOT / "protocols" / "grpc" / "FROM_REST_TO_GRPC.md"
@@ -91,7 +92,7 @@ def canonical(text: str) -> str:
 
 def main() -> int:
     """Renew all pages; with ``--check`` only find out whether a page would change."""
-    parser = argparse.ArgumentParser(prog=COMMAND, description=__doc__)
+    parser = argparse.ArgumentParser(prog=COMMAND, description=usage_of(__doc__))
     parser.add_argument("--check", action="store_true", help="change nothing, fail where a page would differ")
     parser.add_argument(
         "--without",

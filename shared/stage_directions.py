@@ -37,15 +37,15 @@ FAIL_CODES: dict[str, ErrorCode] = {
 
 # What each direction does, with the name of the value that follows it, as the shell's /help lists them.
 DIRECTIONS: dict[str, tuple[str, str]] = {
-    "tokens": ("N", "exactly N tokens"),
-    "bytes": ("B", "tokens of B bytes each"),
-    "slow": ("S", "S seconds before the first token"),
-    "think": ("S", "thoughts for S seconds before the first token"),
-    "stall": ("S", "S seconds of silence in the middle of the reply"),
-    "quiet": ("S", "S seconds of silence without heartbeats"),
-    "drop": ("", "a broken connection before the first token"),
-    "fail": ("CODE", "fails with CODE after three tokens"),
-    "fail-first": ("CODE", "fails with CODE before the first token"),
+    "tokens": ("N", "the reply has exactly N tokens"),
+    "bytes": ("B", "each token has B bytes"),
+    "slow": ("S", "the first token comes S seconds later"),
+    "think": ("S", "the model thinks for S seconds before the first token"),
+    "stall": ("S", "the reply is silent for S seconds in the middle"),
+    "quiet": ("S", "the reply is silent for S seconds, without heartbeats"),
+    "drop": ("", "the connection breaks before the first token"),
+    "fail": ("CODE", "the reply fails with CODE after three tokens"),
+    "fail-first": ("CODE", "the reply fails with CODE before the first token"),
 }
 _VALUES = {
     "N": f"a whole number from 1 to {MAX_TOKENS:,}",
@@ -53,7 +53,8 @@ _VALUES = {
     "S": f"a number of seconds, at most {MAX_WAIT_S:g}",
     "CODE": f"one of {', '.join(FAIL_CODES)}",
 }
-_NAME = re.compile(r"\s*/(tokens|bytes|slow|think|stall|quiet|drop|fail|fail-first)(?![\w-])\s*(\S{0,40})")
+# ``/drop`` has no value that could be wrong, so with anything but a blank behind it, it is an ordinary word.
+_NAME = re.compile(r"\s*/(drop(?!\S)|(?:tokens|bytes|slow|think|stall|quiet|fail|fail-first)(?![\w-]))\s*(\S{0,40})")
 _DIRECTION = re.compile(r"\s*/(?:(drop)|(tokens|bytes|slow|think|stall|quiet|fail|fail-first)\s+(\S{1,40}))(?:\s|$)")
 _SECONDS = re.compile(r"\d{1,6}(\.\d{1,6})?")
 

@@ -80,12 +80,17 @@ class Named(Protocol):
 
 
 def word_named(name: str, transports: Mapping[str, Named]) -> str | None:
-    """The word of the transport that ``name`` means: its word, another of its names, or the beginning of one word alone."""
+    """The word of the transport that ``name`` means: its word, another of its names, or the beginning of such a name.
+
+    The beginning must fit one word alone, or where it fits no word, the other names of one transport alone.
+    """
     name = name.lower()
     if name in transports:
         return name
     for word, transport in transports.items():
         if name in transport.also:
             return word
-    begin = [word for word in transports if name and word.startswith(name)]
+    begin = [word for word in transports if word.startswith(name)] or [
+        word for word, transport in transports.items() if any(other.startswith(name) for other in transport.also)
+    ]
     return begin[0] if len(begin) == 1 else None

@@ -23,10 +23,12 @@ from protocols import TRANSPORTS
 from protocols.__main__ import main
 from protocols.demo_report import show_runs
 from protocols.demo_view import DemoView, TransportRun
+from shared.client.cli import absent, come_back
 from shared.config import Settings
 from shared.events import from_json
 from shared.llm.model import ContextMessage
 from shared.llm.offline_reply import reply_tokens
+from shared.usage import usage_of
 from tests.conftest import FAST, WORDS, Connect, MakeServers, Servers, until
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -122,6 +124,7 @@ def test_refused(servers: Servers, word: str, run: Run) -> None:
     for arguments, code in (
         (("--session", "0b8f8a0e-0000-4000-8000-000000000000", "hello"), "session_not_found"),
         (("--session", "no-such", "hello"), "session_not_found"),
+        (("--session", "", "hello"), "invalid_request"),
         (("   ",), "invalid_request"),
         (("/fail-first model_unavailable hello",), "model_unavailable"),
     ):
@@ -149,6 +152,7 @@ def test_a_wrong_key(make_servers: MakeServers, run: Run) -> None:
         ):
             assert given[0] == expected, (word, given)
             assert given[2].startswith("unauthenticated: ") if expected else not given[2], (word, given)
+            assert given[2].endswith("or start this client with --key)\n") or not expected
 
 
 @pytest.fixture
@@ -227,12 +231,15 @@ def test_bytes_that_are_not_utf8_on_stdin_lose_nothing_else(servers: Servers, ru
     to = ("chat", word, "--port", port_of(servers, word))
     given = b"hello\ncaf\xe9 au lait\nbye\n"
     status, out, err = run(*to, stdin=given)
-    assert (status, err) == (0, "this line was not valid UTF-8: what could not be read was replaced by \ufffd\n")
+    assert (status, err) == (
+        0,
+        "this line was not valid UTF-8: the bytes that could not be read were replaced by \ufffd\n",
+    )
     asked = ("hello", "caf\ufffd au lait", "bye")
     assert out == "".join(said(*asked[: count + 1]).rstrip("\n") + "\n" for count in range(3))
     status, out, err = run(*to, "-", stdin=b"caf\xe9 au lait")
     assert (status, out.rstrip("\n")) == (0, said("caf\ufffd au lait").rstrip("\n"))
-    assert err == "stdin is not valid UTF-8: what could not be read was replaced by \ufffd\n"
+    assert err == "stdin is not valid UTF-8: the bytes that could not be read were replaced by \ufffd\n"
 
 
 def test_arguments_that_are_not_utf8_are_sent_as_far_as_they_are_text(
@@ -242,7 +249,7 @@ def test_arguments_that_are_not_utf8_are_sent_as_far_as_they_are_text(
     to = ("chat", word, "--port", port_of(servers, word))
     status, out, err = run(*to, "caf\udce9")
     assert (status, out.rstrip("\n")) == (0, said("caf\ufffd").rstrip("\n"))
-    assert err == "the argument MESSAGE is not valid UTF-8: what could not be read was replaced by \ufffd\n"
+    assert err == "the argument MESSAGE is not valid UTF-8: the bytes that could not be read were replaced by \ufffd\n"
     assert run(*to, "\ud83d\ude80") == (0, said("🚀").rstrip("\n") + "\n", "")
     status, _, err = run(*to, "--session", "\udcff", "hello")
     assert (status, err.splitlines()[-1].partition(":")[0]) == (1, "session_not_found")
@@ -274,6 +281,7 @@ def test_wrong_settings_and_arguments(run: Run) -> None:
     for arguments, env in (
         (("chat", "sse", "hello"), {"SSE_PORT": "none"}),
         (("chat", "sse", "--port", "70000", "hello"), {}),
+        (("chat", "sse", "--json"), {}),
         (("chat", "carrier-pigeon", "hello"), {}),
         (("serve",), {}),
         ((), {}),
@@ -282,6 +290,28 @@ def test_wrong_settings_and_arguments(run: Run) -> None:
         assert (status, out) == (2, "")
         assert "Traceback" not in err
         assert err
+    for port in ("none", "0", "70000", "9" * 5000):
+        status, out, err = run("chat", "sse", "--port", port)
+        assert "argument --port: a port is a number from 1 to 65535, not " in err
+
+
+def test_the_way_back_names_the_server() -> None:
+    """Host, port and TLS stand in the command where they are not the usual ones, and no address on the net is started here."""
+    assert come_back("sse", "http://127.0.0.1:8002", 8002, "ID") == "python -m protocols chat sse --session ID"
+    assert come_back("grpc", "grpcs://[::1]:9", 50051, "ID") == (
+        "python -m protocols chat grpc --host [::1] --port 9 --tls --session ID"
+    )
+    assert "; start it with: " in absent("sse", "http://localhost:8002", 8002)
+    assert "; check the address, or start the server there with: " in absent("sse", "http://chat.example:8002", 8002)
+
+
+def test_help_shows_no_marks_of_the_source() -> None:
+    """Every program's description is a sentence: neither the command, which usage shows, nor reStructuredText."""
+    assert usage_of("``python -m compare race``: the ``lanes``, live.") == "The lanes, live."
+    assert usage_of("Run a server until Ctrl-C.") == "Run a server until Ctrl-C."
+    raw = re.compile(r"description=(?:main\.)?__doc__")
+    folders = (ROOT / name for name in ("protocols", "compare", "sequence_diagrams"))
+    assert not [path for folder in folders for path in folder.rglob("*.py") if raw.search(path.read_text("utf-8"))]
 
 
 async def test_ctrl_c_cancels_the_turn_on_the_server(
@@ -328,7 +358,7 @@ def test_a_stdout_that_is_full_is_one_line(servers: Servers, shell: bool) -> Non
             timeout=60,
         )
     assert (done.returncode, done.stderr.count(b"\n")) == (1, 1)
-    assert b"No space left on device" in done.stderr
+    assert done.stderr == b"ndjson client: stdout: No space left on device\n"
 
 
 def test_a_picture(servers: Servers, word: str, run: Run, tmp_path: Path) -> None:
@@ -350,6 +380,8 @@ def test_a_picture_that_is_refused(servers: Servers, word: str, run: Run, tmp_pa
     for arguments, code in (
         (("--size", "0x0", "a bridge"), "invalid_request"),
         (("--out", "no/such/folder/bridge.png", "a bridge"), "invalid_request"),
+        (("--out", ".", "a bridge"), "invalid_request"),
+        (("--out", "b" * 300, "a bridge"), "invalid_request"),
         (("--size", "64x64", "/fail content_refused a bridge"), "content_refused"),
     ):
         status, out, err = run(*to, *arguments)

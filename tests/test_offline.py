@@ -24,7 +24,7 @@ from shared.llm.model import ContextMessage, Delta
 from shared.llm.offline import MODEL_ID, OfflineChat
 from shared.llm.offline_reply import reply_tokens
 from shared.llm.tokens import count_tokens, split_tokens
-from shared.stage_directions import Stage, directions
+from shared.stage_directions import Stage, directions, mistake
 
 MESSAGES = [
     "Hello",
@@ -199,6 +199,9 @@ def test_directions() -> None:
         "/dropped x",
     ):
         assert directions(ordinary) == Stage(ordinary)
+    # What is wrong is said of every direction that takes a value; ``/drop`` takes none.
+    assert mistake("/tokens many hi") == "/tokens takes a whole number from 1 to 1,000,000, not many."
+    assert [mistake(text) for text in ("/drop", "/drop hi", "/drop. hi", "/drop, hi")] == [""] * 4
 
 
 @pytest.mark.parametrize("code", ["model_rate_limited", "model_unauthorized", "content_refused", "model_timeout"])

@@ -32,6 +32,7 @@ from shared.logger import open_logger
 from shared.server import launch
 from shared.server.http.serving import uvicorn_config
 from shared.store.record import Record
+from shared.usage import usage_of
 
 PACED_PER_S = 50.0
 PATH = "/chat.ChatService/SendMessage"
@@ -192,7 +193,7 @@ async def serve(cell: Cell, plant_us: float) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Serve until the process is ended."""
     parser = argparse.ArgumentParser(
-        prog="python -m compare.factorial.server", description=__doc__.partition("\n\n")[0]
+        prog="python -m compare.factorial.server", description=usage_of(__doc__.partition("\n\n")[0])
     )
     for factor, levels in FACTORS.items():
         parser.add_argument(f"--{factor}", choices=levels, required=True)

@@ -121,7 +121,9 @@ class Connection:
             code = error.rcvd.code if error.rcvd else None
             if code in _CODE_OF_CLOSE:
                 raise ChatError(_CODE_OF_CLOSE[code]) from error
-            raise ConnectionLost(f"the connection broke (close code {code or 'none'})") from error
+            raise ConnectionLost(
+                f"the server closed the connection, with code {code}" if code else "the connection broke"
+            ) from error
         except msgspec.MsgspecError as error:
             self.abort()
             raise ConnectionLost("the server sent a message that is malformed") from error

@@ -6,6 +6,7 @@ A turn's events have a ``turn_id``. The first of them, ``turn_started``, repeats
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import uuid
 from collections.abc import AsyncGenerator, Callable
 from typing import TypeVar
@@ -24,6 +25,7 @@ from shared.duplex_messages import (
     Error,
     Image,
     JoinSession,
+    Ping,
     Resume,
     Resumed,
     SessionJoined,
@@ -34,6 +36,7 @@ from shared.session import SessionUpdate
 
 A = TypeVar("A", bound=msgspec.Struct)
 _CONNECTED = "connected"
+_CONNECTED_S = 0.5
 
 
 class Conversation:
@@ -63,7 +66,12 @@ class Conversation:
         return bool(self._watching)
 
     async def connected(self) -> None:
-        """Wait for the server's first message, ``connected``. Raises ChatError (a wrong key), ConnectionLost."""
+        """Wait for the server's first message, ``connected``. Raises ChatError (no key, a wrong key), ConnectionLost."""
+        done, _ = await asyncio.wait((self._connected,), timeout=_CONNECTED_S)
+        if not done:
+            # A server that wants a key waits 5 s for a ticket as the first message, and refuses at once after any other.
+            with contextlib.suppress(ConnectionLost):
+                await self.connection.send(Ping())
         await self._connected
 
     async def close(self) -> None:

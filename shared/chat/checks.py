@@ -20,13 +20,15 @@ def check_text(text: str | None, name: str) -> None:
     if text is None:
         return
     if not text.strip():
-        raise ChatError("invalid_request", f"{name} must not be empty.")
+        raise ChatError("invalid_request", f"{name} must not be empty; send some text.")
     if "\0" in text:
-        raise ChatError("invalid_request", f"{name} must not contain NUL.")
+        raise ChatError("invalid_request", f"{name} must not contain NUL; leave NUL out.")
     try:
         text.encode()
     except UnicodeEncodeError:
-        raise ChatError("invalid_request", f"{name} must be valid Unicode (it has a lone surrogate).") from None
+        raise ChatError(
+            "invalid_request", f"{name} must be valid Unicode, and it has a lone surrogate; leave the surrogate out."
+        ) from None
 
 
 def bounded_int(digits: str, most: int) -> int:
@@ -42,7 +44,7 @@ def check_input(text: str, name: str, max_chars: int) -> None:
     """Raise ``invalid_request`` for a message or prompt that ``check_text`` refuses, or that is too long."""
     check_text(text, name)
     if len(text) > max_chars:
-        raise ChatError("invalid_request", f"{name} is longer than {max_chars} characters; shorten it.")
+        raise ChatError("invalid_request", f"{name} is longer than {max_chars:,} characters; shorten it.")
 
 
 def parse_size(size: str, max_pixels: int) -> tuple[int, int]:
@@ -52,7 +54,7 @@ def parse_size(size: str, max_pixels: int) -> tuple[int, int]:
         raise ChatError("invalid_request", "size must be WIDTHxHEIGHT in pixels, such as 1024x1024.")
     width, height = int(match[1]), int(match[2])
     if width * height > max_pixels:
-        raise ChatError("invalid_request", f"size is larger than {max_pixels} pixels in all; give a smaller one.")
+        raise ChatError("invalid_request", f"size is larger than {max_pixels:,} pixels in all; give a smaller one.")
     return width, height
 
 

@@ -22,13 +22,18 @@ from typing import Any
 from pydantic import ValidationError
 
 from shared.client import text
-from shared.client.exit_status import ABSENT, FAILED, INTERRUPTED, fail
+from shared.client.exit_status import ABSENT, FAILED, INTERRUPTED, KEY_ADVICE, fail
+from shared.client.files import obstacle
 from shared.client.one_shot import print_reply, save_picture
 from shared.client.protocol import Ask, ChatClient
 from shared.client.sessions import find_session
+from shared.client.tls import SECURE
 from shared.client.transport import Transport, Transports
 from shared.config import Settings, clean_key, settings_problems
 from shared.errors import ChatError, ConnectionLost, NotOurServer, ServerAbsent
+from shared.usage import reason
+
+_HOST = "127.0.0.1"
 
 
 def main(client: type[ChatClient], argv: Sequence[str] | None, transports: Transports) -> int:
@@ -43,6 +48,8 @@ def main(client: type[ChatClient], argv: Sequence[str] | None, transports: Trans
     parser.add_argument("--model", metavar="ID", help="model to ask (default: the session's, else the server's)")
     parser.add_argument("--plain", action="store_true", help="the shell prints raw text instead of Markdown")
     args = _parsed(parser, argv)
+    if args.json and args.message is None:
+        parser.error("--json goes with MESSAGE, which may be - to read the message from stdin")
     return _guarded(word, lambda settings: _chat(transports[word], args, settings, transports))
 
 
@@ -52,17 +59,19 @@ def image_main(client: type[ChatClient], argv: Sequence[str] | None, transports:
     parser = argparse.ArgumentParser(
         prog=f"{word} image", description=f"Ask for a picture over {transports[word].title}."
     )
-    parser.add_argument("prompt", metavar="PROMPT")
+    parser.add_argument("prompt", metavar="PROMPT", help="what to draw")
     _add_common(parser, word)
     parser.add_argument("--size", metavar="WxH", help="such as 512x512 (default: 1024x1024)")
-    parser.add_argument("--out", metavar="FILE", type=Path, help="default: a new file named after the prompt")
+    parser.add_argument(
+        "--out", metavar="FILE", type=Path, help="file to write (default: a new one named after the prompt)"
+    )
     args = _parsed(parser, argv)
     return _guarded(word, lambda settings: _image(transports[word], args, settings))
 
 
 def _add_common(parser: argparse.ArgumentParser, word: str) -> None:
     parser.add_argument(
-        "--host", default="127.0.0.1", help="where the server is: HOST, HOST:PORT or its URL (default: 127.0.0.1)"
+        "--host", default=_HOST, help=f"where the server is: HOST, HOST:PORT or its URL (default: {_HOST})"
     )
     parser.add_argument("--port", type=_port, help=f"the server's port (default: {word.upper()}_PORT)")
     parser.add_argument("--session", metavar="ID", help="go on in this session: its id, or the beginning of it")
@@ -75,10 +84,9 @@ def _add_common(parser: argparse.ArgumentParser, word: str) -> None:
 
 
 def _port(given: str) -> int:
-    port = int(given)
-    if not 0 < port < 65536:
-        raise argparse.ArgumentTypeError("a port is 1 to 65535")
-    return port
+    if not re.fullmatch(r"[0-9]{1,5}", given) or not 0 < int(given) < 65536:
+        raise argparse.ArgumentTypeError(f"a port is a number from 1 to 65535, not {text.line(given, 40)}")
+    return int(given)
 
 
 def _parsed(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> argparse.Namespace:
@@ -114,16 +122,17 @@ def _guarded(word: str, work: Callable[[Settings], Coroutine[Any, Any, int]]) ->
     except NotOurServer as error:
         return fail(f"not_our_server: {error.message}", ABSENT)
     except ChatError as error:
-        return fail(f"{error.code}: {error.message}")
+        advice = f" ({KEY_ADVICE})" if error.code == "unauthenticated" else ""
+        return fail(f"{error.code}: {error.message}{advice}")
     except ConnectionLost as error:
-        return fail(f"connection_lost: {error.message} (after seq {error.after})")
+        return fail(f"connection_lost: {error.message} ({text.after_seq(error.after)})")
     except BrokenPipeError:
         # The reader of stdout has closed it (``| head``). Python would complain once more when it flushes stdout at
         # exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED
     except OSError as error:
-        return fail(f"{word} client: {error}")
+        return fail(f"{word} client: {reason(error)}")
     except KeyboardInterrupt:
         return INTERRUPTED
 
@@ -175,9 +184,29 @@ def _is_host(host: str) -> bool:
 def absent(word: str, address: str, default_port: int) -> str:
     """The line for a server that does not answer, with the command that starts it."""
     host_port = address.rpartition("/")[2]
-    port = host_port.rpartition(":")[2]
+    host, _, port = host_port.rpartition(":")
     more = "" if port == str(default_port) else f" --port {port}"
-    return f"nothing answers at {host_port}; start it with: python -m protocols serve {word}{more}"
+    start = "start it" if _is_loopback(host) else "check the address, or start the server there"
+    return f"nothing answers at {host_port}; {start} with: python -m protocols serve {word}{more}"
+
+
+def come_back(word: str, address: str, default_port: int, session_id: str) -> str:
+    """The command that opens the shell again in this session, at the same server."""
+    scheme, _, host_port = address.rpartition("://")
+    host, _, port = host_port.rpartition(":")
+    options = [
+        *(["--host", host] if host != _HOST else []),
+        *(["--port", port] if port != str(default_port) else []),
+        *(["--tls"] if scheme in SECURE else []),
+    ]
+    return " ".join(["python -m protocols chat", word, *options, "--session", session_id])
+
+
+def _is_loopback(host: str) -> bool:
+    """Whether the host of an address is this machine, as far as the address alone says it."""
+    with contextlib.suppress(ValueError):
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    return host == "localhost"
 
 
 @contextlib.contextmanager
@@ -211,10 +240,8 @@ def _stdin() -> str:
 
 async def _image(transport: Transport, args: argparse.Namespace, settings: Settings) -> int:
     address = _address(transport, args, args.port)
-    if args.out is not None and not args.out.absolute().parent.is_dir():
-        raise ChatError(
-            "invalid_request", f"There is no folder {text.line(str(args.out.absolute().parent))}; make it first."
-        )
+    if why := obstacle(args.out):
+        raise ChatError("invalid_request", why)
     with _absence_explained(transport, address):
         async with transport.client(address, **_options(args, settings)) as client:
             session_id = await find_session(client, args.session) if args.session is not None else None
@@ -237,11 +264,15 @@ async def _shell(client: ChatClient, args: argparse.Namespace, settings: Setting
     def nothing_there(client: ChatClient) -> str:
         return absent(client.transport, client.address, transports[client.transport].port())
 
+    def command(client: ChatClient, session_id: str) -> str:
+        return come_back(client.transport, client.address, transports[client.transport].port(), session_id)
+
     return await shell.run(
         client,
         open_client,
         transports,
         absent=nothing_there,
+        come_back=command,
         session_id=args.session,
         model_id=args.model,
         plain=args.plain,

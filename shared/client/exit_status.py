@@ -7,6 +7,8 @@ import sys
 from shared.client import text
 
 DONE, FAILED, ABSENT, INTERRUPTED = 0, 1, 2, 130
+# What a user does about ``unauthenticated``: the error's own words are for those who write a client.
+KEY_ADVICE = "set API_SECRET_KEY to the server's key, or start this client with --key"
 
 
 def fail(line: str, status: int = FAILED) -> int:

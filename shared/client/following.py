@@ -30,7 +30,7 @@ _MAX_BACKOFF_S = 2.0
 _END_S = 0.25
 # Refusals that a server gives for a while: a client that had a connection before asks again. A store that has lost events does
 # not reach the client's cursor until the turn is ended; then the answer is ``cursor_lost``.
-_WORTH_RETRYING = frozenset(
+WORTH_RETRYING = frozenset(
     {"shutting_down", "storage_unavailable", "rate_limited", "too_many_streams", "cursor_out_of_range"}
 )
 
@@ -152,7 +152,7 @@ async def follow(
                 continue
             # During an outage of the store a long poll is refused, where a stream would only be silent.
             was_open = lost_at is not None or (answered and resume)
-            if not was_open or error.code not in _WORTH_RETRYING:
+            if not was_open or error.code not in WORTH_RETRYING:
                 raise
             why = error.message
         except ConnectionLost as error:

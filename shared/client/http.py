@@ -346,5 +346,9 @@ def http_failures(address: str) -> Iterator[None]:
         raise Silent("nothing came for too long") from error
     except httpx.DecodingError as error:
         raise NotOurServer(f"{address} answers with a compressed body that is damaged") from error
+    except (httpx.ReadError, httpx.WriteError) as error:
+        raise ConnectionLost("the connection broke") from error
+    except httpx.RemoteProtocolError as error:
+        raise ConnectionLost("the connection ended before the answer did") from error
     except (httpx.RequestError, httpx.StreamError) as error:
         raise ConnectionLost(f"the connection broke ({type(error).__name__})") from error

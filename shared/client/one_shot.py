@@ -14,7 +14,7 @@ from typing import Any, Self
 from shared.client import text
 from shared.client.exit_status import DONE, INTERRUPTED, fail
 from shared.client.files import free_name
-from shared.client.printed import PrintedReply
+from shared.client.printed import PrintedReply, write_stdout
 from shared.client.protocol import Ask, ChatClient, Item, Lost, Reconnected, Rewound
 from shared.errors import ChatError, ConnectionLost
 from shared.events import (
@@ -96,11 +96,11 @@ class _Stdout:
         if words:
             self._line_open = not words.endswith("\n")
             # The bytes of a file name that are not UTF-8 go out as they are.
-            self._write(words.encode(errors="surrogateescape"))
+            write_stdout(words.encode(errors="surrogateescape"))
 
     def write_json(self, data: bytes) -> None:
         """Write one JSON object as a line."""
-        self._write((text.json_visible(data).encode() if self._terminal else data) + b"\n")
+        write_stdout((text.json_visible(data).encode() if self._terminal else data) + b"\n")
 
     def write_rewound(self, item: Rewound, *, raw: bool) -> None:
         """Among JSON lines, say that the turn's events come again from seq 1."""
@@ -112,18 +112,14 @@ class _Stdout:
         """End the last line."""
         if self._line_open:
             self._line_open = False
-            self._write(b"\n")
-
-    def _write(self, data: bytes) -> None:
-        sys.stdout.buffer.write(data)
-        sys.stdout.buffer.flush()
+            write_stdout(b"\n")
 
 
 def _bad_end(item: Item) -> str | None:
     if isinstance(item, TurnFailed):
         return f"{item.code}: {item.message}"
     if isinstance(item, TurnCancelled) or (isinstance(item, Reply) and item.status == "cancelled"):
-        return "cancelled: someone cancelled this turn; the partial answer is kept"
+        return "cancelled: the turn was cancelled before its end; the partial answer is kept"
     if isinstance(item, TurnInterrupted) or (isinstance(item, Reply) and item.status == "interrupted"):
         return "interrupted: the server stopped in the middle of this turn; the rest was not generated, the partial answer is kept"
     return None
@@ -131,11 +127,12 @@ def _bad_end(item: Item) -> str | None:
 
 def _notice(item: Lost | Reconnected | Rewound) -> None:
     if isinstance(item, Lost):
-        line = f"[lost after seq {item.after}: {text.line(item.why)}]\n"
+        line = f"[lost {text.after_seq(item.after)}: {text.line(item.why)}]\n"
     elif isinstance(item, Rewound):
         line = f"[the store lost {text.plural(item.lost_events, 'event')}: the end of what is shown here is not kept]\n"
     else:
-        line = f"[back after {item.elapsed_ms:.0f} ms, going on after seq {item.after}]\n"
+        on = f"going on after seq {item.after}" if item.after else "from the first event"
+        line = f"[back after {item.elapsed_ms:.0f} ms, {on}]\n"
     # On a terminal the cursor may stand in the middle of the reply.
     sys.stderr.write(f"\n{line}" if sys.stderr.isatty() else line)
 

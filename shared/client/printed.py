@@ -2,6 +2,19 @@
 
 from __future__ import annotations
 
+import sys
+
+
+def write_stdout(data: bytes) -> None:
+    """Write to stdout at once. Raises BrokenPipeError when no reader is left, and OSError that names stdout."""
+    try:
+        sys.stdout.buffer.write(data)
+        sys.stdout.buffer.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, "stdout") from error
+
 
 class PrintedReply:
     """A reply on an output that cannot be erased. After ``rewind`` the reply comes again, and printed text is not printed twice."""

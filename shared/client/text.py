@@ -10,7 +10,7 @@ from rich.cells import cell_len
 from shared.visible import NEWLINE_SIGN, SIGNS
 
 # The words for a user whose text ``entered`` had to change.
-NOT_UTF8 = "not valid UTF-8: what could not be read was replaced by \ufffd"
+NOT_UTF8 = "not valid UTF-8: the bytes that could not be read were replaced by \ufffd"
 
 # The client keeps these marks (UAX 9), because text in a right-to-left script may need them.
 _MARKS = (0x061C, 0x200E, 0x200F)
@@ -46,6 +46,16 @@ def line(text: str, max_cells: int = 0) -> str:
     while text and cell_len(text) > max_cells - 1:
         text = text[:-1]
     return text.rstrip() + "…"
+
+
+def clause(sentence: str) -> str:
+    """A sentence on one line without its full stop, so that another clause can follow it."""
+    return line(sentence).rstrip(".")
+
+
+def after_seq(after: int) -> str:
+    """How far a turn had arrived: ``after seq 93``, or ``before the first event``."""
+    return f"after seq {after}" if after else "before the first event"
 
 
 def plural(count: int, noun: str) -> str:

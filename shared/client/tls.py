@@ -7,7 +7,7 @@ from pathlib import Path
 
 from shared.errors import ChatError
 
-_SECURE = {"https", "wss", "grpcs"}
+SECURE = {"https", "wss", "grpcs"}
 # The folder that many Linux systems name has the certificates in one file as well.
 _ONE_FILE = "ca-certificates.crt"
 
@@ -20,9 +20,9 @@ def uses_tls(address: str, *, tls: bool, ca: Path | None) -> bool:
     scheme, colon, _ = address.partition("://")
     if not colon:
         return tls or ca is not None
-    if tls and scheme not in _SECURE:
+    if tls and scheme not in SECURE:
         raise ChatError("invalid_request", f"--tls and an address that begins with {scheme}:// contradict each other.")
-    return scheme in _SECURE
+    return scheme in SECURE
 
 
 def client_context(ca: Path | None) -> ssl.SSLContext:

@@ -43,7 +43,7 @@ class OfflineImages:
 
     provider = "offline"
     default_model = MODEL_ID
-    hint = "offline stand-in; set OPENAI_API_KEY for the real model"
+    hint = "offline stand-in (set OPENAI_API_KEY for a real model)"
 
     def __init__(self, settings: Settings) -> None:
         self._max_pixels = settings.max_image_pixels
@@ -54,7 +54,7 @@ class OfflineImages:
         """Raise ChatError ``invalid_request`` for a side below one pixel or more than ``MAX_IMAGE_PIXELS`` in all."""
         if width < 1 or height < 1 or width * height > self._max_pixels:
             raise ChatError(
-                "invalid_request", f"The picture may have 1 to {self._max_pixels} pixels in all; give another size."
+                "invalid_request", f"The picture may have 1 to {self._max_pixels:,} pixels in all; give another size."
             )
 
     async def generate(self, prompt: str, width: int, height: int) -> AsyncGenerator[ImagePart, None]:

@@ -88,7 +88,7 @@ class OpenAIImages:
         """Raise ChatError ``invalid_request``, naming the sizes that the model draws, for any other."""
         if width < 1 or height < 1 or width * height > self._max_pixels:
             raise ChatError(
-                "invalid_request", f"The picture may have 1 to {self._max_pixels} pixels in all; give another size."
+                "invalid_request", f"The picture may have 1 to {self._max_pixels:,} pixels in all; give another size."
             )
         if not self.kind.fits(width, height):
             raise ChatError(

@@ -38,7 +38,7 @@ class OfflineChat:
     """ChatModel without a provider, at ``OFFLINE_TOKENS_PER_S`` (0: no pause and no ``await`` between tokens)."""
 
     provider = "offline"
-    hint = "offline stand-in; set GEMINI_API_KEY for the real model"
+    hint = "offline stand-in (set GEMINI_API_KEY for a real model)"
 
     def __init__(self, settings: Settings) -> None:
         self.default_model = settings.genai_model_id or MODEL_ID
@@ -56,7 +56,7 @@ class OfflineChat:
         if model_id != MODEL_ID:
             raise ChatError(
                 "model_not_found",
-                f"The offline model is {MODEL_ID} only; set GENAI_MODEL_ID to it or unset it, or leave model_id out.",
+                f"The offline model is {MODEL_ID}; name this model, or none (model_id in a request, GENAI_MODEL_ID at the server).",
             )
         script = self._script(history)
         stage, deltas = script.stage, script.deltas

@@ -23,22 +23,30 @@ def test_stage_directions_work_as_printed_and_stand_in_help(shell: Open) -> None
     terminal.do("/fail nosuch hello\r", r"^/fail takes one of model_.*")
     terminal.wait(r"not nosuch\.$")
     terminal.do("/fail model_timeout hello\r", r"model_timeout: ")
-    terminal.do("/help\r", r"^/fail-first CODE +fails with CODE before the first token$")
+    terminal.do("/help\r", r"^/fail-first CODE +the reply fails with CODE before the first token$")
     assert all(re.search(rf"^/{name} ", terminal.text, re.MULTILINE) for name in DIRECTIONS)
-    terminal.do("/help stall\r", r"^the offline model answers with S seconds of silence")
+    terminal.do("/help stall\r", r"^with the offline model: the reply is silent for S seconds")
+    terminal.do("/help drop\r", r"^/drop MESSAGE$")
+    terminal.do("/image /fail nosuch a bridge\r", r"^/image /fail nosuch a bridge$")
+    terminal.wait(r"not nosuch\.$", 2)
+    # A direction without a value is one only where a blank follows it.
+    terminal.do("/drop.\r", r"^There is no /drop\.")
+    terminal.do(" /drop. hello\r", quiet("sse"))
 
 
 def test_short_names_of_transports(shell: Open) -> None:
     terminal = shell("sse")
     terminal.do("/switch ws\r", r"^now over WebSocket at ")
     terminal.do("/switch g\r", r"^now over gRPC at ")
-    terminal.do("/switch nothing\r", r"^To which transport\? /switch and one of rest, ndjson, ")
+    terminal.do("/switch nothing\r", r"^There is no transport nothing; type /switch and one of rest, ndjson, ")
     meant = {
         "ws": "websocket",
         "WS": "websocket",
         "streamable_http": "ndjson",
         "s": "sse",
         "r": "rest",
+        "str": "ndjson",
+        "HTTP": "rest",
         "": None,
         "x": None,
     }
@@ -60,6 +68,19 @@ def test_a_session_is_written_to_a_file(shell: Open, tmp_path: Path) -> None:
     assert [message["role"] for message in found["messages"]] == ["user", "model"]
     terminal.do("/export talk.json\r", r"Write over talk\.json\? \[y/N\]")
     terminal.do("n\r", r"talk\.json\? n$")
+    # Enter is the answer in capitals, No.
+    terminal.do("/export talk.json\r", r"Write over talk\.json\? \[y/N\]")
+    terminal.do("\r", r"^nothing was changed$")
+    (tmp_path / "pictures").mkdir()
+    for name, why in (
+        ("no/talk.md", r"^There is no folder .*/no; make it first\.$"),
+        ("pictures", r"^pictures is a folder; give the name of a file in it\.$"),
+        ("~nobody-here/talk.md", r"^There is no folder .*/~nobody-here; make it first\.$"),
+        ("t" * 300, r"^t+… cannot be the name of a file \(File name too long\); give another name\.$"),
+    ):
+        for command in ("/export", "/image a bridge --out"):
+            terminal.do(f"{command} {name}\r", why)
+    terminal.do("/image a bridge --size\r", r"^--size needs a value: ")
     # The beginning of an id is enough to come back, and /sessions says how each session begins.
     terminal.type(CTRL_D)
     assert terminal.left() == 0

@@ -31,7 +31,7 @@ def test_two_shells_in_one_session(shell: Open, word: str) -> None:
     bob.wait(r"^someone else ❯ /stall 2 for both$")
     bob.wait(r"You asked, in turn 2")
     # Ctrl-C does not stop another user's answer. This user's message is sent after that answer.
-    bob.do(CTRL_C, r"^Ctrl-C once more leaves; /stop would stop it for everyone$")
+    bob.do(CTRL_C, r"^Ctrl-C once more within 2 s leaves; /stop would stop the answer for everyone$")
     bob.do("What is my name?\r", r"^next ❯ What is my name\?$")
     bob.wait(r"Your name is Ada\.")
     ada.wait(r"^someone else ❯ What is my name\?$")
@@ -46,11 +46,57 @@ def test_two_shells_in_one_session(shell: Open, word: str) -> None:
     ada.wait(r"^someone else emptied this session$")
 
 
+def test_an_answer_that_is_not_shown_can_be_stopped(shell: Open) -> None:
+    """A shell without a held connection does not see what another shell starts. It is told, and /stop stops it."""
+    ada = shell("sse")
+    ada.do("hello\r", quiet("sse"))
+    session = session_of(ada)
+    bob = shell("rest", "--session", session, ready=rf"^{session[:8]} rest ● ❯")
+    ada.do("/stall 60 wait\r", r"You asked")
+    bob.do("hello?\r", r"^turn_in_progress: .*\(/stop stops it\)$")
+    bob.do("/stop\r", r"^stopped an answer that was not shown here; /history shows what was kept of it$")
+    ada.wait(r"^stopped, partial answer kept · sse")
+    bob.do("/stop\r", r"^nothing is running$")
+
+
+@pytest.mark.parametrize("word", ["websocket", "grpc"])
+def test_an_orderly_restart_is_noticed(
+    shell: Open, word: str, backstage: Backstage, make_servers: MakeServers, tmp_path: Path
+) -> None:
+    """A server that stops says so on the held connection. The shell comes back to the next server and sees what others ask."""
+    env = make_servers(store=tmp_path / "chat.db").env
+
+    async def start(port: int) -> tuple[Server, AsyncExitStack]:
+        stack = AsyncExitStack()
+        return await stack.enter_async_context(serving(word, port=port, env=env)), stack
+
+    port = free_port()
+    server, stack = backstage.run(start(port))
+    terminal = shell(word, more={f"{word.upper()}_PORT": str(port)})
+    terminal.do("hello\r", quiet(word))
+    session = session_of(terminal)
+    server.process.send_signal(signal.SIGTERM)
+    terminal.wait(r"^── connection lost: [^.;]*; [^.;]*; trying again ──$")
+    terminal.wait(rf" {word} × ❯")
+    backstage.run(stack.aclose())
+    server, stack = backstage.run(start(port))
+    terminal.wait(r"^── connected again after ")
+    other = shell(word, "--session", session, more={f"{word.upper()}_PORT": str(port)}, ready=rf"^{session[:8]} ")
+    other.do("Who reads this?\r", quiet(word))
+    terminal.wait(r"^someone else ❯ Who reads this\?$")
+    for each in (terminal, other):
+        each.type(CTRL_D)
+        assert each.left() == 0
+        assert f"--port {port}" not in each.text
+    backstage.run(stack.aclose())
+
+
 def test_no_server_is_one_line(shell: Open, word: str) -> None:
     terminal = shell(word, more={f"{word.upper()}_PORT": "1"}, ready=rf"^new {word} × ❯")
     line = rf"^nothing answers at 127\.0\.0\.1:1; start it with: python -m protocols serve {word}$"
     terminal.wait(line)
     terminal.do("hello?\r", line)
+    terminal.wait(r"^then /retry asks again$")
     terminal.do("/server\r", line)
     other = "sse" if word != "sse" else "rest"
     terminal.do(f"/switch {other}\r", rf"^now over .*{TRANSPORTS[other].title}")
@@ -74,7 +120,7 @@ def test_a_server_dies_and_comes_back(
     waiting = r"waiting for the whole reply · \d\.\d s" if word == "rest" else r"You asked, in turn 2"
     terminal.do(" /stall 60 then die\r", waiting)
     server.process.send_signal(signal.SIGKILL)
-    terminal.wait(r"^── lost after seq \d+: .*; trying again ──$")
+    terminal.wait(r"^── lost (after seq \d+|before the first event): .*; trying again ──$")
     backstage.run(stack.aclose())
     server, stack = backstage.run(start(port))
     # The text so far is there, and nothing is generated twice.

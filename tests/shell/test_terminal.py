@@ -109,21 +109,29 @@ def test_no_color_is_honoured(shell: Open) -> None:
     terminal.do("Tell me about code.\r", quiet("sse"))
     codes = {code for sgr in re.findall(r"\x1b\[([\d;]*)m", terminal.raw) for code in sgr.split(";")}
     assert not [code for code in codes if re.fullmatch(r"[349]\d|10[0-7]", code)], codes
+    # Half-blocks without colours would be a grey wall.
+    terminal.do("/image a lighthouse --size 64x64\r", r"^a-lighthouse\.png +64x64, ")
+    assert "▀" not in terminal.raw
 
 
 def test_a_dumb_terminal_has_a_banner_a_prompt_and_ctrl_c(shell: Open) -> None:
-    terminal = shell("ndjson", more={"TERM": "dumb"})
-    terminal.wait(r"^new ndjson ● ❯ $|^new ndjson ● ❯$")
+    terminal = shell("ndjson", more={"TERM": "dumb"}, columns=50, ready=r"^new ndjson ● ❯ ?$")
+    # Lines are broken between words, before the terminal breaks them.
+    assert max(len(line) for line in terminal.raw.split("\r\n")) <= 50
     terminal.do("My name is Ada.\r", r"^[0-9a-f]{8} ndjson ● ❯")
     assert "Noted: your name is **Ada**." in terminal.text
     terminal.do("/stall 60 wait\r", r"You asked")
-    terminal.do(CTRL_C, r"^[0-9a-f]{8} ndjson ● ❯")
+    terminal.do(CTRL_C, r"^stopped, partial answer kept\n[0-9a-f]{8} ndjson ● ❯")
+    terminal.do("\r", r"^[0-9a-f]{8} ndjson ● ❯")
     terminal.do("say \x9b31m \u202e ok\r", r"say \ufffd31m \ufffd ok")
     terminal.do("/delete\r", r"\[y/N\]")
+    terminal.do("\r", r"^nothing was changed$")
+    terminal.do("/delete\r", r"\[y/N\]")
     terminal.do("y\r", r"^deleted; ")
-    terminal.do(CTRL_C, r"^Ctrl-C once more leaves$")
+    terminal.do(CTRL_C, r"^Ctrl-C once more within 2 s leaves$")
     terminal.type(CTRL_C)
     assert terminal.left() == 0
+    assert re.search(r"❯ (\^C)?\r\n$", terminal.raw)
     assert "\x1b" not in terminal.raw
     assert "Traceback" not in terminal.raw
 
@@ -148,9 +156,9 @@ def test_only_two_ctrl_c_at_an_empty_prompt_leave(shell: Open) -> None:
     terminal = shell("sse")
     terminal.do(" /stall 60 wait\r", r"You asked")
     terminal.do(CTRL_C, r"^stopped, partial answer kept")
-    terminal.do(CTRL_C, r"^Ctrl-C once more leaves$")
+    terminal.do(CTRL_C, r"^Ctrl-C once more within 2 s leaves$")
     terminal.do("typed", r"❯ typed$")
     terminal.do(CTRL_C, r" sse ● ❯ a message")
-    terminal.do(CTRL_C, r"^Ctrl-C once more leaves$")
+    terminal.do(CTRL_C, r"^Ctrl-C once more within 2 s leaves$")
     terminal.type(CTRL_C)
     assert terminal.left() == 0

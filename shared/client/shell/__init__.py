@@ -28,6 +28,7 @@ async def run(
     transports: Transports,
     *,
     absent: Callable[[ChatClient], str],
+    come_back: Callable[[ChatClient, str], str],
     session_id: str | None = None,
     model_id: str | None = None,
     plain: bool = False,
@@ -35,7 +36,8 @@ async def run(
     """Chat until the user leaves. Returns the exit status: 0, or 1 when a line of a pipe failed.
 
     ``client``: not connected yet; the shell connects and closes it. ``open_client`` makes a client for a word of ``transports``,
-    where ``/switch`` can go. ``absent``: the line for a server that does not answer. ``session_id``: the session to enter.
+    where ``/switch`` can go. ``absent``: the line for a server that does not answer. ``come_back``: the command that opens the
+    shell again in a session. ``session_id``: the session to enter.
     ``model_id``: the model of sessions that the shell creates. ``plain``: show the source of Markdown.
 
     On a terminal no failure ends the shell. In a pipe no user could start the server, so a failure to connect is raised.
@@ -55,7 +57,7 @@ async def run(
     active = ActiveClient(client, open_client, absent)
     session = CurrentSession(active, session_id=None, model_id=model_id, watches=screen.attended)
     turns = Turns(screen, active, session, transports)
-    shell = completer.shell = Shell(screen, active, session, turns, transports, COMMANDS)
+    shell = completer.shell = Shell(screen, active, session, turns, transports, COMMANDS, come_back)
     try:
         await shell.live(session_id)
     except BaseExceptionGroup as group:

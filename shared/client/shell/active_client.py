@@ -10,6 +10,7 @@ from typing import Literal
 from rich.text import Text
 
 from shared.client import text
+from shared.client.exit_status import KEY_ADVICE
 from shared.client.protocol import ChatClient
 from shared.client.shell.client_stats import ClientStats
 from shared.errors import ChatError, ConnectionLost, ServerAbsent
@@ -19,8 +20,9 @@ State = Literal["idle", "up", "down"]
 _ADVICE = {
     "turn_in_progress": "/stop stops it",
     "session_not_found": "/new creates one, /sessions lists them",
-    "unauthenticated": "set API_SECRET_KEY to the server's key, or start this client with --key",
-    "model_not_found": "/new MODEL chooses another; Tab after it lists them",
+    "unauthenticated": KEY_ADVICE,
+    "model_not_found": "/new MODEL chooses another; Tab after /new lists the models",
+    "turn_not_completed": "/retry asks again",
     "turn_expired": "/history still has the text",
 }
 
@@ -111,9 +113,11 @@ class ActiveClient:
         self.stats.renew(client.counts)
         return old
 
-    def explain(self, error: ChatError | ConnectionLost) -> Text:
-        """One line for what went wrong, and what the user can do."""
-        return Text(text.line(self._words(error, self.client)), style="red")
+    def explain(self, error: ChatError | ConnectionLost, advice: str = "") -> Text:
+        """One line for what went wrong, and what the user can do: ``advice``, where the error itself needs no other."""
+        words = self._words(error, self.client)
+        given = isinstance(error, ChatError) and error.code in _ADVICE
+        return Text(text.line(words if given or not advice else f"{words} ({advice})"), style="red")
 
     def _words(self, error: ChatError | ConnectionLost, client: ChatClient) -> str:
         if isinstance(error, Unreachable):

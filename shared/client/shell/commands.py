@@ -22,7 +22,8 @@ async def _help(shell: Shell, argument: str) -> None:
     command = shell.commands.get(name)
     if name in DIRECTIONS:
         value, what = DIRECTIONS[name]
-        shell.say(Text.assemble((f"/{name} {value} MESSAGE", "bold cyan"), f"\nthe offline model answers with {what}"))
+        form = " ".join(part for part in (f"/{name}", value, "MESSAGE") if part)
+        shell.say(Text.assemble((form, "bold cyan"), f"\nwith the offline model: {what}"))
         if value == "CODE":
             shell.say(f"CODE is one of {', '.join(FAIL_CODES)}.")
     elif name and command is None:
@@ -149,9 +150,19 @@ _COMMANDS = (
     ),
     Command("demo", "", "the server's demo page, in the browser", server_commands.demo, "Over gRPC as /docs."),
     Command(
-        "connect", "", "connect, where a connection is held", server_commands.connect, "WebSocket and gRPC hold one."
+        "connect",
+        "",
+        "open the held connection (WebSocket, gRPC)",
+        server_commands.connect,
+        "REST, NDJSON and Server-Sent Events hold none.",
     ),
-    Command("disconnect", "", "close the held connection", server_commands.disconnect, "WebSocket and gRPC hold one."),
+    Command(
+        "disconnect",
+        "",
+        "close the held connection (WebSocket, gRPC)",
+        server_commands.disconnect,
+        "The next message opens it again.",
+    ),
     Command("quit", "", "leave (Ctrl-D)", _quit, "A running answer goes on at the server for its grace period."),
 )
 COMMANDS: dict[str, Command] = {command.name: command for command in _COMMANDS}

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import aclosing
 from dataclasses import dataclass
 
+from shared.client.following import WORTH_RETRYING
 from shared.client.shell.active_client import ActiveClient
 from shared.errors import ChatError, ConnectionLost
 from shared.events import TurnStarted
@@ -144,10 +145,10 @@ class CurrentSession:
                 async with aclosing(self._active.client.watch(session_id)) as items:
                     async for item in items:
                         self._receive(item)
-            except ChatError:
-                # The session is gone, or the server refuses this client; the next request says so in words.
-                return
-            except ConnectionLost as error:
+            except (ChatError, ConnectionLost) as error:
+                if isinstance(error, ChatError) and error.code not in WORTH_RETRYING:
+                    # The session is gone, or the server refuses this client; the next request says so in words.
+                    return
                 self._active.state = "down"
                 if self._lost_at is None:
                     self._lost_at, tries = time.monotonic(), 0

@@ -47,7 +47,7 @@ class TerminalPictures:
 
     async def preview(self, data: bytes) -> list[str]:
         """A small picture of half-blocks as rows; no rows when the data are no readable picture."""
-        if self._library is None:
+        if self._library is None or _without_colours():
             return []
         picture = await asyncio.to_thread(_scaled, data)
         if picture is None:
@@ -57,7 +57,7 @@ class TerminalPictures:
 
     async def draw(self, data: bytes) -> None:
         """Draw a picture into the scrollback."""
-        if self._library is None:
+        if self._library is None or (self._library.Image is self._library.HalfcellImage and _without_colours()):
             return
         picture = await asyncio.to_thread(_scaled, data)
         if picture is None:
@@ -73,6 +73,11 @@ class TerminalPictures:
         """The width in cells that fits into both limits. A cell is about twice as high as it is wide."""
         rows = max(2, min(rows, self._screen.live_height - 4))
         return max(2, min(columns, 2 * rows * picture.width // picture.height))
+
+
+def _without_colours() -> bool:
+    """Whether the user wants no colours (https://no-color.org). Half-blocks without colours show nothing."""
+    return bool(os.environ.get("NO_COLOR"))
 
 
 def _learn() -> tuple[Any, str]:

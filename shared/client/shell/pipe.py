@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import shutil
 import signal
 import sys
 import threading
@@ -15,6 +16,7 @@ from collections.abc import AsyncIterator, Iterable, Iterator
 from typing import TextIO
 
 from shared.client import text
+from shared.client.printed import write_stdout
 from shared.client.shell.painter import Painter, Renderable
 from shared.client.shell.screen import EnteredLine, Input, Interrupt, Screen
 from shared.signals import handling_signals
@@ -53,13 +55,12 @@ class Pipe(Screen):
     def rows(self, rows: Iterable[str]) -> None:
         self.raw("".join(f"{row}\n" for row in rows))
 
-    def note(self, renderable: Renderable) -> None:
-        sys.stderr.write("".join(f"{row}\n" for row in self.painter.rows(renderable)))
+    def note(self, renderable: Renderable, width: int | None = None) -> None:
+        sys.stderr.write("".join(f"{row}\n" for row in self.painter.rows(renderable, width)))
         sys.stderr.flush()
 
     def raw(self, text: str) -> None:
-        sys.stdout.buffer.write(text.encode(errors="surrogateescape"))
-        sys.stdout.buffer.flush()
+        write_stdout(text.encode(errors="surrogateescape"))
 
     def ask(self, prompt: str) -> None:
         return
@@ -94,6 +95,7 @@ class DumbTerminal(Pipe):
 
     def __init__(self) -> None:
         super().__init__()
+        self.painter = Painter(lambda: shutil.get_terminal_size().columns, plain=True, colours=False)
         # The prompt that the cursor stands behind.
         self._prompt = ""
 
@@ -109,14 +111,20 @@ class DumbTerminal(Pipe):
                         self._prompt = ""
                     yield item
         finally:
+            # A remark that is printed now begins on a line of its own, and no prompt follows it.
+            if self._prompt:
+                self._prompt = ""
+                with contextlib.suppress(OSError):
+                    sys.stderr.write("\n")
+                    sys.stderr.flush()
             with contextlib.suppress(NotImplementedError):
                 loop.remove_signal_handler(signal.SIGINT)
 
-    def note(self, renderable: Renderable) -> None:
+    def note(self, renderable: Renderable, width: int | None = None) -> None:
         prompt, self._prompt = self._prompt, ""
         if prompt:
             super().raw("\n")
-        super().note(renderable)
+        super().note(renderable, width)
         if prompt:
             self.ask(prompt)
 
@@ -135,14 +143,13 @@ class DumbTerminal(Pipe):
 
 
 def stdin_lines() -> Iterator[EnteredLine]:
-    """The lines of stdin that are not empty. Bytes that are not text in its encoding do not end it; see ``text.entered``."""
+    """The lines of stdin. Bytes that are not text in its encoding do not end it; see ``text.entered``."""
     assert sys.stdin is not None
     encoding = sys.stdin.encoding or "utf-8"
     for data in _split(_pieces(sys.stdin)):
         given = data.decode(encoding, "surrogateescape").removeprefix("\ufeff").removesuffix("\r")
         line = text.entered(given)
-        if line.strip():
-            yield EnteredLine(line, damaged=line != given)
+        yield EnteredLine(line, damaged=line != given)
 
 
 def _pieces(stdin: TextIO) -> Iterator[bytes]:
@@ -162,4 +169,5 @@ def _split(pieces: Iterator[bytes]) -> Iterator[bytes]:
     for piece in pieces:
         *lines, rest = (rest + piece).split(b"\n")
         yield from lines
-    yield rest
+    if rest:
+        yield rest

@@ -17,7 +17,7 @@ from shared.client.shell.painter import Painter, Renderable
 
 @dataclass(frozen=True, slots=True)
 class EnteredLine:
-    """The user entered a line, which may hold newlines. ``damaged``: some of it was not valid UTF-8 and is U+FFFD."""
+    """The user entered a line, which may be empty or hold newlines. ``damaged``: some of it was not UTF-8 and is U+FFFD."""
 
     text: str
     damaged: bool = False
@@ -76,8 +76,8 @@ class Screen(ABC):
         """Print rows above the input line."""
 
     @abstractmethod
-    def note(self, renderable: Renderable) -> None:
-        """Print a remark about the conversation."""
+    def note(self, renderable: Renderable, width: int | None = None) -> None:
+        """Print a remark about the conversation, in rows of at most ``width`` cells (None: the screen's)."""
 
     @abstractmethod
     def raw(self, text: str) -> None:

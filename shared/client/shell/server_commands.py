@@ -51,7 +51,10 @@ async def server(shell: Shell, argument: str) -> None:
                 ),
                 ("average response", text.duration(stats.average_response_ms)),
                 ("sessions", f"{stats.sessions_active} active, {stats.sessions_created} created"),
-                ("open now", f"{stats.streams_active} streams, {stats.connections_active} connections"),
+                (
+                    "open now",
+                    f"{text.plural(stats.streams_active, 'stream')}, {text.plural(stats.connections_active, 'connection')}",
+                ),
             )
         )
     )
@@ -136,4 +139,4 @@ async def disconnect(shell: Shell, argument: str) -> None:
     await leave_running_turn(shell)
     await shell.session.unwatch()
     await shell.active.disconnect()
-    shell.note("disconnected; the next message connects again, or /connect")
+    shell.note("disconnected; the next message or /connect connects again")

@@ -8,15 +8,15 @@ from pathlib import Path
 from rich.text import Text
 
 from shared.client import text
+from shared.client.files import obstacle, path_of
 from shared.client.protocol import Ask
 from shared.client.sessions import find_session
 from shared.client.shell.exported import as_json, as_markdown
 from shared.client.shell.markdown import MarkdownStream
-from shared.client.shell.shell import Shell
-from shared.client.shell.shown_turn import ENDED
+from shared.client.shell.shell import CommandRefused, Shell
+from shared.client.shell.shown_turn import ended_as
 from shared.client.shell.tables import moment, table
 from shared.client.shell.turns import TurnToShow, asked
-from shared.errors import ChatError
 from shared.session import Message, Session, short
 
 _LISTED = 20
@@ -46,7 +46,7 @@ async def sessions(shell: Shell, argument: str) -> None:
     if shell.screen.painter.width < _NARROW:
         header, rows = header[:4], [row[:4] for row in rows]
     shell.say(table(rows, header=header))
-    more = " · there are more" if page.next_cursor else ""
+    more = f" · the newest {_LISTED} are listed" if page.next_cursor else ""
     shell.note(f"{text.plural(page.active_sessions, 'session')} active{more} · /use N goes to one")
 
 
@@ -74,7 +74,7 @@ def _title(session: Session, columns: int) -> str:
 
 async def use(shell: Shell, argument: str) -> None:
     if not argument:
-        shell.fail("Which session? /use N with a number of /sessions, or the beginning of an id.")
+        shell.fail("Which session? Type /use and a number of /sessions, or the beginning of an id.")
         return
     session_id = await _session_id_of(shell, argument)
     async with shell.active.asking() as client:
@@ -83,7 +83,7 @@ async def use(shell: Shell, argument: str) -> None:
     await shell.session.enter(session_id)
     counted = text.plural(session.message_count, "message")
     begins = f", “{text.line(session.title, 40)}”" if session.title else ""
-    shows = "; /history shows them" if session.message_count else ""
+    shows = f"; /history shows {'it' if session.message_count == 1 else 'them'}" if session.message_count else ""
     shell.note(f"session {session_id}{begins}, {counted}{shows}")
     if session.running_turn_id is not None:
         shell.turns.show(TurnToShow(turn_id=session.running_turn_id))
@@ -140,11 +140,12 @@ async def history(shell: Shell, argument: str) -> None:
         messages = await client.list_messages(session_id)
     if not messages:
         shell.say("no messages yet")
+    answered = {message.turn_id for message in messages if message.role == "model"}
     for message in messages:
-        _say_message(shell, message)
+        _say_message(shell, message, message.turn_id in answered)
 
 
-def _say_message(shell: Shell, message: Message) -> None:
+def _say_message(shell: Shell, message: Message, answered: bool) -> None:
     screen = shell.screen
     if message.role == "user":
         screen.rows(["", *screen.painter.rows(asked(Ask(text=message.text)))])
@@ -158,15 +159,16 @@ def _say_message(shell: Shell, message: Message) -> None:
                 screen.rows(screen.painter.block(block))
     if message.truncated:
         shell.note("cut at 3 MiB: the turn's log has the whole text")
-    if message.role == "model" and (ended := ENDED.get(message.status)):
+    last = message.role == "model" or not answered
+    if last and (ended := ended_as(message.status, message.role == "model" and bool(message.text))):
         shell.note(ended.partition(";")[0])
 
 
 async def export(shell: Shell, argument: str) -> None:
     session_id = _current(shell)
     path = _export_path(argument, session_id)
-    if not path.absolute().parent.is_dir():
-        shell.fail(f"There is no folder {text.line(str(path.absolute().parent))}.")
+    if why := obstacle(path):
+        shell.fail(why)
         return
     if argument and path.exists() and not await shell.confirm(f"Write over {text.line(str(path))}?"):
         return
@@ -185,7 +187,7 @@ async def export(shell: Shell, argument: str) -> None:
 def _export_path(given: str, session_id: str) -> Path:
     """The file that the user named, or a new one named after the session."""
     if given:
-        return Path(given.strip("\"'")).expanduser()
+        return path_of(given.strip("\"'"))
     path, number = Path(f"session-{short(session_id)}.md"), 1
     while path.exists():
         number += 1
@@ -198,7 +200,7 @@ async def reset(shell: Shell, argument: str) -> None:
     async with shell.active.asking() as client:
         session = await client.get_session(session_id)
         counted = text.plural(session.message_count, "message")
-    if argument in _YES or await shell.confirm(f"Empty session {short(session_id)} of its {counted}?"):
+    if argument in _YES or await shell.confirm(f"Empty session {short(session_id)} ({counted})?"):
         with shell.session.doing("session_cleared"):
             async with shell.active.asking() as client:
                 await client.clear_session(session_id)
@@ -217,5 +219,7 @@ async def delete(shell: Shell, argument: str) -> None:
 
 def _current(shell: Shell) -> str:
     if shell.session.session_id is None:
-        raise ChatError("session_not_found", "You are in no session yet; send a message, or enter a session with /use.")
+        raise CommandRefused(
+            "You are in no session yet; the first message creates one, and /use enters an earlier one."
+        )
     return shell.session.session_id

@@ -19,7 +19,7 @@ from typing import Literal
 from rich.text import Text
 
 from shared.client import text
-from shared.client.protocol import Ask
+from shared.client.protocol import Ask, ChatClient
 from shared.client.shell import view
 from shared.client.shell.active_client import ActiveClient
 from shared.client.shell.current_session import CurrentSession, OtherTurn, SessionNews, WatchLost, WatchRestored
@@ -36,12 +36,18 @@ _FRAME_S = 1 / 30
 _IDLE_S = 1.0
 _SHOW_COMMAND_S = 0.3
 _CANCEL_S = 3.0
+_ONE_ROW = 10_000
 # After a Ctrl-C at the empty prompt a second one within this time leaves.
 _SECOND_CTRL_C_S = 2.0
 _UPDATES = {
     "session_cleared": "someone else emptied this session",
     "session_deleted": "someone else deleted this session; the next message creates a new one",
 }
+
+
+class CommandRefused(Exception):
+    """A command cannot do what it is asked. The message says why and what to do; nothing was sent."""
+
 
 Choices = Literal["none", "commands", "sessions", "models", "transports"]
 
@@ -62,6 +68,8 @@ class Command:
 class Shell:
     """One user at one screen. ``commands`` has ``use``, with which the shell enters the session that it was started for.
 
+    ``come_back``: the command that opens the shell again in a session of this client's server.
+
     ``offline``: the server's model is the offline one, as far as is known.
     """
 
@@ -71,6 +79,7 @@ class Shell:
     turns: Turns
     transports: Transports
     commands: Mapping[str, Command]
+    come_back: Callable[[ChatClient, str], str]
     offline: bool = True
     _lines: asyncio.Queue[str] = field(default_factory=asyncio.Queue)
     _question: tuple[str, asyncio.Future[bool]] | None = None
@@ -99,7 +108,7 @@ class Shell:
         if direction_named(f"/{name} "):
             return f"There is no /{name} for this server's model; only the offline model follows stage directions."
         near = next(iter(difflib.get_close_matches(name.lower(), self.commands, n=1, cutoff=0.6)), None)
-        hint = f", did you mean /{near}?" if near else "; /help lists them."
+        hint = f", did you mean /{near}?" if near else "; /help lists the commands."
         return f"There is no /{text.line(name, 40)}{hint}"
 
     @property
@@ -117,9 +126,12 @@ class Shell:
         self.screen.ask(f"{question} [y/N] ")
         self.screen.refresh()
         try:
-            return await answer
+            agreed = await answer
         finally:
             self._question = None
+        if not agreed:
+            self.note("nothing was changed")
+        return agreed
 
     async def live(self, session_id: str | None) -> None:
         """Run from the first line to the last. ``session_id``: the session to enter."""
@@ -154,7 +166,7 @@ class Shell:
                 self._answer_question(item.text)
             elif self.screen.attended:
                 self._lines.put_nowait(item.text)
-            else:
+            elif item.text.strip():
                 # In a pipe each line waits for the line before it.
                 await self.do(item.text)
                 await self.turns.idle()
@@ -190,7 +202,8 @@ class Shell:
         else:
             self._leaves_until = time.monotonic() + _SECOND_CTRL_C_S
             others = shown is not None and not shown.ours
-            self.note("Ctrl-C once more leaves" + ("; /stop would stop it for everyone" if others else ""))
+            within = f"Ctrl-C once more within {_SECOND_CTRL_C_S:g} s leaves"
+            self.note(within + ("; /stop would stop the answer for everyone" if others else ""))
 
     async def _work(self, session_id: str | None) -> None:
         """Do the lines in order. Ctrl-C interrupts the current line alone."""
@@ -200,7 +213,8 @@ class Shell:
                 await self.turns.idle()
                 self.screen.ask("".join(part[1] for part in self._footer().prompt))
             line = await self._lines.get()
-            await self._do_one(line, self.do(line))
+            if line.strip():
+                await self._do_one(line, self.do(line))
 
     async def _do_one(self, name: str, work: Coroutine[None, None, None]) -> None:
         self._command_line, self._command_since = name, time.monotonic()
@@ -238,6 +252,8 @@ class Shell:
             return
         try:
             await command.run(self, argument.strip())
+        except CommandRefused as refusal:
+            self.fail(str(refusal))
         except (ChatError, ConnectionLost) as error:
             self.screen.note(self.active.explain(error))
             self.turns.failed = True
@@ -286,7 +302,7 @@ class Shell:
             # A turn that is being read says by itself that the connection was lost.
             self._loss_shown = self.turns.shown is None
             if self._loss_shown:
-                self.note(f"── connection lost: {text.line(news.why)}; trying again ──")
+                self.note(f"── connection lost: {text.clause(news.why)}; trying again ──")
         elif isinstance(news, WatchRestored):
             if self._loss_shown:
                 self.note(f"── connected again after {text.duration(news.elapsed_ms)} ──")
@@ -336,9 +352,14 @@ class Shell:
         await self.session.unwatch()
         await self.active.client.aclose()
         if left is not None and left.ours and left.sent:
-            self.note("the answer goes on at the server for its grace period (DISCONNECT_GRACE_S, 30 s)")
+            self.note(
+                "the answer goes on at the server for the server's grace period (DISCONNECT_GRACE_S, 30 s unless set)"
+            )
         if self.session.session_id is not None:
-            self.note(f"to come back: python -m protocols chat {self.active.word} --session {self.session.session_id}")
+            command = self.come_back(self.active.client, self.session.session_id)
+            # One row, which the terminal breaks where it is too narrow, so that a copied command has no line break in it.
+            row = Text(f"to come back: {command}", style="dim")
+            self.screen.note(row, _ONE_ROW)
 
 
 def _leaving_on_signals(screen: Screen) -> AbstractContextManager[None]:

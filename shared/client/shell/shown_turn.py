@@ -44,6 +44,7 @@ class ShownTurn:
     ``word``: the transport in use. ``streams``: it brings the reply token by token. ``first``, ``last``, ``thinking``: when
     the first chunk, the last chunk and the event ``thinking`` arrived, by ``time.perf_counter``. ``seams``: how often the
     connection was lost or the transport changed.
+    ``stopping``: this shell has asked for its end; ``stopped``: it has ended so, without an event that says it.
     ``lost_events``: how many events that were shown the store has lost. ``printed``: the reply where nothing can be taken back.
     """
 
@@ -68,6 +69,7 @@ class ShownTurn:
     lost_events: int = 0
     sent: bool = False
     stopping: bool = False
+    stopped: bool = False
     stretches: list[Stretch] = field(default_factory=list)
     fold: Fold = field(default_factory=Fold)
     reply_text: MarkdownStream = field(default_factory=MarkdownStream)
@@ -180,6 +182,8 @@ class ShownTurn:
             return self.reply.status
         if self.picture is not None:
             return "completed"
+        if self.stopped:
+            return "cancelled"
         return next((word for kind, word in _STATUS if isinstance(self.end, kind)), "incomplete")
 
     @property
@@ -209,7 +213,7 @@ class ShownTurn:
         """The line of numbers: transports, first token, tokens a second, total, chunks."""
         words = " → ".join(dict.fromkeys(stretch.word for stretch in self.stretches))
         total = text.duration(self.waited_ms)
-        parts = [ENDED.get(self.status, ""), words]
+        parts = [ended_as(self.status, bool(self.text)), words]
         if self.reply is not None:
             whole = self.reply.status == "completed"
             parts += [f"whole reply after {total}" if whole else total, *_rate(self.reply.usage, self.waited_ms)]
@@ -220,8 +224,6 @@ class ShownTurn:
             parts += [*rate, total, text.plural(self.chunks, "chunk")]
         else:
             parts.append(total)
-        if self.ours and isinstance(self.end, TurnFailed) and self.end.retryable:
-            parts.append("/retry asks again")
         return " · ".join(part for part in parts if part)
 
     @property
@@ -263,10 +265,14 @@ _STATUS = (
     (TurnCancelled, "cancelled"),
     (TurnInterrupted, "interrupted"),
 )
-# The words that the shell shows below a turn that did not complete, by the turn's status.
-ENDED = {
-    "cancelled": "stopped, partial answer kept",
-    "interrupted": "interrupted by the server, partial answer kept; the rest was not generated; /retry asks again",
+_ENDED = {
+    "cancelled": "stopped{kept}",
+    "interrupted": "interrupted by the server{kept}; the rest was not generated; /retry asks again",
     "failed": "failed",
     "incomplete": "not complete",
 }
+
+
+def ended_as(status: str, some: bool) -> str:
+    """The words below a turn that did not complete; empty for one that did. ``some``: some of the answer has arrived."""
+    return _ENDED.get(status, "").format(kept=", partial answer kept" if some else "")

@@ -97,8 +97,8 @@ class Terminal(Screen):
         with self._above():
             self._output.write_raw(written)
 
-    def note(self, renderable: Renderable) -> None:
-        self.say(renderable)
+    def note(self, renderable: Renderable, width: int | None = None) -> None:
+        self.rows(self.painter.rows(renderable, width))
 
     def raw(self, text: str) -> None:
         with self._above():
@@ -185,8 +185,7 @@ class Terminal(Screen):
         """Enter: hand out the text and empty the input line, which stays."""
         given = self._session.default_buffer.text
         line = text.entered(given)
-        if line.strip():
-            self._inputs.put_nowait(EnteredLine(line, damaged=line != given))
+        self._inputs.put_nowait(EnteredLine(line, damaged=line != given))
         return False
 
     def _placeholder(self) -> FormattedText:

@@ -5,53 +5,67 @@ from __future__ import annotations
 import re
 import uuid
 from dataclasses import replace
-from pathlib import Path
 
 from shared.client import text
+from shared.client.files import obstacle, path_of
 from shared.client.protocol import Ask
 from shared.client.shell.shell import Shell
 from shared.client.shell.turns import TurnToShow
+from shared.stage_directions import mistake
 from shared.transports import word_named
 
 _OPTION = re.compile(r"""(?:^|\s)--(size|out)[ =]("[^"]*"|'[^']*'|\S+)""")
+_WITHOUT_VALUE = re.compile(r"(?:^|\s)--(?:size|out)(?=[\s=]|$)")
 _SIZE = re.compile(r"\d{1,6}x\d{1,6}")
-
-
-def _file(name: str) -> Path:
-    return Path(name).expanduser()
 
 
 async def image(shell: Shell, argument: str) -> None:
     options = {name: value.strip("\"'") for name, value in _OPTION.findall(argument)}
     prompt = _OPTION.sub(" ", argument).strip()
     size, out = options.get("size"), options.get("out")
-    path = _file(out) if out else None
-    if not prompt:
+    path = path_of(out) if out else None
+    if without := _WITHOUT_VALUE.search(prompt):
+        shell.fail(f"{without[0].strip()} needs a value: /image PROMPT [--size WxH] [--out FILE]")
+    elif not prompt:
         shell.fail("A picture of what? /image PROMPT [--size WxH] [--out FILE]")
     elif size is not None and not _SIZE.fullmatch(size):
         shell.fail(f"A size is WIDTHxHEIGHT, such as 512x512, not {text.line(size, 40)}.")
-    elif path is not None and not path.absolute().parent.is_dir():
-        shell.fail(f"There is no folder {path.absolute().parent}.")
-    else:
+    elif why := obstacle(path):
+        shell.fail(why)
+    elif shell.offline and (wrong := mistake(prompt)):
+        shell.fail(wrong)
+    elif path is None or not path.exists() or await shell.confirm(f"Write over {text.line(str(path))}?"):
         shell.turns.show(TurnToShow(Ask(text=prompt, kind="image", size=size), out=path))
 
 
 async def stop(shell: Shell, argument: str) -> None:
-    if not await shell.turns.stop():
-        shell.note("nothing is running")
+    if await shell.turns.stop():
+        return
+    session_id = shell.session.session_id
+    if session_id is not None:
+        # A turn may run that is not shown, such as one whose reading was given up while the server was away.
+        async with shell.active.asking() as client:
+            turn_id = (await client.get_session(session_id)).running_turn_id
+            if turn_id is not None:
+                await client.cancel(turn_id)
+                shell.note("stopped an answer that was not shown here; /history shows what was kept of it")
+                return
+    shell.note("nothing is running")
 
 
 async def switch(shell: Shell, argument: str) -> None:
     word = word_named(argument, shell.transports)
     if word is None:
-        shell.fail(f"To which transport? /switch and one of {', '.join(shell.transports)}")
+        unknown = f"There is no transport {text.line(argument, 40)}; type" if argument else "To which transport? Type"
+        shell.fail(f"{unknown} /switch and one of {', '.join(shell.transports)}.")
     elif word == shell.active.word and not shell.active.parted:
         shell.note(f"this is {shell.transports[word].title} already")
     else:
         running = shell.turns.shown is not None
         await shell.turns.move(word)
         if not running:
-            shell.note(f"now over {shell.transports[word].title} at {shell.active.client.address}, the same session")
+            same = ", the same session" if shell.session.session_id is not None else ""
+            shell.note(f"now over {shell.transports[word].title} at {shell.active.client.address}{same}")
 
 
 async def retry(shell: Shell, argument: str) -> None:

@@ -19,9 +19,9 @@ from shared.client.shell.current_session import CurrentSession
 from shared.client.shell.markdown import MarkdownStream
 from shared.client.shell.pictures import TerminalPictures
 from shared.client.shell.screen import Screen
-from shared.client.shell.shown_turn import ShownTurn
+from shared.client.shell.shown_turn import ShownTurn, ended_as
 from shared.client.transport import Transports
-from shared.errors import ChatError, ConnectionLost
+from shared.errors import ChatError, ConnectionLost, NotOurServer, ServerAbsent
 from shared.events import Chunk, ImageChunk, ImageStarted, TurnFailed, TurnStarted
 from shared.reply import Picture, Reply
 
@@ -115,7 +115,7 @@ class Turns:
                 why = "the server did not answer in time" if isinstance(error, TimeoutError) else error.message
                 self._screen.note(
                     Text(
-                        f"cannot stop the answer on the server: {text.line(why)}; it is no longer shown here",
+                        f"cannot stop the answer on the server: {text.clause(why)}; the shell no longer shows the answer",
                         style="red",
                     )
                 )
@@ -169,6 +169,9 @@ class Turns:
             error = await self._read_to_end(shown, items)
         if shown.turn_id is not None:
             self._shown_ids.add(shown.turn_id)
+            if shown.status == "incomplete":
+                # /use shows the turn again, because it was not read to its end.
+                self._shown_ids.discard(shown.turn_id)
         await self._finish(shown, wanted, error)
         self.shown = None
         self._next()
@@ -208,7 +211,7 @@ class Turns:
             before = shown.word
             self._print(shown)
             shown.go_over_to(self._active.word)
-            since = f"after seq {shown.after}" if shown.after else "from its first event"
+            since = f"after seq {shown.after}" if shown.after else "from the first event"
             self._note(f"── {before} → {shown.word}: the same turn goes on, {since} ──")
 
     async def _read(self, shown: ShownTurn, items: AsyncGenerator[Item, None]) -> ChatError | ConnectionLost | None:
@@ -245,7 +248,7 @@ class Turns:
         elif isinstance(item, Lost):
             self._active.state = "down"
             self._print(shown)
-            self._note(f"── lost after seq {item.after}: {text.line(item.why)}; trying again ──")
+            self._note(f"── lost {text.after_seq(item.after)}: {text.clause(item.why)}; trying again ──")
         elif isinstance(item, Rewound):
             lost = f"the store lost {text.plural(item.lost_events, 'event')}"
             rest = "the answer again, as it is kept" if self._screen.draws else "the end of what is shown is not kept"
@@ -254,7 +257,7 @@ class Turns:
             self._active.state = "up"
             self._session.nudge()
             times = "" if item.attempts <= 1 else f" at attempt {item.attempts}"
-            where = f"going on with seq {item.after + 1}" if item.after else "from its first event"
+            where = f"going on with seq {item.after + 1}" if item.after else "from the first event"
             self._note(f"── back after {text.duration(item.elapsed_ms)}{times}, {where} ──")
 
     def draw(self) -> bool:
@@ -283,8 +286,18 @@ class Turns:
             self._screen.raw("\n")
         if isinstance(shown.end, TurnFailed):
             error = ChatError.received(shown.end.code, shown.end.message)
+        if shown.stopping and isinstance(error, ChatError) and error.code == "turn_not_completed":
+            # Plain REST answers so to the request for a picture that was stopped.
+            error, shown.stopped = None, True
         if error is not None:
-            self._screen.note(self._active.explain(error))
+            advice = _advice(error) if shown.ours and self._screen.attended else ""
+            absent = isinstance(error, ServerAbsent)
+            self._screen.note(self._active.explain(error, "" if absent else advice))
+            if absent and advice:
+                # On a line of its own, so that the command in the line before can be copied.
+                self._note(f"then {advice}")
+        if not self._screen.draws and error is None and (ended := ended_as(shown.status, bool(shown.text))):
+            self._note(ended)
         picture = shown.final_picture()
         if picture is not None:
             await self._save_picture(shown, picture, wanted.out)
@@ -318,6 +331,16 @@ class Turns:
 
     def _note(self, words: str) -> None:
         self._screen.note(Text(words, style="dim"))
+
+
+def _advice(error: ChatError | ConnectionLost) -> str:
+    """What the user can do after a turn that this shell asked for has failed."""
+    if isinstance(error, ServerAbsent) or (isinstance(error, ChatError) and error.retryable):
+        return "/retry asks again"
+    if isinstance(error, ChatError | NotOurServer):
+        return ""
+    # The turn may have gone on at the server.
+    return "/history shows what the server kept"
 
 
 def asked(ask: Ask) -> Text:

@@ -87,7 +87,7 @@ def _state(shown: ShownTurn) -> str:
         return "stopping"
     if shown.lost is not None:
         since = text.duration((time.perf_counter() - shown.lost_at) * 1000)
-        return f"lost after seq {shown.lost.after}, coming back · {since}"
+        return f"lost {text.after_seq(shown.lost.after)}, coming back · {since}"
     if shown.progress is not None:
         what, now, whole = shown.progress
         filled = _BAR_CELLS * now // max(whole, 1)
