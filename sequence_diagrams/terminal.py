@@ -92,12 +92,14 @@ class PtyTerminal:
         self._stream = pyte.Stream(self.screen)
         self._size(columns, rows)
         program = program or (sys.executable, "-m", "protocols", "chat", word)
+        # The size is the terminal's own, and not one that the environment of these tests has.
+        outside = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES")}
         self.process = subprocess.Popen(
             [sys.executable, "-c", LEADER, *program, *arguments],
             stdin=slave,
             stdout=slave,
             stderr=slave,
-            env={**os.environ, "TERM": "xterm-256color", "COLORTERM": "truecolor", "XTERM_VERSION": "pyte", **env},
+            env={**outside, "TERM": "xterm-256color", "COLORTERM": "truecolor", "XTERM_VERSION": "pyte", **env},
             cwd=cwd,
         )
         os.close(slave)

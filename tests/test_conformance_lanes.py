@@ -11,6 +11,7 @@ import pytest
 
 from tests.conftest import MakeServers, Servers
 from tests.lanes import FURTHER
+from tests.parts import part
 from tests.test_conformance import (  # noqa: F401 - the same tests, collected here too
     test_a_picture_outside_any_session,
     test_a_running_answer_is_read_through_the_other_processes,
@@ -28,6 +29,7 @@ def word(request: pytest.FixtureRequest) -> str:
 @pytest.fixture(scope="module")
 def servers(make_servers: MakeServers) -> Iterator[Servers]:
     """The five with HTTP/2. At the end none of them may have logged an error."""
+    part("zttp")
     five = make_servers(HTTP2="on")
     yield five
     assert not five.errors()

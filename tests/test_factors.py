@@ -92,6 +92,10 @@ def test_a_pair_differs_in_one_factor() -> None:
     ids=lambda cell: cell.name,
 )
 async def test_a_server_of_the_factorial_sends_every_event(cell: Cell) -> None:
+    if cell.library == "connectrpc":
+        part("connectrpc")
+    if cell.http == "HTTP/2" and cell.library == "ASGI":
+        part("zttp")
     async with running_cell(cell) as running:
         found = await run_load(running.job("burst", 3, "/tokens 7 x", paced=True))
     assert (found.turns, found.events) == (3, 3 * 9)

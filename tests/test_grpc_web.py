@@ -259,7 +259,7 @@ async def test_over_tls() -> None:
 
 
 @pytest.mark.parametrize(
-    ("setting", "installed", "found"),
+    ("setting", "present", "found"),
     [
         (None, True, "bound"),
         (None, False, "off, because connectrpc is not installed"),
@@ -270,14 +270,14 @@ async def test_over_tls() -> None:
         ("taken", True, "another GRPC_WEB_PORT"),
     ],
 )
-def test_the_setting(setting: str | None, installed: bool, found: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_setting(setting: str | None, present: bool, found: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir("/")
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
         other.listen()
         if setting is not None:
             monkeypatch.setenv("GRPC_WEB_PORT", str(other.getsockname()[1]) if setting == "taken" else setting)
-        if not installed:
+        if not present:
             monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
         try:
             with web_port.page_listening("127.0.0.1", 0, Settings(_env_file=None)) as pages:

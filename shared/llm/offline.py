@@ -56,7 +56,7 @@ class OfflineChat:
         if model_id != MODEL_ID:
             raise ChatError(
                 "model_not_found",
-                f"The offline model is {MODEL_ID}; name this model, or none (model_id in a request, GENAI_MODEL_ID at the server).",
+                f"The offline model is {MODEL_ID}; give this model, or none (model_id in a request, GENAI_MODEL_ID at the server).",
             )
         script = self._script(history)
         stage, deltas = script.stage, script.deltas

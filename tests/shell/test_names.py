@@ -73,9 +73,9 @@ def test_a_session_is_written_to_a_file(shell: Open, tmp_path: Path) -> None:
     terminal.do("\r", r"^nothing was changed$")
     (tmp_path / "pictures").mkdir()
     for name, why in (
-        ("no/talk.md", r"^There is no folder .*/no; make it first\.$"),
+        ("no/talk.md", r"^There is no folder .*/no;\s+make\s+it\s+first\.$"),
         ("pictures", r"^pictures is a folder; give the name of a file in it\.$"),
-        ("~nobody-here/talk.md", r"^There is no folder .*/~nobody-here; make it first\.$"),
+        ("~nobody-here/talk.md", r"^There is no folder .*/~nobody-here;\s+make\s+it\s+first\.$"),
         ("t" * 300, r"^t+… cannot be the name of a file \(File name too long\); give another name\.$"),
     ):
         for command in ("/export", "/image a bridge --out"):
