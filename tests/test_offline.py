@@ -199,7 +199,7 @@ def test_directions() -> None:
         "/dropped x",
     ):
         assert directions(ordinary) == Stage(ordinary)
-    # What is wrong is said of every direction that takes a value; ``/drop`` takes none.
+    # A wrong value gets a sentence that names the right ones. ``/drop`` takes no value, so it gets none.
     assert mistake("/tokens many hi") == "/tokens takes a whole number from 1 to 1,000,000, not many."
     assert [mistake(text) for text in ("/drop", "/drop hi", "/drop. hi", "/drop, hi")] == [""] * 4
 

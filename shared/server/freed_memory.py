@@ -15,7 +15,7 @@ from pathlib import Path
 
 _LEAST_PAUSE_S = 4.0
 _MOST_PAUSE_S = 60.0
-# What the process has to hold above its least before the heaps are searched, and what a search has to give back.
+# A process that has grown by so much is searched. A search that gives back so much was worth its time.
 _WORTH_BYTES = 24 * 2**20
 
 
@@ -28,17 +28,17 @@ async def give_back_freed_memory(pause_s: float = _LEAST_PAUSE_S, worth_bytes: i
     search = _search()
     if search is None:
         return
-    least_bytes, now_s = resident_bytes(), pause_s
+    least_bytes, wait_s = resident_bytes(), pause_s
     while True:
-        await asyncio.sleep(now_s)
+        await asyncio.sleep(wait_s)
         before_bytes = resident_bytes()
         least_bytes = min(least_bytes, before_bytes)
         if before_bytes < least_bytes + worth_bytes:
-            now_s = pause_s
+            wait_s = pause_s
             continue
         await asyncio.to_thread(search)
         after_bytes = resident_bytes()
-        now_s = pause_s if after_bytes + worth_bytes <= before_bytes else min(2 * now_s, max(pause_s, _MOST_PAUSE_S))
+        wait_s = pause_s if after_bytes + worth_bytes <= before_bytes else min(2 * wait_s, max(pause_s, _MOST_PAUSE_S))
 
 
 def resident_bytes() -> int:

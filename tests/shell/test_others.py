@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from pathlib import Path
 
@@ -59,6 +60,12 @@ def test_an_answer_that_is_not_shown_can_be_stopped(shell: Open) -> None:
     bob.do("/stop\r", r"^nothing is running$")
 
 
+async def started(word: str, port: int, env: Mapping[str, str]) -> tuple[Server, AsyncExitStack]:
+    """A server on this port, and the stack that stops it."""
+    stack = AsyncExitStack()
+    return await stack.enter_async_context(serving(word, port=port, env=env)), stack
+
+
 @pytest.mark.parametrize("word", ["websocket", "grpc"])
 def test_an_orderly_restart_is_noticed(
     shell: Open, word: str, backstage: Backstage, make_servers: MakeServers, tmp_path: Path
@@ -66,12 +73,8 @@ def test_an_orderly_restart_is_noticed(
     """A server that stops says so on the held connection. The shell comes back to the next server and sees what others ask."""
     env = make_servers(store=tmp_path / "chat.db").env
 
-    async def start(port: int) -> tuple[Server, AsyncExitStack]:
-        stack = AsyncExitStack()
-        return await stack.enter_async_context(serving(word, port=port, env=env)), stack
-
     port = free_port()
-    server, stack = backstage.run(start(port))
+    server, stack = backstage.run(started(word, port, env))
     terminal = shell(word, more={f"{word.upper()}_PORT": str(port)})
     terminal.do("hello\r", quiet(word))
     session = session_of(terminal)
@@ -79,7 +82,7 @@ def test_an_orderly_restart_is_noticed(
     terminal.wait(r"^── connection lost: [^.;]*; [^.;]*; trying again ──$")
     terminal.wait(rf" {word} × ❯")
     backstage.run(stack.aclose())
-    server, stack = backstage.run(start(port))
+    server, stack = backstage.run(started(word, port, env))
     terminal.wait(r"^── connected again after ")
     other = shell(word, "--session", session, more={f"{word.upper()}_PORT": str(port)}, ready=rf"^{session[:8]} ")
     other.do("Who reads this?\r", quiet(word))
@@ -109,12 +112,8 @@ def test_a_server_dies_and_comes_back(
 ) -> None:
     env = make_servers(store=tmp_path / "chat.db", LEASE_S="0.3").env
 
-    async def start(port: int) -> tuple[Server, AsyncExitStack]:
-        stack = AsyncExitStack()
-        return await stack.enter_async_context(serving(word, port=port, env=env)), stack
-
     port = free_port()
-    server, stack = backstage.run(start(port))
+    server, stack = backstage.run(started(word, port, env))
     terminal = shell(word, more={f"{word.upper()}_PORT": str(port)})
     terminal.do("My name is Ada.\r", quiet(word))
     waiting = r"waiting for the whole reply · \d\.\d s" if word == "rest" else r"You asked, in turn 2"
@@ -122,7 +121,7 @@ def test_a_server_dies_and_comes_back(
     server.process.send_signal(signal.SIGKILL)
     terminal.wait(r"^── lost (after seq \d+|before the first event): .*; trying again ──$")
     backstage.run(stack.aclose())
-    server, stack = backstage.run(start(port))
+    server, stack = backstage.run(started(word, port, env))
     # The text so far is there, and nothing is generated twice.
     terminal.wait(r"^interrupted by the server, partial answer kept; the rest was not generated; /retry asks again · ")
     terminal.do("What is my name?\r", quiet(word))
@@ -133,7 +132,7 @@ def test_a_server_dies_and_comes_back(
     if TRANSPORTS[word].holds:
         terminal.wait(r"^── connection lost: ")
     terminal.do("Anyone?\r", rf"^nothing answers at .*python -m protocols serve {word}$")
-    server, stack = backstage.run(start(port))
+    server, stack = backstage.run(started(word, port, env))
     if TRANSPORTS[word].holds:
         terminal.wait(r"^── connected again after ")
     terminal.do("And now?\r", quiet(word))
