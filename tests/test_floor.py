@@ -21,6 +21,7 @@ from compare.measuring.floors.cells import cells
 from compare.measuring.floors.further import FURTHER
 from compare.measuring.floors.grpcio_layer import grpcio_layer
 from compare.measuring.floors.language import language
+from compare.measuring.floors.load.run import offsets
 from compare.measuring.floors.load.run import run as load
 from compare.measuring.floors.node_floor import NodeMissing, node_folder, node_server
 from compare.measuring.floors.plan import LANES, SIDES, FloorRun, Side, SideResult, loaded_together
@@ -376,3 +377,13 @@ def test_the_row_whose_sentences_claim_has_six_rounds() -> None:
     usual, quick, asked = (floor.parse(options)[0] for options in ([], ["--quick"], ["--rounds", "2"]))
     rounds = [(plan.of_row("saturated").rounds, plan.of_row("paced").rounds) for plan in (usual, quick, asked)]
     assert rounds == [(6, 3), (1, 1), (2, 2)]
+
+
+@pytest.mark.parametrize("streams", [5, 8, 16, 20, 64, 160])
+@pytest.mark.parametrize("tokens", [30, 60, 100, 150])
+def test_streams_begin_at_any_moment_between_two_tokens(streams: int, tokens: int) -> None:
+    """No tenth of the time between two tokens holds the tokens of many streams, and no tenth of the whole time is empty."""
+    begun = offsets(streams, 1.0)
+    phases = [begin * tokens % 1 for begin in begun]
+    assert max(sum((other - one) % 1 < 0.1 for other in phases) for one in phases) <= 1 + streams * 0.2
+    assert max(late - early for early, late in zip(begun, [*begun[1:], 1.0], strict=True)) < 2 / streams

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import math
 import ssl
 import time
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ _CONNECTS_AT_ONCE = 64
 _FIRST_STREAMS = 100
 _LOOK_S = 0.1
 _LONGEST_WINDOW = 8
+_GOLDEN = (math.sqrt(5) - 1) / 2
 
 _CONNECTIONS: dict[str, type[LoadConnection]] = {
     "rest": Http1Connection,
@@ -90,12 +92,11 @@ async def _load(counts: Counts, connections: list[LoadConnection]) -> Result:
     gc.collect()
     gc.freeze()
     before = _Mark.now(counts)
-    for nth, connection in enumerate(opened):
+    begun = time.perf_counter()
+    for nth, (connection, offset) in enumerate(zip(opened, offsets(job.streams, job.spread_s), strict=True)):
+        if nth % 64 == 63 or offset:
+            await asyncio.sleep(max(begun + offset - time.perf_counter(), 0.0))
         connection.ask()
-        if job.spread_s:
-            await asyncio.sleep(job.spread_s / job.streams)
-        elif nth % 64 == 63:
-            await asyncio.sleep(0)
     if job.mode != "burst":
         await counts.all_begun(job.streams)
         await asyncio.sleep(job.warm_s)
@@ -115,6 +116,16 @@ async def _load(counts: Counts, connections: list[LoadConnection]) -> Result:
     else:
         await counts.all_ended(job.streams)
     return _result(counts, before, _Mark.now(counts))
+
+
+def offsets(streams: int, spread_s: float) -> list[float]:
+    """When each stream asks first, in seconds from the first one on, growing: spread over ``spread_s`` as people are.
+
+    Steps of one size could be a multiple of the time between two tokens. Then the tokens of all streams come at the same
+    moments, one commit takes them all, and a token looks cheaper than it is. Multiples of the golden ratio fall together
+    with no such time, and they leave no large gap.
+    """
+    return sorted(nth * _GOLDEN % 1.0 * spread_s for nth in range(streams))
 
 
 async def _idle(counts: Counts, connections: list[LoadConnection]) -> Result:
