@@ -319,6 +319,14 @@ def test_a_buffer_is_called_a_buffer() -> None:
     assert said.startswith("a buffer on the path: 82% of the chunks")
 
 
+def test_a_buffer_for_the_whole_answer_is_no_delay_of_the_line() -> None:
+    assert [said.partition(":")[0] for said in findings([path(0.5, every=40)])] == ["a buffer on the path"]
+    assert [said.partition(":")[0] for said in findings([path(50, every=40)])] == [
+        "a buffer on the path",
+        "a one-way delay of about 50 ms",
+    ]
+
+
 def test_late_packets_are_stalls_and_no_buffer() -> None:
     (said,) = findings([path(0.5, late=(5, 25))])
     assert said.startswith("stalls on the path")

@@ -54,15 +54,14 @@ def page(plain: Results, over_tls: Results | None = None, beside: Sequence[Secti
         parts += [*(f"- {sentence}" for sentence in experiment.verdicts), ""]
     if over_tls is not None:
         parts += _tls(plain, over_tls)
+    about = ""
     for section in beside:
-        parts += [
-            f"## {section.title}",
-            "",
-            section.about,
-            "",
-            *(f"- {sentence}" for sentence in section.sentences),
-            "",
-        ]
+        if section.sentences:
+            parts += [f"## {section.title}", ""]
+            # The chains at each round trip have one description.
+            parts += [section.about, ""] if section.about != about else []
+            parts += [*(f"- {sentence}" for sentence in section.sentences), ""]
+            about = section.about
     parts += [
         "Repeat all of it with `python -m compare all`, and the first part with `python -m compare run`. The formulas, the set-up"
         " and everything else that was measured stand in the reports they write.",
