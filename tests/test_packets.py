@@ -280,6 +280,8 @@ def test_the_verdict_names_the_cause_and_claims_nothing_on_a_busy_machine() -> N
     assert "counters of the kernel's devices say the same" in counted
     busy = cell("grpc", "one", 0, 0.12)
     assert "no claim" in verdicts(results(busy, *blocked))[0]
+    late_start = [cell("grpc", "one", 0, 0.03), cell("grpc", "many", 0, 0.0)]
+    assert "late on one connection (3.0 % also without loss), 6.0 %" in verdicts(results(*late_start, *blocked))[0]
     assert "it takes 6" in verdicts(results(calm, *blocked, rounds=5))[0]
     equal = [cell("grpc", "one", 0.02, 0.065), cell("grpc", "many", 0.02, 0.06)]
     assert "no difference found" in verdicts(results(calm, *equal))[0]
