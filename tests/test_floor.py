@@ -382,7 +382,7 @@ def test_the_row_whose_sentences_claim_has_six_rounds() -> None:
 @pytest.mark.parametrize("streams", [5, 8, 16, 20, 64, 160])
 @pytest.mark.parametrize("tokens", [30, 60, 100, 150])
 def test_streams_begin_at_any_moment_between_two_tokens(streams: int, tokens: int) -> None:
-    """No tenth of the time between two tokens holds the tokens of many streams, and no tenth of the whole time is empty."""
+    """No tenth of the time between two tokens has the tokens of many streams, and no gap is twice the mean or longer."""
     begun = offsets(streams, 1.0)
     phases = [begin * tokens % 1 for begin in begun]
     assert max(sum((other - one) % 1 < 0.1 for other in phases) for one in phases) <= 1 + streams * 0.2

@@ -287,6 +287,8 @@ def test_the_verdict_names_the_cause_and_claims_nothing_on_a_busy_machine() -> N
     assert "no difference found" in verdicts(results(calm, *equal))[0]
     quic = [cell("h3", "one", 0.02, 0.05), cell("h2", "one", 0.02, 0.25)]
     assert "QUIC orders the bytes of each stream by itself" in verdicts(results(calm, *quic))[0]
+    late_start = [cell("h2", "one", 0, 0.03), cell("h2", "many", 0, 0.0)]
+    assert "HTTP/2 25.0 % (24.0–26.0) (3.0 % also without loss)." in verdicts(results(*late_start, *quic))[0]
 
 
 def test_a_line_that_does_not_lose_what_it_was_asked_to_says_nothing() -> None:

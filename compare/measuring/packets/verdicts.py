@@ -50,12 +50,14 @@ def _of_loss(results: PacketResults, loss: float) -> list[str]:
             said.append(_one_or_many(at, way.title, one, many, own, tcp=way.tcp, streams=results.streams))
     quic, tcp = results.cell("h3", "one", loss), results.cell("h2", "one", loss)
     if quic is not None and tcp is not None:
-        head = f"{at}, one connection: HTTP/3 makes {share(quic.figures['late'])} of the tokens late, HTTP/2"
+        own = _without_loss(results, "h3")
+        head = f"{at}, one connection: HTTP/3 makes {share(quic.figures['late'])}{own} of the tokens late, HTTP/2"
+        behind = f"{share(tcp.figures['late'])}{_without_loss(results, 'h2')}"
         if not differ(quic.figures["late"], tcp.figures["late"]):
-            said.append(f"{head} {share(tcp.figures['late'])}: no difference found.")
+            said.append(f"{head} {behind}: no difference found.")
         else:
             said.append(
-                f"{head} {share(tcp.figures['late'])}. Cause: QUIC orders the bytes of each stream by itself, TCP those of the"
+                f"{head} {behind}. Cause: QUIC orders the bytes of each stream by itself, TCP those of the"
                 " whole connection."
             )
     return said
@@ -74,7 +76,7 @@ def _busy(results: PacketResults) -> str:
 
 
 def _without_loss(results: PacketResults, way: str) -> str:
-    """`` (3.0 % also without loss)``, where more than few tokens are late on one connection without loss; else empty."""
+    """`` (3.0 % also without loss)``, where more than 2 % of the tokens are late on one connection without loss; else empty."""
     cell = results.cell(way, "one", 0.0)
     late = cell.figures["late"].median if cell is not None and cell.figures else 0.0
     return f" ({late * 100:.1f} % also without loss)" if late > _CALM_SHARE else ""

@@ -119,11 +119,11 @@ async def _load(counts: Counts, connections: list[LoadConnection]) -> Result:
 
 
 def offsets(streams: int, spread_s: float) -> list[float]:
-    """When each stream asks first, in seconds from the first one on, growing: spread over ``spread_s`` as people are.
+    """When each stream asks first, in seconds from the first one on, growing.
 
-    Steps of one size could be a multiple of the time between two tokens. Then the tokens of all streams come at the same
-    moments, one commit takes them all, and a token looks cheaper than it is. Multiples of the golden ratio fall together
-    with no such time, and they leave no large gap.
+    The streams are spread over ``spread_s``, as readers who come at any time are. Steps of one size could be a multiple of
+    the time between two tokens. Then the tokens of all streams come at the same moments, one commit takes them all, and a
+    token looks cheaper than it is. Multiples of the golden ratio meet no such time, and they leave no large gap.
     """
     return sorted(nth * _GOLDEN % 1.0 * spread_s for nth in range(streams))
 
