@@ -97,7 +97,7 @@ class JsonLogger:
     def _write(self, number: int, level: str, event: str, fields: Mapping[str, Any]) -> None:
         if number < self._level:
             return
-        at = datetime.now(UTC).isoformat().replace("+00:00", "Z")
+        at = datetime.now(UTC)
         self._out.write(
             _ascii_json({"transport": self._transport, **fields, "event": event, "level": level, "timestamp": at})
             + "\n"
@@ -109,7 +109,7 @@ def _ascii_json(fields: Mapping[str, Any]) -> str:
     """A line of JSON in ASCII, because a log may be read in a terminal. An unknown object is written as its ``repr``."""
     data = msgspec.json.encode(fields, enc_hook=repr)
     # msgspec takes half the time of json, and leaves characters beyond ASCII as they are.
-    return data.decode() if data.isascii() else json.dumps(fields, default=repr)
+    return data.decode() if data.isascii() else json.dumps(json.loads(data))
 
 
 def visible_values(fields: Mapping[str, Any]) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from shared.llm.tokens import is_one_character
 
@@ -31,21 +31,19 @@ class ChunkTexts:
     def __init__(self) -> None:
         self._part = ""
 
-    def add(self, piece: str) -> Iterator[str]:
+    def add(self, piece: str) -> Sequence[str]:
         """The texts that are whole with this piece."""
         if not self._part and len(piece) <= MAX_CHUNK_CHARS and piece.isascii():
-            if piece:
-                yield piece
-            return
+            return (piece,) if piece else ()
         text, self._part = self._part + piece, ""
         if unfinished := _UNFINISHED.search(text, len(text) - 3):
             text, self._part = text[: unfinished.start()], unfinished[0]
-        yield from _split(_joined(text))
+        return list(_split(_joined(text)))
 
-    def rest(self) -> Iterator[str]:
+    def rest(self) -> Sequence[str]:
         """The text that remains at the end of the reply: none, or U+FFFD for a part of a character without its rest."""
         text, self._part = self._part, ""
-        yield from _split(_joined(text))
+        return list(_split(_joined(text)))
 
 
 def _joined(text: str) -> str:

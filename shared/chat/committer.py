@@ -82,7 +82,8 @@ class Committer:
             turn.stop("cancelled")
 
     def _published(self, turn: RunningTurn, entry: Append) -> None:
-        new = [record for record in entry.records if record.seq > len(turn.turn_log.records)]
+        known = len(turn.turn_log.records)
+        new = [record for record in entry.records if record.seq > known]
         turn.stored_seq = entry.records[-1].seq
         self._dependencies.counters.events_total += len(new)
         self._dependencies.trace_records(new)

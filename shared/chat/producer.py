@@ -17,7 +17,6 @@ from shared.errors import ChatError
 from shared.events import (
     IMAGE_CHUNK_BYTES,
     TERMINAL_STATUS,
-    AnyEvent,
     Chunk,
     FinishReason,
     ImageChunk,
@@ -39,7 +38,7 @@ from shared.store.protocol import End, Started, StoredImage
 
 # A model that never waits would keep the event loop busy: after so many uncommitted events its producer waits for a
 # commit.
-_MAX_UNCOMMITTED = 64
+_MAX_UNCOMMITTED = 128
 
 
 class Producer:
@@ -89,7 +88,7 @@ class Producer:
                 image_id=turn.image.image_id if turn.image else None,
                 ended_at=event.at,
             )
-            self._append(turn, event)
+            self._committer.append(turn, event)
             await turn.committed()
         return error
 
@@ -113,7 +112,7 @@ class Producer:
                         turn.usage = delta.usage
                     if delta.thought and not turn.thinking and not turn.texts:
                         turn.thinking = True
-                        self._append(turn, Thinking(turn_id=turn.turn_id, seq=turn.seq + 1, at=now_ms()))
+                        self._committer.append(turn, Thinking(turn_id=turn.turn_id, seq=turn.seq + 1, at=now_ms()))
                     if delta.quiet_s:
                         turn.turn_log.stay_quiet(delta.quiet_s)
                     if delta.drop:
@@ -136,7 +135,7 @@ class Producer:
             ids = {"session": short(turn.session_id), "turn": short(turn.turn_id)}
             self._dependencies.logger.info("first token", **ids, ms=turn.elapsed_ms)
         turn.texts.append(text)
-        self._append(turn, Chunk(turn_id=turn.turn_id, seq=turn.seq + 1, at=now_ms(), text=text))
+        self._committer.append(turn, Chunk(turn_id=turn.turn_id, seq=turn.seq + 1, at=now_ms(), text=text))
 
     async def _image_steps(self, turn: RunningTurn, prompt: str, size: str) -> AsyncGenerator[FinishReason, None]:
         width, height = parse_size(size, self._dependencies.settings.max_image_pixels)
@@ -169,7 +168,7 @@ class Producer:
         )
         image_id = image.image_id
         turn.images.append(image)
-        self._append(
+        self._committer.append(
             turn,
             ImageStarted(
                 turn_id=turn_id,
@@ -185,12 +184,12 @@ class Producer:
         )
         for offset in range(0, len(part.data), IMAGE_CHUNK_BYTES):
             data = part.data[offset : offset + IMAGE_CHUNK_BYTES]
-            self._append(
+            self._committer.append(
                 turn, ImageChunk(turn_id=turn_id, seq=turn.seq + 1, at=at, image_id=image_id, offset=offset, data=data)
             )
         if not part.preview:
             turn.image = image
-            self._append(
+            self._committer.append(
                 turn,
                 ImageCompleted(
                     turn_id=turn_id,
@@ -204,9 +203,6 @@ class Producer:
         what = "preview" if part.preview else "picture"
         self._dependencies.logger.info(what, turn=short(turn_id), bytes=len(part.data), ms=turn.elapsed_ms)
         await turn.committed()
-
-    def _append(self, turn: RunningTurn, event: AnyEvent) -> None:
-        self._committer.append(turn, event)
 
 
 def _terminal_event(

@@ -15,7 +15,6 @@ from shared.chat import producer
 from shared.chat.committer import Committer
 from shared.chat.generation import Generation
 from shared.chat.housekeeping import Housekeeping
-from shared.chat.producer import Producer
 from shared.chat.running_turn import RunningTurn, StopReason
 from shared.chat.service import ChatService
 from shared.chat.turn_log import Reader, TurnLog
@@ -187,14 +186,14 @@ def model_runs_twice() -> None:
 
 @_bug("events", 0.01, r"ends: .* 2 terminal events")
 def turn_ends_twice() -> None:
-    append = Producer._append
+    append = Committer.append
 
-    def twice(self: Producer, turn: RunningTurn, event: AnyEvent) -> None:
+    def twice(self: Committer, turn: RunningTurn, event: AnyEvent) -> None:
         append(self, turn, event)
         if turn.end is not None:
             append(self, turn, msgspec.structs.replace(event, seq=turn.seq + 1))
 
-    Producer._append = twice  # type: ignore[method-assign]
+    Committer.append = twice  # type: ignore[method-assign]
 
 
 @_bug("events", 0.01, r"sha256|hashed")

@@ -20,7 +20,10 @@ _HEALTH = "/health"
 _VERSIONS = ("1.0", "1.1", "2", "3")
 _WRITING = ("POST", "PUT", "PATCH", "DELETE")
 # Headers that stand once in a request: of two, a proxy could read one and this server the other.
-_SINGLE = ("Authorization", "Content-Type", "Idempotency-Key", "Last-Event-ID", "Origin", "X-API-Key")
+_SINGLE = {
+    name.lower().encode(): name
+    for name in ("Authorization", "Content-Type", "Idempotency-Key", "Last-Event-ID", "Origin", "X-API-Key")
+}
 _PUBLIC = frozenset({"/", _HEALTH, "/docs", "/openapi.json", "/demo", "/race"})
 
 
@@ -67,9 +70,10 @@ class AccessMiddleware:
 
     def _check(self, scope: Scope, headers: Headers) -> None:
         host = self._host(scope, headers)
-        for name in _SINGLE:
-            if len(headers.getlist(name)) > 1:
-                raise ChatError("invalid_request", f"Send the header {name} once.", http_status=400)
+        single = [name for name, _ in scope["headers"] if name in _SINGLE]
+        if len(single) > len(set(single)):
+            twice = next(name for name in _SINGLE if single.count(name) > 1)
+            raise ChatError("invalid_request", f"Send the header {_SINGLE[twice]} once.", http_status=400)
         origin, scheme = headers.get("origin"), scope["scheme"]
         if scope["type"] == "websocket":
             self._access.check_host(host)

@@ -85,15 +85,18 @@ class AnswerMiddleware:
             await response(scope, receive, send_marked)
 
     def _mark(self, message: Message, scope: Scope) -> None:
-        headers = MutableHeaders(raw=message.setdefault("headers", []))
+        raw = message.setdefault("headers", [])
+        names = {name for name, _ in raw}
         file = message["status"] < 400 and scope["path"].startswith(self._cacheable)
-        if "cache-control" not in headers and not file:
-            headers["Cache-Control"] = "no-store"
-        if not scope["path"].startswith(self._in_parts):
-            del headers["accept-ranges"]
-        if headers.get("connection", "").lower() == "keep-alive":
-            # The HTTP server adds its own ``Connection`` header, and two such headers could contradict each other.
-            del headers["connection"]
+        if b"cache-control" not in names and not file:
+            raw.append((b"cache-control", b"no-store"))
+        if b"accept-ranges" in names and not scope["path"].startswith(self._in_parts):
+            del MutableHeaders(raw=raw)["accept-ranges"]
+        if b"connection" in names:
+            headers = MutableHeaders(raw=raw)
+            if headers["connection"].lower() == "keep-alive":
+                # The HTTP server adds its own ``Connection`` header, and two such headers could contradict each other.
+                del headers["connection"]
 
 
 async def close_after_a_fault(conversation: Awaitable[None], scope: Scope, send: Send, logger: Logger) -> None:

@@ -55,8 +55,9 @@ def create_app(
         telemetry={"tracing": False, "metrics": False, "logs": False},
     )
     app.state.context = context
-    # Included routers would be matched twice for each request. Their routes have all that inclusion would add.
-    app.router.routes += [*routes.routes, *common_routes(context), *pages.router.routes]
+    # Included routers would be matched twice for each request. Their routes have all that inclusion would add. They come
+    # before the framework's own routes, because routes are tried in order.
+    app.router.routes[:0] = [*routes.routes, *common_routes(context), *pages.router.routes]
     app.add_exception_handler(ChatError, _on_chat_error)
     app.add_exception_handler(RequestValidationError, _on_invalid)
     app.add_exception_handler(HTTPException, _on_http_error)

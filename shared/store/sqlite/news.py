@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Callable, Mapping
 
 import apsw
@@ -15,6 +16,8 @@ from shared.store.sqlite import rows
 from shared.store.sqlite.worker import InlineWorker, Worker
 
 _LOOK_S = 0.02
+# The pause after a look that took longer than its share of the 20 ms.
+_PAUSE_S = 0.01
 _RETRY_S = 1.0
 
 
@@ -44,8 +47,10 @@ class NewsWatch:
     async def news(self, wanted: Callable[[], bool]) -> AsyncIterator[News]:
         """What is new, look by look. A look that fails is repeated, so nothing is lost."""
         last_signal = await self._reader.run(rows.last_signal)
+        begun = time.monotonic()
         while True:
-            await asyncio.sleep(_LOOK_S)
+            await asyncio.sleep(max(_PAUSE_S, begun + _LOOK_S - time.monotonic()))
+            begun = time.monotonic()
             if not wanted():
                 continue
             positions, again = dict(self._positions), self._behind

@@ -29,12 +29,15 @@ class RunningTexts:
         pieces = [text]
 
         def read_more(connection: apsw.Connection) -> tuple[TurnRow | None, list[str], int]:
-            with snapshot(connection):
-                turn = select_turn(connection, turn_id, now)
-                if turn is None or turn.status != "running":
-                    row = connection.execute("SELECT text FROM turns WHERE turn_id = ?", (turn_id,)).fetchone()
-                    return turn, [row[0]] if row else [], after
-                return turn, *read_texts(connection, turn_id, after, _MAX_SEGMENTS)
+            turn = select_turn(connection, turn_id, now)
+            if turn is not None and turn.status == "running":
+                # The last seq and the log must be of one moment. A turn that has ended does not change.
+                with snapshot(connection):
+                    turn = select_turn(connection, turn_id, now)
+                    if turn is not None and turn.status == "running":
+                        return turn, *read_texts(connection, turn_id, after, _MAX_SEGMENTS)
+            row = connection.execute("SELECT text FROM turns WHERE turn_id = ?", (turn_id,)).fetchone()
+            return turn, [row[0]] if row else [], after
 
         while True:
             turn, more, reached = await self._reader.run(read_more)

@@ -11,7 +11,7 @@ from shared.errors import ChatError
 from shared.events import TurnInterrupted
 from shared.llm.model import ContextMessage
 from shared.reply import text_sha256
-from shared.store.protocol import Append, Appended, NewTurn, Started, refuse_missing
+from shared.store.protocol import Append, Appended, End, NewTurn, Started, refuse_missing
 from shared.store.record import Record
 from shared.store.sqlite.leases import Orphan
 from shared.store.sqlite.logs import insert_segment, select_segment, to_lines
@@ -20,6 +20,11 @@ from shared.store.starting import started_turn
 
 Context = tuple[ContextMessage, ...]
 _IN_CONTEXT = frozenset({"completed", "cancelled", "interrupted"})
+_APPEND = (
+    "UPDATE turns SET last_seq = ?, lease_until = ? WHERE turn_id = ? AND owner = ? AND status = 'running'"
+    " AND last_seq = ? RETURNING cancel, session_id"
+)
+_APPEND_THE_END = _APPEND.replace(" WHERE", ", status = ?, ended_at = ?, text = ?, image_id = ? WHERE")
 
 
 def insert_session(connection: apsw.Connection, session_id: str, model_id: str | None, now: float) -> None:
@@ -116,13 +121,13 @@ def start_turn(
 
 def append(connection: apsw.Connection, entry: Append, lease_until: float) -> Appended:
     """Append to one log; nothing is written when the entry is refused."""
-    first, last = entry.records[0].seq, entry.records[-1].seq
+    first, last, end = entry.records[0].seq, entry.records[-1].seq, entry.end
     # The fence: only the owner of a running turn appends, and only what follows the last record.
-    row = connection.execute(
-        "UPDATE turns SET last_seq = ?, lease_until = ? WHERE turn_id = ? AND owner = ? AND status = 'running'"
-        " AND last_seq = ? RETURNING cancel",
-        (last, lease_until, entry.turn_id, entry.owner, first - 1),
-    ).fetchone()
+    fence = (entry.turn_id, entry.owner, first - 1)
+    values: tuple[object, ...] = (last, lease_until, *fence)
+    if end is not None:
+        values = (last, lease_until, end.status, end.ended_at, end.text, end.image_id, *fence)
+    row = connection.execute(_APPEND if end is None else _APPEND_THE_END, values).fetchone()
     if row is None:
         return _refusal(connection, entry)
     insert_segment(connection, entry.turn_id, entry.records)
@@ -141,9 +146,10 @@ def append(connection: apsw.Connection, entry: Append, lease_until: float) -> Ap
                 image.data,
             ),
         )
-    if entry.end is not None:
-        _end_turn(connection, entry)
-    return Appended(True, last, cancel=bool(row[0]))
+    cancel, session_id = row
+    if end is not None and session_id is not None:
+        _tell_the_end(connection, entry, end, session_id)
+    return Appended(True, last, cancel=bool(cancel))
 
 
 def _refusal(connection: apsw.Connection, entry: Append) -> Appended:
@@ -172,27 +178,12 @@ def standing(connection: apsw.Connection, owner: str, turn_id: str) -> tuple[App
     return Appended(owned, row[2], "" if owned else "fenced", bool(row[3])), row[4]
 
 
-def _end_turn(connection: apsw.Connection, entry: Append) -> None:
-    """Set a turn's status and reply with its terminal event."""
-    end = entry.end
-    assert end is not None
-    connection.execute(
-        "UPDATE turns SET status = ?, ended_at = ?, text = ?, image_id = ? WHERE turn_id = ?",
-        (end.status, end.ended_at, end.text, end.image_id, entry.turn_id),
-    )
-    row = connection.execute("SELECT session_id FROM turns WHERE turn_id = ?", (entry.turn_id,)).fetchone()
-    if row is not None and row[0] is not None:
-        connection.execute("UPDATE sessions SET last_activity_at = ? WHERE session_id = ?", (end.ended_at, row[0]))
-        if end.text or end.image_id or end.status == "completed":
-            insert_signal(
-                connection,
-                end.ended_at,
-                entry.owner,
-                "message_added",
-                row[0],
-                entry.turn_id,
-                count_messages(connection, row[0]),
-            )
+def _tell_the_end(connection: apsw.Connection, entry: Append, end: End, session_id: str) -> None:
+    """Note in the session that its turn has ended, and tell the other processes of the reply."""
+    connection.execute("UPDATE sessions SET last_activity_at = ? WHERE session_id = ?", (end.ended_at, session_id))
+    if end.text or end.image_id or end.status == "completed":
+        count = count_messages(connection, session_id)
+        insert_signal(connection, end.ended_at, entry.owner, "message_added", session_id, entry.turn_id, count)
 
 
 def interrupt(connection: apsw.Connection, orphan: Orphan, texts: list[str], now: float, *, with_event: bool) -> bool:
