@@ -183,6 +183,17 @@ def _no_contact_needed(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(RedisStore, "reap", seen_long_ago)
 
 
+def _contact_goes_on(patch: pytest.MonkeyPatch) -> None:
+    leave = Commands.leave_old_primary
+
+    async def leave_unnoticed(self: Commands) -> bool:
+        with pytest.MonkeyPatch.context() as meanwhile:
+            meanwhile.setattr(self.contact, "lost", lambda: None)
+            return await leave(self)
+
+    patch.setattr(Commands, "leave_old_primary", leave_unnoticed)
+
+
 RULES: dict[str, Switch] = {
     "the log of an ended turn is kept": _script(
         "_APPEND", "append", ("redis.call('PEXPIREAT', keys.log, log_until)", "redis.call('DEL', keys.log)")
@@ -224,4 +235,5 @@ RULES: dict[str, Switch] = {
         "_APPEND", "append", ("if row[1] == owner and stored[1] and", "if false and")
     ),
     "a lease that ended during an outage proves nothing": _no_contact_needed,
+    "a lease that is over at a new primary proves nothing": _contact_goes_on,
 }

@@ -446,6 +446,30 @@ async def test_t25_an_outage_longer_than_a_lease_ends_no_living_turn(make: Make,
     assert await appended(owner, entry(started, chunks(started.turn.turn_id, 2, "on"))) == [True]
 
 
+@without("a lease that is over at a new primary proves nothing")
+async def test_t25_a_new_primary_ends_no_turn_of_a_node_that_renewed_at_the_old_one(
+    make: Make, rules: Rules, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    primaries = iter(["old", "new"])
+
+    async def primary_of(client: object) -> str:
+        return next(primaries)
+
+    monkeypatch.setattr("shared.store.redis.commands.primary_of", primary_of)
+    owner, other = make(), make()
+    started = await owner.start_turn(asked(new_session_id="s1"))
+    assert not await other._commands.leave_old_primary()
+    assert await pass_s(other, LEASE_S, alive=["me"]) == []
+    # The owner renews at the old primary, so its lease at the new one is as old as what was copied last.
+    assert await pass_s(other, LEASE_S * 0.9) == []
+    assert await other._commands.leave_old_primary()
+    assert await pass_s(other, LEASE_S * 0.9) == []
+    owner.clock_offset_ms = other.clock_offset_ms
+    await owner.renew("me", [started.turn.turn_id], [])
+    assert await pass_s(other, LEASE_S * 0.9) == []
+    assert await appended(owner, entry(started, chunks(started.turn.turn_id, 2, "on"))) == [True]
+
+
 async def test_a_store_that_lost_its_scripts_goes_on(make: Make, server: Valkey) -> None:
     store = make()
     started = await store.start_turn(asked(new_session_id="s1"))
