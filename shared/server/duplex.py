@@ -383,7 +383,11 @@ class Duplex:
 
     async def _send(self, item: Outgoing) -> None:
         async with self._write_lock:
-            await self._write(item)
+            if self._line is not None and isinstance(item, list):
+                # What has room goes without a pass through the framework for each event.
+                item = item[self._line.send_now(item) :]
+            if item != []:
+                await self._write(item)
             self._last_write = time.monotonic()
 
     async def _send_heartbeats(self, heartbeat_s: float) -> None:
