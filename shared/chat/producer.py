@@ -38,7 +38,7 @@ from shared.store.protocol import End, Started, StoredImage
 
 # A model that never waits would keep the event loop busy: after so many uncommitted events its producer waits for a
 # commit.
-_MAX_UNCOMMITTED = 128
+_MAX_UNCOMMITTED = 256
 
 
 class Producer:

@@ -30,7 +30,7 @@ from shared.server.tls import certificate
 from shared.store.open import without_password
 from shared.transports import Transport, ports_of
 
-_GC_THRESHOLD = (20_000, 20, 20)
+_GC_THRESHOLD = (50_000, 20, 20)
 
 
 @dataclass(frozen=True, slots=True)
