@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import io
 import json
 import os
 import pty
 import signal
 import sys
+import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import aclosing
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import BinaryIO
 
@@ -42,17 +45,34 @@ def test_lines_that_find_no_room_are_dropped_and_counted() -> None:
         for number in range(50_000):
             sink.write(f"line {number} {'x' * 50}\n")
         os.set_blocking(reading, False)
-        read, kept, dropped = b"", list[str](), 0
-        # Every line was kept or counted. A count may come while more lines are dropped, and then another count follows.
-        while len(kept) + dropped < 50_000:
-            with contextlib.suppress(BlockingIOError):
+        read, lines, dropped, more = b"", list[str](), 0, 0
+        # Every line is kept or counted. A count may come while more lines are dropped, and then another count follows.
+        while len(lines) + dropped < 50_000 + more:
+            try:
                 read += os.read(reading, 1 << 20)
-            sink.write("and on\n")
-            lines = read.rpartition(b"\n")[0].decode().splitlines()
-            kept = [line for line in lines if line.startswith("line")]
-            dropped = sum(json.loads(line)["count"] for line in lines if "log lines dropped" in line)
-    assert [line.split()[1] for line in kept] == [str(number) for number in range(len(kept))]
+            except BlockingIOError:
+                # A count comes with the next line that is written.
+                sink.write("and on\n")
+                more += 1
+                time.sleep(0.05)
+            said = read.rpartition(b"\n")[0].decode().splitlines()
+            lines = [line for line in said if "log lines dropped" not in line]
+            dropped = sum(json.loads(line)["count"] for line in said if "log lines dropped" in line)
+    kept = [line.split()[1] for line in lines if line.startswith("line")]
+    assert kept == [str(number) for number in range(len(kept))]
+    assert len(lines) + dropped == 50_000 + more
     assert dropped > 0
+
+
+def test_a_line_with_other_characters_is_ascii_and_says_its_time() -> None:
+    out = io.StringIO()
+    logger = open_logger("test", out)
+    for word in ("cafe", "café"):
+        logger.info("said", word=word)
+    for line, word in zip(out.getvalue().splitlines(), ("cafe", "café"), strict=True):
+        assert line.isascii()
+        assert json.loads(line)["word"] == word
+        assert datetime.fromisoformat(json.loads(line)["timestamp"]).utcoffset() == timedelta(0)
 
 
 def test_a_reader_that_is_gone_raises_nothing() -> None:

@@ -384,9 +384,9 @@ class Duplex:
     async def _send(self, item: Outgoing) -> None:
         async with self._write_lock:
             if self._line is not None and isinstance(item, list):
-                # What has room goes without a pass through the framework for each event.
+                # Events for which the connection has room need no pass through the framework each.
                 item = item[self._line.send_now(item) :]
-            if item != []:
+            if not isinstance(item, list) or item:
                 await self._write(item)
             self._last_write = time.monotonic()
 

@@ -188,7 +188,7 @@ def _contact_goes_on(patch: pytest.MonkeyPatch) -> None:
 
     async def leave_unnoticed(self: Commands) -> bool:
         with pytest.MonkeyPatch.context() as meanwhile:
-            meanwhile.setattr(self.contact, "lost", lambda: None)
+            meanwhile.setattr(self.contact, "moved", lambda: None)
             return await leave(self)
 
     patch.setattr(Commands, "leave_old_primary", leave_unnoticed)

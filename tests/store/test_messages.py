@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
+from pathlib import Path
+from typing import Any
+
 import pytest
 
 from shared.errors import ChatError
 from shared.session import Message
-from shared.store.protocol import Store
+from shared.store.protocol import Store, TurnRow
+from shared.store.sqlite import rows, running_texts
+from shared.store.sqlite.store import SqliteStore
 from shared.store.texts import MAX_TEXT_BYTES, cut_text
-from tests.store.suite import asked, end, every, messages_of, new_session, refused, talk
+from tests.store.suite import NOW, asked, end, every, messages_of, new_session, refused, talk
 
 
 async def pages(store: Store, session_id: str, limit: int) -> list[list[Message]]:
@@ -81,6 +87,28 @@ async def test_a_long_text_is_cut_in_messages_and_snapshots(store: Store) -> Non
     assert truncated
     assert cut == text[: MAX_TEXT_BYTES // 3]
     assert len(cut.encode()) <= MAX_TEXT_BYTES
+
+
+async def test_a_turn_that_is_deleted_while_it_is_read_is_no_turn(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The row and the text of an ended turn are read by two statements. Another process deletes the session in between."""
+    here, elsewhere = (SqliteStore(str(tmp_path / "chat.db")) for _ in range(2))
+    started = await here.start_turn(asked("Hi", new_session_id="s1"))
+    await end(here, started, "Hello")
+    select = rows.select_turn
+
+    def select_then_delete(*given: Any) -> TurnRow | None:
+        row = select(*given)
+        assert row is not None
+        asyncio.run_coroutine_threadsafe(elsewhere.delete_session("s1", "test", NOW), loop).result()
+        return row
+
+    loop = asyncio.get_running_loop()
+    monkeypatch.setattr(running_texts, "select_turn", select_then_delete)
+    assert await here.read_text(started.turn.turn_id) is None
+    for store in (here, elsewhere):
+        await store.close()
 
 
 @pytest.mark.parametrize(("text", "kept"), [("abc", "abc"), ("ab€", "ab"), ("€€", "€"), ("", "")])

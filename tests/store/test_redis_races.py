@@ -71,7 +71,7 @@ def rules(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Ru
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """A node asks the store five times a second where the turns stand, instead of once."""
-    monkeypatch.setattr("shared.store.redis.subscription._CHECK_S", 0.2)
+    monkeypatch.setattr("shared.store.redis.subscription.CHECK_S", 0.2)
 
 
 @without("the log of an ended turn is kept")

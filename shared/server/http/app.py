@@ -56,7 +56,7 @@ def create_app(
     )
     app.state.context = context
     # Included routers would be matched twice for each request. Their routes have all that inclusion would add. They come
-    # before the framework's own routes, because routes are tried in order.
+    # first, so that a request does not try the framework's own routes before them.
     app.router.routes[:0] = [*routes.routes, *common_routes(context), *pages.router.routes]
     app.add_exception_handler(ChatError, _on_chat_error)
     app.add_exception_handler(RequestValidationError, _on_invalid)

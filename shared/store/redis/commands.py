@@ -95,8 +95,7 @@ class Commands:
         A primary that was replaced may be back, and takes writes until the Sentinels make it a replica (10 s later).
         These writes are lost. A command that is on its way fails, and is repeated like every command whose line broke.
 
-        The other nodes may have renewed their leases at the old primary until now. So the contact begins anew, and a lease
-        that is over at the new primary proves nothing yet.
+        A lease that is over at the new primary proves nothing yet (``Contact.moved``).
         """
         try:
             primary = await primary_of(self._client)
@@ -106,7 +105,7 @@ class Commands:
         before, self.contact.primary = self.contact.primary, primary
         if before in (None, primary):
             return False
-        self.contact.lost()
+        self.contact.moved()
         await self._client.connection_pool.disconnect()
         if self._append_line is not None:
             await self._append_line.disconnect()

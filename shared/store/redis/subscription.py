@@ -18,9 +18,9 @@ from shared.store.protocol import Moved, News, NewsLost, Pushed, Signal
 from shared.store.redis.address import Address
 from shared.store.redis.commands import Commands
 from shared.store.redis.connections import ANSWER_TIMEOUT_S, close_client, subscription_client
+from shared.store.redis.contact import CHECK_S
 from shared.store.redis.keys import Keys
 
-_CHECK_S = 1.0
 _FIRST_PAUSE_S, _LAST_PAUSE_S = 0.05, 1.0
 
 
@@ -99,7 +99,7 @@ class Subscription:
                     self._forget_connection()
                     await close_client(client)
             except Exception:  # noqa: BLE001 - whatever broke, only a new subscription has the readers told of events
-                pause_s = _FIRST_PAUSE_S if self._heard_s > time.monotonic() - _CHECK_S * 3 else pause_s
+                pause_s = _FIRST_PAUSE_S if self._heard_s > time.monotonic() - CHECK_S * 3 else pause_s
                 await asyncio.sleep(pause_s)
                 pause_s = min(pause_s * 2, _LAST_PAUSE_S)
 
@@ -177,8 +177,8 @@ class Subscription:
 
     async def _check_forever(self) -> None:
         while True:
-            await asyncio.sleep(_CHECK_S)
-            if time.monotonic() - self._heard_s > 2 * _CHECK_S:
+            await asyncio.sleep(CHECK_S)
+            if time.monotonic() - self._heard_s > 2 * CHECK_S:
                 raise _Broken
             await self._send("PING")
             gone = self._subscribed - self._turns.keys() - {self._signal_channel}
@@ -191,7 +191,7 @@ class Subscription:
         while True:
             if await self._commands.leave_old_primary():
                 raise _Broken
-            await asyncio.sleep(_CHECK_S)
+            await asyncio.sleep(CHECK_S)
 
     async def _check_positions(self) -> None:
         """Compare the store's last seq with the last pushed seq, for the turns without news since the last check."""

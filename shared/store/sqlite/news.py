@@ -16,7 +16,7 @@ from shared.store.sqlite import rows
 from shared.store.sqlite.worker import InlineWorker, Worker
 
 _LOOK_S = 0.02
-# The pause after a look that took longer than its share of the 20 ms.
+# The shortest pause between two looks, also after a look that took long.
 _PAUSE_S = 0.01
 _RETRY_S = 1.0
 

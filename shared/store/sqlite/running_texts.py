@@ -31,13 +31,14 @@ class RunningTexts:
         def read_more(connection: apsw.Connection) -> tuple[TurnRow | None, list[str], int]:
             turn = select_turn(connection, turn_id, now)
             if turn is not None and turn.status == "running":
-                # The last seq and the log must be of one moment. A turn that has ended does not change.
+                # The last seq and the log must be of one moment.
                 with snapshot(connection):
                     turn = select_turn(connection, turn_id, now)
                     if turn is not None and turn.status == "running":
                         return turn, *read_texts(connection, turn_id, after, _MAX_SEGMENTS)
+            # The text of a turn that has ended does not change. A turn that was deleted a moment ago is none.
             row = connection.execute("SELECT text FROM turns WHERE turn_id = ?", (turn_id,)).fetchone()
-            return turn, [row[0]] if row else [], after
+            return (turn, [row[0]], after) if row is not None else (None, [], after)
 
         while True:
             turn, more, reached = await self._reader.run(read_more)
