@@ -30,8 +30,8 @@ from shared.server.tls import certificate
 from shared.store.open import without_password
 from shared.transports import Transport, ports_of
 
-# A look at the young objects costs by the events that are alive. 64 streams have some 15,000 of them in memory.
-_GC_THRESHOLD = (50_000, 20, 20)
+# With 50,000, a busy server would need 3 % less time, and would keep 40 MiB more after a flood of small frames.
+_GC_THRESHOLD = (20_000, 20, 20)
 
 
 @dataclass(frozen=True, slots=True)
