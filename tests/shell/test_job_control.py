@@ -21,6 +21,8 @@ from tests.shell.helpers import CTRL_D, quiet
 
 CTRL_Z = "\x1a"
 STOPPED = r"^\[1\]\+ +Stopped "
+# bash says so before it sets the terminal's modes again, and prompts afterwards.
+AT_PROMPT = rf"{STOPPED}(.*\n){{1,3}}\$$"
 # Line editing, echo, signals and CR as Enter: what a user's shell needs, and what an input line of our own switches off.
 MODES = "stty -a | tr ' ;' '\\n\\n' | grep -cxE 'icanon|echo|isig|icrnl|iexten'\r"
 ASKED = "/tokens 30 /stall 1 hello"
@@ -61,14 +63,14 @@ def test_the_shell_is_stopped_and_comes_back(bash: OpenBash) -> None:
             terminal.do(f"/switch {word}\r", rf"^now over .*{re.escape(TRANSPORTS[word].title)}")
         terminal.do(f"{ASKED}\r", r"^❯ /tokens 30")
         terminal.wait(rf" {word} \S ❯ ")
-        terminal.do(CTRL_Z, STOPPED)
+        terminal.do(CTRL_Z, AT_PROMPT)
         terminal.do(MODES, "^5$")
         ended = terminal.count(quiet(word))
         terminal.type("fg\r")
         terminal.wait(quiet(word), ended + 1)
         assert word == "rest" or terminal.count(rf"^{word} · .* 30 chunks$") == 1
     terminal.do("half a li", r"❯ half a li$")
-    terminal.do(CTRL_Z, STOPPED)
+    terminal.do(CTRL_Z, AT_PROMPT)
     terminal.do("fg\r", r"❯ half a li$")
     terminal.do("ne\r", r"^❯ half a line$")
     terminal.wait(quiet(WORDS[-1]), 2)
@@ -110,7 +112,7 @@ def test_one_message_is_stopped_and_goes_on(bash: OpenBash, servers: Servers, tm
             terminal.type(f"{sys.executable} -m protocols chat {word} '{ASKED}' > {written}\r")
             while not (running := running_turn(http, servers)) or (word != "rest" and not size(written)):
                 terminal.read()
-            terminal.do(CTRL_Z, STOPPED)
+            terminal.do(CTRL_Z, AT_PROMPT)
             answer = http.post(f"http://{servers[word].address}/turns/{running}/cut") if word in CUTTING else None
             # 404: the answer has ended meanwhile.
             if answer is not None and answer.status_code == 204:
