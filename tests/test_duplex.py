@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -15,6 +14,7 @@ from shared.logger import open_logger
 from shared.server.duplex import Duplex, Outgoing
 from shared.store.record import Record
 from tests.conftest import until
+from tests.service.scripted import Room
 
 
 async def test_a_write_that_has_begun_ends_when_another_message_ends_its_turn(tmp_path: Path) -> None:
@@ -56,33 +56,20 @@ async def test_a_write_that_has_begun_ends_when_another_message_ends_its_turn(tm
     assert all(isinstance(record, Record) for item in ended if isinstance(item, list) for record in item)
 
 
-class Room:
-    """A line that takes at most ``room`` events of each batch, and notes what it took."""
-
-    def __init__(self, room: int, sent: list[int]) -> None:
-        self.room = room
-        self.sent = sent
-
-    def send_now(self, records: Sequence[Record]) -> int:
-        taken = records[: self.room]
-        self.sent += [record.seq for record in taken]
-        return len(taken)
-
-
 @pytest.mark.parametrize("room", [0, 3, 1000])
 async def test_events_go_on_the_line_and_the_rest_is_written_in_order_and_once(tmp_path: Path, room: int) -> None:
-    seqs: list[int] = []
+    line = Room(room)
 
     async def write(item: Outgoing) -> None:
         if isinstance(item, list):
             assert item
-            seqs.extend(record.seq for record in item)
+            line.sent += [record.seq for record in item]
 
     settings = Settings(store_url=f"sqlite:///{tmp_path}/chat.db", offline_tokens_per_s=0, offline_first_token_ms=0)
     async with (
         open_service(settings, logger=open_logger("test"), framework="none") as service,
-        Duplex(service, write, line=Room(room, seqs)) as duplex,
+        Duplex(service, write, line=line) as duplex,
     ):
         await duplex.handle(Chat(message="/tokens 40 hello", request_id="one"))
         await duplex.finish()
-    assert seqs == list(range(1, 43))
+    assert line.sent == list(range(1, 43))

@@ -26,6 +26,7 @@ from shared.events import (
 from shared.images.model import ImagePart
 from shared.llm.model import ContextMessage, Delta
 from shared.store.protocol import Append, Appended, NewTurn, Started, Store
+from shared.store.record import Record
 
 SECRET = "sk-very-secret-0123"
 Play = Callable[[Sequence[ContextMessage]], AsyncGenerator[Delta, None]]
@@ -203,3 +204,17 @@ async def seq_is(service: ChatService, turn_id: str, seq: int) -> bool:
 
 async def ended(service: ChatService, turn_id: str) -> bool:
     return (await service.get_turn(turn_id)).status != "running"
+
+
+class Room:
+    """A line that has room for ``room`` more events."""
+
+    def __init__(self, room: int) -> None:
+        self.room = room
+        self.sent: list[int] = []
+
+    def send_now(self, records: Sequence[Record]) -> int:
+        taken = records[: self.room]
+        self.room -= len(taken)
+        self.sent += [record.seq for record in taken]
+        return len(taken)

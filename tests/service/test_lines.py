@@ -4,26 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
 from functools import partial
 
-from shared.store.record import Record
 from tests.conftest import until
-from tests.service.scripted import Serve, Stepwise, seq_is, silent
-
-
-class Room:
-    """A line that has room for ``room`` more events."""
-
-    def __init__(self, room: int) -> None:
-        self.room = room
-        self.sent: list[int] = []
-
-    def send_now(self, records: Sequence[Record]) -> int:
-        taken = records[: self.room]
-        self.room -= len(taken)
-        self.sent += [record.seq for record in taken]
-        return len(taken)
+from tests.service.scripted import Room, Serve, Stepwise, seq_is, silent
 
 
 async def test_what_a_line_has_no_room_for_is_read_in_order_and_once(serve: Serve) -> None:
