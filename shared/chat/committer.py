@@ -82,8 +82,9 @@ class Committer:
             turn.stop("cancelled")
 
     def _published(self, turn: RunningTurn, entry: Append) -> None:
-        known = len(turn.turn_log.records)
-        new = [record for record in entry.records if record.seq > known]
+        known, new = len(turn.turn_log.records), entry.records
+        if new[0].seq <= known:
+            new = [record for record in new if record.seq > known]
         turn.stored_seq = entry.records[-1].seq
         self._dependencies.counters.events_total += len(new)
         self._dependencies.trace_records(new)

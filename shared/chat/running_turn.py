@@ -57,18 +57,21 @@ class RunningTurn:
 
     def next_append(self, owner: str) -> Append:
         """The next entry to commit: the events that the store has lost, then the uncommitted events."""
-        records = [*self.turn_log.records[self.stored_seq :], *self.uncommitted]
-        self.uncommitted = []
-        named = {record.image_id for record in records} if self.images else set()
-        return Append(
+        records, self.uncommitted = self.uncommitted, []
+        if self.stored_seq < len(self.turn_log.records):
+            records = [*self.turn_log.records[self.stored_seq :], *records]
+        entry = Append(
             turn_id=self.turn_id,
             session_id=self.session_id,
             request_id=self.request.request_id,
             owner=owner,
             records=records,
-            images=[image for image in self.images if image.image_id in named],
             end=self.end,
         )
+        if self.images:
+            named = {record.image_id for record in records}
+            entry.images += [image for image in self.images if image.image_id in named]
+        return entry
 
     def commit_again(self, entry: Append, stored_seq: int) -> None:
         """Put the events of a refused entry back before the uncommitted events. The next commit begins after ``stored_seq``."""

@@ -129,7 +129,8 @@ class End:
     ended_at: float
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+# Not frozen: one is made for nearly every event, and a frozen one takes three times as long to make.
+@dataclass(slots=True, kw_only=True)
 class Append:
     """Records to be appended to one log, in order, by the process that owns the turn.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import apsw
 
 from shared.store.protocol import NewTurn
-from shared.store.sqlite import purge, sessions, turns
+from shared.store.sqlite import journal, purge, sessions, turns
 from shared.store.sqlite.leases import select_leases, select_orphans
 from shared.store.sqlite.logs import read_log, read_texts
 from shared.store.sqlite.rows import last_signal, select_image, select_signals, select_turn
@@ -21,11 +21,18 @@ def run_steps(connection: apsw.Connection, session_id: str, turn_id: str, purge_
     new: NewTurn = asked("two", session_id=session_id, request_id="k")
     running = turns.start_turn(connection, new, 1.0, 2.0)
     turns.append(connection, entry(running, chunk_records(new.turn_id, 2, "a")), 3.0)
-    turns.standing(connection, "me", new.turn_id)
+    small = [entry(running, chunk_records(new.turn_id, seq, "b")) for seq in (3, 4)]
+    assert all(journal.Fence().add(connection, 1, small))
+    assert [row.first_seq for row in journal.read_journal(connection, new.turn_id, 2)] == [3, 4]
+    assert journal.move(connection, new.turn_id, "me", journal.rows_of(small[0].records))
+    assert len(read_log(connection, new.turn_id, 0, running=True)) == 4
+    journal.trim(connection, 1, 2)
+    turns.standing(connection, "me", new.turn_id, 0)
     select_leases(connection)
     for orphan in select_orphans(connection, {"me": 9.0}, 10):
-        texts, _ = read_texts(connection, orphan.turn_id, 0)
-        assert turns.interrupt(connection, orphan, texts, 4.0, with_event=True)
+        shown = read_texts(connection, orphan.turn_id, 0)
+        assert shown == (["a", "b", "b"], 4)
+        assert turns.interrupt(connection, orphan, shown, 4.0, with_event=True)
     select_turn(connection, turn_id, 1.0)
     read_log(connection, turn_id, 0)
     select_image(connection, "none")
@@ -38,6 +45,7 @@ def run_steps(connection: apsw.Connection, session_id: str, turn_id: str, purge_
     for group in purge.GROUPS:
         for statement in group:
             connection.execute(statement, {**purge_times, "limit": purge.MAX_ROWS})
+    purge.drop_journaled(connection, journal.newest(connection))
     purge.select_doomed(connection)
     purge.drop_doomed(connection, turn_id)
     sessions.clear_session(connection, session_id, "me", 5.0)

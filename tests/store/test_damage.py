@@ -310,11 +310,12 @@ async def test_an_append_that_fails_costs_the_others_of_its_commit_nothing(tmp_p
     path = tmp_path / "chat.db"
     store = SqliteStore(str(path))
     bad, good = [await store.start_turn(asked(new_session_id=name)) for name in ("bad", "good")]
-    database(
-        path,
-        "CREATE TRIGGER fails BEFORE INSERT ON segments"
-        f" WHEN new.turn_id = '{bad.turn.turn_id}' BEGIN SELECT raise(ABORT, 'planted'); END",
-    )
+    for table in ("segments", "journal"):
+        database(
+            path,
+            f"CREATE TRIGGER fails_{table} BEFORE INSERT ON {table}"
+            f" WHEN new.turn_id = '{bad.turn.turn_id}' BEGIN SELECT raise(ABORT, 'planted'); END",
+        )
     batch = [entry(started, chunks(started.turn.turn_id, 2, "a")) for started in (bad, good)]
     assert [(outcome.done, outcome.why) for outcome in await store.append(batch)] == [(False, "damaged"), (True, "")]
     # The operation that failed has changed nothing.

@@ -43,7 +43,7 @@ def test_a_file_that_is_no_database(tmp_path: Path) -> None:
     assert path.read_bytes().startswith(b"This is no database.")
 
 
-@pytest.mark.parametrize("version", [1, 2])
+@pytest.mark.parametrize("version", [1, 2, 3])
 async def test_an_older_database_gets_what_it_lacks(version: int, tmp_path: Path) -> None:
     """The sessions of the older database are counted, and its running turn is interrupted."""
     path = tmp_path / "chat.db"

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Iterator
 
 import apsw
 import msgspec
 
 from shared.store.protocol import Damaged
 from shared.store.record import Record
+from shared.store.sqlite.journal import Row, read_journal
 
 
 class _Line(msgspec.Struct):
@@ -18,11 +20,21 @@ class _Line(msgspec.Struct):
     text: str = ""
 
 
+# A segment begins before the event that is looked for, and nothing else tells which one it is.
+_SEGMENTS = """
+SELECT first_seq, last_seq, lines FROM segments
+WHERE turn_id = :turn AND last_seq > :after AND first_seq >= coalesce(
+  (SELECT max(first_seq) FROM segments WHERE turn_id = :turn AND first_seq <= :after + 1), 0)
+ORDER BY first_seq LIMIT :limit
+"""
 _line_decoder = msgspec.json.Decoder(_Line)
 
 
-def read_log(connection: apsw.Connection, turn_id: str, after: int) -> list[Record]:
-    """The records of a turn after seq ``after``. Raises Damaged for a log that has a gap or what is no event."""
+def read_log(connection: apsw.Connection, turn_id: str, after: int, *, running: bool = False) -> list[Record]:
+    """The records of a turn after seq ``after``; those of a ``running`` turn are in the journal too.
+
+    Raises Damaged for a log that has a gap or what is no event.
+    """
     images: dict[str, memoryview] = {}
 
     def image(image_id: str) -> memoryview:
@@ -32,10 +44,7 @@ def read_log(connection: apsw.Connection, turn_id: str, after: int) -> list[Reco
         return images[image_id]
 
     records: list[Record] = []
-    for first_seq, last_seq, lines in connection.execute(
-        "SELECT first_seq, last_seq, lines FROM segments WHERE turn_id = ? AND last_seq > ? ORDER BY first_seq",
-        (turn_id, after),
-    ):
+    for first_seq, last_seq, lines in _parts(connection, turn_id, after, running=running):
         split = lines.split(b"\n")
         if first_seq > after + len(records) + 1 or len(split) != last_seq - first_seq + 1:
             raise Damaged
@@ -48,39 +57,43 @@ def read_log(connection: apsw.Connection, turn_id: str, after: int) -> list[Reco
     return records
 
 
-def read_texts(connection: apsw.Connection, turn_id: str, after: int, max_segments: int = -1) -> tuple[list[str], int]:
-    """The texts of the chunks after seq ``after``, from at most so many segments, and the last seq that was read.
+def select_segments(connection: apsw.Connection, turn_id: str, after: int, limit: int = -1) -> Iterator[Row]:
+    """The segments of a log with events after seq ``after``, in order; at most ``limit``."""
+    return (Row(*row) for row in connection.execute(_SEGMENTS, {"turn": turn_id, "after": after, "limit": limit}))
 
-    A segment that cannot be read is left out.
+
+def _parts(connection: apsw.Connection, turn_id: str, after: int, *, running: bool) -> Iterator[Row]:
+    """The segments of a log, and then the rows of the journal that come after them."""
+    for segment in select_segments(connection, turn_id, after):
+        after = segment.last_seq
+        yield segment
+    if running:
+        yield from read_journal(connection, turn_id, after)
+
+
+def read_texts(connection: apsw.Connection, turn_id: str, after: int, max_segments: int = -1) -> tuple[list[str], int]:
+    """The texts of the chunks of a running turn after seq ``after``, and the last seq that was read.
+
+    They come from at most so many segments, and when there are no more from the journal. A segment that cannot be read is
+    left out.
     """
     texts: list[str] = []
+    read = 0
     with contextlib.suppress(apsw.CorruptError):
-        for last_seq, lines in connection.execute(
-            "SELECT last_seq, lines FROM segments WHERE turn_id = ? AND first_seq > ? ORDER BY first_seq LIMIT ?",
-            (turn_id, after, max_segments),
-        ):
-            with contextlib.suppress(msgspec.MsgspecError, UnicodeDecodeError):
-                texts += [line.text for line in _line_decoder.decode_lines(lines) if line.type == "chunk"]
-            after = last_seq
+        for segment in select_segments(connection, turn_id, after, max_segments):
+            texts += _texts(segment, after)
+            after = segment.last_seq
+            read += 1
+    if read != max_segments:
+        for row in read_journal(connection, turn_id, after):
+            texts += _texts(row, after)
+            after = row.last_seq
     return texts, after
 
 
-def insert_segment(connection: apsw.Connection, turn_id: str, records: list[Record]) -> None:
-    """Add the records of one commit to a log."""
-    connection.execute(
-        "INSERT INTO segments VALUES (?, ?, ?, ?)",
-        (turn_id, records[0].seq, records[-1].seq, to_lines(records)),
-    )
-
-
-def to_lines(records: list[Record]) -> bytes:
-    """The records of one commit as JSON lines."""
-    return b"\n".join([record.stored for record in records])
-
-
-def select_segment(connection: apsw.Connection, turn_id: str, first_seq: int) -> bytes | None:
-    """The lines of the commit whose first record has this seq, if there is one."""
-    row = connection.execute(
-        "SELECT lines FROM segments WHERE turn_id = ? AND first_seq = ?", (turn_id, first_seq)
-    ).fetchone()
-    return row[0] if row else None
+def _texts(row: Row, after: int) -> list[str]:
+    """The texts of the chunks after seq ``after``; none where the lines are no events."""
+    with contextlib.suppress(msgspec.MsgspecError, UnicodeDecodeError):
+        events = _line_decoder.decode_lines(row.lines)[max(0, after + 1 - row.first_seq) :]
+        return [event.text for event in events if event.type == "chunk"]
+    return []

@@ -13,6 +13,8 @@ from shared.errors import ChatError
 from shared.store.protocol import Moved, News, Pushed, Signal
 from shared.store.record import image_of
 from shared.store.sqlite import rows
+from shared.store.sqlite.journal import select_journal
+from shared.store.sqlite.logs import select_segments
 from shared.store.sqlite.worker import InlineWorker, Worker
 
 _LOOK_S = 0.02
@@ -28,6 +30,8 @@ class NewsWatch:
         self._reader = reader
         self._positions: dict[str, int] = {}
         self._data_version = -1
+        # The row of the journal up to which the followed turns have been told.
+        self._journaled = 0
         self._behind = True
 
     def follow(self, turn_id: str) -> None:
@@ -77,29 +81,37 @@ class NewsWatch:
             return []
         with rows.snapshot(connection):
             found: list[News] = list(rows.select_signals(connection, last_signal))
+            told = dict(positions)
             for turn_id, position in positions.items():
                 try:
-                    found += _news_of(connection, turn_id, position)
+                    in_log = _news_of(connection, turn_id, position)
                 except (apsw.CorruptError, msgspec.MsgspecError):
                     # The turn is read then, and what is damaged costs this turn alone.
-                    found.append(Moved(turn_id))
-        self._data_version = version
+                    in_log = [Moved(turn_id)]
+                found += in_log
+                if in_log and isinstance(last := in_log[-1], Pushed):
+                    told[turn_id] = last.first_seq + len(last.lines) - 1
+            journaled = 0 if again else self._journaled
+            for number, turn_id, first_seq, last_seq, lines in select_journal(connection, journaled):
+                journaled = number
+                if last_seq > told.get(turn_id, last_seq):
+                    found.append(Pushed(turn_id, first_seq, lines.split(b"\n")))
+        self._data_version, self._journaled = version, journaled
         return found
 
 
-def _news_of(connection: apsw.Connection, turn_id: str, after: int) -> list[News]:
+def _news_of(connection: apsw.Connection, turn_id: str, after: int) -> list[Moved | Pushed]:
     """The commits of one turn after seq ``after``. Pictures are not pushed: the turn is read."""
-    row = connection.execute("SELECT last_seq FROM turns WHERE turn_id = ?", (turn_id,)).fetchone()
-    if row is None or row[0] < after:
+    row = connection.execute("SELECT last_seq, status FROM turns WHERE turn_id = ?", (turn_id,)).fetchone()
+    # The log of a running turn may end before what has been told of it, because the rest was in the journal.
+    if row is None or (row[0] < after and row[1] != "running"):
         return [Moved(turn_id)]
-    if row[0] == after:
+    if row[0] <= after:
         return []
-    found: list[News] = []
-    for first_seq, lines in connection.execute(
-        "SELECT first_seq, lines FROM segments WHERE turn_id = ? AND last_seq > ? ORDER BY first_seq", (turn_id, after)
-    ):
-        split = lines.split(b"\n")
+    found: list[Moved | Pushed] = []
+    for segment in select_segments(connection, turn_id, after):
+        split = segment.lines.split(b"\n")
         if any(image_of(line) for line in split):
             return [Moved(turn_id)]
-        found.append(Pushed(turn_id, first_seq, split))
+        found.append(Pushed(turn_id, segment.first_seq, split))
     return found

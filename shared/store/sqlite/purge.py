@@ -32,6 +32,11 @@ GROUPS = (
         f" (SELECT number FROM turns WHERE {_UNSEEN} AND expired = 2 AND ended_at < :turns_before LIMIT :limit)",
     ),
 )
+# What a process that is gone has left in the journal: its turns have ended, and their logs have everything.
+JOURNAL = (
+    "DELETE FROM journal WHERE number IN (SELECT number FROM journal WHERE number < :before AND NOT EXISTS"
+    " (SELECT 1 FROM turns WHERE turn_id = journal.turn_id AND status = 'running') LIMIT :limit)"
+)
 DOOMED = "SELECT turn_id FROM doomed LIMIT :limit"
 SEGMENTS = (
     "DELETE FROM segments WHERE turn_id = :turn_id AND first_seq IN"
@@ -50,6 +55,12 @@ def drop_old(connection: apsw.Connection, times: Mapping[str, float]) -> bool:
         if connection.changes():
             return True
     return False
+
+
+def drop_journaled(connection: apsw.Connection, before: int) -> bool:
+    """Drop rows of the journal that come before the row ``before`` and that nobody needs. Returns whether there were any."""
+    connection.execute(JOURNAL, {"before": before, "limit": MAX_ROWS})
+    return connection.changes() > 0
 
 
 def select_doomed(connection: apsw.Connection) -> list[str]:

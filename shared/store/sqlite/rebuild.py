@@ -49,6 +49,7 @@ _TURNS = _Table("turns", "number", int, ("turns_by_end", _IDS_OF_TURNS))
 _IMAGES = _Table("images", "rowid", int, ("images_of_turn",))
 _SIGNALS = _Table("signals", "signal_id", int, ("signals_by_age",))
 _DOOMED = _Table("doomed", "turn_id", str)
+_JOURNAL = _Table("journal", "number", int)
 
 
 def rebuild(connection: apsw.Connection, schema_version: int, now: float) -> str:
@@ -88,7 +89,7 @@ def _copy(old: apsw.Connection, new: apsw.Connection, now: float) -> tuple[int, 
     if not turn_ids:
         raise apsw.CorruptError("no turn can be read")
     new.execute(_MAKE_LOST_SESSIONS)
-    for table in (_IMAGES, _SIGNALS, _DOOMED):
+    for table in (_IMAGES, _SIGNALS, _DOOMED, _JOURNAL):
         _copy_rows(old, new, table)
     _continue_signals(old, new, now)
     return lost_turns, sum(not _copy_log(old, new, turn_id) for turn_id in turn_ids)
@@ -143,7 +144,7 @@ def _turns_of_logs(old: apsw.Connection) -> Callable[[int], Row | None]:
             cleared.update(number for (number,) in _readable(old, query))
         fold = Fold()
         try:
-            records = read_log(old, turn_ids.get(number, ""), 0)
+            records = read_log(old, turn_ids.get(number, ""), 0, running=True)
         except (*_UNREADABLE, Damaged):
             return None
         for record in records:

@@ -11,6 +11,7 @@ import apsw
 from shared.events import Status
 from shared.session import Message, Session, title_of
 from shared.store.protocol import Signal, SignalKind, StoredImage, TurnRow
+from shared.store.sqlite.journal import last_journaled
 from shared.store.texts import cut_text
 
 Role = Literal["user", "model"]
@@ -81,17 +82,25 @@ def to_message(turn_id: str, role: Role, text: str, status: Status, image_id: st
     )
 
 
-def select_turn(connection: apsw.Connection, turn_id: str, now: float) -> TurnRow | None:
-    """The turn, unless it is no longer found; ``now`` is epoch ms."""
+def select_turn(
+    connection: apsw.Connection, turn_id: str, now: float, journaled_seq: int | None = None
+) -> TurnRow | None:
+    """The turn, unless it is no longer found; ``now`` is epoch ms.
+
+    ``journaled_seq`` is the seq of the newest event in the journal. Where it is not given, the journal is read for it.
+    """
     row = connection.execute(_SELECT_TURN, (turn_id,)).fetchone()
     if row is None:
         return None
+    last_seq = row[4]
+    if row[3] == "running":
+        last_seq = max(last_seq, last_journaled(connection, turn_id) if journaled_seq is None else journaled_seq)
     return TurnRow(
         turn_id=row[0],
         kind=row[1],
         session_id=row[2],
         status=row[3],
-        last_seq=row[4],
+        last_seq=last_seq,
         owner=row[5],
         epoch=row[6],
         unread_ms=max(0.0, now - row[7]),

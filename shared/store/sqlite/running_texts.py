@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from dataclasses import replace
 
 import apsw
 
@@ -29,13 +30,14 @@ class RunningTexts:
         pieces = [text]
 
         def read_more(connection: apsw.Connection) -> tuple[TurnRow | None, list[str], int]:
-            turn = select_turn(connection, turn_id, now)
+            turn = select_turn(connection, turn_id, now, 0)
             if turn is not None and turn.status == "running":
                 # The last seq and the log must be of one moment.
                 with snapshot(connection):
-                    turn = select_turn(connection, turn_id, now)
+                    turn = select_turn(connection, turn_id, now, 0)
                     if turn is not None and turn.status == "running":
-                        return turn, *read_texts(connection, turn_id, after, _MAX_SEGMENTS)
+                        texts, reached = read_texts(connection, turn_id, after, _MAX_SEGMENTS)
+                        return replace(turn, last_seq=max(turn.last_seq, reached)), texts, reached
             # The text of a turn that has ended does not change. A turn that was deleted a moment ago is none.
             row = connection.execute("SELECT text FROM turns WHERE turn_id = ?", (turn_id,)).fetchone()
             return (turn, [row[0]], after) if row is not None else (None, [], after)

@@ -7,12 +7,15 @@ its own turn, so that only what lies on a damaged page is missing.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import apsw
+
+from shared.store.sqlite.journal import Row, select_journal
+from shared.store.sqlite.logs import select_segments
 
 # Each table with its columns for the export and the columns that order it.
 _TABLES = {
@@ -62,8 +65,9 @@ def export(path: Path) -> Iterator[str]:
                 if table == "turns":
                     turn_ids.append(str(fields["turn_id"]))
                 yield json.dumps({"table": table, **fields})
+        journal = _journal(connection)
         for turn_id in turn_ids:
-            yield from _events(connection, turn_id)
+            yield from _events(connection, turn_id, journal.get(turn_id, ()))
     finally:
         connection.close()
 
@@ -83,16 +87,30 @@ def _rows(connection: apsw.Connection, table: str, columns: str, order: str) -> 
         return
 
 
-def _events(connection: apsw.Connection, turn_id: str) -> Iterator[str]:
-    """The events of one turn that are whole JSON objects."""
+def _events(connection: apsw.Connection, turn_id: str, journal: Sequence[Row]) -> Iterator[str]:
+    """The events of one turn that are whole JSON objects: those of its log, and those of the journal that come after it."""
+    last_seq = 0
     with suppress(apsw.Error):
-        for (lines,) in connection.execute(
-            "SELECT lines FROM segments WHERE turn_id = ? ORDER BY first_seq", (turn_id,)
-        ):
-            for line in lines.split(b"\n"):
-                try:
-                    event = json.loads(line)
-                except ValueError:
-                    continue
-                if isinstance(event, dict):
-                    yield json.dumps(event)
+        for segment in select_segments(connection, turn_id, 0):
+            last_seq = segment.last_seq
+            yield from _objects(segment.lines)
+    for row in journal:
+        if row.first_seq > last_seq:
+            yield from _objects(row.lines)
+
+
+def _objects(lines: bytes) -> Iterator[str]:
+    for line in lines.split(b"\n"):
+        with suppress(ValueError):
+            event = json.loads(line)
+            if isinstance(event, dict):
+                yield json.dumps(event)
+
+
+def _journal(connection: apsw.Connection) -> dict[str, list[Row]]:
+    """The rows of the journal by turn; none for a database of a version that had no journal."""
+    rows: dict[str, list[Row]] = {}
+    with suppress(apsw.Error):
+        for _, turn_id, first_seq, last_seq, lines in select_journal(connection, 0):
+            rows.setdefault(turn_id, []).append(Row(first_seq, last_seq, lines))
+    return rows

@@ -1,14 +1,14 @@
 """The tables of the SQLite store.
 
-A log is kept in segments: one row for what one commit added to one turn, its events as JSON lines. What a page of sessions
-shows is counted by triggers, so that a page costs the same however many turns there are.
+A log is kept in segments, rows of some events as JSON lines; the newest events of a running turn are in the journal. What a page
+of sessions shows is counted by triggers, so that a page costs the same however many turns there are.
 """
 
 from __future__ import annotations
 
 import apsw
 
-VERSION = 3
+VERSION = 4
 # Marks a database as one of this program (PRAGMA application_id); 0 before version 3.
 APPLICATION_ID = 0x47454E43
 # A session counts in the interval of so many milliseconds in which it was last used.
@@ -103,7 +103,12 @@ CREATE TRIGGER session_end_counted AFTER DELETE ON sessions BEGIN
 END;
 """
 
-SCHEMA = _TABLES + _SINCE_3
+JOURNAL = """CREATE TABLE journal (
+  number INTEGER PRIMARY KEY, writer INTEGER NOT NULL,
+  turn_id TEXT NOT NULL, first_seq INTEGER NOT NULL, last_seq INTEGER NOT NULL, lines BLOB NOT NULL
+);"""
+
+SCHEMA = _TABLES + _SINCE_3 + JOURNAL
 # What a database of an older version lacks, by that version.
 UPGRADES = {
     1: """
@@ -122,6 +127,7 @@ FROM (
 ) AS counted JOIN turns ON turns.number = counted.last_number;
 INSERT INTO activity SELECT {_INTERVAL}, count(*) FROM sessions GROUP BY 1;
 """,
+    3: JOURNAL,
 }
 
 

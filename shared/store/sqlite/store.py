@@ -17,8 +17,9 @@ from shared.errors import ChatError
 from shared.session import Message, Session
 from shared.store.protocol import Append, Appended, Damaged, News, NewTurn, Options, Started, StoredImage, TurnRow
 from shared.store.record import Record
-from shared.store.sqlite import logs, rows, sessions, turns
+from shared.store.sqlite import journal, logs, rows, sessions, turns
 from shared.store.sqlite import purge as purging
+from shared.store.sqlite.appending import Appending
 from shared.store.sqlite.connection import BUSY_TIMEOUT_MS, WAL_BYTES, connect, why_not
 from shared.store.sqlite.leases import (
     LeaseWatch,
@@ -39,6 +40,8 @@ from shared.store.sqlite.write_check import TRIES, check_write
 _SIGNAL_KEPT_MS = 60_000
 _MAX_REAPED = 200
 _CHECKPOINT_WAIT_MS = 200
+# A row of the journal is left over when it is still there after so long and its turn has ended.
+_JOURNAL_OLD_S = 30.0
 
 
 class SqliteStore:
@@ -64,6 +67,10 @@ class SqliteStore:
         self._reader: Worker | InlineWorker = Worker(path, lease_s) if path else self._writer
         self._news = NewsWatch(self._reader)
         self._running_texts = RunningTexts(self._reader)
+        self._appending = Appending(self._writer, self._reader, self._run_each, lease_s)
+        # The newest row of the journal at the last look, with its time, and the one at the look before.
+        self._journal_seen = (0, -_JOURNAL_OLD_S)
+        self._journal_before = 0
         self._owner = ""
         self._leases = LeaseWatch(lease_s * 1000)
         self._last_reads = Unchanged()
@@ -104,34 +111,40 @@ class SqliteStore:
             return turns.start_turn(connection, new, self._clock_ms(), self._lease_until(), context)
 
         try:
-            return await self._writer.run(start, write=True)
+            started = await self._writer.run(start, write=True)
         except Damaged:
             if new.session_id is None:
                 raise
             # A transaction that has met a damaged page of the session's messages writes nothing more.
             read = partial(turns.read_context, session_id=new.session_id, max_chars=new.max_context_chars)
             context = await self._reader.run(read)
-            return await self._writer.run(partial(start, context=context), write=True)
+            started = await self._writer.run(partial(start, context=context), write=True)
+        if not started.joined:
+            self._appending.tails.begin(new.turn_id, new.owner)
+        return started
 
     async def append(self, batch: Sequence[Append]) -> list[Appended]:
-        lease_until = self._lease_until()
-        outcomes = await self._run_each([partial(_append, entry, lease_until) for entry in batch])
-        return [Appended(False, 0, "damaged") if error is not None else appended for appended, error in outcomes]
+        return await self._appending.append(batch, self._lease_until())
 
     async def get_turn(self, turn_id: str) -> TurnRow | None:
-        turn = await self._reader.run(lambda c: rows.select_turn(c, turn_id, self._clock_ms()))
+        known_seq = self._appending.tails.last_seq(turn_id) or None
+        turn = await self._reader.run(lambda c: rows.select_turn(c, turn_id, self._clock_ms(), known_seq))
         unread_ms = self._last_reads.unchanged_ms(self._elapsed_ms()).get(turn_id)
         return turn if turn is None or unread_ms is None else replace(turn, unread_ms=unread_ms)
 
     async def read(self, turn_id: str, after: int) -> tuple[TurnRow, list[Record]] | None:
         def read_snapshot(connection: apsw.Connection) -> tuple[TurnRow, list[Record]] | None:
             with rows.snapshot(connection):
-                turn = rows.select_turn(connection, turn_id, self._clock_ms())
+                turn = rows.select_turn(connection, turn_id, self._clock_ms(), 0)
                 if turn is None or turn.expired:
                     return (turn, []) if turn is not None else None
-                records = logs.read_log(connection, turn_id, after)
+                running = turn.status == "running"
+                records = logs.read_log(connection, turn_id, after, running=running)
                 if after + len(records) < turn.last_seq:
                     raise Damaged
+                if running:
+                    newest = records[-1].seq if records else journal.last_journaled(connection, turn_id)
+                    turn = replace(turn, last_seq=max(turn.last_seq, newest))
                 return turn, records
 
         found = await self._reader.run(read_snapshot)
@@ -147,6 +160,7 @@ class SqliteStore:
 
     async def cancel(self, turn_id: str, origin: str) -> None:
         def note_cancel(connection: apsw.Connection) -> None:
+            self._appending.fence.look_again()
             connection.execute("UPDATE turns SET cancel = 1 WHERE turn_id = ? AND status = 'running'", (turn_id,))
             rows.insert_signal(connection, self._clock_ms(), origin, "cancel", None, turn_id)
 
@@ -167,9 +181,18 @@ class SqliteStore:
                 partial(renew_leases, owner=owner, until=until),
                 *(rows.statement(give_up, turn_id, owner) for turn_id in dropped),
                 *(rows.statement(note_read, self._clock_ms(), turn_id) for turn_id in read),
-                *(partial(turns.standing, owner=owner, turn_id=turn_id) for turn_id in running),
+                *(
+                    partial(
+                        turns.standing,
+                        owner=owner,
+                        turn_id=turn_id,
+                        journaled_seq=self._appending.tails.last_seq(turn_id),
+                    )
+                    for turn_id in running
+                ),
             ]
         )
+        self._appending.tails.keep(running)
         if outcomes[0][1] is not None:
             # One of the turns lies on a damaged page.
             await self._run_each(await self._reader.run(lambda c: renewals(c, owner, until)))
@@ -206,6 +229,10 @@ class SqliteStore:
             return []
         orphans = await self._reader.run(lambda c: select_orphans(c, overdue, _MAX_REAPED))
         ended, damaged = await self._interrupt(orphans, with_event=True)
+        if damaged and await self._appending.mend():
+            # What only the damaged journal had is lost.
+            again, damaged = await self._interrupt(damaged, with_event=True)
+            ended += again
         # A turn whose log cannot be written is ended without a terminal event.
         return ended + (await self._interrupt(damaged, with_event=False))[0]
 
@@ -213,16 +240,17 @@ class SqliteStore:
         """End turns, each in a transaction of its own. Returns their ids, and the turns whose logs are damaged."""
         decided_at = time.monotonic()
 
-        def interrupt(orphan: Orphan, texts: list[str], connection: apsw.Connection) -> bool:
+        def interrupt(orphan: Orphan, shown: tuple[list[str], int], connection: apsw.Connection) -> bool:
+            self._appending.fence.look_again()
             if self._writer.lock_trouble_at > decided_at:
                 # This process had to wait for the lock. So had the others, and they could not renew meanwhile.
                 return False
-            return turns.interrupt(connection, orphan, texts, self._clock_ms(), with_event=with_event)
+            return turns.interrupt(connection, orphan, shown, self._clock_ms(), with_event=with_event)
 
         operations = []
         for orphan in orphans:
-            texts, _ = await self._reader.run(partial(logs.read_texts, turn_id=orphan.turn_id, after=0))
-            operations.append(partial(interrupt, orphan, texts))
+            shown = await self._reader.run(partial(logs.read_texts, turn_id=orphan.turn_id, after=0))
+            operations.append(partial(interrupt, orphan, shown))
         outcomes = list(zip(orphans, await self._writer.run_each(operations), strict=True))
         ended = [orphan.turn_id for orphan, (done, _) in outcomes if done]
         return ended, [orphan for orphan, (_, error) in outcomes if isinstance(error, Damaged)]
@@ -247,7 +275,7 @@ class SqliteStore:
             # Another process that lives now has another time of day. What is old by a clock that is wrong may be new.
             return False
         times = _old_before(self._options, self._clock_ms())
-        if await self._writer.run(lambda c: purging.drop_old(c, times), write=True):
+        if await self._writer.run(lambda c: purging.drop_old(c, times), write=True) or await self._drop_journaled():
             return True
         doomed = await self._reader.run(purging.select_doomed)
         for turn_id in doomed:
@@ -259,6 +287,18 @@ class SqliteStore:
         if not doomed:
             await self._writer.run(self._bound_wal)
         return bool(doomed)
+
+    async def _drop_journaled(self) -> bool:
+        """Drop what processes that are gone have left in the journal. Those that live drop their own rows within seconds."""
+        now = time.monotonic()
+        if now - self._journal_seen[1] >= _JOURNAL_OLD_S:
+            self._journal_before = self._journal_seen[0]
+            self._journal_seen = (await self._reader.run(journal.newest), now)
+        try:
+            return await self._writer.run(lambda c: purging.drop_journaled(c, self._journal_before), write=True)
+        except Damaged:
+            await self._appending.mend()
+            return False
 
     def _bound_wal(self, connection: apsw.Connection) -> None:
         """Empty a write-ahead log that readers have kept from being emptied, as soon as there is a moment without readers."""
@@ -345,7 +385,3 @@ def _refused_turns(connection: apsw.Connection, options: Options) -> int:
             if not refused:
                 break
     return refused
-
-
-def _append(entry: Append, lease_until: float, connection: apsw.Connection) -> Appended:
-    return turns.append(connection, entry, lease_until)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import replace
 
@@ -11,10 +12,11 @@ from shared.errors import ChatError
 from shared.events import TurnInterrupted
 from shared.llm.model import ContextMessage
 from shared.reply import text_sha256
-from shared.store.protocol import Append, Appended, End, NewTurn, Started, refuse_missing
+from shared.store.protocol import Append, Appended, Damaged, End, NewTurn, Started, refuse_missing
 from shared.store.record import Record
+from shared.store.sqlite.journal import Row, insert_segment, last_journaled, move, read_journal, rows_of
 from shared.store.sqlite.leases import Orphan
-from shared.store.sqlite.logs import insert_segment, select_segment, to_lines
+from shared.store.sqlite.logs import read_log, read_texts
 from shared.store.sqlite.rows import count_messages, insert_signal, select_turn, turns_of_session
 from shared.store.starting import started_turn
 
@@ -108,7 +110,7 @@ def start_turn(
             now,
         ),
     )
-    insert_segment(connection, new.turn_id, [started.first])
+    insert_segment(connection, new.turn_id, rows_of([started.first]))
     count: int | None = None
     if session_id is not None:
         count = 1
@@ -119,18 +121,28 @@ def start_turn(
     return replace(started, message_count=count)
 
 
-def append(connection: apsw.Connection, entry: Append, lease_until: float) -> Appended:
-    """Append to one log; nothing is written when the entry is refused."""
+def append(
+    connection: apsw.Connection, entry: Append, lease_until: float, before: Sequence[Row] | None = None
+) -> Appended:
+    """Append to one log; nothing is written when the entry is refused.
+
+    ``before`` stands in the journal and goes to the log first. Where it is not given, the journal is read for it.
+    """
     first, last, end = entry.records[0].seq, entry.records[-1].seq, entry.end
+    if before is None:
+        row = connection.execute("SELECT last_seq FROM turns WHERE turn_id = ?", (entry.turn_id,)).fetchone()
+        before = read_journal(connection, entry.turn_id, row[0]) if row else []
+        if before and before[-1].last_seq != first - 1:
+            return _refusal(connection, entry)
     # The fence: only the owner of a running turn appends, and only what follows the last record.
-    fence = (entry.turn_id, entry.owner, first - 1)
+    fence = (entry.turn_id, entry.owner, (before[0].first_seq if before else first) - 1)
     values: tuple[object, ...] = (last, lease_until, *fence)
     if end is not None:
         values = (last, lease_until, end.status, end.ended_at, end.text, end.image_id, *fence)
     row = connection.execute(_APPEND if end is None else _APPEND_THE_END, values).fetchone()
     if row is None:
         return _refusal(connection, entry)
-    insert_segment(connection, entry.turn_id, entry.records)
+    insert_segment(connection, entry.turn_id, [*before, *rows_of(entry.records)])
     for image in entry.images:
         connection.execute(
             "INSERT OR REPLACE INTO images VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
@@ -160,22 +172,40 @@ def _refusal(connection: apsw.Connection, entry: Append) -> Appended:
     if row is None:
         return Appended(False, 0, "gone")
     owner, status, last_seq, cancel = row
+    running = status == "running"
+    if running:
+        last_seq = max(last_seq, last_journaled(connection, entry.turn_id))
     first = entry.records[0].seq
-    if owner == entry.owner and select_segment(connection, entry.turn_id, first) == to_lines(entry.records):
+    if owner == entry.owner and _has(connection, entry, running=running):
+        move(connection, entry.turn_id, owner, None)
         return Appended(True, last_seq, cancel=bool(cancel))
-    behind = owner == entry.owner and status == "running" and last_seq < first - 1
+    behind = owner == entry.owner and running and last_seq < first - 1
     return Appended(False, last_seq, "behind" if behind else "fenced")
 
 
-def standing(connection: apsw.Connection, owner: str, turn_id: str) -> tuple[Appended, float]:
-    """Where a turn that ``owner`` generates stands, and when it last had a reader by the clock of the reader's process."""
+def _has(connection: apsw.Connection, entry: Append, *, running: bool) -> bool:
+    """Whether the log has the records of an entry."""
+    lines = [record.stored for record in entry.records]
+    try:
+        found = read_log(connection, entry.turn_id, entry.records[0].seq - 1, running=running)
+    except Damaged:
+        return False
+    return [record.stored for record in found[: len(lines)]] == lines
+
+
+def standing(connection: apsw.Connection, owner: str, turn_id: str, journaled_seq: int) -> tuple[Appended, float]:
+    """Where a turn that ``owner`` generates stands, and when it last had a reader by the clock of the reader's process.
+
+    ``journaled_seq`` is the seq of the newest event in the journal; where it is 0, the journal is read for it.
+    """
     row = connection.execute(
         "SELECT owner, status, last_seq, cancel, last_read_at FROM turns WHERE turn_id = ?", (turn_id,)
     ).fetchone()
     if row is None:
         return Appended(False, 0, "gone"), 0.0
     owned = row[0] == owner and row[1] == "running"
-    return Appended(owned, row[2], "" if owned else "fenced", bool(row[3])), row[4]
+    last_seq = max(row[2], journaled_seq or last_journaled(connection, turn_id)) if owned else row[2]
+    return Appended(owned, last_seq, "" if owned else "fenced", bool(row[3])), row[4]
 
 
 def _tell_the_end(connection: apsw.Connection, entry: Append, end: End, session_id: str) -> None:
@@ -186,9 +216,12 @@ def _tell_the_end(connection: apsw.Connection, entry: Append, end: End, session_
         insert_signal(connection, end.ended_at, entry.owner, "message_added", session_id, entry.turn_id, count)
 
 
-def interrupt(connection: apsw.Connection, orphan: Orphan, texts: list[str], now: float, *, with_event: bool) -> bool:
+def interrupt(
+    connection: apsw.Connection, orphan: Orphan, shown: tuple[list[str], int], now: float, *, with_event: bool
+) -> bool:
     """End a turn whose process is gone, with what was shown of it; False when the process has renewed meanwhile.
 
+    ``shown`` are the texts that were read of it, and the seq up to which it was read. What is in the journal goes to the log.
     Without ``with_event`` the turn gets no terminal event, because its log is damaged. It ends all the same.
     """
     row = connection.execute(
@@ -197,11 +230,17 @@ def interrupt(connection: apsw.Connection, orphan: Orphan, texts: list[str], now
     ).fetchone()
     if row is None:
         return False
-    turn_id, (kind, last_seq), text = orphan.turn_id, row, "".join(texts)
+    turn_id, (kind, last_seq), (texts, reached) = orphan.turn_id, row, shown
+    rows: list[Row] = []
     image_query = "SELECT image_id, sha256 FROM images WHERE turn_id = ? AND preview = 0"
     image_id, image_sha256 = connection.execute(image_query, (turn_id,)).fetchone() or (None, None)
     if with_event:
-        last_seq += 1
+        # Its process may have added something after it was read.
+        texts = texts + read_texts(connection, turn_id, reached)[0]
+        rows = read_journal(connection, turn_id, last_seq)
+        last_seq = (rows[-1].last_seq if rows else last_seq) + 1
+    text = "".join(texts)
+    if with_event:
         event = TurnInterrupted(
             turn_id=turn_id,
             seq=last_seq,
@@ -210,7 +249,7 @@ def interrupt(connection: apsw.Connection, orphan: Orphan, texts: list[str], now
             sha256=text_sha256(text) if kind == "chat" else image_sha256,
             epoch=1,
         )
-        insert_segment(connection, turn_id, [Record.of(event)])
+        insert_segment(connection, turn_id, [*rows, *rows_of([Record.of(event)])])
     connection.execute(
         "UPDATE turns SET status = 'interrupted', last_seq = ?, ended_at = ?, text = ?, image_id = ?, epoch = 1"
         " WHERE turn_id = ?",

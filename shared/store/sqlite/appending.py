@@ -1,0 +1,130 @@
+"""Appending to the logs of this process's turns: small entries by way of the journal, the others at once."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
+from typing import Any
+
+from shared.store.protocol import Append, Appended, Damaged
+from shared.store.sqlite import journal, turns
+from shared.store.sqlite.leases import renew_leases
+from shared.store.sqlite.tails import Move, Tails
+from shared.store.sqlite.worker import InlineWorker, Operation, Outcome, Worker
+
+# An operation, and what is done with its result or its error.
+_Job = tuple[Operation, Callable[[Any, Exception | None], object]]
+_RENEWALS_A_LEASE = 6
+
+
+class Appending:
+    """The commits of one store object, one after the other; see ``Store.append``.
+
+    ``run_each`` runs operations in one transaction, and raises when the store accepts nothing.
+    """
+
+    def __init__(
+        self,
+        writer: Worker | InlineWorker,
+        reader: Worker | InlineWorker,
+        run_each: Callable[[Sequence[Operation]], Awaitable[list[Outcome]]],
+        lease_s: float,
+    ) -> None:
+        self.tails = Tails()
+        self.fence = journal.Fence()
+        self._writer = writer
+        self._reader = reader
+        self._run_each = run_each
+        self._renew_every_ms = lease_s * 1000 / _RENEWALS_A_LEASE
+        self._renewed_until = 0.0
+        self._lock = asyncio.Lock()
+        self._damaged = False
+
+    async def append(self, batch: Sequence[Append], lease_until: float) -> list[Appended]:
+        """Append in one commit; ``lease_until`` is epoch ms."""
+        async with self._lock:
+            try:
+                return await self._append(batch, lease_until)
+            except BaseException:
+                self.tails.failed(batch)
+                raise
+
+    async def _append(self, batch: Sequence[Append], lease_until: float) -> list[Appended]:
+        small: list[Append] = []
+        large: list[Append] = []
+        for entry in batch:
+            (small if self.tails.takes(entry) else large).append(entry)
+        answers: dict[int, Appended] = {}
+        jobs = [self._move(move) for move in self.tails.due({entry.turn_id for entry in large})]
+        if small:
+            jobs.append(self._add(small, answers))
+            jobs += self._renewals(small, lease_until)
+        if trim_before := self.tails.trim_before():
+            jobs.append((partial(journal.trim, writer=self.tails.writer, before=trim_before), self._trimmed))
+        jobs += [self._to_log(entry, lease_until, answers) for entry in large]
+        await self._run(jobs)
+        refused = [entry for entry in batch if id(entry) not in answers]
+        if refused:
+            # The log itself says why, or takes the entry in spite of a damaged journal.
+            await self._run([self._to_log(entry, lease_until, answers) for entry in refused])
+        if self._damaged:
+            await self.mend()
+        return [answers[id(entry)] for entry in batch]
+
+    async def _run(self, jobs: Sequence[_Job]) -> None:
+        outcomes = await self._run_each([operation for operation, _ in jobs])
+        for (_, done), outcome in zip(jobs, outcomes, strict=True):
+            done(*outcome)
+
+    def _add(self, entries: Sequence[Append], answers: dict[int, Appended]) -> _Job:
+        def done(numbers: list[int] | None, error: Exception | None) -> None:
+            self._damaged = self._damaged or error is not None
+            for entry, number in zip(entries, numbers or (), strict=error is None):
+                if number:
+                    self.tails.added(entry, number)
+                    answers[id(entry)] = Appended(True, entry.records[-1].seq)
+
+        return partial(self.fence.add, writer=self.tails.writer, entries=entries), done
+
+    def _renewals(self, entries: Sequence[Append], lease_until: float) -> list[_Job]:
+        """An entry that goes to its log renews the lease of its turn; those in the journal renew all leases from time to time."""
+        if abs(lease_until - self._renewed_until) < self._renew_every_ms:
+            return []
+        self._renewed_until = lease_until
+        owners = {entry.owner for entry in entries}
+        return [(partial(renew_leases, owner=owner, until=lease_until), _nothing) for owner in owners]
+
+    def _move(self, move: Move) -> _Job:
+        operation = partial(journal.move, turn_id=move.turn_id, owner=move.owner, rows=move.rows)
+        return operation, partial(self.tails.move_done, move)
+
+    def _trimmed(self, result: object, error: Exception | None) -> None:
+        self._damaged = self._damaged or error is not None
+
+    def _to_log(self, entry: Append, lease_until: float, answers: dict[int, Appended]) -> _Job:
+        operation = partial(turns.append, entry=entry, lease_until=lease_until, before=self.tails.rows_before(entry))
+        return operation, partial(self._answer, entry, answers)
+
+    def _answer(
+        self, entry: Append, answers: dict[int, Appended], appended: Appended | None, error: Exception | None
+    ) -> None:
+        answers[id(entry)] = appended = appended or Appended(False, 0, "damaged")
+        if appended.done:
+            self.tails.moved(entry.turn_id, entry.owner, appended.last_seq, ended=entry.end is not None)
+        elif appended.why in ("fenced", "gone"):
+            self.tails.forget(entry.turn_id)
+
+    async def mend(self) -> bool:
+        """Begin a new journal if a page of the journal is damaged. Returns whether it was."""
+        self._damaged = False
+        try:
+            await self._reader.run(journal.check_journal)
+        except Damaged:
+            await self._writer.run(partial(journal.put_aside, newest=self.tails.newest), write=True)
+            return True
+        return False
+
+
+def _nothing(result: object, error: Exception | None) -> None:
+    """A thread renews the leases too, so a renewal that fails is not repeated here."""
