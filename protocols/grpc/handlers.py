@@ -44,7 +44,7 @@ def handlers(
     check_key: Callable[[Headers], None] | None = None,
     without: Container[str] = (),
 ) -> grpc.GenericRpcHandler[bytes, bytes]:
-    """The RPCs of a service; ``servicer`` has a coroutine method of each RPC's name, in one of three shapes.
+    """The RPCs of a service; ``servicer`` has a method of each RPC's name that returns an awaitable, in one of three shapes.
 
     A unary RPC is ``method(request)`` and returns the answer. A server-streaming RPC is ``method(request, context)``; an
     RPC that streams both ways is ``method(requests, context)`` and gets the bytes of each request. Both write bytes to
@@ -73,16 +73,20 @@ def guarded(
     request_type = GetMessageClass(method.input_type)
     takes_context = "context" in inspect.signature(work).parameters
 
+    def begin(request: Any, context: Context) -> Awaitable[Message | None]:
+        """Everything before the work. A function of its own, so that a stream does not keep the request while it is open."""
+        headers = dict(context.invocation_metadata() or ())
+        if check_key is not None:
+            check_key(headers)
+        if "gzip" in headers.get("accept-encoding", ""):
+            context.set_compression(grpc.Compression.Gzip)
+        if not method.client_streaming:
+            request = parse(request, request_type, server_context.settings.max_body_bytes)
+        return work(request, context) if takes_context else work(request)
+
     async def call(request: Any, context: Context) -> bytes | None:
         try:
-            headers = dict(context.invocation_metadata() or ())
-            if check_key is not None:
-                check_key(headers)
-            if "gzip" in headers.get("accept-encoding", ""):
-                context.set_compression(grpc.Compression.Gzip)
-            if not method.client_streaming:
-                request = parse(request, request_type, server_context.settings.max_body_bytes)
-            answer = await (work(request, context) if takes_context else work(request))
+            answer = await begin(request, context)
             return None if answer is None else answer.SerializeToString()
         except grpc.aio.AbortError:
             raise

@@ -7,7 +7,7 @@ article's image service, health and reflection.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Sequence
 
 import protocols.grpc.library_log  # noqa: F401 - before grpcio, which reads the level of its log when it is imported
 
@@ -44,17 +44,18 @@ class ChatService:
         self._service = server_context.service
         self._stall_s = server_context.settings.stall_timeout_s
 
-    async def SendMessage(self, request: pb.SendMessageRequest, context: Context) -> None:
-        await self._stream(await self._service.start_chat(**to_fields(request)), context)
+    def SendMessage(self, request: pb.SendMessageRequest, context: Context) -> Awaitable[None]:
+        return self._stream(self._service.start_chat(**to_fields(request)), context)
 
-    async def GenerateImage(self, request: pb.GenerateImageRequest, context: Context) -> None:
-        await self._stream(await self._service.start_image(**to_fields(request)), context)
+    def GenerateImage(self, request: pb.GenerateImageRequest, context: Context) -> Awaitable[None]:
+        return self._stream(self._service.start_image(**to_fields(request)), context)
 
-    async def ResumeTurn(self, request: pb.ResumeTurnRequest, context: Context) -> None:
-        await self._stream(await self._service.open(request.turn_id, request.after, request.epoch), context)
+    def ResumeTurn(self, request: pb.ResumeTurnRequest, context: Context) -> Awaitable[None]:
+        return self._stream(self._service.open(request.turn_id, request.after, request.epoch), context)
 
-    async def _stream(self, reader: Reader, context: Context) -> None:
+    async def _stream(self, opening: Awaitable[Reader], context: Context) -> None:
         """Write the events after the reader's cursor. A client that leaves cancels this handler, and not the turn."""
+        reader = await opening
         record: Record | None = None
         heartbeat = pb.Event(turn_id=reader.turn_id, heartbeat=pb.Heartbeat()).SerializeToString()
         async with stall_guarded_writer(context, self._stall_s) as write:

@@ -53,8 +53,7 @@ class TurnLog:
         self.quiet_until = 0.0
         self.readers = 0
         self.last_read = time.monotonic()
-        # The deadline of each wait, and the reader that waits, if one does.
-        self._waiters: dict[asyncio.Future[bool], tuple[float, Reader | None]] = {}
+        self._waits: dict[asyncio.Future[bool], _Wait] = {}
 
     @property
     def over(self) -> bool:
@@ -88,15 +87,18 @@ class TurnLog:
         new = list(records)
         self.records.extend(new)
         self.ended = bool(self.records) and self.records[-1].terminal
-        waiters, self._waiters = self._waiters, {}
+        if self.ended:
+            self._wake()
+            return
         now = time.monotonic()
-        for waiter, (_, reader) in waiters.items():
-            if waiter.done():
+        for future, wait in list(self._waits.items()):
+            reader = wait.reader
+            if future.done():
                 continue
-            if reader is not None and not self.ended and reader.send_now(new):
-                self._waiters[waiter] = (now + reader.heartbeat_s, reader)
+            if reader is not None and reader.send_now(new):
+                wait.deadline = now + reader.heartbeat_s
             else:
-                waiter.set_result(True)
+                future.set_result(True)
 
     def close(self, why: ErrorCode) -> None:
         """End every stream without a terminal event, for good: the clients resume, at this server or at another one."""
@@ -123,32 +125,43 @@ class TurnLog:
         self.quiet_until = time.monotonic() + seconds + _AFTER_QUIET_S
 
     def _wake(self) -> None:
-        waiters, self._waiters = self._waiters, {}
-        for waiter in waiters:
-            if not waiter.done():
-                waiter.set_result(True)
+        for future in list(self._waits):
+            _end(future, has_more=True)
 
     def tick(self, now: float) -> None:
         """End the wait of readers whose deadline has passed; ``now`` is time.monotonic()."""
         if now < self.quiet_until:
             return
-        for waiter, (deadline, _) in list(self._waiters.items()):
-            if deadline <= now:
-                del self._waiters[waiter]
-                if not waiter.done():
-                    waiter.set_result(False)
+        for future, wait in list(self._waits.items()):
+            if wait.deadline <= now:
+                _end(future, has_more=False)
 
     async def wait(self, deadline: float, reader: Reader | None = None) -> bool:
         """Wait for new records or the end of the streams; False when ``deadline`` (time.monotonic()) passed first.
 
         New records that ``reader`` has sent on its line do not end the wait, but put off the deadline.
         """
-        waiter: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
-        self._waiters[waiter] = (deadline, reader)
+        future: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        self._waits[future] = _Wait(deadline, reader)
         try:
-            return await waiter
+            return await future
         finally:
-            self._waiters.pop(waiter, None)
+            del self._waits[future]
+
+
+class _Wait:
+    """A wait for new records: its deadline (time.monotonic()), and the reader that waits, if one does."""
+
+    __slots__ = ("deadline", "reader")
+
+    def __init__(self, deadline: float, reader: Reader | None) -> None:
+        self.deadline = deadline
+        self.reader = reader
+
+
+def _end(future: asyncio.Future[bool], *, has_more: bool) -> None:
+    if not future.done():
+        future.set_result(has_more)
 
 
 class Line(Protocol):
@@ -173,6 +186,24 @@ class Reader:
     A reader with a ``line`` that waits in the iteration sends new records on the line itself. The iteration gives the
     others: those that the log has already, those for which the line has no room, and the terminal event.
     """
+
+    __slots__ = (
+        "_batch",
+        "_counters",
+        "_cuts",
+        "_drops",
+        "_logger",
+        "_streaming",
+        "_turn_log",
+        "after",
+        "heartbeat_s",
+        "kind",
+        "last_seq",
+        "line",
+        "lost",
+        "session_id",
+        "turn_id",
+    )
 
     def __init__(
         self,

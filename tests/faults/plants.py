@@ -125,10 +125,10 @@ def wake_up_is_lost() -> None:
     def without_a_wake_up(self: TurnLog, records: Iterable[Record]) -> None:
         new = list(records)
         ends = bool(new) and new[-1].terminal
-        waiting, self._waiters = self._waiters, {} if ends else self._waiters
+        waits, self._waits = self._waits, {} if ends else self._waits
         publish(self, new)
         if ends:
-            self._waiters = waiting
+            self._waits = waits
 
     TurnLog.publish = without_a_wake_up  # type: ignore[method-assign]
     # The heartbeat is planted away as well, because it would repair the bug in the end.

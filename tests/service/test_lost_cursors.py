@@ -43,7 +43,15 @@ async def die(there: Here) -> None:
 def forget(store: Path, last_seq: int) -> None:
     """Take the log of the one turn back to ``last_seq``."""
     with closing(sqlite3.connect(store)) as connection, connection:
-        connection.execute("DELETE FROM segments WHERE first_seq > ?", (last_seq,))
+        in_log = connection.execute("SELECT turn_id, last_seq, lines FROM segments ORDER BY first_seq").fetchall()
+        newer = connection.execute(
+            "SELECT turn_id, last_seq, lines FROM journal WHERE first_seq > ? ORDER BY number", (in_log[-1][1],)
+        ).fetchall()
+        lines = b"\n".join(row[2] for row in [*in_log, *newer]).split(b"\n")
+        connection.execute("DELETE FROM segments")
+        connection.execute("DELETE FROM journal")
+        kept = (in_log[0][0], 1, last_seq, b"\n".join(lines[:last_seq]))
+        connection.execute("INSERT INTO segments VALUES (?, ?, ?, ?)", kept)
         connection.execute("UPDATE turns SET last_seq = ?", (last_seq,))
 
 

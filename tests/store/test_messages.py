@@ -92,20 +92,25 @@ async def test_a_long_text_is_cut_in_messages_and_snapshots(store: Store) -> Non
 async def test_a_turn_that_is_deleted_while_it_is_read_is_no_turn(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The row and the text of an ended turn are read by two statements. Another process deletes the session in between."""
+    """A running turn is read twice, the second time with its log. Another process ends it and deletes its session in between."""
     here, elsewhere = (SqliteStore(str(tmp_path / "chat.db")) for _ in range(2))
     started = await here.start_turn(asked("Hi", new_session_id="s1"))
-    await end(here, started, "Hello")
-    select = rows.select_turn
+    select = rows.select_turn_and_text
 
-    def select_then_delete(*given: Any) -> TurnRow | None:
-        row = select(*given)
-        assert row is not None
-        asyncio.run_coroutine_threadsafe(elsewhere.delete_session("s1", "test", NOW), loop).result()
-        return row
+    async def end_and_delete() -> None:
+        await end(elsewhere, started, "Hello")
+        await elsewhere.delete_session("s1", "test", NOW)
 
+    def select_then_delete(*given: Any) -> tuple[TurnRow, str] | None:
+        found = select(*given)
+        if not deleted:
+            deleted.append(True)
+            asyncio.run_coroutine_threadsafe(end_and_delete(), loop).result()
+        return found
+
+    deleted: list[bool] = []
     loop = asyncio.get_running_loop()
-    monkeypatch.setattr(running_texts, "select_turn", select_then_delete)
+    monkeypatch.setattr(running_texts, "select_turn_and_text", select_then_delete)
     assert await here.read_text(started.turn.turn_id) is None
     for store in (here, elsewhere):
         await store.close()

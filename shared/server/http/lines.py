@@ -6,15 +6,14 @@ A line takes an event only while its connection has room. Otherwise the reader's
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine, Sequence
-from itertools import takewhile
 from typing import Any
 
 from starlette.types import Scope
 
 from shared.store.record import Record
 
-# The key in a connection's scope, on the ASGI servers that have it: a function that writes a piece of the open body, or a text
-# frame, if the connection has room. It returns whether it has written.
+# The key in a connection's scope, on the ASGI servers that have it: a function that writes a piece of the open body if the
+# connection has room, and returns whether it has; for a WebSocket one that writes text frames, and returns how many.
 WRITE_NOW = "genai.write_now"
 
 
@@ -29,7 +28,11 @@ class BodyLine:
 
     def send_now(self, records: Sequence[Record]) -> int:
         """Send events, all or none. Returns how many were sent."""
-        return len(records) if self._write_now(b"".join([record.framed(self._frame) for record in records])) else 0
+        frame = self._frame
+        piece = (
+            records[0].framed(frame) if len(records) == 1 else b"".join([record.framed(frame) for record in records])
+        )
+        return len(records) if self._write_now(piece) else 0
 
 
 class SocketLine:
@@ -37,17 +40,18 @@ class SocketLine:
 
     __slots__ = ("_frame", "_write_now")
 
-    def __init__(self, write_now: Callable[[str], bool], frame: Callable[[Record], str]) -> None:
+    def __init__(self, write_now: Callable[[Sequence[str]], int], frame: Callable[[Record], str]) -> None:
         self._write_now = write_now
         self._frame = frame
 
     def send_now(self, records: Sequence[Record]) -> int:
         """Send events while there is room. Returns how many were sent."""
-        frames = [record.framed(self._frame) for record in takewhile(lambda record: record.data is None, records)]
-        for sent, text in enumerate(frames):
-            if not self._write_now(text):
-                return sent
-        return len(frames)
+        texts: list[str] = []
+        for record in records:
+            if record.data is not None:
+                break
+            texts.append(record.framed(self._frame))
+        return self._write_now(texts)
 
 
 def socket_line(scope: Scope, frame: Callable[[Record], str]) -> SocketLine | None:

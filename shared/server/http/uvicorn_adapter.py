@@ -19,6 +19,7 @@ import uvicorn
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+from websockets.exceptions import InvalidState
 from websockets.frames import CloseCode, Frame, Opcode
 from websockets.server import ServerProtocol
 
@@ -97,7 +98,7 @@ _USED: dict[type, tuple[str, ...]] = {
         "transport",
         "waiting_for_100_continue",
     ),
-    ServerProtocol: ("current_size", "recv_frame"),
+    ServerProtocol: ("current_size", "data_to_send", "recv_frame", "send_text"),
     WebSocketsSansIOProtocol: (
         "close_sent",
         "conn",
@@ -115,7 +116,6 @@ _USED: dict[type, tuple[str, ...]] = {
         "queue",
         "run_asgi",
         "scope",
-        "send",
         "shutdown",
         "transport",
         "writable",
@@ -479,7 +479,7 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
     - A handshake with more than 128 headers, or with one of more than 8 KiB, is answered with 431.
     - A connection whose frames cannot be read is closed also before the handshake has ended.
     - The queue of the messages for the app is smaller.
-    - A text frame can be written without waiting, if the connection has room.
+    - Text frames can be written without waiting, while the connection has room.
     """
 
     def __init__(self, config: uvicorn.Config, *args: Any, **kwargs: Any) -> None:
@@ -488,7 +488,8 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
         self.queue = ReceivedMessages()  # type: ignore[assignment]
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        super().connection_made(_JoiningTransport(cast(asyncio.Transport, transport), self.loop))
+        self._joining = _JoiningTransport(cast(asyncio.Transport, transport), self.loop)
+        super().connection_made(self._joining)
         self._max_message_bytes = self.conn.max_message_size
         self.conn.max_message_size = _MAX_TICKET_BYTES
 
@@ -509,11 +510,21 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
         self.scope[WRITE_NOW] = self._write_now  # type: ignore[literal-required]
         await super().run_asgi()
 
-    def _write_now(self, text: str) -> bool:
-        """Send a text frame if the connection has room. Returns whether the frame was sent."""
-        if self.close_sent or self.disconnected or not self.writable.is_set():
-            return False
-        return at_once(self.send({"type": "websocket.send", "text": text}))
+    def _write_now(self, texts: Sequence[str]) -> int:
+        """Send text frames while the connection has room. Returns how many were sent, from the first one on."""
+        sent = 0
+        while sent < len(texts) and self.writable.is_set() and not (self.close_sent or self.disconnected):
+            size = 0
+            try:
+                while sent < len(texts) and size < _WRITE_BYTES:
+                    data = texts[sent].encode()
+                    self.conn.send_text(data)
+                    sent, size = sent + 1, size + len(data)
+            except InvalidState:
+                # The client is leaving. The reader's task sends again, and learns it.
+                return sent
+            self._joining.write_whole(b"".join(self.conn.data_to_send()))
+        return sent
 
     def handle_parser_exception(self) -> None:
         if self.conn.close_sent is None:
@@ -558,6 +569,13 @@ class _JoiningTransport(asyncio.Transport):
         self._unsent_bytes += len(data)
         if self._unsent_bytes >= _WRITE_BYTES:
             self._flush()
+
+    def write_whole(self, data: bytes) -> None:
+        """Write, at once if nothing waits: there is nothing that ``data`` could be joined with."""
+        if self._unsent:
+            self.write(data)
+        elif not self._transport.is_closing():
+            self._transport.write(data)
 
     def _flush(self) -> None:
         data = b"".join(self._unsent)

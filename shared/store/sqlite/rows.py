@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Generator, Iterator
+from dataclasses import replace
 from typing import Any, Literal
 
 import apsw
@@ -27,9 +28,11 @@ SELECT_SESSION = _SELECT_SESSION.format(
 # For a session whose first message lies on a damaged page.
 SELECT_UNTITLED_SESSION = _SELECT_SESSION.format("''")
 _SELECT_TURN = (
-    "SELECT turn_id, kind, session_id, status, last_seq, owner, epoch, last_read_at, lease_until, ended_at, expired"
+    "SELECT turn_id, kind, session_id, status, last_seq, owner, epoch, last_read_at, lease_until, ended_at, expired{}"
     " FROM turns WHERE turn_id = ? AND expired < 2"
 )
+_TURN = _SELECT_TURN.format("")
+_TURN_AND_TEXT = _SELECT_TURN.format(", text")
 
 
 def statement(sql: str, *values: object) -> Callable[[apsw.Connection], object]:
@@ -89,18 +92,30 @@ def select_turn(
 
     ``journaled_seq`` is the seq of the newest event in the journal. Where it is not given, the journal is read for it.
     """
-    row = connection.execute(_SELECT_TURN, (turn_id,)).fetchone()
+    row = connection.execute(_TURN, (turn_id,)).fetchone()
     if row is None:
         return None
-    last_seq = row[4]
-    if row[3] == "running":
-        last_seq = max(last_seq, last_journaled(connection, turn_id) if journaled_seq is None else journaled_seq)
+    turn = _to_turn(row, now)
+    if turn.status != "running":
+        return turn
+    if journaled_seq is None:
+        journaled_seq = last_journaled(connection, turn_id)
+    return replace(turn, last_seq=journaled_seq) if journaled_seq > turn.last_seq else turn
+
+
+def select_turn_and_text(connection: apsw.Connection, turn_id: str, now: float) -> tuple[TurnRow, str] | None:
+    """The turn and its text, unless it is no longer found. A running turn has no text here, and the last seq of its log."""
+    row = connection.execute(_TURN_AND_TEXT, (turn_id,)).fetchone()
+    return (_to_turn(row, now), row[-1]) if row is not None else None
+
+
+def _to_turn(row: Any, now: float) -> TurnRow:
     return TurnRow(
         turn_id=row[0],
         kind=row[1],
         session_id=row[2],
         status=row[3],
-        last_seq=last_seq,
+        last_seq=row[4],
         owner=row[5],
         epoch=row[6],
         unread_ms=max(0.0, now - row[7]),
@@ -142,6 +157,11 @@ def count_messages(connection: apsw.Connection, session_id: str) -> int:
     return int(row[0]) if row else 0
 
 
+def is_shared(connection: apsw.Connection) -> bool:
+    """Whether another process can open the database: one in memory is seen by this process alone."""
+    return bool(connection.filename)
+
+
 def insert_signal(
     connection: apsw.Connection,
     now: float,
@@ -152,6 +172,8 @@ def insert_signal(
     message_count: int | None = None,
 ) -> None:
     """Tell the other processes, with the transaction."""
+    if not is_shared(connection):
+        return
     connection.execute(
         "INSERT INTO signals (at, origin, kind, session_id, turn_id, message_count) VALUES (?, ?, ?, ?, ?, ?)",
         (now, origin, kind, session_id, turn_id, message_count),

@@ -9,7 +9,7 @@ import apsw
 
 from shared.store.protocol import TurnRow
 from shared.store.sqlite.logs import read_texts
-from shared.store.sqlite.rows import select_turn, snapshot
+from shared.store.sqlite.rows import select_turn_and_text, snapshot
 from shared.store.sqlite.worker import InlineWorker, Worker
 
 _MAX_TURNS = 256
@@ -30,17 +30,16 @@ class RunningTexts:
         pieces = [text]
 
         def read_more(connection: apsw.Connection) -> tuple[TurnRow | None, list[str], int]:
-            turn = select_turn(connection, turn_id, now, 0)
-            if turn is not None and turn.status == "running":
+            found = select_turn_and_text(connection, turn_id, now)
+            if found is not None and found[0].status == "running":
                 # The last seq and the log must be of one moment.
                 with snapshot(connection):
-                    turn = select_turn(connection, turn_id, now, 0)
-                    if turn is not None and turn.status == "running":
+                    found = select_turn_and_text(connection, turn_id, now)
+                    if found is not None and found[0].status == "running":
                         texts, reached = read_texts(connection, turn_id, after, _MAX_SEGMENTS)
-                        return replace(turn, last_seq=max(turn.last_seq, reached)), texts, reached
-            # The text of a turn that has ended does not change. A turn that was deleted a moment ago is none.
-            row = connection.execute("SELECT text FROM turns WHERE turn_id = ?", (turn_id,)).fetchone()
-            return (turn, [row[0]], after) if row is not None else (None, [], after)
+                        return replace(found[0], last_seq=max(found[0].last_seq, reached)), texts, reached
+            # The text of a turn that has ended does not change.
+            return (found[0], [found[1]], after) if found is not None else (None, [], after)
 
         while True:
             turn, more, reached = await self._reader.run(read_more)

@@ -11,9 +11,10 @@ from shared.store.protocol import Append
 from shared.store.record import Record
 from shared.store.sqlite.journal import Row, rows_of
 
-# An entry with more bytes than this goes to its log at once, and so does one that makes a tail longer than this.
+# An entry with more events or bytes than this goes to its log at once, and so does one that makes a tail longer than this.
+_MAX_EVENTS = 16
 _MAX_BYTES = 2048
-_MAX_RECORDS = 256
+_MAX_TAIL = 256
 _MOVE_AFTER_S = 1.0
 _TRIM_EVERY_S = 0.1
 # With one commit the events of so many turns are moved, and of one more for so many turns in the journal.
@@ -81,7 +82,7 @@ class Tails:
         if tail is None or tail.unsure or entry.end is not None or entry.images or entry.owner != tail.owner:
             return False
         records = entry.records
-        if records[0].seq != tail.last_seq + 1 or len(tail.records) + len(records) > _MAX_RECORDS:
+        if records[0].seq != tail.last_seq + 1 or len(records) > _MAX_EVENTS or len(tail.records) >= _MAX_TAIL:
             return False
         size = len(records[0].stored) if len(records) == 1 else sum([len(record.stored) for record in records])
         return size <= _MAX_BYTES

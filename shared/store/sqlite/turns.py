@@ -17,7 +17,7 @@ from shared.store.record import Record
 from shared.store.sqlite.journal import Row, insert_segment, last_journaled, move, read_journal, rows_of
 from shared.store.sqlite.leases import Orphan
 from shared.store.sqlite.logs import read_log, read_texts
-from shared.store.sqlite.rows import count_messages, insert_signal, select_turn, turns_of_session
+from shared.store.sqlite.rows import count_messages, insert_signal, is_shared, select_turn, turns_of_session
 from shared.store.starting import started_turn
 
 Context = tuple[ContextMessage, ...]
@@ -211,7 +211,7 @@ def standing(connection: apsw.Connection, owner: str, turn_id: str, journaled_se
 def _tell_the_end(connection: apsw.Connection, entry: Append, end: End, session_id: str) -> None:
     """Note in the session that its turn has ended, and tell the other processes of the reply."""
     connection.execute("UPDATE sessions SET last_activity_at = ? WHERE session_id = ?", (end.ended_at, session_id))
-    if end.text or end.image_id or end.status == "completed":
+    if is_shared(connection) and (end.text or end.image_id or end.status == "completed"):
         count = count_messages(connection, session_id)
         insert_signal(connection, end.ended_at, entry.owner, "message_added", session_id, entry.turn_id, count)
 
