@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import aclosing
 from pathlib import Path
 from typing import cast
@@ -14,6 +14,7 @@ import apsw
 import pytest
 
 from protocols.__main__ import main
+from shared.errors import ChatError
 from shared.events import TurnInterrupted
 from shared.store.protocol import Moved, News, Options, Pushed, Started
 from shared.store.record import Record
@@ -21,6 +22,7 @@ from shared.store.sqlite import store as sqlite_store
 from shared.store.sqlite import tails
 from shared.store.sqlite.salvage import problems
 from shared.store.sqlite.store import SqliteStore
+from shared.store.sqlite.worker import Operation, Outcome
 from tests.store.suite import LEASE_S, appended, asked, chunks, end, entry, pass_s
 from tests.store.test_damage import damage_pages
 
@@ -50,6 +52,22 @@ async def say(store: SqliteStore, turns: list[Started], first_seq: int, last_seq
     for seq in range(first_seq, last_seq + 1):
         batch = [entry(turn, chunks(turn.turn.turn_id, seq, f"word {seq} ")) for turn in turns]
         assert await appended(store, *batch) == [True] * len(turns)
+
+
+@contextlib.contextmanager
+def answer_lost(store: SqliteStore) -> Iterator[None]:
+    """What is committed meanwhile is in the store, and its answer does not arrive."""
+    run_each = store._appending._run_each
+
+    async def lose(operations: Sequence[Operation]) -> list[Outcome]:
+        await run_each(operations)
+        raise ChatError("storage_unavailable")
+
+    store._appending._run_each = lose
+    try:
+        yield
+    finally:
+        store._appending._run_each = run_each
 
 
 @pytest.fixture
@@ -157,11 +175,17 @@ async def test_any_order_of_commits_gives_the_log(seed: int, tmp_path: Path, mon
             records = chunks(turn_id, len(said[turn_id]) + 1, *texts)
             said[turn_id] += records
             batch.append(entry(turn, records))
-        assert await appended(store, *batch) == [True] * len(batch)
         if chance.random() < 0.1:
-            # The answer was lost, and the caller tries again: what is there already is not added.
-            store._appending.tails.failed(batch)
-            assert await appended(store, *batch) == [True] * len(batch)
+            # The answer is lost, and the caller tries again: what is there already is not added.
+            with pytest.raises(ChatError), answer_lost(store):
+                await store.append(batch)
+            others = [turn for turn in turns if turn.turn.turn_id not in {one.turn_id for one in batch}]
+            for turn in others[: chance.randint(0, 2)]:
+                # Meanwhile the journal is moved.
+                records = chunks(turn.turn.turn_id, len(said[turn.turn.turn_id]) + 1, "in between")
+                said[turn.turn.turn_id] += records
+                assert await appended(store, entry(turn, records)) == [True]
+        assert await appended(store, *batch) == [True] * len(batch)
         if chance.random() < 0.1:
             late = entry(turns[0], chunks(turns[0].turn.turn_id, len(said[turns[0].turn.turn_id]) + 2, "gap"))
             (refused,) = await store.append([late])

@@ -44,19 +44,28 @@ class Appending:
     async def append(self, batch: Sequence[Append], lease_until: float) -> list[Appended]:
         """Append in one commit; ``lease_until`` is epoch ms."""
         async with self._lock:
+            small: list[Append] = []
+            large: list[Append] = []
+            for entry in batch:
+                (small if self.tails.takes(entry) else large).append(entry)
+            moves = self.tails.due({entry.turn_id for entry in large})
+            answers: dict[int, Appended] = {}
             try:
-                return await self._append(batch, lease_until)
+                await self._commit(small, large, moves, lease_until, answers)
             except BaseException:
-                self.tails.failed(batch)
+                self.tails.failed({entry.turn_id for entry in batch} | {move.turn_id for move in moves})
                 raise
+            return [answers[id(entry)] for entry in batch]
 
-    async def _append(self, batch: Sequence[Append], lease_until: float) -> list[Appended]:
-        small: list[Append] = []
-        large: list[Append] = []
-        for entry in batch:
-            (small if self.tails.takes(entry) else large).append(entry)
-        answers: dict[int, Appended] = {}
-        jobs = [self._move(move) for move in self.tails.due({entry.turn_id for entry in large})]
+    async def _commit(
+        self,
+        small: Sequence[Append],
+        large: Sequence[Append],
+        moves: Sequence[Move],
+        lease_until: float,
+        answers: dict[int, Appended],
+    ) -> None:
+        jobs = [self._move(move) for move in moves]
         if small:
             jobs.append(self._add(small, answers))
             jobs += self._renewals(small, lease_until)
@@ -64,13 +73,12 @@ class Appending:
             jobs.append((partial(journal.trim, writer=self.tails.writer, before=trim_before), self._trimmed))
         jobs += [self._to_log(entry, lease_until, answers) for entry in large]
         await self._run(jobs)
-        refused = [entry for entry in batch if id(entry) not in answers]
+        refused = [entry for entry in small if id(entry) not in answers]
         if refused:
             # The log itself says why, or takes the entry in spite of a damaged journal.
             await self._run([self._to_log(entry, lease_until, answers) for entry in refused])
         if self._damaged:
             await self.mend()
-        return [answers[id(entry)] for entry in batch]
 
     async def _run(self, jobs: Sequence[_Job]) -> None:
         outcomes = await self._run_each([operation for operation, _ in jobs])

@@ -24,6 +24,8 @@ _INSERT = "INSERT INTO journal (writer, turn_id, first_seq, last_seq, lines) VAL
 _TRIM = "DELETE FROM journal WHERE writer = ? AND number < ?"
 _OWNED = "SELECT 1 FROM turns WHERE turn_id = ? AND owner = ? AND status = 'running' AND cancel = 0"
 _MOVE = "UPDATE turns SET last_seq = ? WHERE turn_id = ? AND owner = ? AND status = 'running' AND last_seq = ?"
+# So many turns are remembered, those that have ended included.
+_MAX_OWNED = 10_000
 # Other processes may have added so many rows after the newest row that is known here.
 _NUMBERS_LEFT_OUT = 1_000_000
 
@@ -144,7 +146,7 @@ class Fence:
         owner, or is asked to end.
         """
         version = connection.pragma("data_version")
-        if version != self._data_version:
+        if version != self._data_version or len(self._owned) > _MAX_OWNED:
             self._owned.clear()
             self._data_version = version
         numbers: list[int] = []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 
 from shared.store.protocol import Append
@@ -116,7 +116,10 @@ class Tails:
 
     def added(self, entry: Append, number: int) -> None:
         """An entry stands in a row of the journal now."""
-        tail = self._known[entry.turn_id]
+        tail = self._known.get(entry.turn_id)
+        if tail is None:
+            # It was forgotten with the same commit, so its next entry goes to the log, with what is in the journal.
+            tail = self._known[entry.turn_id] = Tail(entry.owner, 0, 0, unsure=True)
         if not tail.records:
             tail.number, tail.since = number, time.monotonic()
             self._journaled[entry.turn_id] = tail
@@ -144,16 +147,17 @@ class Tails:
             tail = self._journaled.pop(move.turn_id)
             tail.since = time.monotonic()
             self._journaled[move.turn_id] = tail
-        elif owned:
+        elif owned and move.rows is not None:
             self.moved(move.turn_id, move.owner, move.last_seq)
         else:
+            # Its owner is another process, or nobody here knows how far its log goes: the next entry finds that out.
             self.forget(move.turn_id)
 
-    def failed(self, entries: Sequence[Append]) -> None:
-        """Nobody knows whether these entries are in the store. Until that is known, no row of the journal is dropped."""
-        for entry in entries:
-            tail = self._known.get(entry.turn_id)
+    def failed(self, turn_ids: Iterable[str]) -> None:
+        """Nobody knows what the store has of these turns. Until that is known, no row of the journal is dropped."""
+        for turn_id in turn_ids:
+            tail = self._known.get(turn_id)
             if tail is not None:
                 tail.unsure, tail.number, tail.since = True, 0, time.monotonic()
-                self._journaled.pop(entry.turn_id, None)
-                self._journaled = {entry.turn_id: tail, **self._journaled}
+                self._journaled.pop(turn_id, None)
+                self._journaled = {turn_id: tail, **self._journaled}
