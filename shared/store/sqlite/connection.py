@@ -10,6 +10,9 @@ import apsw
 from shared.store.sqlite.schema import APPLICATION_ID, VERSION, make_tables
 
 BUSY_TIMEOUT_MS = 5000
+# A commit that finds so many pages in the write-ahead log writes them into the database, and waits for the disk: 1 MiB takes 2 to
+# 3 ms there where SQLite's own 4 MiB take 5 to 8, and what it takes in all is the same.
+_CHECKPOINT_PAGES = 256
 # A checkpoint cuts the write-ahead log to this size.
 WAL_BYTES = 16 * 1024 * 1024
 
@@ -48,6 +51,7 @@ def connect(path: str | None) -> apsw.Connection:
         refuse_foreign(connection, file)
         _use_wal(connection)
         connection.execute(f"PRAGMA synchronous = NORMAL; PRAGMA journal_size_limit = {WAL_BYTES}")
+        connection.execute(f"PRAGMA wal_autocheckpoint = {_CHECKPOINT_PAGES}")
         connection.execute("BEGIN IMMEDIATE")
         # The version is read with the lock: another server that starts may have made the tables meanwhile.
         make_tables(connection)

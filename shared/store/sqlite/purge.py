@@ -17,7 +17,7 @@ _OLD_LOGS = "FROM turns WHERE expired = 0 AND ended_at < :logs_before LIMIT :lim
 
 # What one step runs: the first of these groups that finds a row.
 GROUPS = (
-    ("DELETE FROM signals WHERE signal_id IN (SELECT signal_id FROM signals WHERE at < :signals_before LIMIT :limit)",),
+    ("DELETE FROM signals WHERE at < :signals_before AND signal_id < (SELECT min(signal_id) FROM signals) + :limit",),
     (
         f"INSERT OR IGNORE INTO doomed SELECT turn_id {_OLD_LOGS}",
         "UPDATE turns SET expired = 1, request_id = NULL, request_hash = NULL"

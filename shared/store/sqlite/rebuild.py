@@ -35,7 +35,7 @@ WHERE session_id IS NOT NULL AND cleared = 0 GROUP BY session_id
 
 @dataclass(frozen=True, slots=True)
 class _Table:
-    """A table that is copied row by row: the column that names a row, and the indexes that have this column of every row."""
+    """A table that is copied row by row: the column that names a row, and the indexes that have this column of many rows."""
 
     name: str
     key: str
@@ -45,9 +45,9 @@ class _Table:
 
 _SESSIONS = _Table("sessions", "session_id", str, ("sessions_by_age",))
 _IDS_OF_TURNS = "sqlite_autoindex_turns_1"
-_TURNS = _Table("turns", "number", int, ("turns_by_end", _IDS_OF_TURNS))
+_TURNS = _Table("turns", "number", int, ("turns_by_end WHERE ended_at IS NOT NULL", _IDS_OF_TURNS))
 _IMAGES = _Table("images", "rowid", int, ("images_of_turn",))
-_SIGNALS = _Table("signals", "signal_id", int, ("signals_by_age",))
+_SIGNALS = _Table("signals", "signal_id", int)
 _DOOMED = _Table("doomed", "turn_id", str)
 _JOURNAL = _Table("journal", "number", int)
 

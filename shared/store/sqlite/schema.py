@@ -107,8 +107,15 @@ JOURNAL = """CREATE TABLE journal (
   number INTEGER PRIMARY KEY, writer INTEGER NOT NULL,
   turn_id TEXT NOT NULL, first_seq INTEGER NOT NULL, last_seq INTEGER NOT NULL, lines BLOB NOT NULL
 );"""
+# An index that says nothing new is left out: each one is a page more that a new turn, or its end, writes.
+_SINCE_4 = f"""
+{JOURNAL}
+DROP INDEX signals_by_age;
+DROP INDEX turns_by_end;
+CREATE INDEX turns_by_end ON turns (expired, ended_at) WHERE ended_at IS NOT NULL;
+"""
 
-SCHEMA = _TABLES + _SINCE_3 + JOURNAL
+SCHEMA = _TABLES + _SINCE_3 + _SINCE_4
 # What a database of an older version lacks, by that version.
 UPGRADES = {
     1: """
@@ -127,7 +134,7 @@ FROM (
 ) AS counted JOIN turns ON turns.number = counted.last_number;
 INSERT INTO activity SELECT {_INTERVAL}, count(*) FROM sessions GROUP BY 1;
 """,
-    3: JOURNAL,
+    3: _SINCE_4,
 }
 
 
