@@ -43,6 +43,9 @@ async def listening(store: Store) -> AsyncIterator[list[News]]:
             heard.append(news)
 
     task = asyncio.create_task(listen())
+    # The task asks for the newest signal first. What is asked afterwards is answered afterwards.
+    await asyncio.sleep(0)
+    await store.last_signal()
     try:
         yield heard
     finally:

@@ -113,5 +113,6 @@ def _news_of(connection: apsw.Connection, turn_id: str, after: int) -> list[Move
         split = segment.lines.split(b"\n")
         if any(image_of(line) for line in split):
             return [Moved(turn_id)]
-        found.append(Pushed(turn_id, segment.first_seq, split))
+        known = max(0, after + 1 - segment.first_seq)
+        found.append(Pushed(turn_id, segment.first_seq + known, split[known:]))
     return found
