@@ -85,8 +85,10 @@ class TurnLog:
         all.
         """
         new = list(records)
+        if not new:
+            return
         self.records.extend(new)
-        self.ended = bool(self.records) and self.records[-1].terminal
+        self.ended = new[-1].terminal
         if self.ended:
             self._wake()
             return

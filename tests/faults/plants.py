@@ -56,7 +56,7 @@ def _bug(check: str, share: float, says: str, *words: str) -> Callable[[Callable
     return register
 
 
-@_bug("kills", 0.015, r"shown and taken back|not in the store|shown otherwise than it is stored", "sse")
+@_bug("kills", 0.03, r"shown and taken back|not in the store|shown otherwise than it is stored", "sse")
 def shown_before_it_is_committed() -> None:
     commit = Committer._commit_group
 

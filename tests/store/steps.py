@@ -22,11 +22,12 @@ def run_steps(connection: apsw.Connection, session_id: str, turn_id: str, purge_
     running = turns.start_turn(connection, new, 1.0, 2.0)
     turns.append(connection, entry(running, chunk_records(new.turn_id, 2, "a")), 3.0)
     small = [entry(running, chunk_records(new.turn_id, seq, "b")) for seq in (3, 4)]
-    assert all(journal.Fence().add(connection, 1, small))
+    fence = journal.Fence()
+    assert all(fence.add(connection, small))
     assert [row.first_seq for row in journal.read_journal(connection, new.turn_id, 2)] == [3, 4]
-    assert journal.move(connection, new.turn_id, "me", journal.rows_of(small[0].records))
+    assert journal.move(connection, new.turn_id, "me", journal.rows_of(small[0].records), 3.0)
     assert len(read_log(connection, new.turn_id, 0, running=True)) == 4
-    journal.trim(connection, 1, 2)
+    fence.trim(connection, 2)
     turns.standing(connection, "me", new.turn_id, 0)
     select_leases(connection)
     for orphan in select_orphans(connection, {"me": 9.0}, 10):

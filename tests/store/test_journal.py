@@ -73,8 +73,8 @@ def answer_lost(store: SqliteStore) -> Iterator[None]:
 @pytest.fixture
 def kept_short(monkeypatch: pytest.MonkeyPatch) -> None:
     """Events are moved and rows are dropped with nearly every commit."""
-    monkeypatch.setattr(tails, "_MOVE_AFTER_S", 0.0)
-    monkeypatch.setattr(tails, "_TRIM_EVERY_S", 0.0)
+    monkeypatch.setattr(tails, "_MOVE_AFTER_MS", 0.0)
+    monkeypatch.setattr(tails, "_TRIM_EVERY_MS", 0.0)
 
 
 async def test_what_is_in_the_journal_is_in_the_log(tmp_path: Path) -> None:
@@ -117,8 +117,8 @@ async def test_an_end_takes_the_journal_along(tmp_path: Path) -> None:
 
 async def test_the_journal_stays_short(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also beside a turn that says nothing more: its events are moved with the commits of the others."""
-    monkeypatch.setattr(tails, "_MOVE_AFTER_S", 0.05)
-    monkeypatch.setattr(tails, "_TRIM_EVERY_S", 0.01)
+    monkeypatch.setattr(tails, "_MOVE_AFTER_MS", 50.0)
+    monkeypatch.setattr(tails, "_TRIM_EVERY_MS", 10.0)
     path = tmp_path / "chat.db"
     store = SqliteStore(str(path))
     quiet, *turns = await started_turns(store, 6)
@@ -140,8 +140,8 @@ async def test_the_journal_stays_short(tmp_path: Path, monkeypatch: pytest.Monke
 async def test_any_order_of_commits_gives_the_log(seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Small and large entries, repeats, moves, ends and trims in any order; another process follows them without a gap."""
     chance = random.Random(seed)
-    monkeypatch.setattr(tails, "_MOVE_AFTER_S", chance.choice((0.0, 0.002, 0.02)))
-    monkeypatch.setattr(tails, "_TRIM_EVERY_S", chance.choice((0.0, 0.005)))
+    monkeypatch.setattr(tails, "_MOVE_AFTER_MS", chance.choice((0.0, 2.0, 20.0)))
+    monkeypatch.setattr(tails, "_TRIM_EVERY_MS", chance.choice((0.0, 5.0)))
     path = tmp_path / "chat.db"
     store, other, third = [SqliteStore(str(path)) for _ in range(3)]
     turns = await started_turns(store, 5)
@@ -329,3 +329,55 @@ async def test_an_export_has_what_is_in_the_journal(tmp_path: Path, capsys: pyte
     for turn, last in zip(turns, (10, 9), strict=True):
         seqs = [line for line in out.splitlines() if f'"turn_id": "{turn.turn.turn_id}", "seq": ' in line]
         assert len(seqs) == last
+
+
+async def test_a_quiet_turn_in_a_damaged_journal(tmp_path: Path) -> None:
+    """It says nothing while the journal is mended. Others read it all the same, also after its process is gone."""
+    path = tmp_path / "chat.db"
+    gone = SqliteStore(str(path), Options(lease_s=LEASE_S))
+    turns = [await gone.start_turn(asked(new_session_id=f"s{number}", owner="gone")) for number in range(3)]
+    await say(gone, turns, 2, 60)
+    assert damage_pages(path, b"word", "journal")
+    await say(gone, turns[:2], 61, 62)
+    other = SqliteStore(str(path), Options(lease_s=LEASE_S))
+    assert len(await records_of(other, turns[2].turn.turn_id)) == 60
+    await say(gone, [turns[2]], 61, 62)
+    assert len(await records_of(other, turns[2].turn.turn_id)) == 62
+    await gone.close()
+    assert len(await pass_s(other, LEASE_S * 1.5)) == 3
+    for turn in turns:
+        assert [record.seq for record in await records_of(other, turn.turn.turn_id)] == list(range(1, 64))
+    await other.close()
+
+
+async def test_another_process_puts_the_journal_aside(tmp_path: Path) -> None:
+    """A process whose rows are gone with a damaged page adds the next events where readers find them, and keeps its newest rows."""
+    path = tmp_path / "chat.db"
+    store, other = [SqliteStore(str(path), Options(lease_s=LEASE_S)) for _ in range(2)]
+    mine = await started_turns(store, 2)
+    await say(store, mine, 2, 60)
+    theirs = await other.start_turn(asked(new_session_id="theirs", owner="other"))
+    assert damage_pages(path, b"word", "journal")
+    await say(other, [theirs], 2, 3)
+    assert rows(path, "SELECT count(*) FROM sqlite_master WHERE name LIKE 'journal%'") == [(2,)]
+    store.clock_offset_ms += 1100
+    await say(store, mine, 61, 70)
+    store.clock_offset_ms += 1100
+    await store.renew("me", [turn.turn.turn_id for turn in mine], [])
+    for turn in mine:
+        for one in (store, other):
+            assert [record.seq for record in await records_of(one, turn.turn.turn_id)] == list(range(1, 71))
+    assert journaled(path) > 0
+    await store.close()
+    await other.close()
+
+
+async def test_an_idle_process_moves_what_is_old(tmp_path: Path) -> None:
+    path = tmp_path / "chat.db"
+    store = SqliteStore(str(path))
+    turns = await started_turns(store, 2)
+    await say(store, turns, 2, 9)
+    store.clock_offset_ms += 1100
+    await store.renew("me", [turn.turn.turn_id for turn in turns], [])
+    assert rows(path, "SELECT max(last_seq), count(*) FROM segments") == [(9, 4)]
+    await store.close()

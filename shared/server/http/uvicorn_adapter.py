@@ -19,8 +19,8 @@ import uvicorn
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
-from websockets.exceptions import InvalidState
 from websockets.frames import CloseCode, Frame, Opcode
+from websockets.protocol import State
 from websockets.server import ServerProtocol
 
 from shared.server.http.answer_middleware import BREAK_LINE
@@ -98,7 +98,7 @@ _USED: dict[type, tuple[str, ...]] = {
         "transport",
         "waiting_for_100_continue",
     ),
-    ServerProtocol: ("current_size", "data_to_send", "recv_frame", "send_text"),
+    ServerProtocol: ("current_size", "data_to_send", "recv_frame", "send_text", "state"),
     WebSocketsSansIOProtocol: (
         "close_sent",
         "conn",
@@ -513,17 +513,12 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
     def _write_now(self, texts: Sequence[str]) -> int:
         """Send text frames while the connection has room. Returns how many were sent, from the first one on."""
         sent = 0
-        while sent < len(texts) and self.writable.is_set() and not (self.close_sent or self.disconnected):
-            size = 0
-            try:
-                while sent < len(texts) and size < _WRITE_BYTES:
-                    data = texts[sent].encode()
-                    self.conn.send_text(data)
-                    sent, size = sent + 1, size + len(data)
-            except InvalidState:
-                # The client is leaving. The reader's task sends again, and learns it.
-                return sent
+        # A client that is leaving gets nothing here: the reader's task sends again, and learns it.
+        while sent < len(texts) and self.writable.is_set() and self.conn.state is State.OPEN and not self.close_sent:
+            for text in texts[sent : sent + 16]:
+                self.conn.send_text(text.encode())
             self._joining.write_whole(b"".join(self.conn.data_to_send()))
+            sent = min(sent + 16, len(texts))
         return sent
 
     def handle_parser_exception(self) -> None:
@@ -571,7 +566,7 @@ class _JoiningTransport(asyncio.Transport):
             self._flush()
 
     def write_whole(self, data: bytes) -> None:
-        """Write, at once if nothing waits: there is nothing that ``data`` could be joined with."""
+        """Write, at once if nothing waits that ``data`` could be joined with."""
         if self._unsent:
             self.write(data)
         elif not self._transport.is_closing():

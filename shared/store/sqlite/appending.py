@@ -9,13 +9,11 @@ from typing import Any
 
 from shared.store.protocol import Append, Appended, Damaged
 from shared.store.sqlite import journal, turns
-from shared.store.sqlite.leases import renew_leases
 from shared.store.sqlite.tails import Move, Tails
 from shared.store.sqlite.worker import InlineWorker, Operation, Outcome, Worker
 
 # An operation, and what is done with its result or its error.
 _Job = tuple[Operation, Callable[[Any, Exception | None], object]]
-_RENEWALS_A_LEASE = 6
 
 
 class Appending:
@@ -29,21 +27,19 @@ class Appending:
         writer: Worker | InlineWorker,
         reader: Worker | InlineWorker,
         run_each: Callable[[Sequence[Operation]], Awaitable[list[Outcome]]],
-        lease_s: float,
     ) -> None:
         self.tails = Tails()
         self.fence = journal.Fence()
         self._writer = writer
         self._reader = reader
         self._run_each = run_each
-        self._renew_every_ms = lease_s * 1000 / _RENEWALS_A_LEASE
-        self._renewed_until = 0.0
         self._lock = asyncio.Lock()
         self._damaged = False
 
-    async def append(self, batch: Sequence[Append], lease_until: float) -> list[Appended]:
-        """Append in one commit; ``lease_until`` is epoch ms."""
+    async def append(self, batch: Sequence[Append], now_ms: float, lease_until: float) -> list[Appended]:
+        """Append in one commit. ``now_ms`` never goes back; the leases of the turns end at ``lease_until`` (epoch ms)."""
         async with self._lock:
+            self.tails.now_ms = now_ms
             small: list[Append] = []
             large: list[Append] = []
             for entry in batch:
@@ -57,6 +53,21 @@ class Appending:
                 raise
             return [answers[id(entry)] for entry in batch]
 
+    async def move_old(self, now_ms: float, lease_until: float) -> None:
+        """Move what has been in the journal for long, also where nothing is appended any more."""
+        async with self._lock:
+            self.tails.now_ms = now_ms
+            await self._move_all(self.tails.due(()), lease_until)
+
+    async def _move_all(self, moves: Sequence[Move], lease_until: float) -> None:
+        if not moves:
+            return
+        try:
+            await self._run([self._move(move, lease_until) for move in moves])
+        except BaseException:
+            self.tails.failed({move.turn_id for move in moves})
+            raise
+
     async def _commit(
         self,
         small: Sequence[Append],
@@ -65,20 +76,20 @@ class Appending:
         lease_until: float,
         answers: dict[int, Appended],
     ) -> None:
-        jobs = [self._move(move) for move in moves]
+        jobs = [self._move(move, lease_until) for move in moves]
         if small:
             jobs.append(self._add(small, answers))
-            jobs += self._renewals(small, lease_until)
         if trim_before := self.tails.trim_before():
-            jobs.append((partial(journal.trim, writer=self.tails.writer, before=trim_before), self._trimmed))
+            jobs.append((partial(self.fence.trim, before=trim_before), self._trimmed))
         jobs += [self._to_log(entry, lease_until, answers) for entry in large]
         await self._run(jobs)
         refused = [entry for entry in small if id(entry) not in answers]
         if refused:
-            # The log itself says why, or takes the entry in spite of a damaged journal.
+            # ``turns.append`` tells why the entry was refused, or appends it though the journal is damaged.
             await self._run([self._to_log(entry, lease_until, answers) for entry in refused])
         if self._damaged:
-            await self.mend()
+            self._damaged = False
+            await self.mend(lease_until)
 
     async def _run(self, jobs: Sequence[_Job]) -> None:
         outcomes = await self._run_each([operation for operation, _ in jobs])
@@ -93,18 +104,12 @@ class Appending:
                     self.tails.added(entry, number)
                     answers[id(entry)] = Appended(True, entry.records[-1].seq)
 
-        return partial(self.fence.add, writer=self.tails.writer, entries=entries), done
+        return partial(self.fence.add, entries=entries), done
 
-    def _renewals(self, entries: Sequence[Append], lease_until: float) -> list[_Job]:
-        """An entry that goes to its log renews the lease of its turn; those in the journal renew all leases from time to time."""
-        if abs(lease_until - self._renewed_until) < self._renew_every_ms:
-            return []
-        self._renewed_until = lease_until
-        owners = {entry.owner for entry in entries}
-        return [(partial(renew_leases, owner=owner, until=lease_until), _nothing) for owner in owners]
-
-    def _move(self, move: Move) -> _Job:
-        operation = partial(journal.move, turn_id=move.turn_id, owner=move.owner, rows=move.rows)
+    def _move(self, move: Move, lease_until: float) -> _Job:
+        operation = partial(
+            journal.move, turn_id=move.turn_id, owner=move.owner, rows=move.rows, lease_until=lease_until
+        )
         return operation, partial(self.tails.move_done, move)
 
     def _trimmed(self, result: object, error: Exception | None) -> None:
@@ -120,19 +125,19 @@ class Appending:
         answers[id(entry)] = appended = appended or Appended(False, 0, "damaged")
         if appended.done:
             self.tails.moved(entry.turn_id, entry.owner, appended.last_seq, ended=entry.end is not None)
-        elif appended.why in ("fenced", "gone"):
+        elif appended.why != "behind":
             self.tails.forget(entry.turn_id)
 
-    async def mend(self) -> bool:
-        """Begin a new journal if a page of the journal is damaged. Returns whether it was."""
-        self._damaged = False
+    async def mend(self, lease_until: float) -> bool:
+        """Begin a new journal if a page of the journal is damaged. Returns whether it was.
+
+        What this process has in the damaged journal goes to the logs first, from memory.
+        """
+        root = await self._reader.run(journal.root)
         try:
             await self._reader.run(journal.check_journal)
         except Damaged:
-            await self._writer.run(partial(journal.put_aside, newest=self.tails.newest), write=True)
+            await self._move_all(self.tails.all(), lease_until)
+            await self._writer.run(partial(journal.put_aside, damaged_root=root), write=True)
             return True
         return False
-
-
-def _nothing(result: object, error: Exception | None) -> None:
-    """A thread renews the leases too, so a renewal that fails is not repeated here."""

@@ -1,16 +1,19 @@
 """The journal: the newest events of running turns, in the order in which they were committed.
 
-An event that goes to its log at once needs a page of its own for each running turn, and every page is written twice, into the
-write-ahead log and by the checkpoint into the database. In the journal the events of all turns of one commit are neighbours. Each
-turn's events are moved from there to its log, as one segment, when the oldest of them is a second old, when the turn ends, and
-when many come at once. So the journal is short.
+An event that goes to its log at once needs a page of its own for each running turn. Each page is written into the write-ahead log,
+and a checkpoint writes it into the database again. In the journal the events of all turns of one commit are neighbours. They are
+moved from there to the logs, all that one turn has in the journal as one segment: with the first commit after the oldest of them is
+a second old, and with the end of the turn. A large entry goes to its log at once, and takes them along.
 
-A log is its segments, and then the rows of the journal that come after the last segment.
+A log is its segments, and then the rows of the journal that follow the last segment without a gap. The newest row of the journal is
+never dropped, so the numbers of the rows only grow: other processes ask for the rows after those that they have seen.
 """
 
 from __future__ import annotations
 
 import contextlib
+import secrets
+import time
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
@@ -23,11 +26,9 @@ from shared.store.sqlite.schema import JOURNAL
 _INSERT = "INSERT INTO journal (writer, turn_id, first_seq, last_seq, lines) VALUES (?, ?, ?, ?, ?)"
 _TRIM = "DELETE FROM journal WHERE writer = ? AND number < ?"
 _OWNED = "SELECT 1 FROM turns WHERE turn_id = ? AND owner = ? AND status = 'running' AND cancel = 0"
-_MOVE = "UPDATE turns SET last_seq = ? WHERE turn_id = ? AND owner = ? AND status = 'running' AND last_seq = ?"
-# So many turns are remembered, those that have ended included.
+_MOVE = "UPDATE turns SET last_seq = ?, lease_until = ? WHERE turn_id = ? AND owner = ? AND status = 'running' AND last_seq = ?"
+# Ended turns stay in the set of owned turns, so it is emptied at this size.
 _MAX_OWNED = 10_000
-# Other processes may have added so many rows after the newest row that is known here.
-_NUMBERS_LEFT_OUT = 1_000_000
 
 
 class Row(NamedTuple):
@@ -49,31 +50,47 @@ def to_lines(records: Sequence[Record]) -> bytes:
 
 
 def read_journal(connection: apsw.Connection, turn_id: str, after: int) -> list[Row]:
-    """The rows of a running turn whose events come after seq ``after``.
+    """The rows of a running turn that follow seq ``after`` without a gap.
 
-    What lies on a damaged page, and what follows it, is left out: a process that lives still has these events, and adds them
-    to the log.
+    What lies on a damaged page, and what follows it, is left out. The process that generates the turn still has these events,
+    and adds them to the log.
     """
     found: list[Row] = []
     query = "SELECT first_seq, last_seq, lines FROM journal WHERE turn_id = ? AND last_seq > ? ORDER BY number"
     with contextlib.suppress(apsw.CorruptError):
-        found += (Row(*row) for row in connection.execute(query, (turn_id, after)))
+        for first_seq, last_seq, lines in connection.execute(query, (turn_id, after)):
+            if first_seq > after + 1:
+                break
+            found.append(Row(first_seq, last_seq, lines))
+            after = last_seq
     return found
 
 
-def select_journal(connection: apsw.Connection, after: int) -> Iterator[tuple[int, str, int, int, bytes]]:
+def read_unmoved(connection: apsw.Connection, turn_id: str) -> list[Row]:
+    """The rows of a running turn that come after its log."""
+    row = connection.execute("SELECT last_seq FROM turns WHERE turn_id = ?", (turn_id,)).fetchone()
+    return read_journal(connection, turn_id, row[0]) if row else []
+
+
+def last_journaled(connection: apsw.Connection, turn_id: str, after: int) -> int:
+    """The seq of the newest event of a running turn whose log ends with seq ``after``."""
+    rows = read_journal(connection, turn_id, after)
+    return rows[-1].last_seq if rows else after
+
+
+def select_journal(
+    connection: apsw.Connection, after: int, table: str = "journal"
+) -> Iterator[tuple[int, str, int, int, bytes]]:
     """The rows after a number: number, turn, first and last seq, lines. They end before a damaged page."""
-    query = "SELECT number, turn_id, first_seq, last_seq, lines FROM journal WHERE number > ? ORDER BY number"
+    query = f"SELECT number, turn_id, first_seq, last_seq, lines FROM {table} WHERE number > ? ORDER BY number"
     with contextlib.suppress(apsw.CorruptError):
         yield from connection.execute(query, (after,))
 
 
-def last_journaled(connection: apsw.Connection, turn_id: str) -> int:
-    """The seq of the newest event of a turn in the journal, or 0."""
-    with contextlib.suppress(apsw.CorruptError):
-        row = connection.execute("SELECT max(last_seq) FROM journal WHERE turn_id = ?", (turn_id,)).fetchone()
-        return row[0] or 0 if row else 0
-    return 0
+def journals(connection: apsw.Connection) -> list[str]:
+    """The names of the journal, and of the journals that were put aside."""
+    query = "SELECT name FROM sqlite_master WHERE type = 'table' AND name LIKE 'journal%'"
+    return [str(name) for (name,) in connection.execute(query)]
 
 
 def insert_segment(connection: apsw.Connection, turn_id: str, rows: Sequence[Row]) -> None:
@@ -84,29 +101,42 @@ def insert_segment(connection: apsw.Connection, turn_id: str, rows: Sequence[Row
     )
 
 
-def move(connection: apsw.Connection, turn_id: str, owner: str, rows: Sequence[Row] | None) -> bool:
+def move(connection: apsw.Connection, turn_id: str, owner: str, rows: Sequence[Row] | None, lease_until: float) -> bool:
     """Move the events of a running turn to its log; False when ``owner`` does not own the turn any more.
 
-    Without ``rows`` the journal is read for them.
+    Without ``rows`` the journal is read for them. The lease of the turn is renewed (epoch ms).
     """
     if rows is None:
-        row = connection.execute("SELECT last_seq FROM turns WHERE turn_id = ?", (turn_id,)).fetchone()
-        rows = read_journal(connection, turn_id, row[0]) if row else []
+        rows = read_unmoved(connection, turn_id)
     if rows:
-        connection.execute(_MOVE, (rows[-1].last_seq, turn_id, owner, rows[0].first_seq - 1))
+        connection.execute(_MOVE, (rows[-1].last_seq, lease_until, turn_id, owner, rows[0].first_seq - 1))
         if not connection.changes():
             return False
         insert_segment(connection, turn_id, rows)
     return True
 
 
-def put_aside(connection: apsw.Connection, newest: int) -> None:
-    """Begin a new journal after the row ``newest``, because a page of the journal is damaged. The old one gets another name."""
-    names = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE name LIKE 'journal%'")}
-    kept = next(name for number in range(len(names) + 1) if (name := f"journal_damaged_{number}") not in names)
-    connection.execute(f"ALTER TABLE journal RENAME TO {kept}; {JOURNAL}")
-    # Processes that look for rows after those that they have seen find the next ones.
-    connection.execute("INSERT INTO journal VALUES (?, 0, '', 0, 0, x'')", (newest + _NUMBERS_LEFT_OUT,))
+def begin_journal(connection: apsw.Connection) -> None:
+    """Have the numbers of the next rows be above all numbers that another process has seen.
+
+    More microseconds have passed since 1970 than there are rows.
+    """
+    number = time.time_ns() // 1000
+    connection.execute("INSERT OR IGNORE INTO journal VALUES (?, 0, '', 0, 0, x'')", (number,))
+
+
+def root(connection: apsw.Connection) -> int:
+    """The first page of the journal. A journal that takes the place of another one has another first page."""
+    row = connection.execute("SELECT rootpage FROM sqlite_master WHERE name = 'journal'").fetchone()
+    return row[0] if row else 0
+
+
+def put_aside(connection: apsw.Connection, damaged_root: int) -> None:
+    """Begin a new journal, because a page of the journal with this first page is damaged. The old one gets another name."""
+    if root(connection) == damaged_root:
+        kept = f"journal_damaged_{len(journals(connection)) - 1}"
+        connection.execute(f"ALTER TABLE journal RENAME TO {kept}; {JOURNAL}")
+        begin_journal(connection)
 
 
 def newest(connection: apsw.Connection) -> int:
@@ -120,26 +150,22 @@ def check_journal(connection: apsw.Connection) -> None:
     connection.execute("SELECT sum(length(lines)) FROM journal").fetchall()
 
 
-def trim(connection: apsw.Connection, writer: int, before: int) -> None:
-    """Drop the rows of one writer that come before a row."""
-    connection.execute(_TRIM, (writer, before))
-
-
 class Fence:
-    """Which turns this process was seen to own. That holds until another connection writes, or ``look_again``.
+    """The turns whose rows name this process as their owner. That holds until another connection writes, or ``forget``.
 
-    For the thread that writes, within a transaction.
+    For the thread that writes, within a transaction. ``writer`` marks the rows of this process in the journal.
     """
 
     def __init__(self) -> None:
+        self.writer = secrets.randbits(62)
         self._owned: set[str] = set()
         self._data_version = -1
 
-    def look_again(self) -> None:
-        """Forget what was seen, because this connection has changed it."""
+    def forget(self) -> None:
+        """This connection is about to change who owns a turn, or to ask for its end."""
         self._owned.clear()
 
-    def add(self, connection: apsw.Connection, writer: int, entries: Sequence[Append]) -> list[int]:
+    def add(self, connection: apsw.Connection, entries: Sequence[Append]) -> list[int]:
         """Add entries to the journal.
 
         Returns the number of each entry's row; 0 for an entry that was not added, because its turn has ended, has another
@@ -158,9 +184,12 @@ class Fence:
                     numbers.append(0)
                     continue
                 self._owned.add(turn_id)
-            lines = records[0].stored if len(records) == 1 else to_lines(records)
-            rows.append((writer, turn_id, records[0].seq, records[-1].seq, lines))
+            rows.append((self.writer, turn_id, records[0].seq, records[-1].seq, to_lines(records)))
             numbers.append(len(rows))
         connection.executemany(_INSERT, rows)
         before = connection.last_insert_rowid() - len(rows)
         return [before + number if number else 0 for number in numbers]
+
+    def trim(self, connection: apsw.Connection, before: int) -> None:
+        """Drop the rows of this process that come before a row."""
+        connection.execute(_TRIM, (self.writer, before))

@@ -17,7 +17,11 @@ _OLD_LOGS = "FROM turns WHERE expired = 0 AND ended_at < :logs_before LIMIT :lim
 
 # What one step runs: the first of these groups that finds a row.
 GROUPS = (
-    ("DELETE FROM signals WHERE at < :signals_before AND signal_id < (SELECT min(signal_id) FROM signals) + :limit",),
+    (
+        # A signal from a year ahead comes from a clock that was wrong.
+        "DELETE FROM signals WHERE (at < :signals_before OR at > :signals_before + 31536000000)"
+        " AND signal_id < (SELECT min(signal_id) FROM signals) + :limit",
+    ),
     (
         f"INSERT OR IGNORE INTO doomed SELECT turn_id {_OLD_LOGS}",
         "UPDATE turns SET expired = 1, request_id = NULL, request_hash = NULL"
@@ -32,7 +36,8 @@ GROUPS = (
         f" (SELECT number FROM turns WHERE {_UNSEEN} AND expired = 2 AND ended_at < :turns_before LIMIT :limit)",
     ),
 )
-# What a process that is gone has left in the journal: its turns have ended, and their logs have everything.
+# What a process that is gone has left in the journal: nobody reads the journal for a turn that has ended. ``before`` is the newest
+# row of some time ago, so the newest row stays, and numbers never begin again.
 JOURNAL = (
     "DELETE FROM journal WHERE number IN (SELECT number FROM journal WHERE number < :before AND NOT EXISTS"
     " (SELECT 1 FROM turns WHERE turn_id = journal.turn_id AND status = 'running') LIMIT :limit)"

@@ -18,6 +18,7 @@ import apsw
 from shared.events import TERMINAL_STATUS, event_type
 from shared.reply import Fold
 from shared.store.protocol import Damaged
+from shared.store.sqlite.journal import begin_journal
 from shared.store.sqlite.logs import read_log
 from shared.store.sqlite.rows import last_signal
 from shared.store.sqlite.schema import make_tables
@@ -91,6 +92,7 @@ def _copy(old: apsw.Connection, new: apsw.Connection, now: float) -> tuple[int, 
     new.execute(_MAKE_LOST_SESSIONS)
     for table in (_IMAGES, _SIGNALS, _DOOMED, _JOURNAL):
         _copy_rows(old, new, table)
+    begin_journal(new)
     _continue_signals(old, new, now)
     return lost_turns, sum(not _copy_log(old, new, turn_id) for turn_id in turn_ids)
 
@@ -144,7 +146,7 @@ def _turns_of_logs(old: apsw.Connection) -> Callable[[int], Row | None]:
             cleared.update(number for (number,) in _readable(old, query))
         fold = Fold()
         try:
-            records = read_log(old, turn_ids.get(number, ""), 0, running=True)
+            records = read_log(old, turn_ids.get(number, ""), 0)
         except (*_UNREADABLE, Damaged):
             return None
         for record in records:

@@ -99,7 +99,7 @@ def select_turn(
     if turn.status != "running":
         return turn
     if journaled_seq is None:
-        journaled_seq = last_journaled(connection, turn_id)
+        journaled_seq = last_journaled(connection, turn_id, turn.last_seq)
     return replace(turn, last_seq=journaled_seq) if journaled_seq > turn.last_seq else turn
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import apsw
 
-from shared.store.sqlite.journal import Row, select_journal
+from shared.store.sqlite.journal import Row, journals, select_journal
 from shared.store.sqlite.logs import select_segments
 
 # Each table with its columns for the export and the columns that order it.
@@ -96,6 +96,7 @@ def _events(connection: apsw.Connection, turn_id: str, journal: Sequence[Row]) -
             yield from _objects(segment.lines)
     for row in journal:
         if row.first_seq > last_seq:
+            last_seq = row.last_seq
             yield from _objects(row.lines)
 
 
@@ -108,9 +109,10 @@ def _objects(lines: bytes) -> Iterator[str]:
 
 
 def _journal(connection: apsw.Connection) -> dict[str, list[Row]]:
-    """The rows of the journal by turn; none for a database of a version that had no journal."""
+    """The rows of the journal by turn, in order, and those of journals that were put aside because a page was damaged."""
     rows: dict[str, list[Row]] = {}
     with suppress(apsw.Error):
-        for _, turn_id, first_seq, last_seq, lines in select_journal(connection, 0):
-            rows.setdefault(turn_id, []).append(Row(first_seq, last_seq, lines))
-    return rows
+        for table in journals(connection):
+            for _, turn_id, first_seq, last_seq, lines in select_journal(connection, 0, table):
+                rows.setdefault(turn_id, []).append(Row(first_seq, last_seq, lines))
+    return {turn_id: sorted(found) for turn_id, found in rows.items()}

@@ -63,9 +63,8 @@ _OLD_INTERVAL = f"CAST(old.last_activity_at / {INTERVAL_MS} AS INTEGER)"
 
 _SINCE_3 = f"""
 CREATE INDEX turns_cleared ON turns (session_id) WHERE cleared = 1;
-CREATE INDEX turns_by_end ON turns (expired, ended_at);
+CREATE INDEX turns_by_end ON turns (expired, ended_at) WHERE ended_at IS NOT NULL;
 CREATE INDEX turns_unseen ON turns (expired, ended_at) WHERE session_id IS NULL OR cleared = 1;
-CREATE INDEX signals_by_age ON signals (at);
 CREATE TABLE doomed (turn_id TEXT PRIMARY KEY) WITHOUT ROWID;    -- turns whose logs and pictures are to be dropped
 CREATE TABLE write_check (number INTEGER PRIMARY KEY, at REAL NOT NULL);
 
@@ -107,16 +106,9 @@ JOURNAL = """CREATE TABLE journal (
   number INTEGER PRIMARY KEY, writer INTEGER NOT NULL,
   turn_id TEXT NOT NULL, first_seq INTEGER NOT NULL, last_seq INTEGER NOT NULL, lines BLOB NOT NULL
 );"""
-# An index that says nothing new is left out: each one is a page more that a new turn, or its end, writes.
-_SINCE_4 = f"""
-{JOURNAL}
-DROP INDEX signals_by_age;
-DROP INDEX turns_by_end;
-CREATE INDEX turns_by_end ON turns (expired, ended_at) WHERE ended_at IS NOT NULL;
-"""
-
-SCHEMA = _TABLES + _SINCE_3 + _SINCE_4
-# What a database of an older version lacks, by that version.
+SCHEMA = _TABLES + _SINCE_3 + JOURNAL
+# What a database of an older version lacks, by that version. A database of version 3 keeps its larger indexes: to make one anew
+# reads the whole table, and a damaged page would stop the server.
 UPGRADES = {
     1: """
 ALTER TABLE turns ADD COLUMN cancel INTEGER NOT NULL DEFAULT 0;
@@ -134,7 +126,7 @@ FROM (
 ) AS counted JOIN turns ON turns.number = counted.last_number;
 INSERT INTO activity SELECT {_INTERVAL}, count(*) FROM sessions GROUP BY 1;
 """,
-    3: _SINCE_4,
+    3: JOURNAL,
 }
 
 

@@ -5,6 +5,7 @@ The SQLite is apsw's own, because versions before 3.51.3 have a race between sev
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import replace
@@ -67,7 +68,7 @@ class SqliteStore:
         self._reader: Worker | InlineWorker = Worker(path, lease_s) if path else self._writer
         self._news = NewsWatch(self._reader)
         self._running_texts = RunningTexts(self._reader)
-        self._appending = Appending(self._writer, self._reader, self._run_each, lease_s)
+        self._appending = Appending(self._writer, self._reader, self._run_each)
         # The newest row of the journal at the last look, with its time, and the one at the look before.
         self._journal_seen = (0, -_JOURNAL_OLD_S)
         self._journal_before = 0
@@ -124,11 +125,17 @@ class SqliteStore:
         return started
 
     async def append(self, batch: Sequence[Append]) -> list[Appended]:
-        return await self._appending.append(batch, self._lease_until())
+        return await self._appending.append(batch, self._elapsed_ms(), self._lease_until())
 
     async def get_turn(self, turn_id: str) -> TurnRow | None:
         known_seq = self._appending.tails.last_seq(turn_id) or None
-        turn = await self._reader.run(lambda c: rows.select_turn(c, turn_id, self._clock_ms(), known_seq))
+
+        def select(connection: apsw.Connection) -> TurnRow | None:
+            # The row and the journal must be of one moment.
+            with rows.snapshot(connection) if known_seq is None else contextlib.nullcontext():
+                return rows.select_turn(connection, turn_id, self._clock_ms(), known_seq)
+
+        turn = await self._reader.run(select)
         unread_ms = self._last_reads.unchanged_ms(self._elapsed_ms()).get(turn_id)
         return turn if turn is None or unread_ms is None else replace(turn, unread_ms=unread_ms)
 
@@ -143,8 +150,8 @@ class SqliteStore:
                 if after + len(records) < turn.last_seq:
                     raise Damaged
                 if running:
-                    newest = records[-1].seq if records else journal.last_journaled(connection, turn_id)
-                    turn = replace(turn, last_seq=max(turn.last_seq, newest))
+                    last = records[-1].seq if records else journal.last_journaled(connection, turn_id, turn.last_seq)
+                    turn = replace(turn, last_seq=last)
                 return turn, records
 
         found = await self._reader.run(read_snapshot)
@@ -160,7 +167,7 @@ class SqliteStore:
 
     async def cancel(self, turn_id: str, origin: str) -> None:
         def note_cancel(connection: apsw.Connection) -> None:
-            self._appending.fence.look_again()
+            self._appending.fence.forget()
             connection.execute("UPDATE turns SET cancel = 1 WHERE turn_id = ? AND status = 'running'", (turn_id,))
             rows.insert_signal(connection, self._clock_ms(), origin, "cancel", None, turn_id)
 
@@ -173,6 +180,7 @@ class SqliteStore:
     async def renew(
         self, owner: str, running: Sequence[str], read: Sequence[str], dropped: Sequence[str] = ()
     ) -> list[Appended]:
+        await self._appending.move_old(self._elapsed_ms(), self._lease_until())
         until = self._lease_until()
         give_up = "UPDATE turns SET lease_until = 0 WHERE turn_id = ? AND owner = ?"
         note_read = "UPDATE turns SET last_read_at = ? WHERE turn_id = ? AND status = 'running'"
@@ -229,7 +237,7 @@ class SqliteStore:
             return []
         orphans = await self._reader.run(lambda c: select_orphans(c, overdue, _MAX_REAPED))
         ended, damaged = await self._interrupt(orphans, with_event=True)
-        if damaged and await self._appending.mend():
+        if damaged and await self._appending.mend(self._lease_until()):
             # What only the damaged journal had is lost.
             again, damaged = await self._interrupt(damaged, with_event=True)
             ended += again
@@ -241,7 +249,7 @@ class SqliteStore:
         decided_at = time.monotonic()
 
         def interrupt(orphan: Orphan, shown: tuple[list[str], int], connection: apsw.Connection) -> bool:
-            self._appending.fence.look_again()
+            self._appending.fence.forget()
             if self._writer.lock_trouble_at > decided_at:
                 # This process had to wait for the lock. So had the others, and they could not renew meanwhile.
                 return False
@@ -249,8 +257,7 @@ class SqliteStore:
 
         operations = []
         for orphan in orphans:
-            shown = await self._reader.run(partial(logs.read_texts, turn_id=orphan.turn_id, after=0))
-            operations.append(partial(interrupt, orphan, shown))
+            operations.append(partial(interrupt, orphan, await self._reader.run(partial(_shown, orphan.turn_id))))
         outcomes = list(zip(orphans, await self._writer.run_each(operations), strict=True))
         ended = [orphan.turn_id for orphan, (done, _) in outcomes if done]
         return ended, [orphan for orphan, (_, error) in outcomes if isinstance(error, Damaged)]
@@ -291,13 +298,13 @@ class SqliteStore:
     async def _drop_journaled(self) -> bool:
         """Drop what processes that are gone have left in the journal. Those that live drop their own rows within seconds."""
         now = time.monotonic()
-        if now - self._journal_seen[1] >= _JOURNAL_OLD_S:
-            self._journal_before = self._journal_seen[0]
-            self._journal_seen = (await self._reader.run(journal.newest), now)
         try:
+            if now - self._journal_seen[1] >= _JOURNAL_OLD_S:
+                self._journal_before = self._journal_seen[0]
+                self._journal_seen = (await self._reader.run(journal.newest), now)
             return await self._writer.run(lambda c: purging.drop_journaled(c, self._journal_before), write=True)
         except Damaged:
-            await self._appending.mend()
+            await self._appending.mend(self._lease_until())
             return False
 
     def _bound_wal(self, connection: apsw.Connection) -> None:
@@ -324,6 +331,12 @@ class SqliteStore:
         await self._writer.close()
         if self._reader is not self._writer:
             await self._reader.close()
+
+
+def _shown(turn_id: str, connection: apsw.Connection) -> tuple[list[str], int]:
+    """The texts of a turn that were shown, and the last seq. Its log and the journal are of one moment."""
+    with rows.snapshot(connection):
+        return logs.read_texts(connection, turn_id, 0)
 
 
 def _old_before(options: Options, now: float) -> dict[str, float]:

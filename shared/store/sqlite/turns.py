@@ -14,7 +14,7 @@ from shared.llm.model import ContextMessage
 from shared.reply import text_sha256
 from shared.store.protocol import Append, Appended, Damaged, End, NewTurn, Started, refuse_missing
 from shared.store.record import Record
-from shared.store.sqlite.journal import Row, insert_segment, last_journaled, move, read_journal, rows_of
+from shared.store.sqlite.journal import Row, insert_segment, last_journaled, move, read_journal, read_unmoved, rows_of
 from shared.store.sqlite.leases import Orphan
 from shared.store.sqlite.logs import read_log, read_texts
 from shared.store.sqlite.rows import count_messages, insert_signal, is_shared, select_turn, turns_of_session
@@ -130,10 +130,9 @@ def append(
     """
     first, last, end = entry.records[0].seq, entry.records[-1].seq, entry.end
     if before is None:
-        row = connection.execute("SELECT last_seq FROM turns WHERE turn_id = ?", (entry.turn_id,)).fetchone()
-        before = read_journal(connection, entry.turn_id, row[0]) if row else []
+        before = read_unmoved(connection, entry.turn_id)
         if before and before[-1].last_seq != first - 1:
-            return _refusal(connection, entry)
+            return _refusal(connection, entry, lease_until)
     # The fence: only the owner of a running turn appends, and only what follows the last record.
     fence = (entry.turn_id, entry.owner, (before[0].first_seq if before else first) - 1)
     values: tuple[object, ...] = (last, lease_until, *fence)
@@ -141,7 +140,7 @@ def append(
         values = (last, lease_until, end.status, end.ended_at, end.text, end.image_id, *fence)
     row = connection.execute(_APPEND if end is None else _APPEND_THE_END, values).fetchone()
     if row is None:
-        return _refusal(connection, entry)
+        return _refusal(connection, entry, lease_until)
     insert_segment(connection, entry.turn_id, [*before, *rows_of(entry.records)])
     for image in entry.images:
         connection.execute(
@@ -164,7 +163,7 @@ def append(
     return Appended(True, last, cancel=bool(cancel))
 
 
-def _refusal(connection: apsw.Connection, entry: Append) -> Appended:
+def _refusal(connection: apsw.Connection, entry: Append, lease_until: float) -> Appended:
     """Why an entry was not appended; one that is in the log already is done."""
     row = connection.execute(
         "SELECT owner, status, last_seq, cancel FROM turns WHERE turn_id = ?", (entry.turn_id,)
@@ -174,10 +173,10 @@ def _refusal(connection: apsw.Connection, entry: Append) -> Appended:
     owner, status, last_seq, cancel = row
     running = status == "running"
     if running:
-        last_seq = max(last_seq, last_journaled(connection, entry.turn_id))
+        last_seq = last_journaled(connection, entry.turn_id, last_seq)
     first = entry.records[0].seq
     if owner == entry.owner and _has(connection, entry, running=running):
-        move(connection, entry.turn_id, owner, None)
+        move(connection, entry.turn_id, owner, None, lease_until)
         return Appended(True, last_seq, cancel=bool(cancel))
     behind = owner == entry.owner and running and last_seq < first - 1
     return Appended(False, last_seq, "behind" if behind else "fenced")
@@ -204,7 +203,9 @@ def standing(connection: apsw.Connection, owner: str, turn_id: str, journaled_se
     if row is None:
         return Appended(False, 0, "gone"), 0.0
     owned = row[0] == owner and row[1] == "running"
-    last_seq = max(row[2], journaled_seq or last_journaled(connection, turn_id)) if owned else row[2]
+    last_seq = row[2]
+    if owned:
+        last_seq = max(last_seq, journaled_seq) if journaled_seq else last_journaled(connection, turn_id, last_seq)
     return Appended(owned, last_seq, "" if owned else "fenced", bool(row[3])), row[4]
 
 
