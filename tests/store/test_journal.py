@@ -381,3 +381,17 @@ async def test_an_idle_process_moves_what_is_old(tmp_path: Path) -> None:
     await store.renew("me", [turn.turn.turn_id for turn in turns], [])
     assert rows(path, "SELECT max(last_seq), count(*) FROM segments") == [(9, 4)]
     await store.close()
+
+
+async def test_a_turn_that_was_given_up_gets_no_lease_with_its_events(tmp_path: Path) -> None:
+    path = tmp_path / "chat.db"
+    store, other = [SqliteStore(str(path), Options(lease_s=LEASE_S)) for _ in range(2)]
+    dropped, kept = await started_turns(store, 2)
+    await say(store, [dropped, kept], 2, 9)
+    await store.renew("me", [kept.turn.turn_id], [], [dropped.turn.turn_id])
+    store.clock_offset_ms += 1100
+    await say(store, [kept], 10, 10)
+    assert rows(path, "SELECT min(last_seq) FROM turns") == [(9,)]
+    assert await other.reap() == [dropped.turn.turn_id]
+    await store.close()
+    await other.close()

@@ -26,7 +26,11 @@ from shared.store.sqlite.schema import JOURNAL
 _INSERT = "INSERT INTO journal (writer, turn_id, first_seq, last_seq, lines) VALUES (?, ?, ?, ?, ?)"
 _TRIM = "DELETE FROM journal WHERE writer = ? AND number < ?"
 _OWNED = "SELECT 1 FROM turns WHERE turn_id = ? AND owner = ? AND status = 'running' AND cancel = 0"
-_MOVE = "UPDATE turns SET last_seq = ?, lease_until = ? WHERE turn_id = ? AND owner = ? AND status = 'running' AND last_seq = ?"
+# A turn that was given up has no lease, and gets none here.
+_MOVE = (
+    "UPDATE turns SET last_seq = ?, lease_until = iif(lease_until > 0, ?, 0)"
+    " WHERE turn_id = ? AND owner = ? AND status = 'running' AND last_seq = ?"
+)
 # Ended turns stay in the set of owned turns, so it is emptied at this size.
 _MAX_OWNED = 10_000
 
