@@ -395,3 +395,67 @@ async def test_a_turn_that_was_given_up_gets_no_lease_with_its_events(tmp_path: 
     assert await other.reap() == [dropped.turn.turn_id]
     await store.close()
     await other.close()
+
+
+async def test_an_entry_that_is_damaged_takes_nothing_along(tmp_path: Path) -> None:
+    """The end of a turn meets a damaged page elsewhere. What was committed before stays, and another process ends the turn."""
+    path = tmp_path / "chat.db"
+    store, other = [SqliteStore(str(path), Options(lease_s=LEASE_S)) for _ in range(2)]
+    bad, good = await started_turns(store, 2)
+    await say(store, [bad, good], 2, 20)
+    connection = apsw.Connection(str(path))
+    connection.execute(
+        f"CREATE TRIGGER fails BEFORE UPDATE ON sessions WHEN new.session_id = '{bad.turn.session_id}'"
+        " BEGIN SELECT raise(ABORT, 'planted'); END"
+    )
+    connection.close()
+    with pytest.raises(AssertionError):
+        await end(store, bad, after=20)
+    for seq in range(21, 25):
+        store.clock_offset_ms += 400
+        await say(store, [good], seq, seq)
+    await store.renew("me", [good.turn.turn_id], [], [bad.turn.turn_id])
+    assert await other.reap() == [bad.turn.turn_id]
+    for one in (store, other):
+        assert [record.seq for record in await records_of(one, bad.turn.turn_id)] == list(range(1, 22))
+    await store.close()
+    await other.close()
+
+
+async def test_a_mend_waits_for_the_append_that_runs(tmp_path: Path) -> None:
+    """An entry that is appended while the journal is mended is in the store afterwards, in its order."""
+    path = tmp_path / "chat.db"
+    store = SqliteStore(str(path), Options(lease_s=LEASE_S))
+    (turn,) = await started_turns(store, 1)
+    await say(store, [turn], 2, 60)
+    assert damage_pages(path, b"word", "journal")
+    mending = [asyncio.create_task(store._appending.mend(1e15)) for _ in range(2)]
+    for seq in range(61, 70):
+        await say(store, [turn], seq, seq)
+    await asyncio.gather(*mending)
+    assert rows(path, "SELECT count(*) FROM sqlite_master WHERE name LIKE 'journal%'") == [(2,)]
+    assert [record.seq for record in await records_of(store, turn.turn.turn_id)] == list(range(1, 70))
+    await store.close()
+
+
+async def test_what_can_be_read_of_a_damaged_journal_is_kept(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of a process that is gone, too. The text of a turn with a damaged segment is what stands in the journal."""
+    path = tmp_path / "chat.db"
+    gone = SqliteStore(str(path), Options(lease_s=LEASE_S))
+    turns = [await gone.start_turn(asked(new_session_id=f"s{number}", owner="gone")) for number in range(3)]
+    await say(gone, turns, 2, 80)
+    await gone.close()
+    assert damage_pages(path, b"word 40", "journal")
+    store = SqliteStore(str(path), Options(lease_s=LEASE_S))
+    assert len(await pass_s(store, LEASE_S * 1.5)) == 3
+    for turn in turns:
+        records = await records_of(store, turn.turn.turn_id)
+        assert 20 < len(records) < 60
+        assert [record.seq for record in records] == list(range(1, len(records) + 1))
+        _, text = await store.read_text(turn.turn.turn_id) or (None, "")
+        assert text.startswith("word 2 word 3 ")
+    await store.close()
+    assert main(["store", "export", "--file", str(path)]) == 0
+    capsys.readouterr()

@@ -512,9 +512,8 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
 
     def _write_now(self, texts: Sequence[str]) -> int:
         """Send text frames while the connection has room. Returns how many were sent, from the first one on."""
-        sent = 0
-        # A client that is leaving gets nothing here: the reader's task sends again, and learns it.
-        while sent < len(texts) and self.writable.is_set() and self.conn.state is State.OPEN and not self.close_sent:
+        sent, is_open = 0, self.conn.state is State.OPEN and not (self.close_sent or self.disconnected)
+        while is_open and sent < len(texts) and self.writable.is_set():
             for text in texts[sent : sent + 16]:
                 self.conn.send_text(text.encode())
             self._joining.write_whole(b"".join(self.conn.data_to_send()))

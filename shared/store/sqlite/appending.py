@@ -14,6 +14,7 @@ from shared.store.sqlite.worker import InlineWorker, Operation, Outcome, Worker
 
 # An operation, and what is done with its result or its error.
 _Job = tuple[Operation, Callable[[Any, Exception | None], object]]
+_MAX_FAILED_TRIMS = 2
 
 
 class Appending:
@@ -35,6 +36,7 @@ class Appending:
         self._run_each = run_each
         self._lock = asyncio.Lock()
         self._damaged = False
+        self._failed_trims = 0
 
     async def append(self, batch: Sequence[Append], now_ms: float, lease_until: float) -> list[Appended]:
         """Append in one commit. ``now_ms`` never goes back; the leases of the turns end at ``lease_until`` (epoch ms)."""
@@ -88,8 +90,7 @@ class Appending:
             # ``turns.append`` tells why the entry was refused, or appends it though the journal is damaged.
             await self._run([self._to_log(entry, lease_until, answers) for entry in refused])
         if self._damaged:
-            self._damaged = False
-            await self.mend(lease_until)
+            await self._mend(lease_until)
 
     async def _run(self, jobs: Sequence[_Job]) -> None:
         outcomes = await self._run_each([operation for operation, _ in jobs])
@@ -113,6 +114,7 @@ class Appending:
         return operation, partial(self.tails.move_done, move)
 
     def _trimmed(self, result: object, error: Exception | None) -> None:
+        self._failed_trims = self._failed_trims + 1 if error is not None else 0
         self._damaged = self._damaged or error is not None
 
     def _to_log(self, entry: Append, lease_until: float, answers: dict[int, Appended]) -> _Job:
@@ -125,19 +127,32 @@ class Appending:
         answers[id(entry)] = appended = appended or Appended(False, 0, "damaged")
         if appended.done:
             self.tails.moved(entry.turn_id, entry.owner, appended.last_seq, ended=entry.end is not None)
-        elif appended.why != "behind":
+        elif appended.why in ("fenced", "gone"):
             self.tails.forget(entry.turn_id)
 
     async def mend(self, lease_until: float) -> bool:
-        """Begin a new journal if a page of the journal is damaged. Returns whether it was.
+        """Begin a new journal if a page of the journal is damaged. Returns whether it was."""
+        async with self._lock:
+            return await self._mend(lease_until)
 
-        What this process has in the damaged journal goes to the logs first, from memory.
+    async def _mend(self, lease_until: float) -> bool:
+        """What this process has in the damaged journal goes to the logs, from memory; what else can be read goes to the new one.
+
+        A journal that can be read is put aside too, when its oldest rows could not be dropped twice.
         """
+        self._damaged = False
         root = await self._reader.run(journal.root)
         try:
             await self._reader.run(journal.check_journal)
         except Damaged:
-            await self._move_all(self.tails.all(), lease_until)
-            await self._writer.run(partial(journal.put_aside, damaged_root=root), write=True)
-            return True
-        return False
+            self._failed_trims = _MAX_FAILED_TRIMS
+        if self._failed_trims < _MAX_FAILED_TRIMS:
+            return False
+        self._failed_trims = 0
+        await self._move_all(self.tails.all(), lease_until)
+        readable = await self._reader.run(journal.readable)
+        put_aside = partial(
+            journal.put_aside, damaged_root=root, readable=readable, newest_number=self.tails.newest_number
+        )
+        await self._writer.run(put_aside, write=True)
+        return True

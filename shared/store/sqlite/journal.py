@@ -2,8 +2,8 @@
 
 An event that goes to its log at once needs a page of its own for each running turn. Each page is written into the write-ahead log,
 and a checkpoint writes it into the database again. In the journal the events of all turns of one commit are neighbours. They are
-moved from there to the logs, all that one turn has in the journal as one segment: with the first commit after the oldest of them is
-a second old, and with the end of the turn. A large entry goes to its log at once, and takes them along.
+moved from there to the logs, all that one turn has in the journal as one segment: with a commit, or a renewal of the leases, after
+the oldest of them is a second old, and with the end of the turn. A large entry goes to its log at once, and takes them along.
 
 A log is its segments, and then the rows of the journal that follow the last segment without a gap. The newest row of the journal is
 never dropped, so the numbers of the rows only grow: other processes ask for the rows after those that they have seen.
@@ -35,6 +35,9 @@ _MOVE = (
 _MAX_OWNED = 10_000
 
 
+_Numbered = tuple[int, int, str, int, int, bytes]
+
+
 class Row(NamedTuple):
     """What one commit added to one turn: JSON lines."""
 
@@ -53,8 +56,8 @@ def to_lines(records: Sequence[Record]) -> bytes:
     return b"\n".join([record.stored for record in records])
 
 
-def read_journal(connection: apsw.Connection, turn_id: str, after: int) -> list[Row]:
-    """The rows of a running turn that follow seq ``after`` without a gap.
+def read_journal(connection: apsw.Connection, turn_id: str, after: int, *, gaps: bool = False) -> list[Row]:
+    """The rows of a running turn that follow seq ``after``; without ``gaps`` up to the first gap.
 
     What lies on a damaged page, and what follows it, is left out. The process that generates the turn still has these events,
     and adds them to the log.
@@ -63,7 +66,7 @@ def read_journal(connection: apsw.Connection, turn_id: str, after: int) -> list[
     query = "SELECT first_seq, last_seq, lines FROM journal WHERE turn_id = ? AND last_seq > ? ORDER BY number"
     with contextlib.suppress(apsw.CorruptError):
         for first_seq, last_seq, lines in connection.execute(query, (turn_id, after)):
-            if first_seq > after + 1:
+            if first_seq > after + 1 and not gaps:
                 break
             found.append(Row(first_seq, last_seq, lines))
             after = last_seq
@@ -120,13 +123,26 @@ def move(connection: apsw.Connection, turn_id: str, owner: str, rows: Sequence[R
     return True
 
 
-def begin_journal(connection: apsw.Connection) -> None:
-    """Have the numbers of the next rows be above all numbers that another process has seen.
+def begin_journal(connection: apsw.Connection, newest_number: int = 0) -> None:
+    """Have the numbers of the next rows be above all numbers that another process has seen; ``newest_number`` was seen here.
 
     More microseconds have passed since 1970 than there are rows.
     """
-    number = time.time_ns() // 1000
-    connection.execute("INSERT OR IGNORE INTO journal VALUES (?, 0, '', 0, 0, x'')", (number,))
+    number = max(time.time_ns() // 1000, newest_number + 1)
+    connection.execute("INSERT INTO journal VALUES (?, 0, '', 0, 0, x'')", (number,))
+
+
+def readable(connection: apsw.Connection) -> list[_Numbered]:
+    """The rows of the journal that can be read from its two ends, in order."""
+    found: dict[int, _Numbered] = {}
+    for order in ("ASC", "DESC"):
+        query = f"SELECT number, writer, turn_id, first_seq, last_seq, lines FROM journal ORDER BY number {order}"
+        with contextlib.suppress(apsw.CorruptError):
+            for row in connection.execute(query):
+                if row[0] in found:
+                    break
+                found[row[0]] = row
+    return [found[number] for number in sorted(found)]
 
 
 def root(connection: apsw.Connection) -> int:
@@ -135,12 +151,17 @@ def root(connection: apsw.Connection) -> int:
     return row[0] if row else 0
 
 
-def put_aside(connection: apsw.Connection, damaged_root: int) -> None:
-    """Begin a new journal, because a page of the journal with this first page is damaged. The old one gets another name."""
-    if root(connection) == damaged_root:
-        kept = f"journal_damaged_{len(journals(connection)) - 1}"
-        connection.execute(f"ALTER TABLE journal RENAME TO {kept}; {JOURNAL}")
-        begin_journal(connection)
+def put_aside(
+    connection: apsw.Connection, damaged_root: int, readable: Sequence[_Numbered], newest_number: int
+) -> None:
+    """Begin a new journal with the rows that can be read, and give the one with this first page another name."""
+    if root(connection) != damaged_root:
+        return
+    names = journals(connection)
+    kept = next(name for number in range(len(names)) if (name := f"journal_damaged_{number}") not in names)
+    connection.execute(f"ALTER TABLE journal RENAME TO {kept}; {JOURNAL}")
+    begin_journal(connection, max([newest_number, *(number for number, *_ in readable)]))
+    connection.executemany(_INSERT, [row for _, *row in readable])
 
 
 def newest(connection: apsw.Connection) -> int:

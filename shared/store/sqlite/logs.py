@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import apsw
 import msgspec
@@ -71,23 +71,27 @@ def _parts(connection: apsw.Connection, turn_id: str, after: int, *, running: bo
         yield from read_journal(connection, turn_id, after)
 
 
-def read_texts(connection: apsw.Connection, turn_id: str, after: int, max_segments: int = -1) -> tuple[list[str], int]:
+def read_texts(
+    connection: apsw.Connection, turn_id: str, after: int, max_segments: int = -1, journal: Sequence[Row] | None = None
+) -> tuple[list[str], int]:
     """The texts of the chunks of a running turn after seq ``after``, and the last seq that was read.
 
-    They come from at most so many segments, and when there are no more from the journal. A segment that cannot be read is
-    left out.
+    They come from at most so many segments, and when there are no more from the journal, or from the rows of it that are given.
+    A segment that cannot be read is left out, with the segments that follow it.
     """
     texts: list[str] = []
-    read = 0
+    read, damaged = 0, True
     with contextlib.suppress(apsw.CorruptError):
         for segment in select_segments(connection, turn_id, after, max_segments):
             texts += _texts(segment, after)
             after = segment.last_seq
             read += 1
+        damaged = False
     if read != max_segments:
-        for row in read_journal(connection, turn_id, after):
-            texts += _texts(row, after)
-            after = row.last_seq
+        for row in read_journal(connection, turn_id, after, gaps=damaged) if journal is None else journal:
+            if row.last_seq > after:
+                texts += _texts(row, after)
+                after = row.last_seq
     return texts, after
 
 

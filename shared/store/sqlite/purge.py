@@ -18,8 +18,8 @@ _OLD_LOGS = "FROM turns WHERE expired = 0 AND ended_at < :logs_before LIMIT :lim
 # What one step runs: the first of these groups that finds a row.
 GROUPS = (
     (
-        # A signal from a year ahead comes from a clock that was wrong.
-        "DELETE FROM signals WHERE (at < :signals_before OR at > :signals_before + 31536000000)"
+        # A signal from an hour ahead comes from a clock that was wrong.
+        "DELETE FROM signals WHERE (at < :signals_before OR at > :signals_before + 3600000)"
         " AND signal_id < (SELECT min(signal_id) FROM signals) + :limit",
     ),
     (
@@ -36,8 +36,8 @@ GROUPS = (
         f" (SELECT number FROM turns WHERE {_UNSEEN} AND expired = 2 AND ended_at < :turns_before LIMIT :limit)",
     ),
 )
-# What a process that is gone has left in the journal: nobody reads the journal for a turn that has ended. ``before`` is the newest
-# row of some time ago, so the newest row stays, and numbers never begin again.
+# What a process that is gone has left in the journal: no server reads the journal for a turn that has ended. ``before`` is the
+# newest row of some time ago, so the newest row stays, and numbers never begin again.
 JOURNAL = (
     "DELETE FROM journal WHERE number IN (SELECT number FROM journal WHERE number < :before AND NOT EXISTS"
     " (SELECT 1 FROM turns WHERE turn_id = journal.turn_id AND status = 'running') LIMIT :limit)"
@@ -50,14 +50,15 @@ SEGMENTS = (
 IMAGES = "DELETE FROM images WHERE turn_id = :turn_id AND (preview = 1 OR :unseen)"
 
 
-def drop_old(connection: apsw.Connection, times: Mapping[str, float]) -> bool:
-    """Run the first group that finds a row. Returns whether there was such a group. ``times``: ``signals_before``,
-    ``logs_before``, ``turns_before``.
+def drop_old(connection: apsw.Connection, times: Mapping[str, float], *, all_groups: bool = False) -> bool:
+    """Run the first group that finds a row, or ``all_groups``. Returns whether there was such a group.
+
+    ``times``: ``signals_before``, ``logs_before``, ``turns_before``.
     """
     for group in GROUPS:
         for statement in group:
             connection.execute(statement, {**times, "limit": MAX_ROWS})
-        if connection.changes():
+        if connection.changes() and not all_groups:
             return True
     return False
 

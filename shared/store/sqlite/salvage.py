@@ -1,7 +1,7 @@
 """Looking at a store's file without a server: whether it is whole, and saving what can be read of a damaged one.
 
-The file is opened read-only and never changed. A table is read from both ends up to what cannot be read, and each log by
-its own turn, so that only what lies on a damaged page is missing.
+The file is opened read-only and never changed. A table is read from both ends up to what cannot be read, the journal from its
+beginning, and each log by its own turn, so that hardly more than what lies on a damaged page is missing.
 """
 
 from __future__ import annotations
@@ -58,16 +58,16 @@ def export(path: Path) -> Iterator[str]:
         # SQLite reads a file that has lost its end only with this setting. The connection cannot write.
         connection.execute("PRAGMA writable_schema = ON")
         connection.pragma("schema_version")
-        turn_ids: list[str] = []
+        turn_ids: dict[str, bool] = {}
         for table, (columns, order) in _TABLES.items():
             for row in _rows(connection, table, columns, order):
                 fields = dict(zip(columns.split(", "), row, strict=True))
                 if table == "turns":
-                    turn_ids.append(str(fields["turn_id"]))
+                    turn_ids[str(fields["turn_id"])] = fields["status"] == "running"
                 yield json.dumps({"table": table, **fields})
         journal = _journal(connection)
-        for turn_id in turn_ids:
-            yield from _events(connection, turn_id, journal.get(turn_id, ()))
+        for turn_id, running in turn_ids.items():
+            yield from _events(connection, turn_id, journal.get(turn_id, ()) if running else ())
     finally:
         connection.close()
 
@@ -111,8 +111,11 @@ def _objects(lines: bytes) -> Iterator[str]:
 def _journal(connection: apsw.Connection) -> dict[str, list[Row]]:
     """The rows of the journal by turn, in order, and those of journals that were put aside because a page was damaged."""
     rows: dict[str, list[Row]] = {}
+    tables: list[str] = []
     with suppress(apsw.Error):
-        for table in journals(connection):
+        tables = journals(connection)
+    for table in tables:
+        with suppress(apsw.Error):
             for _, turn_id, first_seq, last_seq, lines in select_journal(connection, 0, table):
                 rows.setdefault(turn_id, []).append(Row(first_seq, last_seq, lines))
     return {turn_id: sorted(found) for turn_id, found in rows.items()}

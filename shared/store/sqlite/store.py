@@ -40,6 +40,7 @@ from shared.store.sqlite.write_check import TRIES, check_write
 
 _SIGNAL_KEPT_MS = 60_000
 _MAX_REAPED = 200
+_ENDED_AT_ONCE = 20
 _CHECKPOINT_WAIT_MS = 200
 # A row of the journal is left over when it is still there after so long and its turn has ended.
 _JOURNAL_OLD_S = 30.0
@@ -180,7 +181,8 @@ class SqliteStore:
     async def renew(
         self, owner: str, running: Sequence[str], read: Sequence[str], dropped: Sequence[str] = ()
     ) -> list[Appended]:
-        await self._appending.move_old(self._elapsed_ms(), self._lease_until())
+        with contextlib.suppress(ChatError):
+            await self._appending.move_old(self._elapsed_ms(), self._lease_until())
         until = self._lease_until()
         give_up = "UPDATE turns SET lease_until = 0 WHERE turn_id = ? AND owner = ?"
         note_read = "UPDATE turns SET last_read_at = ? WHERE turn_id = ? AND status = 'running'"
@@ -238,7 +240,7 @@ class SqliteStore:
         orphans = await self._reader.run(lambda c: select_orphans(c, overdue, _MAX_REAPED))
         ended, damaged = await self._interrupt(orphans, with_event=True)
         if damaged and await self._appending.mend(self._lease_until()):
-            # What only the damaged journal had is lost.
+            # What lay on the damaged page alone is lost.
             again, damaged = await self._interrupt(damaged, with_event=True)
             ended += again
         # A turn whose log cannot be written is ended without a terminal event.
@@ -258,7 +260,11 @@ class SqliteStore:
         operations = []
         for orphan in orphans:
             operations.append(partial(interrupt, orphan, await self._reader.run(partial(_shown, orphan.turn_id))))
-        outcomes = list(zip(orphans, await self._writer.run_each(operations), strict=True))
+        outcomes: list[tuple[Orphan, Outcome]] = []
+        for first in range(0, len(orphans), _ENDED_AT_ONCE):
+            # Each of them reads the journal, and no other process writes meanwhile.
+            some = slice(first, first + _ENDED_AT_ONCE)
+            outcomes += zip(orphans[some], await self._writer.run_each(operations[some]), strict=True)
         ended = [orphan.turn_id for orphan, (done, _) in outcomes if done]
         return ended, [orphan for orphan, (_, error) in outcomes if isinstance(error, Damaged)]
 
@@ -296,7 +302,7 @@ class SqliteStore:
         return bool(doomed)
 
     async def _drop_journaled(self) -> bool:
-        """Drop what processes that are gone have left in the journal. Those that live drop their own rows within seconds."""
+        """Drop what processes that are gone have left in the journal. Those that live drop their own rows with their commits."""
         now = time.monotonic()
         try:
             if now - self._journal_seen[1] >= _JOURNAL_OLD_S:
@@ -382,7 +388,7 @@ def _refused_turns(connection: apsw.Connection, options: Options) -> int:
         connection.execute("BEGIN IMMEDIATE")
         try:
             # A rehearsal: what is too old is dropped later, by housekeeping.
-            purging.drop_old(connection, _old_before(options, time.time() * 1000))
+            purging.drop_old(connection, _old_before(options, time.time() * 1000), all_groups=True)
         finally:
             connection.execute("ROLLBACK")
     except apsw.CorruptError:

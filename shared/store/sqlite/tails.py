@@ -15,6 +15,8 @@ _MAX_BYTES = 2048
 _MAX_TAIL_EVENTS = 256
 _MOVE_AFTER_MS = 1000.0
 _TRIM_EVERY_MS = 100.0
+# A tail that cannot be moved is kept for so many seconds: its turn is ended by then, here or by another process.
+_MAX_TRIES = 30
 # With one commit the events of so many turns are moved, and of one more for so many turns in the journal.
 _MOVED_AT_ONCE = 2
 _TURNS_PER_MOVE = 64
@@ -25,7 +27,7 @@ class Tail:
     """The events of one turn that are in the journal: in the rows from ``number`` on, since ``since_ms``.
 
     ``last_seq`` is that of the newest event of the turn, which is in the log where there are no ``records``. ``unsure``: an
-    attempt has failed, so the store may have more than this.
+    attempt has failed, so the store may have more than this. ``tries`` counts the moves that met a damaged page.
     """
 
     owner: str
@@ -34,6 +36,7 @@ class Tail:
     number: int = 0
     since_ms: float = 0.0
     unsure: bool = False
+    tries: int = 0
 
 
 class Move:
@@ -49,14 +52,17 @@ class Move:
 
 
 class Tails:
-    """The tails of the running turns, by turn. ``now_ms`` is the time of the commit that is planned or done."""
+    """The tails of the running turns, by turn.
+
+    ``now_ms`` is the time of the commit that is planned or done, ``newest_number`` this process's newest row in the journal.
+    """
 
     def __init__(self) -> None:
         self.now_ms = 0.0
         self._known: dict[str, Tail] = {}
-        # The tails that have a row in the journal, the oldest first; before them those that are unsure since the last failure.
+        # The tails that have a row in the journal, in the order in which they are to be moved.
         self._journaled: dict[str, Tail] = {}
-        self._newest_number = 0
+        self.newest_number = 0
         self._trimmed_ms = 0.0
 
     def begin(self, turn_id: str, owner: str) -> None:
@@ -114,7 +120,7 @@ class Tails:
         if self.now_ms - self._trimmed_ms < _TRIM_EVERY_MS:
             return 0
         self._trimmed_ms = self.now_ms
-        return next(iter(self._journaled.values())).number if self._journaled else self._newest_number
+        return min([tail.number for tail in self._journaled.values()], default=self.newest_number)
 
     def added(self, entry: Append, number: int) -> None:
         """An entry stands in a row of the journal now."""
@@ -127,7 +133,7 @@ class Tails:
             self._journaled[entry.turn_id] = tail
         tail.records += entry.records
         tail.last_seq = entry.records[-1].seq
-        self._newest_number = number
+        self.newest_number = number
 
     def moved(self, turn_id: str, owner: str, last_seq: int, *, ended: bool = False) -> None:
         """The log of a turn has all events up to ``last_seq`` now."""
@@ -141,8 +147,12 @@ class Tails:
         self._journaled.pop(turn_id, None)
 
     def move_done(self, move: Move, owned: bool | None, error: Exception | None) -> None:
-        """What became of a move. A turn whose log or row is damaged takes nothing more, so its tail is forgotten."""
-        if error is None and owned and move.rows is not None:
+        """What became of a move. One that met a damaged page is tried again a second later."""
+        tail = self._journaled.get(move.turn_id)
+        if error is not None and tail is not None and tail.tries < _MAX_TRIES:
+            tail.tries, tail.since_ms = tail.tries + 1, self.now_ms
+            self._journaled[move.turn_id] = self._journaled.pop(move.turn_id)
+        elif error is None and owned and move.rows is not None:
             self.moved(move.turn_id, move.owner, move.last_seq)
         else:
             self.forget(move.turn_id)

@@ -237,8 +237,8 @@ def interrupt(
     image_id, image_sha256 = connection.execute(image_query, (turn_id,)).fetchone() or (None, None)
     if with_event:
         # Its process may have added something after it was read.
-        texts = texts + read_texts(connection, turn_id, reached)[0]
         rows = read_journal(connection, turn_id, last_seq)
+        texts = texts + read_texts(connection, turn_id, reached, journal=rows)[0]
         last_seq = (rows[-1].last_seq if rows else last_seq) + 1
     text = "".join(texts)
     if with_event:
