@@ -74,7 +74,7 @@ def guarded(
     takes_context = "context" in inspect.signature(work).parameters
 
     def begin(request: Any, context: Context) -> Awaitable[Message | None]:
-        """Everything before the work. A function of its own, so that a stream does not keep the parsed request while it is open."""
+        """Check and parse, then call the method. While the stream is open, no frame of this function keeps the parsed request."""
         headers = dict(context.invocation_metadata() or ())
         if check_key is not None:
             check_key(headers)

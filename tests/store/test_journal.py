@@ -56,7 +56,7 @@ async def say(store: SqliteStore, turns: list[Started], first_seq: int, last_seq
 
 @contextlib.contextmanager
 def answer_lost(store: SqliteStore) -> Iterator[None]:
-    """What is committed meanwhile is in the store, and its answer does not arrive."""
+    """The store commits what is appended in this block, and the caller gets an error in place of the answer."""
     run_each = store._appending._run_each
 
     async def lose(operations: Sequence[Operation]) -> list[Outcome]:

@@ -28,11 +28,7 @@ class BodyLine:
 
     def send_now(self, records: Sequence[Record]) -> int:
         """Send events, all or none. Returns how many were sent."""
-        frame = self._frame
-        piece = (
-            records[0].framed(frame) if len(records) == 1 else b"".join([record.framed(frame) for record in records])
-        )
-        return len(records) if self._write_now(piece) else 0
+        return len(records) if self._write_now(b"".join([record.framed(self._frame) for record in records])) else 0
 
 
 class SocketLine:

@@ -30,6 +30,7 @@ from shared.server.http.received import ReceivedMessages
 
 # A connection whose unsent frames reach this size writes at once: then the transport can say that its reader is slow.
 _WRITE_BYTES = 64 * 1024
+_FRAMES_A_WRITE = 16
 # The longest head of a request. The bytes around a body may be as many, and 16 more for each byte of the body.
 _MAX_OVERHEAD_BYTES = 64 * 1024
 _OVERHEAD_PER_BODY_BYTE = 16
@@ -514,10 +515,10 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
         """Send text frames while the connection has room. Returns how many were sent, from the first one on."""
         sent, is_open = 0, self.conn.state is State.OPEN and not (self.close_sent or self.disconnected)
         while is_open and sent < len(texts) and self.writable.is_set():
-            for text in texts[sent : sent + 16]:
+            for text in texts[sent : sent + _FRAMES_A_WRITE]:
                 self.conn.send_text(text.encode())
             self._joining.write_whole(b"".join(self.conn.data_to_send()))
-            sent = min(sent + 16, len(texts))
+            sent = min(sent + _FRAMES_A_WRITE, len(texts))
         return sent
 
     def handle_parser_exception(self) -> None:

@@ -102,7 +102,7 @@ def journals(connection: apsw.Connection) -> list[str]:
 
 def insert_segment(connection: apsw.Connection, turn_id: str, rows: Sequence[Row]) -> None:
     """Add events to a log, as one segment."""
-    lines = rows[0].lines if len(rows) == 1 else b"\n".join([row.lines for row in rows])
+    lines = b"\n".join([row.lines for row in rows])
     connection.execute(
         "INSERT INTO segments VALUES (?, ?, ?, ?)", (turn_id, rows[0].first_seq, rows[-1].last_seq, lines)
     )

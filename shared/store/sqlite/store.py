@@ -240,7 +240,7 @@ class SqliteStore:
         orphans = await self._reader.run(lambda c: select_orphans(c, overdue, _MAX_REAPED))
         ended, damaged = await self._interrupt(orphans, with_event=True)
         if damaged and await self._appending.mend(self._lease_until()):
-            # What lay on the damaged page alone is lost.
+            # The events that only the damaged page had are lost.
             again, damaged = await self._interrupt(damaged, with_event=True)
             ended += again
         # A turn whose log cannot be written is ended without a terminal event.

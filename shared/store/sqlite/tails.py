@@ -15,7 +15,7 @@ _MAX_BYTES = 2048
 _MAX_TAIL_EVENTS = 256
 _MOVE_AFTER_MS = 1000.0
 _TRIM_EVERY_MS = 100.0
-# A tail that cannot be moved is kept for so many seconds: its turn is ended by then, here or by another process.
+# So many moves of one tail may meet a damaged page, one a second. By then the turn is ended, here or by another process.
 _MAX_TRIES = 30
 # With one commit the events of so many turns are moved, and of one more for so many turns in the journal.
 _MOVED_AT_ONCE = 2

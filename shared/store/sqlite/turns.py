@@ -236,7 +236,7 @@ def interrupt(
     image_query = "SELECT image_id, sha256 FROM images WHERE turn_id = ? AND preview = 0"
     image_id, image_sha256 = connection.execute(image_query, (turn_id,)).fetchone() or (None, None)
     if with_event:
-        # Its process may have added something after it was read.
+        # The process of the turn may have appended events after the turn was read.
         rows = read_journal(connection, turn_id, last_seq)
         texts = texts + read_texts(connection, turn_id, reached, journal=rows)[0]
         last_seq = (rows[-1].last_seq if rows else last_seq) + 1
