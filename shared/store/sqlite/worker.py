@@ -16,7 +16,7 @@ import apsw
 
 from shared.errors import ChatError
 from shared.store.protocol import Damaged
-from shared.store.sqlite.connection import connect
+from shared.store.sqlite.connection import connect, connect_in_memory
 from shared.store.sqlite.leases import renew_leases, renewals
 
 T = TypeVar("T")
@@ -170,7 +170,7 @@ class InlineWorker:
     lock_trouble_at = 0.0
 
     def __init__(self) -> None:
-        self._connection = connect(None)
+        self._connection = connect_in_memory()
 
     async def run(self, operation: Callable[[apsw.Connection], T], *, write: bool = False) -> T:
         """Run an operation at once."""

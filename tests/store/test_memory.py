@@ -1,0 +1,58 @@
+"""The database in memory: its cost does not grow with what it holds, and a full one refuses and goes on."""
+
+from __future__ import annotations
+
+import apsw
+import pytest
+
+from shared.errors import ChatError
+from shared.store.sqlite import connection
+from shared.store.sqlite.rows import is_shared
+from shared.store.sqlite.store import SqliteStore
+from tests.store.suite import NOW, messages_of, new_session, talk
+
+_MIB = 2**20
+
+
+def test_the_page_cache_is_bounded() -> None:
+    """A commit may walk through the whole page cache. So the cache must not hold the whole database."""
+    database = connection.connect_in_memory()
+    database.execute("CREATE TABLE filler(n INTEGER PRIMARY KEY, bytes BLOB)")
+    for n in range(32):
+        database.execute("INSERT INTO filler VALUES (?, zeroblob(?))", (n, _MIB))
+    (held,) = database.execute("SELECT sum(length(bytes)) FROM filler").fetchone()
+    used, _ = database.status(apsw.SQLITE_DBSTATUS_CACHE_USED)
+    assert held == 32 * _MIB
+    assert used < 4 * _MIB
+    database.close()
+
+
+async def test_nobody_else_sees_it() -> None:
+    first, second = SqliteStore(None), SqliteStore(None)
+    session_id = await new_session(first)
+    assert await first.get_session(session_id) is not None
+    assert await second.get_session(session_id) is None
+    assert not is_shared(connection.connect_in_memory())
+    await first.close()
+    await second.close()
+
+
+async def test_a_full_one_refuses_and_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connection, "MEMORY_BYTES", 2 * _MIB)
+    store = SqliteStore(None)
+    session_id = await new_session(store)
+    await talk(store, session_id, "kept", "answer")
+    others: list[str] = []
+    with pytest.raises(ChatError) as refusal:
+        while len(others) < 1000:
+            others.append(await new_session(store))
+            await talk(store, others[-1], "filler", "x" * 10_000)
+    assert refusal.value.code == "storage_unavailable"
+    assert [message.text for message in await messages_of(store, session_id)] == ["kept", "answer"]
+    for other in others[:-1]:
+        await store.delete_session(other, "test", NOW)
+    while await store.purge():
+        pass
+    await talk(store, session_id, "again", "answer")
+    assert len(await messages_of(store, session_id)) == 4
+    await store.close()
