@@ -98,5 +98,10 @@ def title_of(first_message: str) -> str:
 
 
 def short(identifier: str | None) -> str:
-    """The first eight characters of an id, as logs and clients show sessions and turns; ``-`` for none."""
+    """The first eight characters of an id, as logs and clients show sessions; ``-`` for none."""
     return identifier[:8] if identifier else "-"
+
+
+def short_turn(turn_id: str | None) -> str:
+    """The last eight characters of a turn's id, as logs and clients show turns (all of a minute begin alike); ``-`` for none."""
+    return turn_id[-8:] if turn_id else "-"

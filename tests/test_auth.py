@@ -21,6 +21,7 @@ from shared.client.protocol import Ask, collect
 from shared.config import Settings
 from shared.errors import ChatError
 from shared.server.access import SOCKET_TICKET_S, access_policy, is_loopback
+from shared.session import short_turn
 from tests.conftest import FAST, KEY, WORDS, Connect, Servers, until
 from tests.wires import WIRES, GrpcWire, Wire, channel
 
@@ -304,7 +305,7 @@ async def test_no_secret_is_logged(keyed: Servers, http: httpx.AsyncClient, turn
     await http.get("/turns/nothing/stream", params={"ticket": good})
     # When this turn is in the log, the lines of the earlier requests are there, too.
     answer = await http.post("/turns", json={"message": "A prompt of mine"}, headers={"X-API-Key": KEY})
-    mark = answer.json()["turn_id"][:8]
+    mark = short_turn(answer.json()["turn_id"])
     lines = keyed["sse"].log
     await until(lambda: any(line.get("turn") == mark for line in list(lines)))
     everything = json.dumps([list(keyed[word].log) for word in WORDS])

@@ -13,7 +13,7 @@ import time
 from shared.chat.dependencies import Dependencies
 from shared.chat.running_turn import RunningTurn
 from shared.events import AnyEvent
-from shared.session import short
+from shared.session import short_turn
 from shared.store.protocol import Append, Appended
 
 _RETRY_S = 0.05
@@ -93,7 +93,7 @@ class Committer:
     def _again(self, turn: RunningTurn, last_seq: int) -> None:
         """Commit again the events that the store has lost: the same events with the same seqs, so readers see no difference."""
         self._dependencies.logger.warning(
-            "the store went back", turn=short(turn.turn_id), from_seq=len(turn.turn_log.records), to_seq=last_seq
+            "the store went back", turn=short_turn(turn.turn_id), from_seq=len(turn.turn_log.records), to_seq=last_seq
         )
         turn.stored_seq = last_seq
         self._uncommitted[turn] = None
@@ -124,7 +124,7 @@ class Committer:
 
     def _drop(self, turn: RunningTurn, why: str) -> None:
         """Give up a turn that the store refuses, and end its streams. Their clients resume, here or at another server."""
-        self._dependencies.logger.error("cannot commit", turn=short(turn.turn_id), why=why)
+        self._dependencies.logger.error("cannot commit", turn=short_turn(turn.turn_id), why=why)
         self.dropped.add(turn.turn_id)
         self._fence(turn)
         turn.turn_log.close("storage_unavailable")

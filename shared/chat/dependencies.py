@@ -12,7 +12,7 @@ from shared.config import Settings
 from shared.images.model import ImageModel
 from shared.llm.model import ChatModel
 from shared.logger import Logger, Trace
-from shared.session import short
+from shared.session import short_turn
 from shared.store.protocol import Store
 from shared.store.record import Record
 
@@ -36,7 +36,7 @@ class Dependencies:
     def trace_model(self, turn_id: str, what: str, **fields: str) -> None:
         """With ``--trace``: log a step of the model."""
         if self.trace.events:
-            self.logger.info(what, turn=short(turn_id), **fields)
+            self.logger.info(what, turn=short_turn(turn_id), **fields)
 
     def trace_records(self, records: list[Record]) -> None:
         """With ``--trace``: log committed events; ``at`` is when each was appended, in epoch ms."""
@@ -45,5 +45,5 @@ class Dependencies:
         for record in records:
             fields = {"event_json": record.stored.decode()} if self.trace.text else {"bytes": len(record.stored)}
             self.logger.info(
-                "event", turn=short(record.turn_id), type=record.type, seq=record.seq, at=record.event.at, **fields
+                "event", turn=short_turn(record.turn_id), type=record.type, seq=record.seq, at=record.event.at, **fields
             )

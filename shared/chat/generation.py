@@ -13,7 +13,7 @@ from shared.chat.request import TurnRequest
 from shared.chat.running_turn import RunningTurn, StopReason
 from shared.chat.turn_log import TurnLog
 from shared.errors import ChatError
-from shared.session import TurnBegan, short
+from shared.session import TurnBegan, short, short_turn
 from shared.store.protocol import Started
 
 _LAST_EVENTS_S = 1.5
@@ -54,7 +54,7 @@ class Generation:
         self._dependencies.logger.info(
             f"{turn.request.kind} started",
             session=short(turn.session_id),
-            turn=short(turn.turn_id),
+            turn=short_turn(turn.turn_id),
             context=len(started.context),
             model=started.model,
             **({"text": turn.request.text} if trace.text else {}),
@@ -81,7 +81,7 @@ class Generation:
     async def _tell_ended(self, turn: RunningTurn, error: ChatError | None) -> None:
         """Count and log how a turn ended, and tell the session's members. The end of a fenced turn is read from the store."""
         counters, logger, trace = self._dependencies.counters, self._dependencies.logger, self._dependencies.trace
-        ids = {"session": short(turn.session_id), "turn": short(turn.turn_id)}
+        ids = {"session": short(turn.session_id), "turn": short_turn(turn.turn_id)}
         if turn.fenced or turn.end is None:
             logger.warning("lease lost", **ids)
             counters.finished(ok=False, elapsed_ms=turn.elapsed_ms)

@@ -10,7 +10,7 @@ from shared.chat.committer import Committer
 from shared.chat.dependencies import Dependencies
 from shared.chat.generation import Generation
 from shared.errors import ChatError
-from shared.session import short
+from shared.session import short, short_turn
 
 _PURGE_S = 60.0
 _BETWEEN_PURGES_S = 0.01
@@ -113,7 +113,7 @@ class Housekeeping:
         for turn_id, since in self._unknown_since.items():
             if now - since >= self._unknown_s:
                 self._dependencies.logger.warning(
-                    "given up", turn=short(turn_id), why="its events are not here any more"
+                    "given up", turn=short_turn(turn_id), why="its events are not here any more"
                 )
                 self._committer.dropped.add(turn_id)
 
@@ -121,7 +121,7 @@ class Housekeeping:
         """End the turns of processes that are gone, and read again the logs that could not be read."""
         turn_logs = self._dependencies.turn_logs
         for turn_id in await self._dependencies.store.reap():
-            self._dependencies.logger.warning("interrupted", turn=short(turn_id), why="its server is gone")
+            self._dependencies.logger.warning("interrupted", turn=short_turn(turn_id), why="its server is gone")
             await turn_logs.look(turn_id)
         for turn_id in list(turn_logs.behind):
             await turn_logs.look(turn_id)
@@ -136,7 +136,7 @@ class Housekeeping:
             row = await self._dependencies.store.get_turn(turn.turn_id)
             if row is not None and row.unread_ms >= grace_s * 1000 and not turn_log.readers:
                 self._dependencies.logger.info(
-                    "cancelled without a reader", session=short(turn.session_id), turn=short(turn.turn_id)
+                    "cancelled without a reader", session=short(turn.session_id), turn=short_turn(turn.turn_id)
                 )
                 turn.stop("cancelled")
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import uuid
-from collections.abc import AsyncGenerator
+from collections.abc import Coroutine
 from contextlib import aclosing
+from typing import Any
 
 from shared.chat.checks import parse_size
 from shared.chat.chunk_texts import ChunkTexts
@@ -33,7 +34,7 @@ from shared.events import (
 from shared.images.model import ImagePart
 from shared.llm.model import ContextMessage
 from shared.reply import text_sha256
-from shared.session import short
+from shared.session import short, short_turn
 from shared.store.protocol import End, Started, StoredImage
 
 # A model that never waits would keep the event loop busy: after so many uncommitted events its producer waits for a
@@ -57,11 +58,9 @@ class Producer:
         error: ChatError | None = None
         turn.model_asked = True
         try:
-            async with aclosing(self._steps(turn, started)) as steps:
-                if turn.stopped is None:
-                    self._dependencies.trace_model(turn.turn_id, "model asked")
-                    async for reason in steps:
-                        finish = reason
+            if turn.stopped is None:
+                self._dependencies.trace_model(turn.turn_id, "model asked")
+                finish = await self._append_answer(turn, started)
         except asyncio.CancelledError:
             if turn.stopped is None:
                 raise
@@ -92,19 +91,18 @@ class Producer:
             await turn.committed()
         return error
 
-    def _steps(self, turn: RunningTurn, started: Started) -> AsyncGenerator[FinishReason, None]:
-        """Append the events of a turn as its model gives them; yields the finish reason when the model names one."""
+    def _append_answer(self, turn: RunningTurn, started: Started) -> Coroutine[Any, Any, FinishReason]:
+        """Append the events of a turn as its model gives them. Returns why the model ended."""
         request = turn.request
         if request.kind == "chat":
-            return self._chat_steps(turn, (*started.context, ContextMessage("user", request.text)), started.model)
+            return self._append_reply(turn, (*started.context, ContextMessage("user", request.text)), started.model)
         assert request.size is not None
-        return self._image_steps(turn, request.text, request.size)
+        return self._append_images(turn, request.text, request.size)
 
-    async def _chat_steps(
-        self, turn: RunningTurn, history: tuple[ContextMessage, ...], model: str
-    ) -> AsyncGenerator[FinishReason, None]:
+    async def _append_reply(self, turn: RunningTurn, history: tuple[ContextMessage, ...], model: str) -> FinishReason:
         stream = self._dependencies.chat_model.stream(history, model)
         texts = ChunkTexts()
+        finish: FinishReason = "other"
         try:
             async with aclosing(stream):
                 async for delta in stream:
@@ -122,22 +120,22 @@ class Producer:
                         if len(turn.uncommitted) >= _MAX_UNCOMMITTED:
                             await turn.committed()
                     if turn.fenced:
-                        return
-                    if delta.finish_reason is not None:
-                        yield delta.finish_reason
+                        break
+                    finish = delta.finish_reason or finish
         finally:
             if not turn.fenced:
                 for text in texts.rest():
                     self._append_chunk(turn, text)
+        return finish
 
     def _append_chunk(self, turn: RunningTurn, text: str) -> None:
         if not turn.texts:
-            ids = {"session": short(turn.session_id), "turn": short(turn.turn_id)}
+            ids = {"session": short(turn.session_id), "turn": short_turn(turn.turn_id)}
             self._dependencies.logger.info("first token", **ids, ms=turn.elapsed_ms)
         turn.texts.append(text)
         self._committer.append(turn, Chunk(turn_id=turn.turn_id, seq=turn.seq + 1, at=now_ms(), text=text))
 
-    async def _image_steps(self, turn: RunningTurn, prompt: str, size: str) -> AsyncGenerator[FinishReason, None]:
+    async def _append_images(self, turn: RunningTurn, prompt: str, size: str) -> FinishReason:
         width, height = parse_size(size, self._dependencies.settings.max_image_pixels)
         stream = self._dependencies.image_model.generate(prompt, width, height)
         async with aclosing(stream):
@@ -145,11 +143,8 @@ class Producer:
                 if part.usage is not None:
                     turn.usage = part.usage
                 await self._append_image(turn, part)
-                if turn.fenced:
-                    return
-                if not part.preview:
-                    yield "stop"
-                    return
+                if turn.fenced or not part.preview:
+                    return "stop"
         raise ChatError("model_unavailable", "The image model ended without a picture; try again.")
 
     async def _append_image(self, turn: RunningTurn, part: ImagePart) -> None:
@@ -201,7 +196,7 @@ class Producer:
                 ),
             )
         what = "preview" if part.preview else "picture"
-        self._dependencies.logger.info(what, turn=short(turn_id), bytes=len(part.data), ms=turn.elapsed_ms)
+        self._dependencies.logger.info(what, turn=short_turn(turn_id), bytes=len(part.data), ms=turn.elapsed_ms)
         await turn.committed()
 
 

@@ -31,6 +31,7 @@ from shared.chat.counters import Counters
 from shared.chat.dependencies import Dependencies
 from shared.chat.generation import Generation
 from shared.chat.housekeeping import Housekeeping
+from shared.chat.ids import ordered_id
 from shared.chat.members import Members, Membership
 from shared.chat.readiness import Readiness
 from shared.chat.request import TurnRequest
@@ -299,8 +300,9 @@ class ChatService:
     async def _record_turn(self, request: TurnRequest) -> Started:
         is_chat = request.kind == "chat"
         for tries_left in reversed(range(_DAMAGE_TRIES)):
+            first_try = tries_left == _DAMAGE_TRIES - 1
             new = NewTurn(
-                turn_id=str(uuid.uuid4()),
+                turn_id=ordered_id() if first_try else str(uuid.uuid4()),
                 kind=request.kind,
                 input=request.text,
                 session_id=request.session_id,
@@ -315,7 +317,7 @@ class ChatService:
             try:
                 started = await self._store.start_turn(new)
             except Damaged:
-                # A part of the store is damaged. Another turn id belongs to another part.
+                # A part of the store is damaged. A random id belongs to any part, and an ordered one to the same.
                 if not tries_left:
                     raise
             except ChatError as error:

@@ -17,7 +17,7 @@ from shared.errors import ChatError, ErrorCode
 from shared.events import TERMINAL_STATUS, CursorLost, Kind, Status, TurnStarted
 from shared.logger import Logger
 from shared.reply import Fold
-from shared.session import short
+from shared.session import short_turn
 from shared.store.record import Record
 
 # The most records that a reader gets at once. The pieces of a picture come one by one, because to join them costs a copy of each.
@@ -292,12 +292,12 @@ class Reader:
         self._counters.streams_active -= 1
         self._turn_log.last_read = time.monotonic()
         if self._streaming and not (self.complete or self.lost or self._turn_log.closed_for):
-            self._logger.info("cut", turn=short(self.turn_id), after=self.after)
+            self._logger.info("cut", turn=short_turn(self.turn_id), after=self.after)
 
     def __aiter__(self) -> Self:
         self._streaming = True
         if self.after:
-            self._logger.info("resumed", turn=short(self.turn_id), after=self.after)
+            self._logger.info("resumed", turn=short_turn(self.turn_id), after=self.after)
         return self
 
     async def __anext__(self) -> list[Record]:
@@ -340,7 +340,7 @@ class Reader:
 
     def _lose(self, lost: CursorLost) -> None:
         self.lost = lost
-        self._logger.warning("cursor lost", turn=short(self.turn_id), after=self.after, last_seq=lost.last_seq)
+        self._logger.warning("cursor lost", turn=short_turn(self.turn_id), after=self.after, last_seq=lost.last_seq)
 
     def _next(self, most: int) -> list[Record]:
         records = self._turn_log.records[self.after : self.after + most] if self.lost is None else []

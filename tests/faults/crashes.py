@@ -13,6 +13,7 @@ from compare.measuring.lanes import LANES, Lane
 from shared.client.protocol import ChatClient
 from shared.errors import ChatError, ConnectionLost, ServerAbsent
 from shared.events import TurnStarted
+from shared.session import short_turn
 from tests.faults.harness import (
     Plan,
     Shown,
@@ -251,7 +252,7 @@ async def restarts(world: World, plan: Plan) -> Totals:
                 if status != 0 or took_s > drain_s + 3:
                     totals.blame("other", f"restart {nth} of {word}: exit status {status} after {took_s:.1f} s")
                 for (turn_id,) in rows(world.store, "SELECT turn_id FROM turns WHERE status = 'running'"):
-                    if world.begun_on.get(turn_id[:8]) == word:
+                    if world.begun_on.get(short_turn(turn_id)) == word:
                         totals.blame("ends", f"restart {nth} of {word}: {turn_id} was left without a last word")
                 await world.start(word)
                 totals.runs += 1

@@ -34,6 +34,7 @@ from shared.events import TERMINAL, TERMINAL_STATUS, AnyEvent, Chunk, TurnFailed
 from shared.llm.model import ContextMessage
 from shared.llm.offline_reply import reply_tokens
 from shared.reply import Picture, Reply
+from shared.session import short_turn
 
 # By turn id: the turn's fields, and its events as the log has them.
 Logs = dict[str, tuple[dict[str, Any], list[dict[str, Any]]]]
@@ -405,8 +406,8 @@ async def audit(world: World, totals: Totals, shown: Iterable[Shown], *, exact: 
                 totals.blame("lost", f"{one.asked!r}: shown, but not in the store")
             continue
         for turn_id in turns:
-            if world.begun[turn_id[:8]] > 1:
-                totals.blame("generated", f"{one.asked!r}: its model ran {world.begun[turn_id[:8]]} times")
+            if world.begun[short_turn(turn_id)] > 1:
+                totals.blame("generated", f"{one.asked!r}: its model ran {world.begun[short_turn(turn_id)]} times")
         if one.turn_id in logs:
             stored = {line["seq"]: line for line in logs[one.turn_id][1]}
             _compare(totals, one, stored)

@@ -20,6 +20,7 @@ from shared.chat.service import ChatService
 from shared.chat.turn_log import Reader, TurnLog
 from shared.events import AnyEvent
 from shared.reply import text_sha256
+from shared.session import short_turn
 from shared.store.protocol import Append, Appended, News, NewTurn, Started
 from shared.store.record import Record
 from shared.store.sqlite import turns
@@ -181,7 +182,7 @@ def model_runs_twice() -> None:
 
     def twice(self: Generation, *args: Any) -> None:
         begin(self, *args)
-        self._dependencies.logger.info("chat started", session="-", turn=args[0].turn.turn_id[:8])
+        self._dependencies.logger.info("chat started", session="-", turn=short_turn(args[0].turn.turn_id))
 
     Generation.begin = twice  # type: ignore[method-assign,assignment]
 

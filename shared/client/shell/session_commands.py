@@ -17,7 +17,7 @@ from shared.client.shell.shell import CommandRefused, Shell
 from shared.client.shell.shown_turn import ended_as
 from shared.client.shell.tables import moment, table
 from shared.client.shell.turns import TurnToShow, asked
-from shared.session import Message, Session, short
+from shared.session import Message, Session, short, short_turn
 
 _LISTED = 20
 # The cells that a row of /sessions has besides the title; on a narrow screen a row has only what one needs to choose.
@@ -113,7 +113,7 @@ async def info(shell: Shell, argument: str) -> None:
     session_id = _current(shell)
     async with shell.active.asking() as client:
         session = await client.get_session(session_id)
-    running = f"turn {short(session.running_turn_id)}" if session.running_turn_id else "nothing"
+    running = f"turn {short_turn(session.running_turn_id)}" if session.running_turn_id else "nothing"
     shell.say(
         table(
             (

@@ -32,12 +32,14 @@ class NewsWatch:
         self._data_version = -1
         # The row of the journal up to which the followed turns have been told.
         self._journaled = 0
-        self._behind = True
+        # A turn may have events that have not been told, whether or not another connection has written.
+        self._behind = asyncio.Event()
+        self._behind.set()
 
     def follow(self, turn_id: str) -> None:
         """Look at this turn too. The events that it has now are news."""
         self._positions.setdefault(turn_id, 0)
-        self._behind = True
+        self._behind.set()
 
     def unfollow(self, turn_id: str) -> None:
         """Stop looking at a turn."""
@@ -53,16 +55,19 @@ class NewsWatch:
         last_signal = await self._reader.run(rows.last_signal)
         begun = time.monotonic()
         while True:
+            if not self._reader.shared:
+                # There are no other connections.
+                await self._behind.wait()
             await asyncio.sleep(max(_PAUSE_S, begun + _LOOK_S - time.monotonic()))
             begun = time.monotonic()
             if not wanted():
                 continue
-            positions, again = dict(self._positions), self._behind
-            self._behind = False
+            positions, again = dict(self._positions), self._behind.is_set()
+            self._behind.clear()
             try:
                 found = await self._reader.run(lambda c: self._look(c, last_signal, positions, again))  # noqa: B023
             except ChatError:
-                self._behind = True
+                self._behind.set()
                 await asyncio.sleep(_RETRY_S)
                 continue
             for news in found:
