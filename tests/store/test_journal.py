@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
-from collections.abc import AsyncGenerator, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from contextlib import aclosing
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import apsw
 import pytest
@@ -441,6 +441,39 @@ async def test_a_mend_waits_for_the_append_that_runs(tmp_path: Path) -> None:
     await asyncio.gather(*mending)
     assert rows(path, "SELECT count(*) FROM sqlite_master WHERE name LIKE 'journal%'") == [(2,)]
     assert [record.seq for record in await records_of(store, turn.turn.turn_id)] == list(range(1, 70))
+    await store.close()
+
+
+async def test_a_mend_looks_at_the_journal_between_two_appends(tmp_path: Path) -> None:
+    """While an append runs, nobody knows what the journal has. The mend begins when the append has ended."""
+    store = SqliteStore(f"{tmp_path}/chat.db")
+    (turn,) = await started_turns(store, 1)
+    run_each, read = store._appending._run_each, store._appending._reader.run
+    runs, goes_on = asyncio.Event(), asyncio.Event()
+    order: list[str] = []
+
+    async def wait(operations: Sequence[Operation]) -> list[Outcome]:
+        runs.set()
+        await goes_on.wait()
+        outcomes = await run_each(operations)
+        order.append("appended")
+        return outcomes
+
+    async def note(operation: Callable[[apsw.Connection], Any]) -> Any:
+        order.append("looked")
+        return await read(operation)
+
+    store._appending._run_each = wait
+    store._appending._reader.run = note  # type: ignore[method-assign, assignment]
+    appending = asyncio.create_task(appended(store, entry(turn, chunks(turn.turn.turn_id, 2, "word"))))
+    await runs.wait()
+    mending = asyncio.create_task(store._appending.mend(1e15))
+    await asyncio.sleep(0.05)
+    goes_on.set()
+    assert await appending == [True]
+    assert await mending is False
+    assert order[0] == "appended"
+    assert "looked" in order
     await store.close()
 
 
