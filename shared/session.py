@@ -98,10 +98,13 @@ def title_of(first_message: str) -> str:
 
 
 def short(identifier: str | None) -> str:
-    """The first eight characters of an id, as logs and clients show sessions; ``-`` for none."""
+    """The first eight characters of an id, as logs and clients show sessions and connections; ``-`` for none."""
     return identifier[:8] if identifier else "-"
 
 
 def short_turn(turn_id: str | None) -> str:
-    """The last eight characters of a turn's id, as logs and clients show turns (all of a minute begin alike); ``-`` for none."""
+    """The last eight characters of a turn's id, as logs and clients show turns; ``-`` for none.
+
+    The first eight are the same for all turns of a minute.
+    """
     return turn_id[-8:] if turn_id else "-"

@@ -31,7 +31,6 @@ from shared.chat.counters import Counters
 from shared.chat.dependencies import Dependencies
 from shared.chat.generation import Generation
 from shared.chat.housekeeping import Housekeeping
-from shared.chat.ids import ordered_id
 from shared.chat.members import Members, Membership
 from shared.chat.readiness import Readiness
 from shared.chat.request import TurnRequest
@@ -41,6 +40,7 @@ from shared.chat.watch import Watch
 from shared.config import Settings
 from shared.errors import ChatError
 from shared.events import now_ms
+from shared.ids import ordered_id, scattered_id
 from shared.images.model import ImageModel
 from shared.images.open import open_image_model
 from shared.llm.model import ChatModel
@@ -302,7 +302,7 @@ class ChatService:
         for tries_left in reversed(range(_DAMAGE_TRIES)):
             first_try = tries_left == _DAMAGE_TRIES - 1
             new = NewTurn(
-                turn_id=ordered_id() if first_try else str(uuid.uuid4()),
+                turn_id=ordered_id() if first_try else scattered_id(),
                 kind=request.kind,
                 input=request.text,
                 session_id=request.session_id,
@@ -317,7 +317,7 @@ class ChatService:
             try:
                 started = await self._store.start_turn(new)
             except Damaged:
-                # A part of the store is damaged. A random id belongs to any part, and an ordered one to the same.
+                # A part of the store is damaged. Another id may belong to another part.
                 if not tries_left:
                     raise
             except ChatError as error:

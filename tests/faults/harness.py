@@ -267,7 +267,8 @@ def judge(totals: Totals, shown: Shown, where: str, *, statuses: Iterable[str] =
 class World:
     """Servers on one store file, for ``async with``; each of them may be killed and started again on its port.
 
-    ``begun`` counts how often each turn's model ran, by the first 8 digits of the turn's id. ``errors`` has the servers' errors.
+    ``begun`` counts how often each turn's model ran, by the last eight characters of the turn's id, as the logs show it.
+    ``errors`` has the servers' errors.
     """
 
     def __init__(

@@ -17,6 +17,7 @@ from compare.measuring.lanes import LANES, Lane
 from shared.client.http import problem_of
 from shared.client.protocol import Ask, Lost, Reconnected
 from shared.errors import ChatError, ConnectionLost, ServerAbsent
+from shared.session import short_turn
 from tests.faults.harness import Shown, World, expected, until
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -143,7 +144,7 @@ async def test_a_long_reply_is_no_broken_line(world: World) -> None:
         one = await Shown(asked).follow(client.chat(asked))
     assert one.done
     assert (one.text, one.status, one.lost) == (expected(asked), "completed", 0)
-    assert sum(count for turn, count in world.begun.items() if one.turn_id.startswith(turn)) == 1
+    assert world.begun[short_turn(one.turn_id)] == 1
 
 
 @pytest.mark.parametrize("lane", SHOWING, ids=by_name)

@@ -30,6 +30,7 @@ from shared.events import (
     TurnInterrupted,
     Usage,
 )
+from shared.ids import ordered_id
 from shared.reply import text_sha256
 from shared.session import Message
 from shared.store.protocol import Append, End, NewTurn, Started, Store
@@ -76,7 +77,7 @@ shared = pytest.mark.parametrize("backend", [b for b in BACKENDS if b.shared], i
 
 def asked(text: str = "Hi", **given: Any) -> NewTurn:
     new = NewTurn(
-        turn_id=str(uuid.uuid4()),
+        turn_id=ordered_id(),
         kind="chat",
         input=text,
         session_id=None,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import apsw
 import pytest
 
@@ -9,6 +11,7 @@ from shared.errors import ChatError
 from shared.store.sqlite import connection
 from shared.store.sqlite.rows import is_shared
 from shared.store.sqlite.store import SqliteStore
+from tests.conftest import until
 from tests.store.suite import NOW, messages_of, new_session, talk
 
 _MIB = 2**20
@@ -27,6 +30,40 @@ def test_the_page_cache_is_bounded() -> None:
     database.close()
 
 
+def test_one_connection_holds_the_lock() -> None:
+    """A commit does not ask whether another connection has written."""
+    database = connection.connect_in_memory()
+    assert database.pragma("locking_mode") == "exclusive"
+    database.close()
+
+
+async def test_it_is_looked_at_when_a_turn_is_followed() -> None:
+    """No other process writes into it. So nothing wakes an idle server."""
+    store, looks = SqliteStore(None), 0
+
+    def wanted() -> bool:
+        nonlocal looks
+        looks += 1
+        return False
+
+    async def watch() -> None:
+        async for _ in store.news(wanted):
+            raise AssertionError("There is no news.")
+
+    watching = asyncio.create_task(watch())
+    await asyncio.sleep(0.2)
+    assert looks == 0
+    await store.follow("a turn")
+    await until(lambda: looks > 0)
+    store.unfollow("a turn")
+    await asyncio.sleep(0.1)
+    before = looks
+    await asyncio.sleep(0.2)
+    assert looks == before
+    watching.cancel()
+    await store.close()
+
+
 async def test_nobody_else_sees_it() -> None:
     first, second = SqliteStore(None), SqliteStore(None)
     session_id = await new_session(first)
@@ -43,16 +80,22 @@ async def test_a_full_one_refuses_and_goes_on(monkeypatch: pytest.MonkeyPatch) -
     session_id = await new_session(store)
     await talk(store, session_id, "kept", "answer")
     others: list[str] = []
-    with pytest.raises(ChatError) as refusal:
-        while len(others) < 1000:
-            others.append(await new_session(store))
-            await talk(store, others[-1], "filler", "x" * 10_000)
-    assert refusal.value.code == "storage_unavailable"
+    for length in (10_000, 10):
+        with pytest.raises(ChatError) as refusal:
+            while len(others) < 1000:
+                others.append(await new_session(store))
+                await talk(store, others[-1], "filler", "x" * length)
+        assert refusal.value.code == "storage_unavailable"
+    with pytest.raises(ChatError):
+        await store.check_write()
     assert [message.text for message in await messages_of(store, session_id)] == ["kept", "answer"]
-    for other in others[:-1]:
-        await store.delete_session(other, "test", NOW)
+    for other in others:
+        session = await store.get_session(other)
+        if session is not None and session.running_turn_id is None:
+            await store.delete_session(other, "test", NOW)
     while await store.purge():
         pass
+    await store.check_write()
     await talk(store, session_id, "again", "answer")
     assert len(await messages_of(store, session_id)) == 4
     await store.close()

@@ -12,6 +12,8 @@ from typing import Any
 import apsw
 import msgspec
 
+from shared.ids import ordered_id
+
 DAYS = 9.0
 _HOUR_MS = 3_600_000.0
 DAY_MS = 24 * _HOUR_MS
@@ -53,7 +55,7 @@ def _turn_rows(turns: int, session_ids: list[str], now_ms: float, days: float) -
         at = now_ms - age_ms
         kept, seen = age_ms < DAY_MS + _OVERDUE_MS, age_ms < 8 * DAY_MS + _OVERDUE_MS
         yield (
-            str(uuid.uuid4()),
+            ordered_id(at),
             session_ids[number % len(session_ids)],
             at,
             at,

@@ -69,12 +69,14 @@ def connect(path: str) -> apsw.Connection:
 def connect_in_memory() -> apsw.Connection:
     """Make a database that lives as long as its connection, and that no other connection sees.
 
-    When MEMORY_BYTES are full, a write raises apsw.FullError.
+    When MEMORY_BYTES are full, a statement that needs more raises apsw.FullError.
     """
     connection = apsw.Connection(_IN_MEMORY, flags=apsw.SQLITE_OPEN_URI | apsw.SQLITE_OPEN_READWRITE)
     limit = ctypes.c_int64(MEMORY_BYTES)
     connection.file_control("main", apsw.SQLITE_FCNTL_SIZE_LIMIT, ctypes.addressof(limit))
-    connection.execute("PRAGMA journal_mode = MEMORY; PRAGMA locking_mode = EXCLUSIVE")
+    # The size limit is noticed only when pages are written. This limit refuses the statement that needs another page.
+    connection.pragma("max_page_count", MEMORY_BYTES // connection.pragma("page_size"))
+    connection.pragma("locking_mode", "exclusive")
     _make_tables(connection)
     return connection
 

@@ -1,4 +1,7 @@
-"""News on SQLite: a look at the database every 20 ms, because SQLite has no way to wake another process."""
+"""News on SQLite: a look at the database every 20 ms, because SQLite has no way to wake another process.
+
+A database in memory is looked at only when a turn is followed, because no other process writes there.
+"""
 
 from __future__ import annotations
 
@@ -24,17 +27,20 @@ _RETRY_S = 1.0
 
 
 class NewsWatch:
-    """What other connections have committed since the last look: signals, and the events of the turns that are followed."""
+    """What other connections have committed since the last look: signals, and the events of the turns that are followed.
 
-    def __init__(self, reader: Worker | InlineWorker) -> None:
+    ``shared``: other processes may write into the database.
+    """
+
+    def __init__(self, reader: Worker | InlineWorker, *, shared: bool) -> None:
         self._reader = reader
+        self._shared = shared
         self._positions: dict[str, int] = {}
         self._data_version = -1
         # The row of the journal up to which the followed turns have been told.
         self._journaled = 0
-        # A turn may have events that have not been told, whether or not another connection has written.
+        # A followed turn has events that have not been told, whether or not another connection has written since.
         self._behind = asyncio.Event()
-        self._behind.set()
 
     def follow(self, turn_id: str) -> None:
         """Look at this turn too. The events that it has now are news."""
@@ -44,6 +50,8 @@ class NewsWatch:
     def unfollow(self, turn_id: str) -> None:
         """Stop looking at a turn."""
         self._positions.pop(turn_id, None)
+        if not self._positions:
+            self._behind.clear()
 
     def has_read(self, turn_id: str, last_seq: int) -> None:
         """Note that a turn has been read up to ``last_seq``: those events are no news."""
@@ -55,8 +63,7 @@ class NewsWatch:
         last_signal = await self._reader.run(rows.last_signal)
         begun = time.monotonic()
         while True:
-            if not self._reader.shared:
-                # There are no other connections.
+            if not self._shared:
                 await self._behind.wait()
             await asyncio.sleep(max(_PAUSE_S, begun + _LOOK_S - time.monotonic()))
             begun = time.monotonic()

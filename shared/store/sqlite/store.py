@@ -67,7 +67,7 @@ class SqliteStore:
         self._path = Path(path).expanduser() if path else None
         self._writer: Worker | InlineWorker = Worker(path, lease_s) if path else InlineWorker()
         self._reader: Worker | InlineWorker = Worker(path, lease_s) if path else self._writer
-        self._news = NewsWatch(self._reader)
+        self._news = NewsWatch(self._reader, shared=self._path is not None)
         self._running_texts = RunningTexts(self._reader)
         self._appending = Appending(self._writer, self._reader, self._run_each)
         # The newest row of the journal at the last look, with its time, and the one at the look before.
@@ -327,7 +327,8 @@ class SqliteStore:
     async def check_write(self) -> None:
         for tries_left in reversed(range(TRIES)):
             try:
-                return await self._writer.run(lambda c: check_write(c, self._clock_ms()), write=True)
+                again = tries_left < TRIES - 1
+                return await self._writer.run(partial(check_write, now=self._clock_ms(), again=again), write=True)
             except Damaged:
                 if not tries_left:
                     raise
@@ -397,7 +398,7 @@ def _refused_turns(connection: apsw.Connection, options: Options) -> int:
     for _ in range(TRIES):
         try:
             with connection:
-                check_write(connection, time.time() * 1000)
+                check_write(connection, time.time() * 1000, again=bool(refused))
         except apsw.CorruptError:
             refused += 1
         else:

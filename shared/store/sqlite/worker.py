@@ -53,10 +53,8 @@ class Worker:
 
     What waits is run together, in one ``BEGIN IMMEDIATE`` transaction when any of it writes. What arrives meanwhile is the
     next group. ``lock_trouble_at`` is time.monotonic() when a transaction last failed to begin, or last waited long for
-    the lock that another process had. ``shared``: other processes may open the database too.
+    the lock that another process had.
     """
-
-    shared = True
 
     def __init__(self, path: str, lease_s: float) -> None:
         self.lock_trouble_at = 0.0
@@ -170,7 +168,6 @@ class InlineWorker:
     """The same without a thread, for a database in memory: there is no disk to wait for."""
 
     lock_trouble_at = 0.0
-    shared = False
 
     def __init__(self) -> None:
         self._connection = connect_in_memory()

@@ -6,17 +6,20 @@ import uuid
 
 import apsw
 
-# A damaged page may lie where one turn id belongs. Another id belongs elsewhere, so that a new turn could be recorded.
+from shared.ids import ordered_id, scattered_id
+
+# A damaged page may lie where one turn id belongs. Another id may belong elsewhere, and then a new turn could be recorded.
 TRIES = 20
 
 
-def check_write(connection: apsw.Connection, now: float) -> None:
+def check_write(connection: apsw.Connection, now: float, *, again: bool) -> None:
     """Within a transaction: record a turn of a new session, end it, undo both, then write one row.
 
+    ``again``: the turn gets the id of another try, as a turn of the service does.
     Raises apsw.Error when that fails. The rehearsal needs the tables as this program makes them, and the row needs room on the
     disk.
     """
-    turn_id = session_id = str(uuid.uuid4())
+    turn_id, session_id = scattered_id() if again else ordered_id(), str(uuid.uuid4())
     connection.execute("SAVEPOINT rehearsal")
     connection.execute("INSERT INTO sessions VALUES (?, NULL, ?, ?)", (session_id, now, now))
     connection.execute(
