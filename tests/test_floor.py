@@ -364,7 +364,7 @@ async def test_growth_is_measured_printed_and_drawn() -> None:
     assert {
         ("streams", "delay p99"),
         ("history", "turn p50"),
-        ("store", "purge, a step p50"),
+        ("store", "purge, a turn"),
     } <= figures
     assert all((line.shape is not None) == (line.axis == "history") for line in lines)
     drawn = pictures(lines)

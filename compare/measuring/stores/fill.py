@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import time
 import uuid
 from collections.abc import Iterator
@@ -46,6 +47,9 @@ def fill(store: Path, turns: int, sessions: int, days: float = DAYS) -> list[str
         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     finally:
         connection.close()
+    # The first server to open the file would otherwise wait until the disk has all of it.
+    with store.open("rb+") as file:
+        os.fsync(file.fileno())
     return session_ids
 
 

@@ -5,11 +5,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import math
+import shutil
 import tempfile
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
+
+import apsw
 
 from compare.measuring.floors.load.job import Result
 from compare.measuring.floors.plan import PACED_PER_S, PACED_STREAMS, STREAMING, FloorRun, Side
@@ -30,7 +33,6 @@ _TOKENS_PER_S = 1000.0
 _WARM_S = 1.0
 _READ_S = 4.0
 _ASKED = 30
-_PURGES = 10
 _SESSION_TURNS = 10
 _LISTED = 10
 _AN_HOUR = 1 / 24
@@ -133,31 +135,42 @@ async def history(run: ScaleRun, lane: str, name: str, size: int) -> None:
 
 
 async def store(run: ScaleRun, lane: str, name: str, size: int) -> None:
-    """A server on a file with so many turns: its start, the list of sessions, a new turn; and single steps of the purge."""
+    """A server on a file with so many turns: its start, the list of sessions, a new turn; and the purge of a copy."""
     sessions = max(_LISTED, size // _SESSION_TURNS)
     async with _filled(size, sessions=sessions, days=DAYS) as (url, _):
+        purged_ms = await _purge_ms(Path(url.removeprefix("sqlite:///")))
         begun = time.perf_counter()
         async with _server(lane, url) as server:
             ready_ms = (time.perf_counter() - begun) * 1000
             async with server.client() as client:
                 listed = await _asked(lambda: client.list_sessions(_LISTED))
                 started = await _asked(lambda: client.start(Ask(text="/tokens 1 new")))
-        purged = await _purge_ms(url)
     figures = {
         "start-up, ms": ready_ms,
         "list_sessions p50, ms": quantile(listed, 0.5),
         "start_turn p50, ms": quantile(started, 0.5),
-        "purge, a step p50, ms": quantile(purged, 0.5),
+        "purge, a turn, ms": purged_ms,
     }
     run.add("store", lane, name, size, figures, 0.0)
 
 
-async def _purge_ms(url: str) -> list[float]:
-    opened = await asyncio.to_thread(open_store, url)
+async def _purge_ms(path: Path) -> float:
+    """The time of the whole purge of a copy for each turn whose log it drops; of one step where there is none."""
+    copy = path.with_name("purged.db")
+    await asyncio.to_thread(shutil.copyfile, path, copy)
+    opened = await asyncio.to_thread(open_store, f"sqlite:///{copy}")
     try:
-        return await _asked(opened.purge, _PURGES)
+        logs, begun = _logs(copy), time.perf_counter()
+        while await opened.purge():
+            pass
+        return (time.perf_counter() - begun) * 1000 / max(1, logs - _logs(copy))
     finally:
         await opened.close()
+
+
+def _logs(path: Path) -> int:
+    with contextlib.closing(apsw.Connection(str(path))) as connection:
+        return len(connection.execute("SELECT DISTINCT turn_id FROM segments").fetchall())
 
 
 async def processes(run: ScaleRun, lane: str, name: str, size: int) -> None:
