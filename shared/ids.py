@@ -24,10 +24,13 @@ def ordered_id(at_ms: float | None = None) -> str:
 
 
 def scattered_id() -> str:
-    """The id of a moment between 1970 and now, for a turn whose place among the newest is damaged.
+    """An id that may lie anywhere in the store's tables, for a turn whose place among the newest is damaged.
 
-    An age between one and two seconds is as likely as one between one and two years. So some of a few such ids lie among
-    older turns, however many turns a day there are.
+    It is a random UUID, which may lie among the turns of an older version of this program, or it is the id of a moment between
+    1970 and now. An age between one and two seconds is as likely as one between one and two years. So some of a few such
+    ids lie among older turns, however many turns a day there are.
     """
+    if random.random() < 0.5:
+        return str(uuid.uuid4())
     now_ms = time.time() * 1000
     return ordered_id(now_ms - 2 ** random.uniform(0, math.log2(now_ms)))

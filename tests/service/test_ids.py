@@ -42,21 +42,29 @@ def test_a_turn_is_shown_by_what_no_other_turn_of_its_minute_has() -> None:
 
 def test_scattered_ids_are_of_every_age() -> None:
     now_ms = time.time() * 1000
-    ages = Counter(max(1, int(now_ms - ms_of(scattered_id()))).bit_length() for _ in range(4000))
+    ids = [uuid.UUID(scattered_id()) for _ in range(8000)]
+    assert {each.version for each in ids} == {4, 7}
+    ages = Counter(max(1, int(now_ms - (each.int >> 80))).bit_length() for each in ids if each.version == 7)
     assert all(ages[bits] for bits in range(2, 42))
 
 
 @pytest.mark.parametrize("index", ["segments", "sqlite_autoindex_turns_1"])
-async def test_turns_are_recorded_where_the_newest_page_is_damaged(
-    index: str, serve: Serve, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+@pytest.mark.parametrize("older", [False, True], ids=["ordered", "random"])
+async def test_turns_are_recorded_where_a_new_id_meets_a_damaged_page(
+    older: bool, index: str, serve: Serve, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
+    """In a file of this version, and in one of an older version whose ids are random."""
     path = tmp_path / "chat.db"
     await open_store(f"sqlite:///{path}").close()
+    if older:
+        monkeypatch.setattr("compare.measuring.stores.fill.ordered_id", lambda _: str(uuid.uuid4()))
     fill(path, 2000, 1000, days=1)
     connection = apsw.Connection(str(path))
-    newest = connection.execute("SELECT max(turn_id) FROM turns").fetchall()[0][0]
+    table = "segments" if index == "segments" else "turns"
+    query = f"SELECT coalesce((SELECT max(turn_id) FROM {table} WHERE turn_id < ?), min(turn_id)) FROM {table}"
+    (neighbour,) = connection.execute(query, (ordered_id(),)).fetchall()[0]
     connection.close()
-    assert damage_pages(path, str(newest).encode(), index) == 1
+    assert damage_pages(path, str(neighbour).encode(), index) == 1
     # A server that starts would look for damage, and may write the file anew.
     monkeypatch.setattr(sqlite_store, "_made_usable", lambda *_: "")
     async with serve(saying("a", "b")) as here:
@@ -64,4 +72,4 @@ async def test_turns_are_recorded_where_the_newest_page_is_damaged(
         texts = [text_of(await follow(here.service, turn.turn_id)) for turn in turns]
         # A log whose page borders on the damaged page may not grow, so its turn ends without the rest.
         assert texts.count("ab") >= 15
-        assert await here.service.ready()
+        await here.store.check_write()

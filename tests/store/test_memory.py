@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import ctypes
 
 import apsw
 import pytest
 
 from shared.errors import ChatError
+from shared.events import now_ms
 from shared.store.sqlite import connection
 from shared.store.sqlite.rows import is_shared
 from shared.store.sqlite.store import SqliteStore
@@ -64,6 +66,15 @@ async def test_it_is_looked_at_when_a_turn_is_followed() -> None:
     await store.close()
 
 
+def test_it_may_grow_to_its_limit() -> None:
+    """SQLite's own limit is 1 GiB."""
+    database = connection.connect_in_memory()
+    limit = ctypes.c_int64(-1)
+    database.file_control("main", apsw.SQLITE_FCNTL_SIZE_LIMIT, ctypes.addressof(limit))
+    assert limit.value >= connection.MEMORY_BYTES == database.pragma("max_page_count") * database.pragma("page_size")
+    database.close()
+
+
 async def test_nobody_else_sees_it() -> None:
     first, second = SqliteStore(None), SqliteStore(None)
     session_id = await new_session(first)
@@ -98,4 +109,35 @@ async def test_a_full_one_refuses_and_goes_on(monkeypatch: pytest.MonkeyPatch) -
     await store.check_write()
     await talk(store, session_id, "again", "answer")
     assert len(await messages_of(store, session_id)) == 4
+    await store.close()
+
+
+async def test_a_session_of_many_turns_can_be_deleted_from_a_full_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """To delete takes pages before it frees any. So it may use a reserve that new turns may not use."""
+    monkeypatch.setattr(connection, "MEMORY_BYTES", 2 * _MIB)
+    store = SqliteStore(None)
+    large = await new_session(store)
+    for _ in range(300):
+        await talk(store, large, "Hi", "x" * 1000)
+    with pytest.raises(ChatError):
+        for _ in range(1000):
+            await talk(store, await new_session(store), "filler", "x" * 1000)
+    await store.delete_session(large, "test", NOW)
+    while await store.purge():
+        pass
+    for _ in range(100):
+        await talk(store, await new_session(store), "again", "x" * 1000)
+    await store.close()
+
+
+async def test_old_logs_go_from_a_full_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connection, "MEMORY_BYTES", 2 * _MIB)
+    store = SqliteStore(None)
+    with pytest.raises(ChatError):
+        for _ in range(2000):
+            await talk(store, await new_session(store), "filler", "x" * 10)
+    store.clock_offset_ms = NOW - now_ms() + 30 * 3_600_000
+    while await store.purge():
+        pass
+    await talk(store, await new_session(store), "again", "answer")
     await store.close()

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import ctypes
+import functools
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Concatenate, ParamSpec, TypeVar
 
 import apsw
 
 from shared.store.sqlite.schema import APPLICATION_ID, VERSION, make_tables
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 BUSY_TIMEOUT_MS = 5000
 # A commit that finds so many pages in the write-ahead log writes them into the database, and waits for the disk: 1 MiB takes 2 to
@@ -20,8 +26,9 @@ WAL_BYTES = 16 * 1024 * 1024
 # moves pages walks through the whole cache (pcache1TruncateUnsafe): after 14,000 turns that was a fifth of the server's time. A
 # name without a slash at its beginning makes the database private to its connection.
 _IN_MEMORY = "file:chat?vfs=memdb"
-# SQLite keeps such a file in one allocation, and allocates no more than 2 GiB at once.
-MEMORY_BYTES = 2**31 - 2**20
+# SQLite keeps such a file in one allocation, and allocates no more than 2 GiB at once. What makes room may take the reserve.
+MEMORY_BYTES = 2**31 - 2**25
+_RESERVE_BYTES = 2**24
 
 _OTHER_FILE = "set STORE_URL to another file"
 _SAVE = (
@@ -72,13 +79,33 @@ def connect_in_memory() -> apsw.Connection:
     When MEMORY_BYTES are full, a statement that needs more raises apsw.FullError.
     """
     connection = apsw.Connection(_IN_MEMORY, flags=apsw.SQLITE_OPEN_URI | apsw.SQLITE_OPEN_READWRITE)
-    limit = ctypes.c_int64(MEMORY_BYTES)
+    limit = ctypes.c_int64(MEMORY_BYTES + _RESERVE_BYTES)
     connection.file_control("main", apsw.SQLITE_FCNTL_SIZE_LIMIT, ctypes.addressof(limit))
     # The size limit is noticed only when pages are written. This limit refuses the statement that needs another page.
-    connection.pragma("max_page_count", MEMORY_BYTES // connection.pragma("page_size"))
+    _limit(connection, MEMORY_BYTES)
     connection.pragma("locking_mode", "exclusive")
     _make_tables(connection)
     return connection
+
+
+def _limit(connection: apsw.Connection, max_bytes: int) -> None:
+    connection.pragma("max_page_count", max_bytes // connection.pragma("page_size"))
+
+
+def makes_room(step: Callable[Concatenate[apsw.Connection, P], T]) -> Callable[Concatenate[apsw.Connection, P], T]:
+    """Let a step take the reserve of a full database in memory: it needs some pages before it frees others."""
+
+    @functools.wraps(step)
+    def run(connection: apsw.Connection, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        if connection.filename:
+            return step(connection, *args, **kwargs)
+        _limit(connection, MEMORY_BYTES + _RESERVE_BYTES)
+        try:
+            return step(connection, *args, **kwargs)
+        finally:
+            _limit(connection, MEMORY_BYTES)
+
+    return run
 
 
 def _make_tables(connection: apsw.Connection) -> None:

@@ -10,6 +10,8 @@ from collections.abc import Mapping
 
 import apsw
 
+from shared.store.sqlite.connection import makes_room
+
 MAX_ROWS = 200
 MAX_DOOMED = 50
 _UNSEEN = "(session_id IS NULL OR cleared = 1)"
@@ -50,6 +52,7 @@ SEGMENTS = (
 IMAGES = "DELETE FROM images WHERE turn_id = :turn_id AND (preview = 1 OR :unseen)"
 
 
+@makes_room
 def drop_old(connection: apsw.Connection, times: Mapping[str, float], *, all_groups: bool = False) -> bool:
     """Run the first group that finds a row, or ``all_groups``. Returns whether there was such a group.
 
@@ -74,6 +77,7 @@ def select_doomed(connection: apsw.Connection) -> list[str]:
     return [str(turn_id) for (turn_id,) in connection.execute(DOOMED, {"limit": MAX_DOOMED})]
 
 
+@makes_room
 def drop_doomed(connection: apsw.Connection, turn_id: str) -> None:
     """Drop rows of a doomed turn, and the turn from ``doomed`` with the last rows."""
     connection.execute(SEGMENTS, {"turn_id": turn_id, "limit": MAX_ROWS})

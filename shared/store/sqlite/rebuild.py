@@ -1,4 +1,4 @@
-"""Writing a damaged database anew: a database in which no turn could be recorded gets new tables, with everything that can be read.
+"""Writing a damaged database anew: where a new turn meets a damaged page, new tables get everything that can be read.
 
 SQLite finds a row by way of the pages above the row, so one damaged page may cost every new row of a table. The damaged database
 is kept in a file beside the new one, for ``python -m protocols store export``.
@@ -76,7 +76,7 @@ def rebuild(connection: apsw.Connection, schema_version: int, now: float) -> str
             kept = _keep(old, connection.filename)
             backup.step()
     return (
-        f"the database was written anew, because no turn could be recorded in it; {lost_turns} turns lay on damaged pages and"
+        f"the database was written anew, because a new turn met a damaged page in it; {lost_turns} turns lay on damaged pages and"
         f" are missing, and the events of {lost_logs} turns cannot be replayed; the damaged database is kept as {kept}, and"
         f" `python -m protocols store export --file {kept}` saves what else can be read"
     )

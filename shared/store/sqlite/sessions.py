@@ -12,6 +12,7 @@ import apsw
 from shared.errors import ChatError
 from shared.session import Message, Session
 from shared.store.protocol import refuse_missing
+from shared.store.sqlite.connection import makes_room
 from shared.store.sqlite.rows import (
     SELECT_SESSION,
     SELECT_UNTITLED_SESSION,
@@ -123,6 +124,7 @@ def clear_session(connection: apsw.Connection, session_id: str, origin: str, now
     insert_signal(connection, now, origin, "session_cleared", session_id)
 
 
+@makes_room
 def delete_session(connection: apsw.Connection, session_id: str, origin: str, now: float) -> None:
     """Drop the session, its turns and their pictures at once, and the logs in the next steps of the purge.
 

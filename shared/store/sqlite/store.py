@@ -357,7 +357,7 @@ def _old_before(options: Options, now: float) -> dict[str, float]:
 
 
 def _made_usable(path: str, options: Options) -> str:
-    """Write a database anew in which hardly a new turn could be recorded, and return what the operator should know of that.
+    """Write a database anew in which a new turn meets a damaged page, and return what the operator should know of that.
 
     Returns an empty text for a database that is used as it is. Raises ValueError, with one sentence for the operator, for a
     database in which no turn could be recorded.
@@ -366,7 +366,7 @@ def _made_usable(path: str, options: Options) -> str:
     try:
         schema_version = connection.pragma("schema_version")
         refused = _refused_turns(connection, options)
-        if refused <= TRIES / 2:
+        if not refused:
             return ""
         try:
             return rebuild(connection, schema_version, time.time() * 1000)

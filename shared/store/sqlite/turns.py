@@ -14,6 +14,7 @@ from shared.llm.model import ContextMessage
 from shared.reply import text_sha256
 from shared.store.protocol import Append, Appended, Damaged, End, NewTurn, Started, refuse_missing
 from shared.store.record import Record
+from shared.store.sqlite.connection import makes_room
 from shared.store.sqlite.journal import Row, insert_segment, last_journaled, move, read_journal, read_unmoved, rows_of
 from shared.store.sqlite.leases import Orphan
 from shared.store.sqlite.logs import read_log, read_texts
@@ -217,6 +218,7 @@ def _tell_the_end(connection: apsw.Connection, entry: Append, end: End, session_
         insert_signal(connection, end.ended_at, entry.owner, "message_added", session_id, entry.turn_id, count)
 
 
+@makes_room
 def interrupt(
     connection: apsw.Connection, orphan: Orphan, shown: tuple[list[str], int], now: float, *, with_event: bool
 ) -> bool:

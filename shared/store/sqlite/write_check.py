@@ -15,7 +15,7 @@ TRIES = 20
 def check_write(connection: apsw.Connection, now: float, *, again: bool) -> None:
     """Within a transaction: record a turn of a new session, end it, undo both, then write one row.
 
-    ``again``: the turn gets the id of another try, as a turn of the service does.
+    ``again``: an earlier rehearsal met a damaged page, so this one takes a scattered id, as the service does.
     Raises apsw.Error when that fails. The rehearsal needs the tables as this program makes them, and the row needs room on the
     disk.
     """

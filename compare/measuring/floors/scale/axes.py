@@ -155,7 +155,7 @@ async def store(run: ScaleRun, lane: str, name: str, size: int) -> None:
 
 
 async def _purge_ms(path: Path) -> float:
-    """The time of the whole purge of a copy for each turn whose log it drops; of one step where there is none."""
+    """The time of the whole purge of a copy, for each turn whose log it drops; where it drops none, the whole time."""
     copy = path.with_name("purged.db")
     await asyncio.to_thread(shutil.copyfile, path, copy)
     opened = await asyncio.to_thread(open_store, f"sqlite:///{copy}")
@@ -166,6 +166,7 @@ async def _purge_ms(path: Path) -> float:
         return (time.perf_counter() - begun) * 1000 / max(1, logs - _logs(copy))
     finally:
         await opened.close()
+        copy.unlink()
 
 
 def _logs(path: Path) -> int:
