@@ -23,18 +23,22 @@ class Readiness:
         self._store = store
         self._wrote_at = 0.0
         self._refused_since: float | None = None
+        # A full store may accept other writes, and refuse new turns.
+        self._refuses_turns = False
         self._loops_failed_at: dict[str, float] = {}
         self._checking: asyncio.Task[None] | None = None
 
-    def wrote(self) -> None:
-        """Note that the store has accepted a write."""
+    def wrote(self, *, new_turn: bool = False) -> None:
+        """Note that the store has accepted a write; ``new_turn``: that of a new turn."""
         self._wrote_at = time.monotonic()
         self._refused_since = None
+        self._refuses_turns = self._refuses_turns and not new_turn
 
-    def refused(self) -> None:
-        """Note that the store has refused a write."""
+    def refused(self, *, new_turn: bool = False) -> None:
+        """Note that the store has refused a write; ``new_turn``: that of a new turn."""
         if self._refused_since is None:
             self._refused_since = time.monotonic()
+        self._refuses_turns = self._refuses_turns or new_turn
 
     @property
     def refused_s(self) -> float:
@@ -50,18 +54,22 @@ class Readiness:
         now = time.monotonic()
         if any(now - failed_at < _FAILED_S for failed_at in self._loops_failed_at.values()):
             return False
-        if self._refused_since is None and now - self._wrote_at < _FRESH_S:
+        if self._accepts and now - self._wrote_at < _FRESH_S:
             return True
         if self._checking is None or self._checking.done():
             self._checking = asyncio.create_task(self.check())
         await asyncio.wait((self._checking,), timeout=_PATIENCE_S)
-        return self._checking.done() and self._refused_since is None
+        return self._checking.done() and self._accepts
+
+    @property
+    def _accepts(self) -> bool:
+        return self._refused_since is None and not self._refuses_turns
 
     async def check(self) -> None:
-        """Try a small write."""
+        """Try the write of a new turn."""
         try:
             await self._store.check_write()
         except ChatError:
-            self.refused()
+            self.refused(new_turn=True)
         else:
-            self.wrote()
+            self.wrote(new_turn=True)

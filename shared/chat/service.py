@@ -322,10 +322,10 @@ class ChatService:
                     raise
             except ChatError as error:
                 if error.code == "storage_unavailable":
-                    self._readiness.refused()
+                    self._readiness.refused(new_turn=True)
                 raise
             else:
-                self._readiness.wrote()
+                self._readiness.wrote(new_turn=True)
                 return started
         raise AssertionError("unreachable")
 

@@ -87,3 +87,23 @@ async def test_health_tells_whether_a_new_turn_would_be_taken(
         monkeypatch.setattr(here.store._store, "check_write", check_write)
         here.service._readiness._wrote_at = 0.0
         assert await here.service.ready() is not refusing
+
+
+async def test_a_store_that_refuses_new_turns_alone_is_not_ready(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A full store may have room for the small events of running turns."""
+
+    async def refuse(*_: object) -> None:
+        raise ChatError("storage_unavailable")
+
+    play = Stepwise()
+    async with serve(play) as here:
+        turn = await here.service.start_chat("Hi")
+        with monkeypatch.context() as full:
+            full.setattr(here.store, "start_turn", refuse)
+            full.setattr(here.store, "check_write", refuse, raising=False)
+            assert await refused(here.service.start_chat("Hello")) == "storage_unavailable"
+            play.say("a")
+            await until(lambda: seq_is(here.service, turn.turn_id, 2))
+            assert not await here.service.ready()
+        assert await here.service.ready()
+        play.end()
