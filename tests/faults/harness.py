@@ -217,13 +217,8 @@ def expected(message: str) -> str:
     return "".join(reply_tokens([ContextMessage("user", message)]))
 
 
-def judge(
-    totals: Totals, shown: Shown, where: str, *, statuses: Iterable[str] = ("completed",), away_s: float = 0.0
-) -> None:
-    """Count the faults in what was shown of a turn; ``statuses`` are the ends that are right.
-
-    ``away_s``: for so long the end may be late because there is no store.
-    """
+def judge(totals: Totals, shown: Shown, where: str, *, statuses: Iterable[str] = ("completed",)) -> None:
+    """Count the faults in what was shown of a turn; ``statuses`` are the ends that are right."""
     if shown.rewound:
         totals.blame("lost", f"{where}: {shown.rewound} events were shown and taken back", shown.rewound)
     if shown.error is not None or not shown.done:
@@ -232,7 +227,7 @@ def judge(
         return
     totals.notes["lost line"] += shown.lost
     totals.notes["resumed"] += shown.resumed
-    if shown.late_s > LATE_S + away_s:
+    if shown.late_s > LATE_S:
         totals.blame("other", f"{where}: the end ({shown.status}) was late: nothing was shown for {shown.late_s:.1f} s")
     if shown.status not in statuses:
         totals.blame("other", f"{where}: ended {shown.status or 'without an end'}, not {'/'.join(statuses)}")

@@ -25,7 +25,7 @@ from protocols import TRANSPORTS
 from shared.errors import ChatError, ConnectionLost
 from shared.events import AnyEvent
 from tests.faults.harness import Plan, Shown, Totals, World, audit, judge, say, timed, until
-from tests.faults.machines import Machines, SentinelMachines, SlowSentinelMachines
+from tests.faults.machines import Machines, SentinelMachines
 
 KILLS = 200
 STORE_OUTAGES = 50
@@ -256,11 +256,8 @@ async def endure(
             await _finish(machines, totals, where, tasks[1:])
     await _finish(machines, totals, where, tasks)
     statuses = ("completed", "interrupted") if takes_over else ("completed",)
-    # A slow Sentinel promotes no replica for longer than a whole turn takes.
-    slow = isinstance(machines, SlowSentinelMachines) and any(outage.sentinel for outage in outages)
-    away_s = SlowSentinelMachines.down_s if slow else 0.0
     for name, one in {word: asked, **readers}.items():
-        judge(totals, one, f"{where}, read on {name}", statuses=statuses, away_s=away_s)
+        judge(totals, one, f"{where}, read on {name}", statuses=statuses)
         if one.events != asked.events:
             totals.blame("other", f"{where}: {name} and {word} show different logs")
         # A long poll is a request of its own, and is refused while the store is away.
