@@ -11,6 +11,7 @@ from typing import Concatenate, ParamSpec, TypeVar
 
 import apsw
 
+from shared.store.sqlite.rows import is_shared
 from shared.store.sqlite.schema import APPLICATION_ID, VERSION, make_tables
 
 P = ParamSpec("P")
@@ -97,7 +98,7 @@ def makes_room(step: Callable[Concatenate[apsw.Connection, P], T]) -> Callable[C
 
     @functools.wraps(step)
     def run(connection: apsw.Connection, /, *args: P.args, **kwargs: P.kwargs) -> T:
-        if connection.filename:
+        if is_shared(connection):
             return step(connection, *args, **kwargs)
         _limit(connection, MEMORY_BYTES + _RESERVE_BYTES)
         try:

@@ -371,7 +371,7 @@ def _made_usable(path: str, options: Options) -> str:
         try:
             return rebuild(connection, schema_version, time.time() * 1000)
         except apsw.CorruptError:
-            # Where some new turns can be recorded, the server starts and refuses the others.
+            # Where some new turns can be recorded, the server starts, and gives a refused turn another id.
             if refused == TRIES:
                 raise
             return ""
