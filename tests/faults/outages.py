@@ -31,7 +31,8 @@ KILLS = 200
 STORE_OUTAGES = 50
 REPLACEMENTS = 20
 # Tokens of a turn in a run, and the event at which the outage begins.
-TOKENS, MOMENT = 250, 20
+# More tokens than a producer leaves uncommitted (256): so the model waits for the store, and its end comes after the outage.
+TOKENS, MOMENT = 400, 20
 # A client to which for this long nothing comes, not even a heartbeat, reports a lost line. Some outages are longer.
 SILENCE_S = 4.0
 STOPPED_S = 6.0
